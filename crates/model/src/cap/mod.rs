@@ -1,0 +1,105 @@
+//! Capabilities: open file descriptions and what lies behind them. One kind, one file.
+
+mod device;
+mod directory;
+mod epoll;
+mod eventfd;
+mod fifo;
+mod file;
+mod memfd;
+mod outside;
+mod pidfd;
+mod pipe;
+mod regular;
+mod signalfd;
+mod tcp;
+mod timerfd;
+mod udp;
+mod unix;
+
+pub use device::Device;
+pub use directory::Directory;
+pub use epoll::{Epoll, Watch};
+pub use eventfd::EventFd;
+pub use fifo::Fifo;
+pub use file::{FileIdentity, FileRef};
+pub use memfd::Memfd;
+pub use outside::{Outside, OutsideKind};
+pub use pidfd::PidFd;
+pub use pipe::{Pipe, PipeEnd};
+pub use regular::{Content, RegularFile, Unnamed};
+pub use signalfd::SignalFd;
+pub use tcp::{Inet, SocketOption, TcpListener, TcpStream};
+pub use timerfd::TimerFd;
+pub use udp::UdpSocket;
+pub use unix::{Message, UnixName, UnixSocket, UnixState, UnixType};
+
+use serde::{Deserialize, Serialize};
+
+/// An open file description: what dup(2) shares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// Access mode and status flags as F_GETFL returns them (O_ACCMODE, O_APPEND, O_NONBLOCK, O_PATH, ...).
+    pub flags: u32,
+    /// Who gets SIGIO (F_SETOWN and F_SETSIG), if anyone.
+    pub owner: Option<Owner>,
+    /// What it is.
+    pub capability: Capability,
+}
+
+/// Whom an asynchronous description signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// F_OWNER_TID (0), F_OWNER_PID (1) or F_OWNER_PGRP (2).
+    pub kind: i32,
+    /// The thread, process or group.
+    pub id: i32,
+    /// F_GETSIG, 0 for SIGIO.
+    pub signal: i32,
+}
+
+/// Every kind of description that can be written into an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Capability {
+    /// A regular file with a name, or one that was deleted.
+    Regular(RegularFile),
+    /// A directory.
+    Directory(Directory),
+    /// A device that holds no state: null, zero, full, random, urandom.
+    Device(Device),
+    /// One end (or both) of a pipe.
+    Pipe(PipeEnd),
+    /// An open fifo.
+    Fifo(Fifo),
+    /// An eventfd.
+    EventFd(EventFd),
+    /// An epoll instance.
+    Epoll(Epoll),
+    /// A signalfd.
+    SignalFd(SignalFd),
+    /// A timerfd.
+    TimerFd(TimerFd),
+    /// A pidfd of a process of the tree.
+    PidFd(PidFd),
+    /// A memfd.
+    Memfd(Memfd),
+    /// A unix socket.
+    Unix(UnixSocket),
+    /// A TCP socket that is closed, bound, or listening.
+    TcpListener(TcpListener),
+    /// An established TCP connection.
+    TcpStream(TcpStream),
+    /// A UDP socket.
+    Udp(UdpSocket),
+    /// Something whose other end is not in the tree, as a terminal or the pipe to another program.
+    Outside(Outside),
+}
+
+/// Objects that several descriptions share, each table indexed by [`ObjectId`](crate::ObjectId).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Objects {
+    /// Pipes, and fifos of which an end is open.
+    pub pipes: Vec<Pipe>,
+    /// Files without a name, with their content.
+    pub unnamed: Vec<Unnamed>,
+}

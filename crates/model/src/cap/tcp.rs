@@ -1,0 +1,49 @@
+//! TCP sockets.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// What sockets of the internet families have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inet {
+    /// Whether the family is AF_INET6.
+    pub v6: bool,
+    /// The protocol number given to socket(2), as IPPROTO_MPTCP; 0 for the default.
+    pub protocol: i32,
+    /// The local address; `None` if it was not bound.
+    pub local: Option<SocketAddr>,
+    /// Options that differ from those of a new socket.
+    pub options: Vec<SocketOption>,
+}
+
+/// A socket option as getsockopt(2) gave it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketOption {
+    /// SOL_ or IPPROTO_ number.
+    pub level: i32,
+    /// The option's number.
+    pub name: i32,
+    /// Its value.
+    #[serde(with = "serde_bytes")]
+    pub value: Vec<u8>,
+}
+
+/// A TCP socket without a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpListener {
+    /// Address and options.
+    pub inet: Inet,
+    /// The backlog if it listens.
+    pub backlog: Option<u32>,
+}
+
+/// A TCP socket with a peer, or one that had one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpStream {
+    /// Address and options.
+    pub inet: Inet,
+    /// The peer; `None` if it was gone.
+    pub peer: Option<SocketAddr>,
+    /// TCP_ESTABLISHED (1) and so on, as in `tcp_info`.
+    pub state: u8,
+}

@@ -1,0 +1,87 @@
+//! Unix sockets.
+
+use super::SocketOption;
+use crate::id::DescriptionId;
+use crate::path::BytePath;
+use serde::{Deserialize, Serialize};
+
+/// A unix socket whose peers are in the tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnixSocket {
+    /// Its inode, by which messages and logs name it.
+    pub inode: u64,
+    /// SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
+    pub kind: UnixType,
+    /// Its name, if it was bound.
+    pub name: Option<UnixName>,
+    /// What it is connected to.
+    pub state: UnixState,
+    /// Messages that wait in its receive queue, the oldest first.
+    pub queue: Vec<Message>,
+    /// Whether reading was shut down.
+    pub shut_read: bool,
+    /// Whether writing was shut down.
+    pub shut_write: bool,
+    /// Options that differ from those of a new socket.
+    pub options: Vec<SocketOption>,
+}
+
+/// Types of unix sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UnixType {
+    /// SOCK_STREAM.
+    Stream,
+    /// SOCK_DGRAM.
+    Datagram,
+    /// SOCK_SEQPACKET.
+    SeqPacket,
+}
+
+/// The name of a unix socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UnixName {
+    /// A path, as given to bind(2), and whether the node was still there and still this socket's.
+    Path {
+        /// As given to bind(2); a relative one counts from `directory`.
+        path: BytePath,
+        /// The directory a relative path counts from.
+        directory: Option<BytePath>,
+        /// Whether the node exists and is this socket's.
+        present: bool,
+        /// Permission bits of the node.
+        mode: u32,
+    },
+    /// A name in the abstract name space, without the leading NUL.
+    Abstract(#[serde(with = "serde_bytes")] Vec<u8>),
+}
+
+/// What a unix socket is connected to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UnixState {
+    /// Nothing.
+    Unconnected,
+    /// It listens.
+    Listening {
+        /// The backlog.
+        backlog: u32,
+    },
+    /// It is connected to another socket of the tree.
+    Connected {
+        /// The peer's description, if a descriptor still refers to it.
+        peer: DescriptionId,
+    },
+    /// Its peer had been closed.
+    PeerClosed,
+}
+
+/// A message in a receive queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Its bytes.
+    #[serde(with = "serde_bytes")]
+    pub data: Vec<u8>,
+    /// Descriptions in flight with it (SCM_RIGHTS).
+    pub rights: Vec<DescriptionId>,
+    /// The sender's name, of a datagram.
+    pub sender: Option<UnixName>,
+}

@@ -1,0 +1,263 @@
+//! Whether a decoded checkpoint is well-formed.
+//!
+//! Decoding only tells that the bytes have the shape of a checkpoint. Thaw indexes tables, maps addresses and
+//! reads ranges of the pack by what it says, so each of these claims is checked here, once.
+
+use crate::PAGE_SIZE;
+use crate::cap::{Capability, Content, OutsideKind, UnixState};
+use crate::id::{DataspaceId, DescriptionId, ObjectId};
+use crate::process::Checkpoint;
+use crate::ram::Pages;
+use crate::rm::Attachment;
+use std::collections::HashSet;
+use std::fmt;
+
+/// A claim of a checkpoint that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// Where, as `process 12, region 1000-2000`.
+    pub place: String,
+    /// What is wrong.
+    pub what: &'static str,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// One past the highest address a program can map (47 bits, less the guard page).
+const ADDRESS_END: u64 = 0x7fff_ffff_f000;
+/// Where `[vsyscall]` lies, beyond what a program can map.
+const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
+
+struct Checker<'a> {
+    checkpoint: &'a Checkpoint,
+    pack_bytes: u64,
+}
+
+impl Checkpoint {
+    /// Checks every identifier, range and run of pages.
+    ///
+    /// `pack_bytes` is the length of the pack; no run may reach beyond it.
+    ///
+    /// # Errors
+    /// [`Malformed`] names the first claim that does not hold.
+    pub fn validate(&self, pack_bytes: u64) -> Result<(), Malformed> {
+        let checker = Checker { checkpoint: self, pack_bytes };
+        checker.processes()?;
+        checker.descriptions()?;
+        checker.objects()
+    }
+}
+
+fn malformed(place: impl Into<String>, what: &'static str) -> Malformed {
+    Malformed { place: place.into(), what }
+}
+
+impl Checker<'_> {
+    fn processes(&self) -> Result<(), Malformed> {
+        let mut pids = HashSet::new();
+        let mut tids = HashSet::new();
+        if self.checkpoint.processes.is_empty() {
+            return Err(malformed("checkpoint", "has no process"));
+        }
+        for (index, process) in self.checkpoint.processes.iter().enumerate() {
+            let pid = process.pd.relation.pid;
+            let place = format!("process {pid}");
+            if pid.raw() <= 0 || !pids.insert(pid) {
+                return Err(malformed(place, "its pid is not positive, or stands twice"));
+            }
+            match process.pd.relation.parent {
+                None if index == 0 => {}
+                Some(parent) if index > 0 && parent != pid && pids.contains(&parent) => {}
+                _ => return Err(malformed(place, "its parent does not come before it")),
+            }
+            let zombie = matches!(process.pd.life, crate::pd::Life::Zombie { .. });
+            if zombie != process.cpu.threads.is_empty() {
+                return Err(malformed(place, "has no threads and is no zombie, or the reverse"));
+            }
+            for (index, thread) in process.cpu.threads.iter().enumerate() {
+                if thread.tid.raw() <= 0 || !tids.insert(thread.tid) {
+                    return Err(malformed(place, "the number of a thread is not positive, or stands twice"));
+                }
+                if index == 0 && thread.tid != pid.into() {
+                    return Err(malformed(place, "its first thread is not its leader"));
+                }
+            }
+            if !zombie && (process.pd.actions.len() != crate::pd::SIGNALS || process.pd.limits.len() > 32) {
+                return Err(malformed(place, "has not 64 signal actions, or too many limits"));
+            }
+            self.regions(process)?;
+            let mut last = -1;
+            for descriptor in &process.pd.descriptors {
+                if descriptor.fd.raw() <= last {
+                    return Err(malformed(place, "its descriptors are not in ascending order"));
+                }
+                last = descriptor.fd.raw();
+                self.description(&place, descriptor.description)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn regions(&self, process: &crate::Process) -> Result<(), Malformed> {
+        let mut end = 0;
+        for region in &process.rm.regions {
+            let place = format!("process {}, region {}", process.pd.relation.pid, region.range);
+            let special = matches!(region.attachment, Attachment::Special(_));
+            let in_space = region.range.end() <= ADDRESS_END || (special && region.range.start() == VSYSCALL);
+            if !region.range.is_valid() || !in_space {
+                return Err(malformed(place, "is not a range of whole pages of user space"));
+            }
+            if region.range.start() < end {
+                return Err(malformed(place, "overlaps the region before it"));
+            }
+            end = region.range.end();
+            match &region.attachment {
+                Attachment::Dataspace { dataspace, offset, .. } => {
+                    self.dataspace(&place, *dataspace)?;
+                    aligned(&place, *offset)?;
+                }
+                Attachment::Description { description, offset, .. } => {
+                    self.description(&place, *description)?;
+                    aligned(&place, *offset)?;
+                }
+                Attachment::File { offset, .. } => aligned(&place, *offset)?,
+                Attachment::Anonymous | Attachment::Special(_) => {}
+            }
+            self.pages(&place, &region.private, region.range.len_bytes(), true)?;
+            for guard in &region.guards {
+                if !guard.is_valid()
+                    || guard.start() < region.range.start()
+                    || guard.end() > region.range.end()
+                {
+                    return Err(malformed(place, "a guard lies outside of it"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pages(&self, place: &str, pages: &Pages, len_bytes: u64, whole: bool) -> Result<(), Malformed> {
+        let mut end = 0;
+        for run in &pages.runs {
+            let run_end = run.offset.checked_add(run.len_bytes);
+            let pack_end = run.pack_offset.checked_add(run.len_bytes);
+            let (Some(run_end), Some(pack_end)) = (run_end, pack_end) else {
+                return Err(malformed(place, "the end of a run of pages overflows"));
+            };
+            if run.len_bytes == 0 || run.offset < end || run_end > len_bytes {
+                return Err(malformed(place, "a run of pages is empty, out of order, or reaches beyond it"));
+            }
+            if pack_end > self.pack_bytes {
+                return Err(malformed(place, "a run of pages reaches beyond the pack"));
+            }
+            if !run.offset.is_multiple_of(PAGE_SIZE)
+                || !run.pack_offset.is_multiple_of(PAGE_SIZE)
+                || (whole && !run.len_bytes.is_multiple_of(PAGE_SIZE))
+            {
+                return Err(malformed(place, "a run of pages is not aligned"));
+            }
+            end = run_end;
+        }
+        Ok(())
+    }
+
+    fn descriptions(&self) -> Result<(), Malformed> {
+        for (index, description) in self.checkpoint.descriptions.iter().enumerate() {
+            let place = format!("description {index}");
+            match &description.capability {
+                Capability::Pipe(end) => self.pipe(&place, end.pipe)?,
+                Capability::Fifo(fifo) => self.pipe(&place, fifo.pipe)?,
+                Capability::Memfd(memfd) => self.dataspace(&place, memfd.dataspace)?,
+                Capability::Regular(regular) => match &regular.content {
+                    Content::Named { file, captured } => {
+                        if let Some(pages) = captured {
+                            self.pages(&place, pages, file.identity.len_bytes, false)?;
+                        }
+                    }
+                    Content::Unnamed(id) => self.unnamed(&place, *id)?,
+                },
+                Capability::Epoll(epoll) => {
+                    for watch in &epoll.watches {
+                        self.description(&place, watch.description)?;
+                    }
+                }
+                Capability::Unix(socket) => {
+                    if let UnixState::Connected { peer } = socket.state {
+                        self.description(&place, peer)?;
+                    }
+                    self.messages(&place, &socket.queue)?;
+                }
+                Capability::Outside(outside) => {
+                    if let OutsideKind::Unix { queue, .. } = &outside.kind {
+                        self.messages(&place, queue)?;
+                    }
+                }
+                Capability::PidFd(pidfd) => {
+                    let known = |pid| self.checkpoint.processes.iter().any(|p| p.pd.relation.pid == pid);
+                    if pidfd.pid.is_some_and(|pid| !known(pid)) {
+                        return Err(malformed(place, "denotes a process that is not in the tree"));
+                    }
+                }
+                Capability::Directory(_)
+                | Capability::Device(_)
+                | Capability::EventFd(_)
+                | Capability::SignalFd(_)
+                | Capability::TimerFd(_)
+                | Capability::TcpListener(_)
+                | Capability::TcpStream(_)
+                | Capability::Udp(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn objects(&self) -> Result<(), Malformed> {
+        for (index, unnamed) in self.checkpoint.objects.unnamed.iter().enumerate() {
+            self.pages(&format!("unnamed file {index}"), &unnamed.pages, unnamed.identity.len_bytes, false)?;
+        }
+        for (index, dataspace) in self.checkpoint.dataspaces.iter().enumerate() {
+            let len = dataspace.len_bytes.checked_next_multiple_of(PAGE_SIZE);
+            let len = len.ok_or_else(|| malformed(format!("dataspace {index}"), "its length overflows"))?;
+            self.pages(&format!("dataspace {index}"), &dataspace.pages, len, true)?;
+        }
+        Ok(())
+    }
+
+    fn messages(&self, place: &str, queue: &[crate::cap::Message]) -> Result<(), Malformed> {
+        queue.iter().flat_map(|message| &message.rights).try_for_each(|id| self.description(place, *id))
+    }
+
+    fn description(&self, place: &str, id: DescriptionId) -> Result<(), Malformed> {
+        present(
+            self.checkpoint.descriptions.get(id.index()),
+            place,
+            "names a description that does not exist",
+        )
+    }
+
+    fn dataspace(&self, place: &str, id: DataspaceId) -> Result<(), Malformed> {
+        present(self.checkpoint.dataspaces.get(id.index()), place, "names a dataspace that does not exist")
+    }
+
+    fn pipe(&self, place: &str, id: ObjectId) -> Result<(), Malformed> {
+        present(self.checkpoint.objects.pipes.get(id.index()), place, "names a pipe that does not exist")
+    }
+
+    fn unnamed(&self, place: &str, id: ObjectId) -> Result<(), Malformed> {
+        present(self.checkpoint.objects.unnamed.get(id.index()), place, "names a file that does not exist")
+    }
+}
+
+fn present<T>(found: Option<&T>, place: &str, what: &'static str) -> Result<(), Malformed> {
+    found.map(|_| ()).ok_or_else(|| malformed(place, what))
+}
+
+fn aligned(place: &str, offset: u64) -> Result<(), Malformed> {
+    if offset.is_multiple_of(PAGE_SIZE) { Ok(()) } else { Err(malformed(place, "its offset is not aligned")) }
+}

@@ -1,0 +1,11 @@
+//! The CPU session: the threads of a process.
+
+mod registers;
+mod restart;
+mod scheduling;
+mod thread;
+
+pub use registers::Registers;
+pub use restart::{NOT_IN_SYSCALL, Restart};
+pub use scheduling::Scheduling;
+pub use thread::{AltStack, CpuState, RobustList, Rseq, Thread};

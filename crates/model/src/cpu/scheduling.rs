@@ -1,0 +1,28 @@
+//! How the scheduler treats a thread.
+
+use serde::{Deserialize, Serialize};
+
+/// `struct sched_attr`, affinity and I/O priority of a thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduling {
+    /// SCHED_ policy number.
+    pub policy: u32,
+    /// SCHED_FLAG_ bits.
+    pub flags: u64,
+    /// Nice value, -20 to 19.
+    pub nice: i32,
+    /// Priority of the real-time policies.
+    pub priority: u32,
+    /// Runtime of SCHED_DEADLINE, or the slice of the normal policies, in nanoseconds.
+    pub runtime_ns: u64,
+    /// Deadline of SCHED_DEADLINE in nanoseconds.
+    pub deadline_ns: u64,
+    /// Period of SCHED_DEADLINE in nanoseconds.
+    pub period_ns: u64,
+    /// The affinity mask: CPUs the thread may run on, by ascending number.
+    pub affinity: Vec<u32>,
+    /// ioprio_get(2): class and level in one number.
+    pub io_priority: u32,
+    /// PR_GET_TIMERSLACK in nanoseconds.
+    pub timer_slack_ns: u64,
+}

@@ -1,0 +1,81 @@
+//! One thread.
+
+use super::{Registers, Restart, Scheduling};
+use crate::id::{TargetAddr, Tid};
+use crate::path::BytePath;
+use crate::pd::{Credentials, SigInfo};
+use serde::{Deserialize, Serialize};
+
+/// The threads of a process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpuState {
+    /// The threads, the leader first, the others by ascending number.
+    pub threads: Vec<Thread>,
+}
+
+/// A thread, stopped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Thread {
+    /// Its number in its innermost pid namespace.
+    pub tid: Tid,
+    /// Its name, at most 15 bytes.
+    pub name: BytePath,
+    /// General registers.
+    pub registers: Registers,
+    /// How it goes on with the system call it was in.
+    pub restart: Restart,
+    /// The area of NT_X86_XSTATE: the xsave area in its non-compacted form.
+    #[serde(with = "serde_bytes")]
+    pub xstate: Vec<u8>,
+    /// Blocked signals, bit 0 for signal 1.
+    pub blocked: u64,
+    /// Signals pending for this thread, in the order of their queue.
+    pub pending: Vec<SigInfo>,
+    /// The alternate signal stack.
+    pub alt_stack: AltStack,
+    /// The list of futexes to be released when the thread dies.
+    pub robust_list: Option<RobustList>,
+    /// The registration of restartable sequences.
+    pub rseq: Option<Rseq>,
+    /// The address that is cleared and woken when the thread ends (set_tid_address).
+    pub clear_child_tid: TargetAddr,
+    /// Credentials, where they differ from those of the leader.
+    pub credentials: Option<Credentials>,
+    /// How it is scheduled.
+    pub scheduling: Scheduling,
+    /// The signal it gets when its parent ends (PR_GET_PDEATHSIG), 0 for none.
+    pub parent_death_signal: i32,
+}
+
+/// `stack_t`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AltStack {
+    /// Where it starts.
+    pub address: u64,
+    /// SS_ flags; SS_DISABLE if there is none.
+    pub flags: u32,
+    /// Its length in bytes.
+    pub len_bytes: u64,
+}
+
+/// Arguments of set_robust_list(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RobustList {
+    /// The address of the head.
+    pub head: TargetAddr,
+    /// The size of the head in bytes.
+    pub len_bytes: u64,
+}
+
+/// Arguments of rseq(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rseq {
+    /// The address of the thread's `struct rseq`.
+    pub address: TargetAddr,
+    /// Its size in bytes.
+    pub len_bytes: u32,
+    /// The signature that precedes abort handlers.
+    pub signature: u32,
+    /// Flags.
+    pub flags: u32,
+}

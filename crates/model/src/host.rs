@@ -1,0 +1,22 @@
+//! The facts of a host that an image relies on.
+
+use serde::{Deserialize, Serialize};
+
+/// The host on which a program was frozen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// `uname -m`.
+    pub architecture: String,
+    /// `uname -r`, for people.
+    pub kernel: String,
+    /// `/proc/sys/kernel/random/boot_id`: tells whether pids and the clock are of this boot.
+    pub boot_id: String,
+    /// Bits of XCR0: the state components whose content is in the saved xstate.
+    pub xcr0: u64,
+    /// Feature names of `/proc/cpuinfo`, which the program may have tested at its start.
+    pub cpu_features: Vec<String>,
+    /// The user whose program it was.
+    pub uid: u32,
+    /// Whether the freezer had the privileges of root over the program.
+    pub privileged: bool,
+}

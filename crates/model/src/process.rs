@@ -1,0 +1,38 @@
+//! A process, and the checkpoint of a tree of them.
+
+use crate::cap::{Description, Objects};
+use crate::clock::Clocks;
+use crate::cpu::CpuState;
+use crate::host::Host;
+use crate::pd::PdState;
+use crate::ram::Dataspace;
+use crate::rm::RmState;
+use serde::{Deserialize, Serialize};
+
+/// The state of a process tree at one instant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Where it was frozen.
+    pub host: Host,
+    /// What its clocks showed.
+    pub clocks: Clocks,
+    /// The processes, parents before their children; the first is the root of the tree.
+    pub processes: Vec<Process>,
+    /// Open file descriptions, indexed by [`DescriptionId`](crate::DescriptionId).
+    pub descriptions: Vec<Description>,
+    /// Objects that lie behind several descriptions.
+    pub objects: Objects,
+    /// Memory shared between processes or behind descriptors, indexed by [`DataspaceId`](crate::DataspaceId).
+    pub dataspaces: Vec<Dataspace>,
+}
+
+/// One process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its protection domain: all that is not threads or memory.
+    pub pd: PdState,
+    /// Its threads. Empty for a zombie.
+    pub cpu: CpuState,
+    /// Its region map. Empty for a zombie.
+    pub rm: RmState,
+}
