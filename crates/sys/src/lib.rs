@@ -1,0 +1,12 @@
+//! The kernel boundary: one function for each call that rustix does not have, in rustix' manner.
+//!
+//! Borrowed descriptors in, owned ones out, flags as types, errno as [`rustix::io::Errno`]. Nothing here decides
+//! anything; what a call means for a freeze or a thaw stands with its caller.
+
+pub mod clone;
+pub mod kcmp;
+pub mod memory;
+pub mod pidfd;
+pub mod ptrace;
+
+mod raw;

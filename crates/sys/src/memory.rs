@@ -1,0 +1,28 @@
+//! Memory of another process.
+
+use crate::raw::check;
+use rustix::io::Result;
+
+/// Reads from `address` of process `pid` into `out` and returns how many bytes were read.
+///
+/// Less is read if an unreadable page comes first. Source: `process_vm_readv(2)`.
+pub fn read(pid: i32, address: u64, out: &mut [u8]) -> Result<usize> {
+    let local = libc::iovec { iov_base: out.as_mut_ptr().cast(), iov_len: out.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: out.len() };
+    // SAFETY: `local` describes `out`, which is ours to write for the whole call; the remote address is only
+    // looked up in the other process.
+    check(unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) } as libc::c_long)
+        .map(|n| n as usize)
+}
+
+/// Writes `bytes` to `address` of process `pid` and returns how many were written.
+///
+/// Obeys the protection of the pages, so it fails on a guard page. Source: `process_vm_writev(2)`.
+pub fn write(pid: i32, address: u64, bytes: &[u8]) -> Result<usize> {
+    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
+    // SAFETY: `local` describes `bytes`, which the call only reads; the remote address is only looked up in the
+    // other process.
+    check(unsafe { libc::process_vm_writev(pid, &local, 1, &remote, 1, 0) } as libc::c_long)
+        .map(|n| n as usize)
+}
