@@ -6,7 +6,9 @@
 pub mod clone;
 pub mod kcmp;
 pub mod memory;
+pub mod pagemap;
 pub mod pidfd;
+pub mod proc;
 pub mod ptrace;
 
 mod raw;

@@ -1,0 +1,191 @@
+//! Which pages of another process exist, and of what kind.
+
+use crate::raw::check;
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, Result};
+
+/// Pages that one range of the answer has in common, as bits of `enum page_categories`
+/// (`include/uapi/linux/fs.h`, Linux 6.7).
+pub mod category {
+    /// Of a file or shared memory.
+    pub const FILE: u64 = 1 << 2;
+    /// In memory.
+    pub const PRESENT: u64 = 1 << 3;
+    /// In swap.
+    pub const SWAPPED: u64 = 1 << 4;
+    /// The zero page.
+    pub const PFNZERO: u64 = 1 << 5;
+    /// Part of a huge page.
+    pub const HUGE: u64 = 1 << 6;
+    /// A guard (MADV_GUARD_INSTALL), Linux 6.15.
+    pub const GUARD: u64 = 1 << 8;
+}
+
+/// A run of pages of equal categories.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageRegion {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last page.
+    pub end: u64,
+    /// Bits of [`category`].
+    pub categories: u64,
+}
+
+/// The page map of a process, open.
+#[derive(Debug)]
+pub struct Pagemap {
+    file: OwnedFd,
+    /// Without PAGEMAP_SCAN each entry is read.
+    scan: bool,
+    /// Whether the kernel knows guard regions.
+    guards: bool,
+}
+
+#[repr(C)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+const _: () = assert!(size_of::<ScanArg>() == 96);
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: u64 = 0xc060_6610;
+
+impl Pagemap {
+    /// Opens the page map of `pid`.
+    pub fn open(pid: i32) -> Result<Self> {
+        let file = rustix::fs::open(
+            crate::proc::path(pid, "pagemap"),
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let mut map = Self { file, scan: true, guards: true };
+        // Both are found out by asking about no page at all.
+        if map.scan_once(0, 0, category::GUARD, &mut [PageRegion::default()]).is_err() {
+            map.guards = false;
+            map.scan = map.scan_once(0, 0, category::PRESENT, &mut [PageRegion::default()]).is_ok();
+        }
+        Ok(map)
+    }
+
+    /// Lists the pages of `start..end` that hold content of the process' own: in memory or swapped, not of a file,
+    /// not the zero page, no guard. Adjacent runs are joined; the second list has the guards.
+    pub fn private_pages(&self, start: u64, end: u64) -> Result<(Vec<PageRegion>, Vec<PageRegion>)> {
+        let mut content = Vec::new();
+        let mut guards = Vec::new();
+        let mut sort = |region: PageRegion| {
+            let guard = region.categories & category::GUARD != 0;
+            let list: &mut Vec<PageRegion> = if guard { &mut guards } else { &mut content };
+            match list.last_mut() {
+                Some(last) if last.end == region.start => last.end = region.end,
+                _ => list.push(region),
+            }
+        };
+        if self.scan {
+            let mut regions = vec![PageRegion::default(); 1024];
+            let mut at = start;
+            while at < end {
+                let (count, walked) = self.scan_once(at, end, 0, &mut regions)?;
+                regions[..count].iter().for_each(|region| sort(*region));
+                if walked <= at {
+                    return Err(Errno::IO);
+                }
+                at = walked;
+            }
+        } else {
+            self.read_entries(start, end, sort)?;
+        }
+        Ok((content, guards))
+    }
+
+    fn scan_once(&self, start: u64, end: u64, probe: u64, out: &mut [PageRegion]) -> Result<(usize, u64)> {
+        let guard = if self.guards { category::GUARD } else { 0 };
+        let without = category::PFNZERO | category::FILE;
+        let arg = ScanArg {
+            size: size_of::<ScanArg>() as u64,
+            flags: 0,
+            start,
+            end,
+            walk_end: 0,
+            vec: out.as_mut_ptr() as u64,
+            vec_len: out.len() as u64,
+            max_pages: 0,
+            category_inverted: without,
+            category_mask: without,
+            category_anyof_mask: category::PRESENT | category::SWAPPED | guard | probe,
+            return_mask: guard | category::PRESENT,
+        };
+        // SAFETY: `arg` is the struct that the request takes (size asserted above); the kernel writes at most
+        // `vec_len` regions to `vec`, which is `out`, and `walk_end` of `arg`.
+        let count =
+            check(unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN as _, &raw const arg) }
+                as libc::c_long)?;
+        // SAFETY: the kernel wrote it through the pointer; read back as it is now.
+        let walked = unsafe { (&raw const arg.walk_end).read_volatile() };
+        Ok((count as usize, walked))
+    }
+
+    /// Before Linux 6.7: one word a page (`Documentation/admin-guide/mm/pagemap.rst`). The zero page is not told
+    /// from others, since frame numbers are hidden from ordinary users.
+    fn read_entries(&self, start: u64, end: u64, mut sort: impl FnMut(PageRegion)) -> Result<()> {
+        let mut words = vec![0u8; 512 * 1024];
+        let mut at = start;
+        while at < end {
+            let want = (((end - at) / 4096 * 8) as usize).min(words.len());
+            let got = rustix::io::pread(&self.file, &mut words[..want], at / 4096 * 8)?;
+            if got == 0 {
+                return Ok(());
+            }
+            for word in words[..got].chunks_exact(8) {
+                let entry = u64::from_ne_bytes(word.try_into().unwrap_or_default());
+                let (present, swapped, file) = (entry >> 63 & 1, entry >> 62 & 1, entry >> 61 & 1);
+                if file == 0 && (present | swapped) == 1 {
+                    sort(PageRegion { start: at, end: at + 4096, categories: category::PRESENT });
+                }
+                at += 4096;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_pages_are_found_and_untouched_ones_are_not() {
+        const PAGES: usize = 64;
+        let block = std::alloc::Layout::from_size_align(PAGES * 4096, 4096).unwrap();
+        // SAFETY: the layout has a size; the block is freed below with the same layout.
+        let memory = unsafe { std::alloc::alloc_zeroed(block) };
+        for page in [3usize, 4, 9] {
+            // SAFETY: inside the block.
+            unsafe { memory.add(page * 4096).write_volatile(1) };
+        }
+        let start = (memory as u64).next_multiple_of(4096);
+        let map = Pagemap::open(std::process::id() as i32).unwrap();
+        let (pages, guards) = map.private_pages(start, start + PAGES as u64 * 4096).unwrap();
+        let covered = |page: u64| {
+            let at = start + page * 4096;
+            pages.iter().any(|region| region.start <= at && at < region.end)
+        };
+        assert!(covered(3) && covered(4) && covered(9));
+        assert!(guards.is_empty());
+        // SAFETY: allocated above with this layout.
+        unsafe { std::alloc::dealloc(memory, block) };
+    }
+}

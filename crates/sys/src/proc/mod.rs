@@ -1,0 +1,142 @@
+//! What `/proc` says of a process, parsed.
+//!
+//! All of it is read as bytes: a command name or a path may be anything but NUL.
+
+mod maps;
+mod stat;
+mod status;
+
+pub use maps::{Mapping, VmFlags, mappings};
+pub use stat::{Stat, stat};
+pub use status::{Status, status};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, Result};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// Returns the path of `name` for process or thread `id`.
+pub fn path(id: i32, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{id}/{name}"))
+}
+
+/// Reads a whole file of `/proc/ID`.
+///
+/// # Errors
+/// ENOENT or ESRCH if the process is gone.
+pub fn read(id: i32, name: &str) -> Result<Vec<u8>> {
+    let file = rustix::fs::open(path(id, name), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = Vec::with_capacity(4096);
+    loop {
+        bytes.reserve(4096);
+        match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
+            Ok(0) => return Ok(bytes),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Writes a file of `/proc/ID`.
+pub fn write(id: i32, name: &str, bytes: &[u8]) -> Result<()> {
+    let file = rustix::fs::open(path(id, name), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, bytes).map(drop)
+}
+
+/// Reads a symbolic link of `/proc/ID`, as `exe` or `fd/3`.
+pub fn link(id: i32, name: &str) -> Result<Vec<u8>> {
+    rustix::fs::readlink(path(id, name), Vec::new()).map(|link| link.into_bytes())
+}
+
+/// Lists the entries of a directory of `/proc/ID` whose names are numbers, in ascending order.
+pub fn numbers(id: i32, name: &str) -> Result<Vec<i32>> {
+    let directory = rustix::fs::open(
+        path(id, name),
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut numbers = Vec::new();
+    for entry in rustix::fs::Dir::new(directory)? {
+        let entry = entry?;
+        if let Some(number) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) {
+            numbers.push(number);
+        }
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Lists the threads of a process in ascending order.
+pub fn threads(pid: i32) -> Result<Vec<i32>> {
+    numbers(pid, "task")
+}
+
+/// Lists the children of a process, of all of its threads.
+///
+/// Exact only while the process is stopped: the kernel says that entries may be missed if children come and go
+/// meanwhile (`Documentation/filesystems/proc.rst`, 3.7). Needs CONFIG_PROC_CHILDREN.
+pub fn children(pid: i32) -> Result<Vec<i32>> {
+    let mut children = Vec::new();
+    for tid in threads(pid)? {
+        match read(pid, &format!("task/{tid}/children")) {
+            Ok(text) => children.extend(
+                text.split(|byte| *byte == b' ')
+                    .filter_map(|word| std::str::from_utf8(word).ok()?.trim().parse::<i32>().ok()),
+            ),
+            Err(Errno::NOENT | Errno::SRCH) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(children)
+}
+
+/// Returns the command name of a process, for messages; empty if it is gone.
+pub fn command(pid: i32) -> String {
+    let name = read(pid, "comm").unwrap_or_default();
+    String::from_utf8_lossy(name.trim_ascii_end()).into_owned()
+}
+
+/// Decodes the octal escapes (`\012`) that `/proc` puts into paths.
+fn unescape(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let [first, tail @ ..] = rest {
+        if let (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) = (first, tail) {
+            out.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
+            rest = after;
+        } else {
+            out.push(*first);
+            rest = tail;
+        }
+    }
+    out
+}
+
+/// Views bytes as a path.
+pub fn as_path(bytes: &[u8]) -> &std::path::Path {
+    std::path::Path::new(OsStr::from_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_decoded() {
+        assert_eq!(unescape(b"/a\\012b\\134\\9"), b"/a\nb\\\\9");
+    }
+
+    #[test]
+    fn our_own_process_is_read() {
+        let pid = std::process::id() as i32;
+        assert_eq!(stat(pid).unwrap().pid, pid);
+        assert!(threads(pid).unwrap().contains(&pid));
+        let status = status(pid).unwrap();
+        assert_eq!(status.inner_pids.first(), Some(&pid));
+        assert_eq!(status.uids[0], rustix::process::getuid().as_raw());
+        let maps = mappings(pid).unwrap();
+        assert!(maps.iter().any(|mapping| mapping.name == b"[stack]" && mapping.flags.has(*b"gd")));
+        assert!(maps.iter().any(|mapping| mapping.inode != 0 && mapping.execute));
+    }
+}
