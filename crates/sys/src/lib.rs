@@ -8,6 +8,7 @@ pub mod kcmp;
 pub mod memory;
 pub mod pagemap;
 pub mod pidfd;
+pub mod probe;
 pub mod proc;
 pub mod ptrace;
 
