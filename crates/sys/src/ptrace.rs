@@ -214,6 +214,24 @@ pub fn wait(tid: i32, block: bool) -> Result<Option<Stop>> {
     }
 }
 
+/// Waits for any tracee or child of the calling *thread* to stop or end; `None` with `block` false if none has.
+///
+/// # Errors
+/// ECHILD if there is neither tracee nor child.
+pub fn wait_any(block: bool) -> Result<Option<(i32, Stop)>> {
+    let flags = libc::__WALL | libc::__WNOTHREAD | if block { 0 } else { libc::WNOHANG };
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is a live integer.
+        match check(unsafe { libc::waitpid(-1, &raw mut status, flags) } as libc::c_long) {
+            Ok(0) => return Ok(None),
+            Ok(tid) => return Ok(Some((tid as i32, decode(status)))),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn decode(status: i32) -> Stop {
     if libc::WIFEXITED(status) {
         return Stop::Exited(libc::WEXITSTATUS(status));

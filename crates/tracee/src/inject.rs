@@ -1,0 +1,575 @@
+//! Tapes run by the threads of a process that is not ours.
+//!
+//! An [`Area`] of anonymous memory is mapped into the stopped process; it holds the interpreter, tapes and what their
+//! calls point to. A thread is set to run a tape there, stops at its end, and gets its own registers back.
+//!
+//! **If we die** at any instant, a thread in the middle of a tape finishes it and leaves it by rt_sigreturn from a
+//! frame with its true registers (see [`frame`](crate::frame)). The two calls that are made outside of the area, to
+//! map and to unmap it, go through an existing `syscall; ret` with a frame on the thread's own stack. An area left
+//! behind is inert, lies at one of a few addresses, starts with a magic word, and is removed by [`sweep`].
+//!
+//! Nothing here single-steps or ends in a breakpoint: both leave a trap that kills the process once its tracer is
+//! gone. A tape ends with a signal to the thread itself that the process ignores.
+//!
+//! The calls of a tape must not block: a call that is interrupted would replace the thread's restart block.
+
+use crate::frame::{self, Frame};
+use crate::interpreter;
+use crate::restart::{self, ORIG_RAX, RAX, RIP, RSP};
+use crate::seize::{StoppedProcess, StoppedThread};
+use crate::tape::Tape;
+use frost_abi::tape::Entry;
+use frost_sys::memory;
+use frost_sys::proc::Mapping;
+use frost_sys::ptrace::{self, REGISTER_WORDS, Stop};
+use rustix::io::Errno;
+
+/// Why a tape could not be run. The threads have their own registers again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process was killed meanwhile.
+    #[error("process {pid} was killed")]
+    Gone {
+        /// Which.
+        pid: i32,
+    },
+    /// No executable mapping holds a system call instruction.
+    #[error("process {pid} has no system call instruction in its memory")]
+    NoSyscall {
+        /// Which.
+        pid: i32,
+    },
+    /// No address is free for the area, or it may not be mapped.
+    #[error("no executable page can be mapped in process {pid}: {why}")]
+    NoArea {
+        /// Which.
+        pid: i32,
+        /// What stands in the way.
+        why: String,
+    },
+    /// A call failed that should not.
+    #[error("{call} failed for thread {tid}")]
+    Kernel {
+        /// The call.
+        call: &'static str,
+        /// The thread.
+        tid: i32,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// A thread stopped for a reason of its own.
+    #[error("thread {tid} stopped unexpectedly: {stop:?}")]
+    Astray {
+        /// The thread.
+        tid: i32,
+        /// How.
+        stop: Stop,
+    },
+}
+
+/// First word of an area.
+const MAGIC: [u8; 16] = *b"permafrost-area\0";
+/// Where an area may lie: a fixed choice, so that one left behind is found again.
+const ADDRESSES: [u64; 6] =
+    [0x10_0000_0000, 0x20_0000_0000, 0x1000_0000_0000, 0x3000_0000_0000, 0x6800_0000_0000, 0x3000_0000];
+/// Bytes of an area.
+pub const AREA_BYTES: u64 = 1 << 20;
+/// Where the interpreter starts in it, behind the magic word.
+const CODE: u64 = 16;
+/// Where tapes and data may start.
+const FREE: u64 = 512;
+
+/// `syscall; ret`.
+const SYSCALL_RET: [u8; 3] = [0x0f, 0x05, 0xc3];
+/// `mov $15, %rax; syscall`, the restorer of every C library.
+const RESTORER: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
+
+/// Memory of ours in a stopped process.
+#[derive(Debug)]
+pub struct Area<'a> {
+    process: &'a StoppedProcess,
+    address: u64,
+    gateway: Gateway,
+    signal: i32,
+    mapped: bool,
+}
+
+/// Code of the process by which a call is made from outside of the area.
+#[derive(Clone, Debug)]
+struct Gateway {
+    /// Index of the thread that makes these calls.
+    thread: usize,
+    /// A `syscall` instruction, followed by `ret` if there is a frame.
+    syscall: u64,
+    /// The thread's way back, on its own stack, if that is known to have room.
+    frame: Option<Frame>,
+}
+
+/// A tape for one thread.
+#[derive(Debug)]
+pub struct Job {
+    /// Index of the thread in [`StoppedProcess::threads`].
+    pub thread: usize,
+    /// Its calls, without an end of their own; after [`Area::run`] with their results.
+    pub tape: Vec<Entry>,
+    /// What the calls point to; after [`Area::run`] what they left there.
+    pub data: Vec<u8>,
+}
+
+impl Job {
+    /// Starts an empty job.
+    pub fn new(thread: usize) -> Self {
+        Self { thread, tape: Vec::new(), data: Vec::new() }
+    }
+}
+
+impl<'a> Area<'a> {
+    /// Maps an area into `process`, whose mappings are given in ascending order.
+    ///
+    /// # Errors
+    /// See [`Error`]; the process is as it was.
+    pub fn map(process: &'a StoppedProcess, mappings: &[Mapping]) -> Result<Self, Error> {
+        let gateway = Gateway::find(process, mappings)?;
+        let free = |address: &&u64| {
+            !mappings.iter().any(|mapping| mapping.start < **address + AREA_BYTES && **address < mapping.end)
+        };
+        let address = ADDRESSES.iter().find(free).copied().ok_or_else(|| Error::NoArea {
+            pid: process.pid,
+            why: "every address for it is in use".to_owned(),
+        })?;
+        let mut area = Self { process, address, gateway, signal: stop_signal(process), mapped: false };
+        let rights = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+        let args = [address, AREA_BYTES, rights, flags, u64::MAX, 0];
+        let result = area.call_outside(libc::SYS_mmap, args)?;
+        if result < 0 {
+            let why = Errno::from_raw_os_error(-result as i32).to_string();
+            return Err(Error::NoArea { pid: process.pid, why });
+        }
+        area.mapped = true;
+        let mut head = MAGIC.to_vec();
+        head.extend(interpreter::code());
+        area.write(address, &head)?;
+        Ok(area)
+    }
+
+    /// Returns how many bytes a job may take, its tape and data, if `jobs` of them run at a time.
+    pub fn room(&self, jobs: usize) -> usize {
+        (AREA_BYTES - FREE) as usize / jobs.max(1) / 64 * 64
+    }
+
+    /// Returns how many jobs of `bytes` bytes (tape and data) can run at a time.
+    pub fn capacity(&self, bytes: usize) -> usize {
+        ((AREA_BYTES - FREE) as usize / (bytes + self.overhead()).next_multiple_of(64)).max(1)
+    }
+
+    /// What a job takes beside its own tape and data: the end of its tape and a frame.
+    fn overhead(&self) -> usize {
+        4 * frost_abi::tape::ENTRY_BYTES + Frame::len_bytes(12 * 1024) + 128
+    }
+
+    /// Returns the address at which the data of job `index` will lie when `jobs` run at a time, so that its calls
+    /// can point to it.
+    pub fn data_address(&self, index: usize, jobs: usize) -> u64 {
+        self.address + FREE + (index * self.room(jobs)) as u64
+    }
+
+    /// Runs jobs, at most one for each thread, all at the same time.
+    ///
+    /// Data lies at the start of each job's room, then its tape, then its frame.
+    ///
+    /// # Errors
+    /// The first failure; every thread that can be reached has its own registers again.
+    pub fn run(&mut self, jobs: &mut [Job]) -> Result<(), Error> {
+        let count = jobs.len();
+        let mut started = Vec::with_capacity(count);
+        let mut outcome = Ok(());
+        for (index, job) in jobs.iter().enumerate() {
+            match self.start(index, count, job) {
+                Ok(tape) => started.push(tape),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        for (job, tape) in jobs.iter_mut().zip(&started) {
+            let thread = &self.process.threads[job.thread];
+            let ended = self.wait_for_end(thread).and_then(|()| self.collect(job, *tape));
+            let restored = restore(thread);
+            outcome = outcome.and(ended).and(restored);
+        }
+        outcome
+    }
+
+    /// Unmaps the area.
+    ///
+    /// # Errors
+    /// See [`Error`]; the area may then be left behind for [`sweep`].
+    pub fn unmap(mut self) -> Result<(), Error> {
+        self.unmap_now()
+    }
+
+    fn unmap_now(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.mapped, false) {
+            self.call_outside(libc::SYS_munmap, [self.address, AREA_BYTES, 0, 0, 0, 0])?;
+        }
+        Ok(())
+    }
+
+    fn start(&self, index: usize, count: usize, job: &Job) -> Result<(u64, usize), Error> {
+        let thread = &self.process.threads[job.thread];
+        let data_at = self.data_address(index, count);
+        let tape_at = (data_at + job.data.len() as u64).next_multiple_of(64);
+        let mut tape = Tape::at(tape_at);
+        for entry in &job.tape {
+            tape.push(*entry);
+        }
+        let ids = [self.process.inner as u64, thread.inner as u64, self.signal as u64];
+        tape.call(libc::SYS_tgkill, &ids);
+        let frame_at = (tape.end() + frost_abi::tape::ENTRY_BYTES as u64).next_multiple_of(64);
+        let xstate =
+            ptrace::xstate(thread.tid).map_err(|source| self.fault("PTRACE_GETREGSET", thread, source))?;
+        let registers = frame::restarted(&thread.resume_registers());
+        let way_back = Frame::new(frame_at, &registers, &xstate, thread.mask, 0);
+        // Only if we are gone: with us, the thread is given its registers at the stop before this entry.
+        let syscall = self.address + CODE + interpreter::after_syscall() as u64 - 2;
+        let sigreturn = libc::SYS_rt_sigreturn as u64;
+        tape.push(Entry::leave(syscall, way_back.sigreturn_stack(), sigreturn, 0, 0));
+        if frame_at + way_back.bytes().len() as u64 > data_at + self.room(count) as u64 {
+            return Err(Error::NoArea { pid: self.process.pid, why: "a tape is too long".to_owned() });
+        }
+        let mut bytes = job.data.clone();
+        bytes.resize((tape_at - data_at) as usize, 0);
+        bytes.extend(tape.to_bytes());
+        bytes.resize((frame_at - data_at) as usize, 0);
+        bytes.extend(way_back.bytes());
+        self.write(data_at, &bytes)?;
+
+        let mut registers = thread.registers;
+        registers[RIP] = self.address + CODE;
+        registers[RSP] = tape_at;
+        registers[ORIG_RAX] = u64::MAX;
+        self.go(thread, &registers, !(1u64 << (self.signal - 1)))?;
+        ptrace::cont(thread.tid, 0).map_err(|source| self.fault("PTRACE_CONT", thread, source))?;
+        Ok((tape_at, job.tape.len()))
+    }
+
+    /// Sets registers first: only with them in place is it right to run with another mask.
+    fn go(&self, thread: &StoppedThread, registers: &[u64; REGISTER_WORDS], mask: u64) -> Result<(), Error> {
+        ptrace::set_registers(thread.tid, registers)
+            .map_err(|source| self.fault("PTRACE_SETREGSET", thread, source))?;
+        ptrace::set_signal_mask(thread.tid, mask)
+            .map_err(|source| self.fault("PTRACE_SETSIGMASK", thread, source))
+    }
+
+    fn wait_for_end(&self, thread: &StoppedThread) -> Result<(), Error> {
+        let end = self.address + CODE + interpreter::after_syscall() as u64;
+        loop {
+            let stop =
+                ptrace::wait(thread.tid, true).map_err(|source| self.fault("waitpid", thread, source))?;
+            let resume_with = match stop {
+                Some(Stop::Signal(signal)) if signal == self.signal => {
+                    let registers = ptrace::registers(thread.tid)
+                        .map_err(|source| self.fault("PTRACE_GETREGSET", thread, source))?;
+                    if registers[RIP] == end {
+                        return Ok(());
+                    }
+                    signal
+                }
+                // Faults of our own making would come as these; passing them on would kill the program.
+                Some(stop @ Stop::Signal(libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGSYS)) => {
+                    return Err(Error::Astray { tid: thread.tid, stop });
+                }
+                Some(Stop::Signal(signal)) => signal,
+                Some(Stop::Exited(_) | Stop::Killed(_)) => return Err(Error::Gone { pid: self.process.pid }),
+                Some(Stop::Group(_) | Stop::Interrupt | Stop::Syscall | Stop::Event(_)) | None => 0,
+            };
+            ptrace::cont(thread.tid, resume_with)
+                .map_err(|source| self.fault("PTRACE_CONT", thread, source))?;
+        }
+    }
+
+    fn collect(&self, job: &mut Job, (tape_at, entries): (u64, usize)) -> Result<(), Error> {
+        let mut bytes = vec![0; entries * frost_abi::tape::ENTRY_BYTES];
+        self.read(tape_at, &mut bytes)?;
+        for (entry, raw) in job.tape.iter_mut().zip(bytes.chunks_exact(frost_abi::tape::ENTRY_BYTES)) {
+            let mut word = [0; 8];
+            word.copy_from_slice(&raw[frost_abi::tape::RESULT_OFFSET..][..8]);
+            entry.result = i64::from_ne_bytes(word);
+        }
+        let data_at = (tape_at - job.data.len() as u64) & !63;
+        if job.data.is_empty() { Ok(()) } else { self.read(data_at, &mut job.data) }
+    }
+
+    /// Makes one call from the process' own code, before the area exists or as it goes.
+    fn call_outside(&self, nr: libc::c_long, args: [u64; 6]) -> Result<i64, Error> {
+        let thread = &self.process.threads[self.gateway.thread];
+        let mut registers = thread.registers;
+        registers[RIP] = self.gateway.syscall;
+        registers[RAX] = nr as u64;
+        registers[ORIG_RAX] = u64::MAX;
+        // rdi, rsi, rdx, r10, r8, r9.
+        for (index, value) in [14, 13, 12, 7, 9, 8].into_iter().zip(args) {
+            registers[index] = value;
+        }
+        if let Some(frame) = &self.gateway.frame {
+            self.write(frame.address(), frame.bytes())?;
+            registers[RSP] = frame.address();
+        }
+        let result = self.go(thread, &registers, u64::MAX).and_then(|()| self.step_over_syscall(thread));
+        restore(thread)?;
+        result
+    }
+
+    fn step_over_syscall(&self, thread: &StoppedThread) -> Result<i64, Error> {
+        let mut stops = 0;
+        let mut resume_with = 0;
+        loop {
+            ptrace::cont_to_syscall(thread.tid, resume_with)
+                .map_err(|source| self.fault("PTRACE_SYSCALL", thread, source))?;
+            resume_with = 0;
+            match ptrace::wait(thread.tid, true).map_err(|source| self.fault("waitpid", thread, source))? {
+                Some(Stop::Syscall) => stops += 1,
+                Some(Stop::Signal(signal)) => resume_with = signal,
+                Some(Stop::Exited(_) | Stop::Killed(_)) => return Err(Error::Gone { pid: self.process.pid }),
+                Some(Stop::Group(_) | Stop::Interrupt | Stop::Event(_)) | None => {}
+            }
+            // Entry, then exit.
+            if stops == 2 {
+                let registers = ptrace::registers(thread.tid)
+                    .map_err(|source| self.fault("PTRACE_GETREGSET", thread, source))?;
+                return Ok(registers[RAX] as i64);
+            }
+        }
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        let thread = &self.process.threads[self.gateway.thread];
+        match memory::write(self.process.pid, address, bytes) {
+            Ok(count) if count == bytes.len() => Ok(()),
+            Ok(_) => Err(self.fault("process_vm_writev", thread, Errno::FAULT)),
+            Err(source) => Err(self.fault("process_vm_writev", thread, source)),
+        }
+    }
+
+    fn read(&self, address: u64, out: &mut [u8]) -> Result<(), Error> {
+        let thread = &self.process.threads[self.gateway.thread];
+        match memory::read(self.process.pid, address, out) {
+            Ok(count) if count == out.len() => Ok(()),
+            Ok(_) => Err(self.fault("process_vm_readv", thread, Errno::FAULT)),
+            Err(source) => Err(self.fault("process_vm_readv", thread, source)),
+        }
+    }
+
+    fn fault(&self, call: &'static str, thread: &StoppedThread, source: Errno) -> Error {
+        if source == Errno::SRCH {
+            Error::Gone { pid: self.process.pid }
+        } else {
+            Error::Kernel { call, tid: thread.tid, source }
+        }
+    }
+}
+
+impl Drop for Area<'_> {
+    fn drop(&mut self) {
+        // Nothing is lost if it fails: the area is inert, and the next command removes it.
+        let _ = self.unmap_now();
+    }
+}
+
+/// Gives a thread its own registers and mask back.
+fn restore(thread: &StoppedThread) -> Result<(), Error> {
+    let set = ptrace::set_registers(thread.tid, &thread.resume_registers())
+        .and_then(|()| ptrace::set_signal_mask(thread.tid, thread.mask));
+    match set {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(source) => Err(Error::Kernel { call: "PTRACE_SETREGSET", tid: thread.tid, source }),
+    }
+}
+
+/// Chooses the signal by which a tape ends: one that the process does not catch and whose default is to be
+/// ignored, so that nothing happens should it be delivered.
+fn stop_signal(process: &StoppedProcess) -> i32 {
+    let taken = process.status.caught | process.status.pending | process.status.shared_pending;
+    let candidates = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD, libc::SIGCONT];
+    let free = |signal: &&i32| taken & (1 << (**signal - 1)) == 0;
+    candidates.iter().find(free).copied().unwrap_or(libc::SIGURG)
+}
+
+impl Gateway {
+    fn find(process: &StoppedProcess, mappings: &[Mapping]) -> Result<Self, Error> {
+        let mut code: Vec<&Mapping> = mappings
+            .iter()
+            .filter(|mapping| mapping.execute && mapping.read && mapping.name != b"[vsyscall]")
+            .collect();
+        // The dynamic linker has both sequences and is smaller than the C library.
+        code.sort_by_key(|mapping| (mapping.end - mapping.start, mapping.start));
+        let (mut plain, mut pair) = (None, (None, None));
+        for mapping in code {
+            let bytes = read_mapping(process.pid, mapping);
+            let find = |pattern: &[u8]| {
+                let at = bytes.windows(pattern.len()).position(|window| window == pattern)?;
+                Some(mapping.start + at as u64)
+            };
+            plain = plain.or_else(|| find(&SYSCALL_RET[..2]));
+            pair = (pair.0.or_else(|| find(&SYSCALL_RET)), pair.1.or_else(|| find(&RESTORER)));
+            if pair.0.is_some() && pair.1.is_some() {
+                break;
+            }
+        }
+        if let (Some(syscall), Some(restorer)) = pair {
+            let fit = process.threads.iter().enumerate().find_map(|(index, thread)| {
+                if restart::has_restart_block(&thread.registers) {
+                    return None;
+                }
+                Some((index, frame_on_stack(thread, mappings, restorer)?))
+            });
+            if let Some((thread, frame)) = fit {
+                return Ok(Self { thread, syscall, frame: Some(frame) });
+            }
+        }
+        let syscall = plain.ok_or(Error::NoSyscall { pid: process.pid })?;
+        Ok(Self { thread: 0, syscall, frame: None })
+    }
+}
+
+/// Builds the way back on the thread's own stack, if that is one whose bounds are known.
+///
+/// Only the main stack and stacks with a guard below are; those of goroutines and fibers lie in heaps, and the map
+/// does not show where they end.
+fn frame_on_stack(thread: &StoppedThread, mappings: &[Mapping], restorer: u64) -> Option<Frame> {
+    let stack = thread.registers[RSP];
+    let index = mappings.iter().position(|mapping| mapping.start <= stack && stack < mapping.end)?;
+    let mapping = &mappings[index];
+    let guarded = index > 0 && {
+        let below = &mappings[index - 1];
+        below.end == mapping.start && !below.read && !below.write && !below.execute
+    };
+    if !mapping.write || mapping.shared || !(mapping.name == b"[stack]" || guarded) {
+        return None;
+    }
+    let xstate = ptrace::xstate(thread.tid).ok()?;
+    // Below the red zone, which belongs to the code that was interrupted.
+    let address = (stack.checked_sub(128 + Frame::len_bytes(xstate.len()) as u64)?) & !63;
+    if address < mapping.start + 4096 {
+        return None;
+    }
+    let registers = frame::restarted(&thread.resume_registers());
+    Some(Frame::new(address, &registers, &xstate, thread.mask, restorer))
+}
+
+fn read_mapping(pid: i32, mapping: &Mapping) -> Vec<u8> {
+    // Enough for every C library; what lies behind is not needed.
+    let mut bytes = vec![0; (mapping.end - mapping.start).min(4 << 20) as usize];
+    let got = memory::read(pid, mapping.start, &mut bytes).unwrap_or(0);
+    bytes.truncate(got);
+    bytes
+}
+
+/// Unmaps an area that a tracer which died has left in `process`; tells whether there was one.
+///
+/// # Errors
+/// As for [`Area::map`].
+pub fn sweep(process: &StoppedProcess, mappings: &[Mapping]) -> Result<bool, Error> {
+    for mapping in mappings.iter().filter(|mapping| is_leftover(process.pid, mapping)) {
+        let inside = |thread: &StoppedThread| {
+            (mapping.start..mapping.end).contains(&thread.registers[RIP])
+                || (mapping.start..mapping.end).contains(&thread.registers[RSP])
+        };
+        if process.threads.iter().any(inside) {
+            // It is still on its way out; it will be gone from there in microseconds.
+            continue;
+        }
+        let gateway = Gateway::find(process, mappings)?;
+        let area =
+            Area { process, address: mapping.start, gateway, signal: stop_signal(process), mapped: true };
+        area.unmap()?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// Returns whether a mapping is an area of ours that was left behind.
+pub fn is_leftover(pid: i32, mapping: &Mapping) -> bool {
+    let mut head = [0; MAGIC.len()];
+    ADDRESSES.contains(&mapping.start)
+        && mapping.end - mapping.start == AREA_BYTES
+        && mapping.execute
+        && mapping.write
+        && mapping.inode == 0
+        && memory::read(pid, mapping.start, &mut head).is_ok()
+        // Died between the call that maps it and the write of the magic word: all zero.
+        && (head == MAGIC || head == [0; MAGIC.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seize::StoppedTree;
+    use std::process::{Child, Command};
+    use std::time::Duration;
+
+    fn sleeper() -> Child {
+        Command::new("sleep").arg("1000").spawn().unwrap()
+    }
+
+    fn end(mut child: Child) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_stopped_process_makes_our_calls_and_forgets_them() {
+        let child = sleeper();
+        let pid = child.id() as i32;
+        // Until it sleeps it may still be in the dynamic linker.
+        while !frost_sys::proc::read(pid, "syscall").unwrap().starts_with(b"230 ") {
+            std::thread::yield_now();
+        }
+        let before = frost_sys::proc::mappings(pid).unwrap();
+        for _ in 0..20 {
+            let tree = StoppedTree::stop(pid, Duration::from_secs(5)).unwrap();
+            let process = &tree.processes()[0];
+            let registers = process.threads[0].registers;
+            let mut area = Area::map(process, &frost_sys::proc::mappings(pid).unwrap()).unwrap();
+            let mut job = Job::new(0);
+            job.data = vec![0; 256];
+            let data = area.data_address(0, 1);
+            job.tape.push(Entry::call(libc::SYS_getpid as u64, [0; 6]));
+            job.tape.push(Entry::call(libc::SYS_getcwd as u64, [data, 256, 0, 0, 0, 0]));
+            job.tape.push(Entry::call(libc::SYS_close as u64, [u64::MAX, 0, 0, 0, 0, 0]));
+            let mut jobs = [job];
+            area.run(&mut jobs).unwrap();
+            assert_eq!(jobs[0].tape[0].result, i64::from(pid));
+            let cwd = std::env::current_dir().unwrap();
+            assert!(jobs[0].data.starts_with(cwd.as_os_str().as_encoded_bytes()));
+            assert_eq!(jobs[0].tape[2].result, -i64::from(libc::EBADF));
+            area.unmap().unwrap();
+            assert_eq!(ptrace::registers(pid).unwrap(), registers);
+            tree.resume();
+        }
+        assert_eq!(frost_sys::proc::mappings(pid).unwrap(), before);
+        assert_eq!(frost_sys::proc::status(pid).unwrap().tracer, 0);
+        end(child);
+    }
+
+    #[test]
+    fn an_area_left_behind_is_swept() {
+        let child = sleeper();
+        let pid = child.id() as i32;
+        while !frost_sys::proc::read(pid, "syscall").unwrap().starts_with(b"230 ") {
+            std::thread::yield_now();
+        }
+        let tree = StoppedTree::stop(pid, Duration::from_secs(5)).unwrap();
+        let process = &tree.processes()[0];
+        let mut area = Area::map(process, &frost_sys::proc::mappings(pid).unwrap()).unwrap();
+        area.mapped = false;
+        drop(area);
+        assert!(sweep(process, &frost_sys::proc::mappings(pid).unwrap()).unwrap());
+        assert!(!sweep(process, &frost_sys::proc::mappings(pid).unwrap()).unwrap());
+        tree.resume();
+        end(child);
+    }
+}

@@ -1,0 +1,446 @@
+//! Seizing and stopping a whole process tree.
+//!
+//! Threads and children that are born while we stop the others are found by looking again until a look finds
+//! nothing new: a stopped process cannot fork. Dropping a [`StoppedTree`] lets everything go on as it was.
+
+use crate::restart;
+use frost_sys::proc;
+use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// Why a tree could not be stopped. Whatever was stopped already runs again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The root of the tree ended.
+    #[error("process {pid} is gone")]
+    Gone {
+        /// The root.
+        pid: i32,
+    },
+    /// We may not trace a process.
+    #[error("process {pid} ({command}) belongs to another user, or is protected")]
+    Denied {
+        /// Which.
+        pid: i32,
+        /// Its command name.
+        command: String,
+    },
+    /// Somebody else traces a process.
+    #[error("process {pid} ({command}) is traced by process {tracer} ({tracer_command})")]
+    Traced {
+        /// Which.
+        pid: i32,
+        /// Its command name.
+        command: String,
+        /// Who traces it.
+        tracer: i32,
+        /// The tracer's command name.
+        tracer_command: String,
+    },
+    /// A thread did not stop in time.
+    #[error("thread {tid} of process {pid} ({command}) did not stop within {} s: {why}", waited.as_secs())]
+    Timeout {
+        /// The process.
+        pid: i32,
+        /// The thread.
+        tid: i32,
+        /// The command name.
+        command: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What it was doing, as far as the kernel tells.
+        why: &'static str,
+    },
+    /// The tree kept growing.
+    #[error("the tree below process {pid} grew faster than it could be stopped: {processes} processes")]
+    Growing {
+        /// The root.
+        pid: i32,
+        /// How many were found.
+        processes: usize,
+    },
+    /// A call failed that should not.
+    #[error("{call} failed for thread {tid}")]
+    Kernel {
+        /// The call.
+        call: &'static str,
+        /// The thread.
+        tid: i32,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// A thread in a ptrace stop.
+#[derive(Clone, Debug)]
+pub struct StoppedThread {
+    /// Its number in our pid namespace.
+    pub tid: i32,
+    /// Its number in its own pid namespace.
+    pub inner: i32,
+    /// The registers it was stopped with.
+    pub registers: [u64; REGISTER_WORDS],
+    /// Its mask of blocked signals.
+    pub mask: u64,
+    /// Whether its call returned EINTR only because of our stop, so that it is to be issued again.
+    pub reissue: bool,
+}
+
+impl StoppedThread {
+    /// Returns the registers with which it goes on; a call interrupted by our stop alone is issued again.
+    pub fn resume_registers(&self) -> [u64; REGISTER_WORDS] {
+        if self.reissue { restart::reissued(&self.registers) } else { self.registers }
+    }
+}
+
+/// A process all of whose threads are stopped.
+#[derive(Debug)]
+pub struct StoppedProcess {
+    /// Its number in our pid namespace.
+    pub pid: i32,
+    /// Its number in its own pid namespace.
+    pub inner: i32,
+    /// Its parent in our pid namespace.
+    pub parent: i32,
+    /// The process itself.
+    pub pidfd: OwnedFd,
+    /// Its threads, the leader first. Empty for a zombie.
+    pub threads: Vec<StoppedThread>,
+    /// The signal by which job control had stopped it before us.
+    pub job_stop: Option<i32>,
+    /// Whether it had ended.
+    pub zombie: bool,
+    /// `/proc/PID/stat` as of the stop.
+    pub stat: proc::Stat,
+    /// `/proc/PID/status` as of the stop.
+    pub status: proc::Status,
+}
+
+/// A process tree at a standstill.
+#[derive(Debug)]
+pub struct StoppedTree {
+    /// Parents before their children; the root first.
+    processes: Vec<StoppedProcess>,
+    armed: bool,
+}
+
+/// Bounds the fight against a tree that grows while we stop it.
+const MOST_PROCESSES: usize = 32_768;
+
+struct Seizing {
+    root: i32,
+    /// Seized threads and their process, with their stop once they have one.
+    threads: BTreeMap<i32, (i32, Option<Stop>)>,
+    waiting: usize,
+    deadline: Instant,
+    timeout: Duration,
+}
+
+impl StoppedTree {
+    /// Seizes and stops `root` and all of its descendants.
+    ///
+    /// # Errors
+    /// See [`Error`]; all threads seized until then run again, unharmed.
+    pub fn stop(root: i32, timeout: Duration) -> Result<Self, Error> {
+        let mut seizing = Seizing {
+            root,
+            threads: BTreeMap::new(),
+            waiting: 0,
+            deadline: Instant::now() + timeout,
+            timeout,
+        };
+        match seizing.run() {
+            Ok(tree) => Ok(tree),
+            Err(error) => {
+                seizing.release();
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns the processes, parents before their children.
+    pub fn processes(&self) -> &[StoppedProcess] {
+        &self.processes
+    }
+
+    /// Lets all of it go on as it was.
+    pub fn resume(mut self) {
+        self.release();
+    }
+
+    /// Ends all of it by SIGKILL and waits until every process has ended.
+    pub fn kill(mut self) {
+        self.armed = false;
+        for process in &self.processes {
+            // It may have been killed by someone else meanwhile, which is what we want anyway.
+            let _ = rustix::process::pidfd_send_signal(&process.pidfd, rustix::process::Signal::KILL);
+        }
+        // As their tracer we are told of each thread's end first; only then is its parent.
+        while ptrace::wait_any(true).is_ok_and(|stop| stop.is_some()) {}
+    }
+
+    fn release(&mut self) {
+        if !std::mem::replace(&mut self.armed, false) {
+            return;
+        }
+        // Children first, so that a parent that reads its children's state finds them running.
+        for thread in self.processes.iter().rev().flat_map(|process| &process.threads) {
+            let _ = ptrace::detach(thread.tid, 0);
+        }
+    }
+}
+
+impl Drop for StoppedTree {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl Seizing {
+    fn run(&mut self) -> Result<StoppedTree, Error> {
+        let mut order: Vec<i32> = vec![self.root];
+        let mut known: BTreeSet<i32> = order.iter().copied().collect();
+        loop {
+            let mut found = false;
+            let mut index = 0;
+            while index < order.len() {
+                let pid = order[index];
+                found |= self.seize_process(pid)?;
+                for child in proc::children(pid).unwrap_or_default() {
+                    if known.insert(child) {
+                        order.push(child);
+                        found = true;
+                    }
+                }
+                index += 1;
+            }
+            if order.len() > MOST_PROCESSES {
+                return Err(Error::Growing { pid: self.root, processes: order.len() });
+            }
+            if !found && self.waiting == 0 {
+                break;
+            }
+            self.wait_for_stops()?;
+        }
+        let mut processes = Vec::with_capacity(order.len());
+        for pid in order {
+            if let Some(process) = self.describe(pid)? {
+                processes.push(process);
+            }
+        }
+        if processes.first().is_none_or(|process| process.pid != self.root || process.zombie) {
+            return Err(Error::Gone { pid: self.root });
+        }
+        Ok(StoppedTree { processes, armed: true })
+    }
+
+    /// Seizes the threads of `pid` that are not yet ours; tells whether there were any.
+    fn seize_process(&mut self, pid: i32) -> Result<bool, Error> {
+        let mut found = false;
+        for tid in proc::threads(pid).unwrap_or_default() {
+            if self.threads.contains_key(&tid) {
+                continue;
+            }
+            match ptrace::seize(tid, Options::SYSGOOD) {
+                Ok(()) => {}
+                Err(Errno::SRCH) => continue,
+                Err(source) => {
+                    // A thread that has ended cannot be seized either, and the kernel says EPERM for that too.
+                    if proc::stat(tid).is_ok_and(|stat| !stat.is_zombie()) {
+                        return Err(self.refusal(pid, tid, source));
+                    }
+                    continue;
+                }
+            }
+            found = true;
+            self.threads.insert(tid, (pid, None));
+            self.waiting += 1;
+            if let Err(source) = ptrace::interrupt(tid) {
+                if source != Errno::SRCH {
+                    return Err(Error::Kernel { call: "PTRACE_INTERRUPT", tid, source });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn refusal(&self, pid: i32, tid: i32, source: Errno) -> Error {
+        let command = proc::command(pid);
+        let tracer = proc::status(tid).map_or(0, |status| status.tracer);
+        if tracer != 0 {
+            return Error::Traced { pid, command, tracer, tracer_command: proc::command(tracer) };
+        }
+        match source {
+            Errno::PERM | Errno::ACCESS => Error::Denied { pid, command },
+            source => Error::Kernel { call: "PTRACE_SEIZE", tid, source },
+        }
+    }
+
+    fn wait_for_stops(&mut self) -> Result<(), Error> {
+        let mut idle = 0u32;
+        while self.waiting > 0 {
+            match ptrace::wait_any(false) {
+                Ok(Some((tid, stop))) => {
+                    idle = 0;
+                    self.note(tid, stop)?;
+                }
+                Ok(None) => {
+                    // Most threads stop within microseconds of getting the processor, so it is given away first.
+                    idle += 1;
+                    if idle < 50 {
+                        std::thread::yield_now();
+                    } else {
+                        std::thread::sleep(Duration::from_micros(u64::from(idle.min(2000))));
+                    }
+                    if idle > 50 && Instant::now() > self.deadline {
+                        return Err(self.timed_out());
+                    }
+                }
+                // No child and no tracee is left: every seized thread has ended.
+                Err(Errno::CHILD) => {
+                    self.threads.clear();
+                    self.waiting = 0;
+                }
+                Err(source) => return Err(Error::Kernel { call: "waitpid", tid: self.root, source }),
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, tid: i32, stop: Stop) -> Result<(), Error> {
+        let Some((_, state)) = self.threads.get_mut(&tid) else { return Ok(()) };
+        match stop {
+            Stop::Interrupt | Stop::Group(_) => {
+                if state.replace(stop).is_none() {
+                    self.waiting -= 1;
+                }
+            }
+            // A signal on its way is delivered, and the stop we asked for comes after it.
+            Stop::Signal(signal) => continue_thread(tid, signal)?,
+            Stop::Syscall | Stop::Event(_) => continue_thread(tid, 0)?,
+            Stop::Exited(_) | Stop::Killed(_) => {
+                if state.is_none() {
+                    self.waiting -= 1;
+                }
+                self.threads.remove(&tid);
+            }
+        }
+        Ok(())
+    }
+
+    fn timed_out(&self) -> Error {
+        let late = self.threads.iter().find(|(_, (_, stop))| stop.is_none());
+        let (tid, pid) = late.map_or((self.root, self.root), |(tid, (pid, _))| (*tid, *pid));
+        let syscall = proc::read(tid, "syscall").unwrap_or_default();
+        let number = syscall.split(|byte| *byte == b' ').next().unwrap_or_default();
+        let why = match (number, proc::stat(tid).map(|stat| stat.state)) {
+            (b"58", _) => "it waits in vfork for its child to execute or exit",
+            (b"59" | b"322", _) => "it is in the middle of exec",
+            (_, Ok(b'D')) => "it is in an uninterruptible wait, as for a disk or a network file system",
+            _ => "it does not react",
+        };
+        Error::Timeout { pid, tid, command: proc::command(pid), waited: self.timeout, why }
+    }
+
+    /// Gathers what is known of a stopped process; `None` if it is gone.
+    fn describe(&self, pid: i32) -> Result<Option<StoppedProcess>, Error> {
+        let Ok(stat) = proc::stat(pid) else { return Ok(None) };
+        let Ok(status) = proc::status(pid) else { return Ok(None) };
+        let number = rustix::process::Pid::from_raw(pid);
+        let Some(number) = number else { return Ok(None) };
+        let Ok(pidfd) = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty()) else {
+            return Ok(None);
+        };
+        let mut tids: Vec<i32> =
+            self.threads.iter().filter(|(_, (owner, _))| *owner == pid).map(|(tid, _)| *tid).collect();
+        tids.sort_by_key(|tid| (*tid != pid, *tid));
+        let mut threads = Vec::with_capacity(tids.len());
+        let mut job_stop = None;
+        for tid in tids {
+            if let Some((_, Some(Stop::Group(signal)))) = self.threads.get(&tid) {
+                job_stop = Some(*signal);
+            }
+            if let Some(thread) = describe_thread(tid)? {
+                threads.push(thread);
+            }
+        }
+        let zombie = stat.is_zombie() && threads.is_empty();
+        Ok(Some(StoppedProcess {
+            pid,
+            inner: status.inner_pids.last().copied().unwrap_or(pid),
+            parent: stat.ppid,
+            pidfd,
+            threads,
+            job_stop,
+            zombie,
+            stat,
+            status,
+        }))
+    }
+
+    fn release(&mut self) {
+        // A thread that has not stopped yet can only be let go once it has: the interrupt is on its way.
+        for tid in self.threads.keys() {
+            if ptrace::detach(*tid, 0).is_ok() {
+                continue;
+            }
+            for _ in 0..1000 {
+                match ptrace::wait(*tid, false) {
+                    Ok(Some(Stop::Signal(signal))) => {
+                        let _ = ptrace::detach(*tid, signal);
+                        break;
+                    }
+                    Ok(Some(_)) => {
+                        let _ = ptrace::detach(*tid, 0);
+                        break;
+                    }
+                    // Our own end detaches the rest: the kernel lets a tracee go with its tracer.
+                    Ok(None) => std::thread::yield_now(),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+}
+
+fn continue_thread(tid: i32, signal: i32) -> Result<(), Error> {
+    match ptrace::cont(tid, signal) {
+        // Killed meanwhile: its end is reported by a later wait.
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(source) => Err(Error::Kernel { call: "PTRACE_CONT", tid, source }),
+    }
+}
+
+fn describe_thread(tid: i32) -> Result<Option<StoppedThread>, Error> {
+    let registers = match ptrace::registers(tid) {
+        Ok(registers) => registers,
+        Err(Errno::SRCH) => return Ok(None),
+        Err(source) => return Err(Error::Kernel { call: "PTRACE_GETREGSET", tid, source }),
+    };
+    let mask = ptrace::signal_mask(tid).map_err(|source| Error::Kernel {
+        call: "PTRACE_GETSIGMASK",
+        tid,
+        source,
+    })?;
+    let mut thread = StoppedThread { tid, inner: tid, registers, mask, reissue: false };
+    if let Ok(status) = proc::status(tid) {
+        thread.inner = status.inner_pids.last().copied().unwrap_or(tid);
+        if restart::stopped_with_eintr(&registers) {
+            let due = (status.pending | status.shared_pending) & !mask;
+            thread.reissue = due == 0;
+        }
+    }
+    if thread.reissue {
+        // At once, so that our death at any later moment leaves no trace of the interruption.
+        ptrace::set_registers(tid, &restart::reissued(&registers)).map_err(|source| Error::Kernel {
+            call: "PTRACE_SETREGSET",
+            tid,
+            source,
+        })?;
+    }
+    Ok(Some(thread))
+}
