@@ -4,6 +4,7 @@
 //! anything; what a call means for a freeze or a thaw stands with its caller.
 
 pub mod clone;
+pub mod fault;
 pub mod kcmp;
 pub mod memory;
 pub mod pagemap;
@@ -11,5 +12,6 @@ pub mod pidfd;
 pub mod probe;
 pub mod proc;
 pub mod ptrace;
+pub mod sched;
 
 mod raw;

@@ -79,9 +79,8 @@ fn inside(flags: u64) -> i32 {
         }))
     };
     // Private first, so that the mount of /proc does not spread to the world outside.
-    let mounted = mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE).and_then(|_| {
-        mount(c"proc", c"/proc", libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC)
-    });
+    let mounted = mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE)
+        .and_then(|_| mount(c"proc", c"/proc", libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC));
     if mounted.is_ok() { 0 } else { FAILED_MOUNT }
 }
 

@@ -2,13 +2,17 @@
 //!
 //! All of it is read as bytes: a command name or a path may be anything but NUL.
 
+mod limits;
 mod maps;
 mod stat;
 mod status;
+mod timers;
 
+pub use limits::limits;
 pub use maps::{Mapping, VmFlags, mappings};
 pub use stat::{Stat, stat};
 pub use status::{Status, status};
+pub use timers::{Target, Timer, timers};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};

@@ -1,0 +1,50 @@
+//! Faults injected at named steps, so that tests can show what a failure or a death leaves behind.
+//!
+//! `FROST_FAIL_AT=STEP` makes that step fail with EIO; `STEP:ENOSPC` (or another number or name of the few below)
+//! with that error; `STEP:kill` kills the process at that point, as if by SIGKILL from outside; `STEP:stop` stops
+//! it there, so that a test can do it harm by hand. A comma separates several.
+
+use rustix::io::{Errno, Result};
+use rustix::process::Signal;
+use std::sync::OnceLock;
+
+/// Fails, dies or stops here if the environment asks for it; else does nothing.
+pub fn point(step: &str) -> Result<()> {
+    static PLAN: OnceLock<Vec<(String, String)>> = OnceLock::new();
+    let plan = PLAN.get_or_init(|| parse(&std::env::var("FROST_FAIL_AT").unwrap_or_default()));
+    match plan.iter().find(|(name, _)| name == step).map(|(_, what)| what.as_str()) {
+        None => Ok(()),
+        Some("kill") => raise(Signal::KILL),
+        Some("stop") => raise(Signal::STOP),
+        Some("ENOSPC") => Err(Errno::NOSPC),
+        Some("ENOMEM") => Err(Errno::NOMEM),
+        Some("EPERM") => Err(Errno::PERM),
+        Some(number) => Err(Errno::from_raw_os_error(number.parse().unwrap_or(libc::EIO))),
+    }
+}
+
+fn raise(signal: Signal) -> Result<()> {
+    rustix::process::kill_process(rustix::process::getpid(), signal)
+}
+
+fn parse(text: &str) -> Vec<(String, String)> {
+    text.split(',')
+        .filter(|entry| !entry.is_empty())
+        .map(|entry| {
+            let (step, what) = entry.split_once(':').unwrap_or((entry, "EIO"));
+            (step.to_owned(), what.to_owned())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_names_steps_and_what_happens_there() {
+        let pair = |step: &str, what: &str| (step.to_owned(), what.to_owned());
+        assert_eq!(parse("a.b,c:kill"), vec![pair("a.b", "EIO"), pair("c", "kill")]);
+        assert!(parse("").is_empty());
+    }
+}
