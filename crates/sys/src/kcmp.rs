@@ -43,3 +43,27 @@ pub fn kcmp(a: i32, b: i32, resource: Resource) -> Result<Ordering> {
         _ => Ok(Ordering::Greater),
     }
 }
+
+/// Compares the file behind descriptor `fd` of process `a` with one that an epoll instance of process `b` watches:
+/// the `nth` that was added under number `watched`.
+///
+/// # Errors
+/// ENOENT if the instance watches no such file.
+///
+/// Source: `kcmp(2)`, KCMP_EPOLL_TFD, Linux 4.13.
+pub fn kcmp_watched(a: i32, fd: i32, b: i32, epoll: i32, watched: i32, nth: u32) -> Result<Ordering> {
+    /// `struct kcmp_epoll_slot`.
+    #[repr(C)]
+    struct Slot {
+        epoll: u32,
+        watched: u32,
+        nth: u32,
+    }
+    let slot = Slot { epoll: epoll as u32, watched: watched as u32, nth };
+    // SAFETY: `slot` is a live object of the layout that KCMP_EPOLL_TFD (7) reads.
+    match check(unsafe { libc::syscall(libc::SYS_kcmp, a, b, 7, i64::from(fd), &raw const slot) })? {
+        0 => Ok(Ordering::Equal),
+        1 => Ok(Ordering::Less),
+        _ => Ok(Ordering::Greater),
+    }
+}

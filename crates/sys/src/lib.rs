@@ -5,6 +5,8 @@
 
 pub mod clone;
 pub mod fault;
+pub mod fcntl;
+pub mod fdinfo;
 pub mod kcmp;
 pub mod memory;
 pub mod pagemap;
@@ -13,5 +15,10 @@ pub mod probe;
 pub mod proc;
 pub mod ptrace;
 pub mod sched;
+pub mod pty;
+pub mod signalfd;
+pub mod sock;
+pub mod timerfd;
+pub mod unix_diag;
 
 mod raw;

@@ -1,0 +1,42 @@
+//! Whom an asynchronous description signals: F_SETOWN and its like.
+
+use crate::raw::check;
+use rustix::fd::{AsFd, AsRawFd};
+use rustix::io::Result;
+
+// include/uapi/asm-generic/fcntl.h
+const F_SETSIG: libc::c_int = 10;
+const F_GETSIG: libc::c_int = 11;
+/// `fcntl` command that sets the owner from a [`struct f_owner_ex`](Owner).
+pub const F_SETOWN_EX: libc::c_int = 15;
+const F_GETOWN_EX: libc::c_int = 16;
+
+/// `struct f_owner_ex`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// F_OWNER_TID (0), F_OWNER_PID (1) or F_OWNER_PGRP (2).
+    pub kind: i32,
+    /// The thread, process or group in our pid namespace, 0 for none.
+    pub id: i32,
+}
+
+/// Reads who gets the signals of a description.
+pub fn owner(fd: impl AsFd) -> Result<Owner> {
+    let mut owner = Owner::default();
+    // SAFETY: `owner` is a live object of the layout that the command fills.
+    check(i64::from(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_GETOWN_EX, &raw mut owner) }))?;
+    Ok(owner)
+}
+
+/// Reads which signal that is, 0 for SIGIO.
+pub fn signal(fd: impl AsFd) -> Result<i32> {
+    // SAFETY: the command takes no argument.
+    check(i64::from(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_GETSIG) })).map(|signal| signal as i32)
+}
+
+/// Chooses the signal, 0 for SIGIO.
+pub fn set_signal(fd: impl AsFd, signal: i32) -> Result<()> {
+    // SAFETY: the command takes an integer.
+    check(i64::from(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_SETSIG, signal) })).map(drop)
+}

@@ -1,0 +1,250 @@
+//! Sockets: raw options, unix addresses, messages that are looked at without being taken.
+
+use crate::raw::check;
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::io::{Errno, Result};
+
+/// Longest `sun_path` (`struct sockaddr_un`).
+pub const UNIX_NAME_MAX: usize = 108;
+
+/// Reads an option into `out` and returns its length.
+pub fn option(fd: impl AsFd, level: i32, name: i32, out: &mut [u8]) -> Result<usize> {
+    let mut len = out.len() as libc::socklen_t;
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes, which `out` has, and stores how many.
+    let result = unsafe { libc::getsockopt(fd, level, name, out.as_mut_ptr().cast(), &raw mut len) };
+    check(i64::from(result)).map(|_| len as usize)
+}
+
+/// Reads an option that is an integer.
+pub fn int_option(fd: impl AsFd, level: i32, name: i32) -> Result<i32> {
+    let mut bytes = [0u8; 4];
+    option(fd, level, name, &mut bytes)?;
+    Ok(i32::from_ne_bytes(bytes))
+}
+
+/// Sets an option.
+pub fn set_option(fd: impl AsFd, level: i32, name: i32, value: &[u8]) -> Result<()> {
+    let len = value.len() as libc::socklen_t;
+    // SAFETY: the kernel reads at most `len` bytes of `value`.
+    let result = unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), len) };
+    check(i64::from(result)).map(drop)
+}
+
+/// Sets an option that is an integer.
+pub fn set_int_option(fd: impl AsFd, level: i32, name: i32, value: i32) -> Result<()> {
+    set_option(fd, level, name, &value.to_ne_bytes())
+}
+
+fn unix_address(name: &[u8]) -> Result<(libc::sockaddr_un, libc::socklen_t)> {
+    if name.is_empty() || name.len() > UNIX_NAME_MAX {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: the struct consists of integers, for which zero is valid.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    for (slot, byte) in address.sun_path.iter_mut().zip(name) {
+        *slot = *byte as libc::c_char;
+    }
+    let mut len = std::mem::offset_of!(libc::sockaddr_un, sun_path) + name.len();
+    if name[0] != 0 && name.len() < UNIX_NAME_MAX {
+        // A path is given with its NUL, as everybody does; the kernel counts it into what getsockname(2) returns.
+        len += 1;
+    }
+    Ok((address, len as libc::socklen_t))
+}
+
+fn unix_name(address: &libc::sockaddr_un, len: libc::socklen_t) -> Option<Vec<u8>> {
+    let len = (len as usize).checked_sub(std::mem::offset_of!(libc::sockaddr_un, sun_path))?;
+    if len == 0 || i32::from(address.sun_family) != libc::AF_UNIX {
+        return None;
+    }
+    let mut name: Vec<u8> = address.sun_path.iter().take(len).map(|byte| *byte as u8).collect();
+    if name[0] != 0 {
+        name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
+    }
+    Some(name)
+}
+
+/// Binds a unix socket to `name`: a path, or a NUL and an abstract name.
+pub fn bind_unix(fd: impl AsFd, name: &[u8]) -> Result<()> {
+    let (address, len) = unix_address(name)?;
+    // SAFETY: `address` is a live sockaddr_un of which `len` bytes are meant.
+    check(i64::from(unsafe { libc::bind(fd.as_fd().as_raw_fd(), (&raw const address).cast(), len) }))
+        .map(drop)
+}
+
+/// Connects a unix socket to `name`: a path, or a NUL and an abstract name.
+pub fn connect_unix(fd: impl AsFd, name: &[u8]) -> Result<()> {
+    let (address, len) = unix_address(name)?;
+    // SAFETY: `address` is a live sockaddr_un of which `len` bytes are meant.
+    let result = unsafe { libc::connect(fd.as_fd().as_raw_fd(), (&raw const address).cast(), len) };
+    check(i64::from(result)).map(drop)
+}
+
+/// Returns the name of a unix socket, or of its peer; `None` if it has none.
+pub fn unix_socket_name(fd: impl AsFd, peer: bool) -> Result<Option<Vec<u8>>> {
+    // SAFETY: the struct consists of integers, for which zero is valid.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes of `address`, and stores how many there were.
+    let result = unsafe {
+        if peer {
+            libc::getpeername(fd, (&raw mut address).cast(), &raw mut len)
+        } else {
+            libc::getsockname(fd, (&raw mut address).cast(), &raw mut len)
+        }
+    };
+    check(i64::from(result))?;
+    Ok(unix_name(&address, len))
+}
+
+/// A message that was looked at.
+#[derive(Debug)]
+pub struct Peeked {
+    /// Its bytes.
+    pub data: Vec<u8>,
+    /// The name of the unix socket that sent it, if it has one.
+    pub sender: Option<Vec<u8>>,
+    /// Duplicates of the descriptors that travel with it (SCM_RIGHTS), close-on-exec.
+    pub rights: Vec<OwnedFd>,
+    /// Whether the message, or what travels with it, is longer than what was read.
+    pub truncated: bool,
+}
+
+/// Looks at the next message or bytes of a unix socket, at most `max` bytes, without taking or waiting.
+///
+/// `None` if there is none. With SO_PEEK_OFF set on the socket, each call returns what follows the last one's.
+pub fn peek(fd: impl AsFd, max: usize) -> Result<Option<Peeked>> {
+    const SCM_RIGHTS: i32 = 1;
+    // 253 descriptors (SCM_MAX_FD), credentials, a pidfd and a security label all fit.
+    #[repr(C, align(8))]
+    struct Control([u8; 4096]);
+    let mut control = Control([0; 4096]);
+    let mut data = vec![0u8; max];
+    let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    // SAFETY: both structs consist of integers and pointers, for which zero is valid.
+    let (mut address, mut header): (libc::sockaddr_un, libc::msghdr) = unsafe { std::mem::zeroed() };
+    header.msg_name = (&raw mut address).cast();
+    header.msg_namelen = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = control.0.len();
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: `header` describes live buffers of the stated lengths.
+    let got = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut header, flags) };
+    let got = match check(got as libc::c_long) {
+        Ok(got) => got as usize,
+        Err(Errno::AGAIN) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    data.truncate(got);
+    let mut rights = Vec::new();
+    let used = header.msg_controllen.min(control.0.len());
+    let mut at = 0;
+    // A walk over `struct cmsghdr`: length (8 bytes), level, type, data, padded to 8.
+    while let Some(head) = control.0[..used].get(at..at + 16) {
+        let word =
+            |range: std::ops::Range<usize>| head[range].try_into().map(i32::from_ne_bytes).unwrap_or(0);
+        let len = head[..8].try_into().map(usize::from_ne_bytes).unwrap_or(0);
+        let Some(body) = control.0[..used].get(at + 16..at + len.max(16)) else { break };
+        let (level, kind) = (word(8..12), word(12..16));
+        // SCM_PIDFD (4) brings a descriptor too, which must not stay open.
+        if level == libc::SOL_SOCKET && (kind == SCM_RIGHTS || kind == 4) {
+            for raw in body.chunks_exact(4) {
+                let raw = raw.try_into().map(i32::from_ne_bytes).unwrap_or(-1);
+                if raw >= 0 {
+                    // SAFETY: the kernel just installed this descriptor for us, so nobody else owns it.
+                    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+                    if kind == SCM_RIGHTS {
+                        rights.push(fd);
+                    }
+                }
+            }
+        }
+        at += len.max(16).next_multiple_of(8);
+    }
+    Ok(Some(Peeked {
+        data,
+        sender: unix_name(&address, header.msg_namelen),
+        rights,
+        truncated: header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+    }))
+}
+
+/// Sends bytes through a unix socket without waiting and without SIGPIPE, with descriptors (at most 253), to
+/// `name` or to whom it is connected.
+pub fn send_unix(
+    fd: impl AsFd,
+    data: &[u8],
+    name: Option<&[u8]>,
+    rights: &[BorrowedFd<'_>],
+) -> Result<usize> {
+    #[repr(C, align(8))]
+    struct Control([u8; 1032]);
+    let mut control = Control([0; 1032]);
+    if rights.len() > 253 {
+        return Err(Errno::INVAL);
+    }
+    let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    // SAFETY: the struct consists of integers and pointers, for which zero is valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    let address = name.map(unix_address).transpose()?;
+    if let Some((address, len)) = &address {
+        header.msg_name = std::ptr::from_ref(address).cast_mut().cast();
+        header.msg_namelen = *len;
+    }
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    if !rights.is_empty() {
+        let len = 16 + 4 * rights.len();
+        control.0[..8].copy_from_slice(&len.to_ne_bytes());
+        control.0[8..12].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
+        control.0[12..16].copy_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
+        for (slot, fd) in control.0[16..len].chunks_exact_mut(4).zip(rights) {
+            slot.copy_from_slice(&fd.as_raw_fd().to_ne_bytes());
+        }
+        header.msg_control = control.0.as_mut_ptr().cast();
+        header.msg_controllen = len;
+    }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `header` describes live buffers of the stated lengths, which the call only reads.
+    check(unsafe { libc::sendmsg(fd.as_fd().as_raw_fd(), &raw const header, flags) } as libc::c_long)
+        .map(|sent| sent as usize)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    #[test]
+    fn a_peek_takes_nothing_and_shows_what_travels_along() {
+        let (a, b) = pair(SocketType::STREAM);
+        assert!(peek(&b, 100).unwrap().is_none());
+        send_unix(&a, b"one", None, &[std::io::stdin().as_fd()]).unwrap();
+        for _ in 0..2 {
+            let seen = peek(&b, 100).unwrap().unwrap();
+            assert_eq!((seen.data.as_slice(), seen.rights.len(), seen.truncated), (&b"one"[..], 1, false));
+        }
+    }
+
+    #[test]
+    fn abstract_names_and_paths_come_back_as_given() {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).unwrap();
+        assert_eq!(unix_socket_name(&socket, false).unwrap(), None);
+        let name = format!("\0frost-test-{}", std::process::id());
+        bind_unix(&socket, name.as_bytes()).unwrap();
+        assert_eq!(unix_socket_name(&socket, false).unwrap(), Some(name.into_bytes()));
+        let longest = [b'x'; UNIX_NAME_MAX];
+        assert_eq!(unix_address(&longest).unwrap().1, 110);
+        assert!(unix_address(&[b'x'; UNIX_NAME_MAX + 1]).is_err());
+    }
+}
