@@ -1,0 +1,67 @@
+//! The command line as a whole: the commands in groups, and what `frost help` shows.
+
+use crate::commands::Command;
+use crate::invocation::Global;
+use clap::{CommandFactory, Parser};
+
+/// Freezes a running program, keeps it, and thaws it
+///
+/// A frozen program is an image in the store: it needs no memory, survives a reboot, and goes on where it stood when
+/// it is thawed. An image holds all that the program knew, its secrets included.
+#[derive(Debug, Parser)]
+#[command(name = "frost", version)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The groups of `frost help`, in its order.
+const GROUPS: [(&str, &[&str]); 3] = [
+    ("Programs", &["freeze", "thaw", "check"]),
+    ("Images", &["list", "inspect", "verify", "rm", "gc", "export", "import"]),
+    ("First steps", &["demo", "help"]),
+];
+
+/// Builds the parser.
+pub(crate) fn command() -> clap::Command {
+    let mut command = Arguments::command();
+    // `help` and the global options of subcommands only exist once the command is built.
+    command.build();
+    let mut groups = String::new();
+    for (title, names) in GROUPS {
+        let commands: String = names
+            .iter()
+            .filter_map(|name| Some((name, command.find_subcommand(name)?.get_about()?)))
+            .map(|(name, about)| format!("  {name:<9} {about}\n"))
+            .collect();
+        if !commands.is_empty() {
+            groups.push_str(&format!("\n{title}:\n{commands}"));
+        }
+    }
+    let template = format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n{groups}\nOptions:\n{{options}}{{after-help}}"
+    );
+    Arguments::command().help_template(template).after_help("`frost help COMMAND` tells all of one command.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn each_command_that_is_not_hidden_stands_in_one_group() {
+        let command = command();
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let places =
+                GROUPS.iter().flat_map(|(_, names)| names.iter()).filter(|name| **name == sub.get_name());
+            assert_eq!(places.count(), 1, "{}", sub.get_name());
+        }
+    }
+}

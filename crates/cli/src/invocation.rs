@@ -1,0 +1,76 @@
+//! What every command shares: the global options, the clock, the store.
+
+use crate::failure::Failure;
+use crate::output;
+use crate::place::{self, Place};
+use clap::Args;
+use frost_model::Steps;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Options that every command takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Global {
+    /// The directory of the images [default: $FROST_HOME, else permafrost in the user's data directory]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Global options")]
+    pub(crate) store: Option<PathBuf>,
+    /// Print records, one to a line, instead of text
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+    /// Tell how long each step took, in microseconds
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) timings: bool,
+    /// As root, take images of other users, which hold code that will run
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) trust_owner: bool,
+    /// Tell more
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub(crate) verbose: bool,
+}
+
+/// One run of a command.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    /// What was asked of every command.
+    pub(crate) global: Global,
+    /// The steps that ended.
+    pub(crate) steps: Steps,
+}
+
+#[derive(Serialize)]
+struct Timings<'a> {
+    timings: &'a [frost_model::steps::Step],
+}
+
+impl Invocation {
+    /// Starts the clock.
+    pub(crate) fn new(global: Global) -> Self {
+        Self { global, steps: Steps::start() }
+    }
+
+    /// Finds the directory of the store, and tells if it may not be the one that was meant.
+    pub(crate) fn place(&self) -> Result<Place, Failure> {
+        let place = place::find(self.global.store.as_ref())?;
+        if let Some(remark) = &place.remark {
+            output::note(remark);
+        }
+        Ok(place)
+    }
+
+    /// Tells the timings, if they were asked for.
+    pub(crate) fn finish(&self) -> Result<(), Failure> {
+        if !self.global.timings {
+            return Ok(());
+        }
+        let steps = self.steps.done();
+        if self.global.json {
+            output::record(&Timings { timings: steps })?;
+        } else {
+            let mut rows: Vec<Vec<String>> =
+                steps.iter().map(|step| vec![step.name.clone(), format!("{:>9} us", step.us)]).collect();
+            rows.push(vec!["total".into(), format!("{:>9} us", self.steps.elapsed().as_micros())]);
+            output::to_stderr(&output::table(&rows));
+        }
+        Ok(())
+    }
+}

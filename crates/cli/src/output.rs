@@ -1,0 +1,139 @@
+//! Standard output and error: lines, records, colour, and quantities as a person reads them.
+
+use serde::Serialize;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+/// The version of the records that `--json` prints; each begins with it.
+const RECORD_VERSION: u32 = 1;
+
+/// A record as it is printed: the version first.
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    v: u32,
+    #[serde(flatten)]
+    record: &'a T,
+}
+
+/// Prints a line of the result to standard output.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// Prints a record of the result to standard output, on a line of its own.
+pub(crate) fn record<T: Serialize>(record: &T) -> io::Result<()> {
+    let text = serde_json::to_string(&Versioned { v: RECORD_VERSION, record }).map_err(io::Error::other)?;
+    line(&text)
+}
+
+/// Tells the user something that is not the result.
+pub(crate) fn note(text: &str) {
+    to_stderr(&format!("{text}\n"));
+}
+
+/// Writes to standard error. If that fails there is nobody left to tell.
+pub(crate) fn to_stderr(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Returns whether to colour what goes to standard error.
+pub(crate) fn stderr_has_colour() -> bool {
+    io::stderr().is_terminal() && colour_is_welcome()
+}
+
+/// Returns whether to colour what goes to standard output.
+pub(crate) fn stdout_has_colour() -> bool {
+    io::stdout().is_terminal() && colour_is_welcome()
+}
+
+/// `NO_COLOR` counts unless it is empty, as its authors say; a dumb terminal shows codes as text.
+fn colour_is_welcome() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Renders a size, as `4.1 MiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    // 1023.95 would be rounded to 1024.0.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if value < 99.95 { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
+}
+
+/// Renders a span, as `3.2 ms`.
+pub(crate) fn span(span: Duration) -> String {
+    let us = span.as_secs_f64() * 1e6;
+    if us < 1000.0 {
+        format!("{us:.0} us")
+    } else if us < 1e6 {
+        format!("{:.1} ms", us / 1e3)
+    } else {
+        format!("{:.2} s", us / 1e6)
+    }
+}
+
+/// Renders columns: each as wide as its widest cell, the last one as it is.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        })
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            if column + 1 == row.len() {
+                line.push_str(cell);
+            } else {
+                line.push_str(&format!("{cell:<width$}  ", width = widths[column]));
+            }
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_well_at_every_magnitude() {
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1024), "1.0 KiB");
+        assert_eq!(bytes(1024 * 1024 - 1), "1.0 MiB");
+        assert_eq!(bytes(512 * 1024 * 1024), "512 MiB");
+        assert_eq!(bytes(u64::MAX), "16384 PiB");
+    }
+
+    #[test]
+    fn spans_read_well_at_every_magnitude() {
+        assert_eq!(span(Duration::from_micros(12)), "12 us");
+        assert_eq!(span(Duration::from_micros(3_240)), "3.2 ms");
+        assert_eq!(span(Duration::from_millis(1_500)), "1.50 s");
+    }
+
+    #[test]
+    fn a_record_begins_with_its_version() {
+        #[derive(Serialize)]
+        struct Pid {
+            pid: i32,
+        }
+        let text = serde_json::to_string(&Versioned { v: RECORD_VERSION, record: &Pid { pid: 7 } }).unwrap();
+        assert_eq!(text, r#"{"v":1,"pid":7}"#);
+    }
+}

@@ -1,0 +1,67 @@
+//! The project's chores: `cargo xtask help` lists them.
+#![forbid(unsafe_code)]
+
+mod kinds;
+mod licences;
+mod run;
+mod setup;
+mod suite;
+
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Chores of the Permafrost repository
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Installs what the tests need (as root; else says what to install) and runs all of them
+    Test(suite::Options),
+    /// Installs the programs that the tests freeze, by apt
+    Setup,
+    /// Checks that each kind of object has its files, and writes docs/kinds.md
+    Kinds {
+        /// Only check, write nothing
+        #[arg(long)]
+        check: bool,
+    },
+    /// Checks the licences of everything that is linked in
+    Licences,
+}
+
+fn main() -> ExitCode {
+    let root = repository();
+    let outcome = match Arguments::parse().chore {
+        Chore::Test(options) => return suite::run(&root, &options),
+        Chore::Setup => setup::install(&root),
+        Chore::Kinds { check } => kinds::run(&root, check),
+        Chore::Licences => licences::check(&root),
+    };
+    match outcome {
+        run::Outcome::Passed(remark) => {
+            if let Some(remark) = remark {
+                println!("{remark}");
+            }
+            ExitCode::SUCCESS
+        }
+        run::Outcome::Skipped(reason) => {
+            println!("skipped: {reason}");
+            ExitCode::SUCCESS
+        }
+        run::Outcome::Failed(reason) => {
+            eprintln!("error: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The directory of the repository: above this package's own.
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}

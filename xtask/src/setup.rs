@@ -1,0 +1,81 @@
+//! The programs that the tests freeze, and how they are installed.
+
+use crate::run::{Outcome, is_installed, limited};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// A program that tests use, and Debian's package of it.
+struct Need {
+    program: &'static str,
+    package: &'static str,
+}
+
+const NEEDS: [Need; 9] = [
+    Need { program: "gcc", package: "gcc" },
+    Need { program: "/usr/bin/python3", package: "python3" },
+    Need { program: "redis-server", package: "redis-server" },
+    Need { program: "redis-benchmark", package: "redis-tools" },
+    Need { program: "sqlite3", package: "sqlite3" },
+    Need { program: "node", package: "nodejs" },
+    Need { program: "java", package: "openjdk-17-jdk-headless" },
+    Need { program: "curl", package: "curl" },
+    Need { program: "setpriv", package: "util-linux" },
+];
+
+/// Debian's numpy, for Debian's python.
+const NUMPY: &str = "python3-numpy";
+
+/// Installs what is missing as root; else tells what to install, and the tests skip what they lack.
+pub(crate) fn install(root: &Path) -> Outcome {
+    let missing = missing();
+    if missing.is_empty() {
+        return Outcome::Passed(Some("all programs are there".to_owned()));
+    }
+    let list = missing.join(" ");
+    if !rustix::process::geteuid().is_root() {
+        return Outcome::Skipped(format!(
+            "tests of missing programs are skipped; as root: apt-get install {list}"
+        ));
+    }
+    if !is_installed("apt-get") {
+        return Outcome::Skipped(format!("no apt-get here; tests of missing programs are skipped: {list}"));
+    }
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(arguments).current_dir(root).env("DEBIAN_FRONTEND", "noninteractive");
+        limited(&mut command, Duration::from_secs(600))
+    };
+    // An old list of packages may be good enough, and without a network there is no newer one.
+    if let Outcome::Failed(reason) = apt(&["-qq", "update"]) {
+        println!("{reason}");
+    }
+    let mut arguments = vec!["-qq", "-y", "--no-install-recommends", "install"];
+    arguments.extend(&missing);
+    match apt(&arguments) {
+        Outcome::Passed(_) => Outcome::Passed(Some(format!("installed {list}"))),
+        Outcome::Failed(reason) => {
+            Outcome::Skipped(format!("{reason}; tests of missing programs are skipped: {list}"))
+        }
+        skipped @ Outcome::Skipped(_) => skipped,
+    }
+}
+
+fn missing() -> Vec<&'static str> {
+    let mut missing: Vec<&str> = NEEDS
+        .iter()
+        .filter(|need| {
+            if need.program.starts_with('/') {
+                !Path::new(need.program).exists()
+            } else {
+                !is_installed(need.program)
+            }
+        })
+        .map(|need| need.package)
+        .collect();
+    let numpy = Command::new("/usr/bin/python3").args(["-c", "import numpy"]).output();
+    if !numpy.is_ok_and(|output| output.status.success()) {
+        missing.push(NUMPY);
+    }
+    missing
+}

@@ -1,0 +1,159 @@
+//! Everything that must hold before a change is taken, as steps that are reported one by one.
+
+use crate::run::{Outcome, is_installed, limited, watched};
+use crate::{kinds, licences, setup};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+/// What to run.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only the steps whose names contain one of these
+    steps: Vec<String>,
+    /// How long each fuzz target runs
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    fuzz_seconds: u64,
+}
+
+/// What the test runners reported.
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+    /// The reasons that tests gave for being skipped.
+    reasons: Vec<String>,
+}
+
+/// Runs the steps; the exit status tells whether all of them passed.
+pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
+    type Step<'a> = (&'static str, Box<dyn FnOnce(&mut Tally) -> Outcome + 'a>);
+    let cargo = |arguments: &[&str]| {
+        let mut command = Command::new("cargo");
+        command.args(arguments).current_dir(root);
+        command
+    };
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    let steps: Vec<Step<'_>> = vec![
+        ("setup", Box::new(|_| setup::install(root))),
+        ("format", Box::new(|_| limited(&mut cargo(&["fmt", "--all", "--check"]), minutes(2)))),
+        ("kinds", Box::new(|_| kinds::run(root, true))),
+        ("licences", Box::new(|_| licences::check(root))),
+        (
+            "lint",
+            Box::new(|_| {
+                let arguments =
+                    ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+                limited(&mut cargo(&arguments), minutes(10))
+            }),
+        ),
+        (
+            "docs",
+            Box::new(|_| {
+                let mut command = cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+                limited(command.env("RUSTDOCFLAGS", "-D warnings"), minutes(5))
+            }),
+        ),
+        (
+            "tests",
+            Box::new(|tally| {
+                let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+                watched(&mut command, minutes(25), |line| tally.read(line))
+            }),
+        ),
+        ("fuzz", Box::new(|_| fuzz(root, options.fuzz_seconds))),
+    ];
+    let mut tally = Tally::default();
+    let mut failed = false;
+    let mut report = Vec::new();
+    for (name, step) in steps {
+        if !options.steps.is_empty() && !options.steps.iter().any(|wanted| name.contains(wanted.as_str())) {
+            continue;
+        }
+        println!("== {name}");
+        let began = Instant::now();
+        let outcome = step(&mut tally);
+        let seconds = began.elapsed().as_secs_f64();
+        let (word, remark) = match outcome {
+            Outcome::Passed(remark) => ("ok", remark.unwrap_or_default()),
+            Outcome::Skipped(reason) => ("skipped", reason),
+            Outcome::Failed(reason) => {
+                failed = true;
+                ("FAILED", reason)
+            }
+        };
+        report.push(format!("{word:<8} {name:<9} {seconds:>6.1} s  {remark}").trim_end().to_owned());
+    }
+    println!("\n== summary");
+    for line in &report {
+        println!("{line}");
+    }
+    tally.reasons.sort();
+    tally.reasons.dedup();
+    for reason in &tally.reasons {
+        println!("skipped: {reason}");
+    }
+    println!("tests: {} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+impl Tally {
+    /// Reads a line that cargo's test runner printed.
+    fn read(&mut self, line: &str) {
+        if let Some(result) = line.strip_prefix("test result: ") {
+            // `ok. 3 passed; 0 failed; 1 ignored; 0 measured; ...`
+            let number = |word: &str| {
+                let before = result.split_once(word)?.0;
+                before.rsplit([' ', ';']).find(|part| !part.is_empty())?.parse::<u64>().ok()
+            };
+            self.passed += number(" passed").unwrap_or(0);
+            self.failed += number(" failed").unwrap_or(0);
+            self.skipped += number(" ignored").unwrap_or(0);
+        } else if let Some(reason) = line.trim_start().strip_prefix("skipped: ") {
+            self.reasons.push(reason.to_owned());
+        }
+    }
+}
+
+/// Runs each fuzz target for a short time. They need a nightly compiler and cargo-fuzz.
+fn fuzz(root: &Path, seconds: u64) -> Outcome {
+    let targets: Vec<String> = match std::fs::read_dir(root.join("fuzz/fuzz_targets")) {
+        Ok(entries) => entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_string_lossy().strip_suffix(".rs").map(str::to_owned))
+            .collect(),
+        Err(_) => return Outcome::Skipped("there are no fuzz targets yet".to_owned()),
+    };
+    if !is_installed("cargo-fuzz") {
+        return Outcome::Skipped("cargo-fuzz is not installed: cargo install cargo-fuzz".to_owned());
+    }
+    for target in &targets {
+        let mut command = Command::new("cargo");
+        command
+            .args(["+nightly", "fuzz", "run", target, "--", &format!("-max_total_time={seconds}")])
+            .current_dir(root);
+        if let failed @ Outcome::Failed(_) = limited(&mut command, Duration::from_secs(600 + seconds)) {
+            return failed;
+        }
+    }
+    Outcome::Passed(Some(format!("{} targets, {seconds} s each", targets.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runner_s_lines_are_added_up() {
+        let mut tally = Tally::default();
+        tally.read(
+            "test result: ok. 7 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        );
+        tally.read("test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out");
+        tally.read("skipped: no numpy");
+        tally.read("test a ... ok");
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (9, 3, 1));
+        assert_eq!(tally.reasons, ["no numpy"]);
+    }
+}
