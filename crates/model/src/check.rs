@@ -188,8 +188,12 @@ impl Checker<'_> {
                     }
                 }
                 Capability::Unix(socket) => {
-                    if let UnixState::Connected { peer } = socket.state {
-                        self.description(&place, peer)?;
+                    match &socket.state {
+                        UnixState::Connected { peer } => self.description(&place, *peer)?,
+                        UnixState::Listening { pending, .. } => {
+                            pending.iter().flatten().try_for_each(|id| self.description(&place, *id))?;
+                        }
+                        _ => {}
                     }
                     self.messages(&place, &socket.queue)?;
                 }

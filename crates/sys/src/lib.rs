@@ -14,10 +14,11 @@ pub mod pidfd;
 pub mod probe;
 pub mod proc;
 pub mod ptrace;
-pub mod sched;
 pub mod pty;
+pub mod sched;
 pub mod signalfd;
 pub mod sock;
+pub mod sock_options;
 pub mod timerfd;
 pub mod unix_diag;
 

@@ -1,11 +1,13 @@
 //! Capabilities: open file descriptions and what lies behind them. One kind, one file.
 
+mod describe;
 mod device;
 mod directory;
 mod epoll;
 mod eventfd;
 mod fifo;
 mod file;
+mod lock;
 mod memfd;
 mod outside;
 mod pidfd;
@@ -23,6 +25,7 @@ pub use epoll::{Epoll, Watch};
 pub use eventfd::EventFd;
 pub use fifo::Fifo;
 pub use file::{FileIdentity, FileRef};
+pub use lock::{Lock, LockKind};
 pub use memfd::Memfd;
 pub use outside::{Outside, OutsideKind};
 pub use pidfd::PidFd;
@@ -43,6 +46,8 @@ pub struct Description {
     pub flags: u32,
     /// Who gets SIGIO (F_SETOWN and F_SETSIG), if anyone.
     pub owner: Option<Owner>,
+    /// Locks that are held through it.
+    pub locks: Vec<Lock>,
     /// What it is.
     pub capability: Capability,
 }
@@ -61,7 +66,7 @@ pub struct Owner {
 /// Every kind of description that can be written into an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Capability {
-    /// A regular file with a name, or one that was deleted.
+    /// A regular file with a name, or one that was deleted; with O_PATH a node of any type but a directory.
     Regular(RegularFile),
     /// A directory.
     Directory(Directory),

@@ -64,7 +64,12 @@ pub enum UnixState {
     Listening {
         /// The backlog.
         backlog: u32,
+        /// Connections that it has not accepted, in order: the client's description, or `None` for one that is
+        /// closed already.
+        pending: Vec<Option<DescriptionId>>,
     },
+    /// It is connected to a listening socket of the tree, which has not accepted it.
+    Pending,
     /// It is connected to another socket of the tree.
     Connected {
         /// The peer's description, if a descriptor still refers to it.
@@ -72,6 +77,8 @@ pub enum UnixState {
     },
     /// Its peer had been closed.
     PeerClosed,
+    /// Its peer had been closed with messages unread, which the next read will report (ECONNRESET).
+    PeerReset,
 }
 
 /// A message in a receive queue.

@@ -1,0 +1,326 @@
+//! Socket options that can be read and set back: one table for all families.
+//!
+//! What is not in the table either cannot be read (multicast memberships, eBPF filters), is a fact rather than a
+//! setting (SO_ERROR, TCP_INFO), or changes by itself (TCP_QUICKACK, TCP_MAXSEG).
+
+use crate::sock::{int_option, option, set_option};
+use rustix::fd::AsFd;
+use rustix::io::{Errno, Result};
+
+/// An option of a socket: level, number and value.
+pub type Value = (i32, i32, Vec<u8>);
+
+/// How the value of an option is to be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Set as it was read.
+    Plain,
+    /// A text that ends where the kernel says, NUL included.
+    Text,
+    /// A buffer size: the kernel doubles what is set, and `SO_BUF_LOCK` tells by this bit whether it was set at all.
+    Buffer { force: i32, lock: i32 },
+}
+
+/// To which sockets an option belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum For {
+    All,
+    Unix,
+    Inet,
+    Inet6,
+    Tcp,
+    Udp,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    level: i32,
+    name: i32,
+    text: &'static str,
+    sockets: For,
+    form: Form,
+}
+
+const fn row(sockets: For, level: i32, name: i32, text: &'static str) -> Row {
+    Row { level, name, text, sockets, form: Form::Plain }
+}
+
+const SOCKET: i32 = libc::SOL_SOCKET;
+const IP: i32 = libc::IPPROTO_IP;
+const IPV6: i32 = libc::IPPROTO_IPV6;
+const TCP: i32 = libc::IPPROTO_TCP;
+const UDP: i32 = libc::IPPROTO_UDP;
+
+/// The table. Numbers are those of include/uapi/asm-generic/socket.h, linux/in.h, in6.h, tcp.h and udp.h.
+///
+/// In this order they are set: before the socket is bound, so V6ONLY, REUSEPORT and BINDTODEVICE take effect.
+const TABLE: &[Row] = &[
+    Row {
+        level: SOCKET,
+        name: 7,
+        text: "SO_SNDBUF",
+        sockets: For::All,
+        form: Form::Buffer { force: 32, lock: 1 },
+    },
+    Row {
+        level: SOCKET,
+        name: 8,
+        text: "SO_RCVBUF",
+        sockets: For::All,
+        form: Form::Buffer { force: 33, lock: 2 },
+    },
+    row(For::Inet, SOCKET, 2, "SO_REUSEADDR"),
+    row(For::Inet, SOCKET, 15, "SO_REUSEPORT"),
+    row(For::Inet, SOCKET, 5, "SO_DONTROUTE"),
+    row(For::All, SOCKET, 6, "SO_BROADCAST"),
+    row(For::All, SOCKET, 9, "SO_KEEPALIVE"),
+    row(For::All, SOCKET, 10, "SO_OOBINLINE"),
+    row(For::All, SOCKET, 12, "SO_PRIORITY"),
+    row(For::All, SOCKET, 13, "SO_LINGER"),
+    row(For::Unix, SOCKET, 16, "SO_PASSCRED"),
+    row(For::All, SOCKET, 18, "SO_RCVLOWAT"),
+    row(For::All, SOCKET, 20, "SO_RCVTIMEO"),
+    row(For::All, SOCKET, 21, "SO_SNDTIMEO"),
+    Row { level: SOCKET, name: 25, text: "SO_BINDTODEVICE", sockets: For::Inet, form: Form::Text },
+    row(For::All, SOCKET, 29, "SO_TIMESTAMP"),
+    row(For::All, SOCKET, 35, "SO_TIMESTAMPNS"),
+    row(For::All, SOCKET, 63, "SO_TIMESTAMP_NEW"),
+    row(For::All, SOCKET, 64, "SO_TIMESTAMPNS_NEW"),
+    row(For::Unix, SOCKET, 34, "SO_PASSSEC"),
+    row(For::Inet, SOCKET, 36, "SO_MARK"),
+    row(For::All, SOCKET, 40, "SO_RXQ_OVFL"),
+    row(For::All, SOCKET, 42, "SO_PEEK_OFF"),
+    row(For::All, SOCKET, 45, "SO_SELECT_ERR_QUEUE"),
+    row(For::Inet, SOCKET, 46, "SO_BUSY_POLL"),
+    row(For::Inet, SOCKET, 47, "SO_MAX_PACING_RATE"),
+    row(For::Inet, SOCKET, 60, "SO_ZEROCOPY"),
+    row(For::Unix, SOCKET, 76, "SO_PASSPIDFD"),
+    row(For::Inet, IP, 1, "IP_TOS"),
+    row(For::Inet, IP, 2, "IP_TTL"),
+    row(For::Inet, IP, 6, "IP_RECVOPTS"),
+    row(For::Inet, IP, 7, "IP_RETOPTS"),
+    row(For::Inet, IP, 8, "IP_PKTINFO"),
+    row(For::Inet, IP, 10, "IP_MTU_DISCOVER"),
+    row(For::Inet, IP, 11, "IP_RECVERR"),
+    row(For::Inet, IP, 12, "IP_RECVTTL"),
+    row(For::Inet, IP, 13, "IP_RECVTOS"),
+    row(For::Inet, IP, 15, "IP_FREEBIND"),
+    row(For::Inet, IP, 19, "IP_TRANSPARENT"),
+    row(For::Inet, IP, 21, "IP_MINTTL"),
+    row(For::Inet, IP, 24, "IP_BIND_ADDRESS_NO_PORT"),
+    row(For::Udp, IP, 32, "IP_MULTICAST_IF"),
+    row(For::Udp, IP, 33, "IP_MULTICAST_TTL"),
+    row(For::Udp, IP, 34, "IP_MULTICAST_LOOP"),
+    row(For::Udp, IP, 49, "IP_MULTICAST_ALL"),
+    row(For::Inet, IP, 50, "IP_UNICAST_IF"),
+    row(For::Inet, IP, 51, "IP_LOCAL_PORT_RANGE"),
+    row(For::Inet6, IPV6, 26, "IPV6_V6ONLY"),
+    row(For::Inet6, IPV6, 16, "IPV6_UNICAST_HOPS"),
+    row(For::Inet6, IPV6, 17, "IPV6_MULTICAST_IF"),
+    row(For::Inet6, IPV6, 18, "IPV6_MULTICAST_HOPS"),
+    row(For::Inet6, IPV6, 19, "IPV6_MULTICAST_LOOP"),
+    row(For::Inet6, IPV6, 23, "IPV6_MTU_DISCOVER"),
+    row(For::Inet6, IPV6, 25, "IPV6_RECVERR"),
+    row(For::Inet6, IPV6, 29, "IPV6_MULTICAST_ALL"),
+    row(For::Inet6, IPV6, 33, "IPV6_FLOWINFO_SEND"),
+    row(For::Inet6, IPV6, 49, "IPV6_RECVPKTINFO"),
+    row(For::Inet6, IPV6, 51, "IPV6_RECVHOPLIMIT"),
+    row(For::Inet6, IPV6, 62, "IPV6_DONTFRAG"),
+    row(For::Inet6, IPV6, 66, "IPV6_RECVTCLASS"),
+    row(For::Inet6, IPV6, 67, "IPV6_TCLASS"),
+    row(For::Inet6, IPV6, 70, "IPV6_AUTOFLOWLABEL"),
+    row(For::Inet6, IPV6, 72, "IPV6_ADDR_PREFERENCES"),
+    row(For::Inet6, IPV6, 73, "IPV6_MINHOPCOUNT"),
+    row(For::Inet6, IPV6, 75, "IPV6_TRANSPARENT"),
+    row(For::Inet6, IPV6, 76, "IPV6_UNICAST_IF"),
+    row(For::Inet6, IPV6, 78, "IPV6_FREEBIND"),
+    row(For::Tcp, TCP, 1, "TCP_NODELAY"),
+    row(For::Tcp, TCP, 3, "TCP_CORK"),
+    row(For::Tcp, TCP, 4, "TCP_KEEPIDLE"),
+    row(For::Tcp, TCP, 5, "TCP_KEEPINTVL"),
+    row(For::Tcp, TCP, 6, "TCP_KEEPCNT"),
+    row(For::Tcp, TCP, 7, "TCP_SYNCNT"),
+    row(For::Tcp, TCP, 8, "TCP_LINGER2"),
+    row(For::Tcp, TCP, 9, "TCP_DEFER_ACCEPT"),
+    row(For::Tcp, TCP, 10, "TCP_WINDOW_CLAMP"),
+    Row { level: TCP, name: 13, text: "TCP_CONGESTION", sockets: For::Tcp, form: Form::Text },
+    row(For::Tcp, TCP, 16, "TCP_THIN_LINEAR_TIMEOUTS"),
+    row(For::Tcp, TCP, 18, "TCP_USER_TIMEOUT"),
+    row(For::Tcp, TCP, 23, "TCP_FASTOPEN"),
+    row(For::Tcp, TCP, 25, "TCP_NOTSENT_LOWAT"),
+    row(For::Tcp, TCP, 27, "TCP_SAVE_SYN"),
+    row(For::Tcp, TCP, 30, "TCP_FASTOPEN_CONNECT"),
+    row(For::Tcp, TCP, 34, "TCP_FASTOPEN_NO_COOKIE"),
+    row(For::Tcp, TCP, 36, "TCP_INQ"),
+    row(For::Udp, UDP, 1, "UDP_CORK"),
+    row(For::Udp, UDP, 101, "UDP_NO_CHECK6_TX"),
+    row(For::Udp, UDP, 102, "UDP_NO_CHECK6_RX"),
+    row(For::Udp, UDP, 103, "UDP_SEGMENT"),
+    row(For::Udp, UDP, 104, "UDP_GRO"),
+];
+
+/// `SO_BUF_LOCK`: which buffer sizes were set by the program, Linux 5.15.
+const SO_BUF_LOCK: i32 = 72;
+
+/// Returns the options of `socket` that differ from those of `fresh`, a new socket of the same kind.
+///
+/// Options that this kernel or this kind of socket does not have are left out.
+pub fn differing(socket: impl AsFd, fresh: impl AsFd) -> Vec<Value> {
+    let (socket, fresh) = (socket.as_fd(), fresh.as_fd());
+    let kind = Kind::of(socket);
+    let mut values = Vec::new();
+    for row in TABLE.iter().filter(|row| kind.has(row.sockets)) {
+        let mut value = [0u8; 64];
+        let mut default = [0u8; 64];
+        let Ok(len) = option(socket, row.level, row.name, &mut value) else { continue };
+        let default_len = option(fresh, row.level, row.name, &mut default).unwrap_or(0);
+        let set = match row.form {
+            // Buffers also grow by themselves, which is no setting.
+            Form::Buffer { lock, .. } => match int_option(socket, SOCKET, SO_BUF_LOCK) {
+                Ok(locks) => locks & lock != 0,
+                Err(_) => value[..len] != default[..default_len],
+            },
+            Form::Plain | Form::Text => value[..len] != default[..default_len],
+        };
+        if set {
+            values.push((row.level, row.name, value[..len].to_vec()));
+        }
+    }
+    values
+}
+
+/// Sets options as [`differing`] returned them and returns those that could not be set, by name.
+///
+/// An option that is not in the table is not set: what comes from an image is not trusted to be harmless.
+pub fn set_all<'a>(
+    socket: impl AsFd,
+    values: impl IntoIterator<Item = (i32, i32, &'a [u8])>,
+) -> Vec<(&'static str, Errno)> {
+    let mut failed = Vec::new();
+    for (level, name, value) in values {
+        let Some(row) = TABLE.iter().find(|row| (row.level, row.name) == (level, name)) else {
+            failed.push(("an option that frost does not know", Errno::NOPROTOOPT));
+            continue;
+        };
+        if let Err(error) = set(socket.as_fd(), row, value) {
+            failed.push((row.text, error));
+        }
+    }
+    failed
+}
+
+fn set(socket: impl AsFd, row: &Row, value: &[u8]) -> Result<()> {
+    let socket = socket.as_fd();
+    if value.len() > 64 {
+        return Err(Errno::INVAL);
+    }
+    match row.form {
+        Form::Plain | Form::Text => set_option(socket, row.level, row.name, value),
+        Form::Buffer { force, .. } => {
+            let size = value.try_into().map(i32::from_ne_bytes).map_err(|_| Errno::INVAL)?;
+            let half = (size / 2).to_ne_bytes();
+            // Beyond net.core.wmem_max only with CAP_NET_ADMIN; without it the plain call clamps in silence.
+            if set_option(socket, row.level, force, &half).is_ok() {
+                return Ok(());
+            }
+            set_option(socket, row.level, row.name, &half)?;
+            if int_option(socket, row.level, row.name)? >= size { Ok(()) } else { Err(Errno::PERM) }
+        }
+    }
+}
+
+/// The facts of a socket that say which options it has.
+struct Kind {
+    domain: i32,
+    kind: i32,
+    protocol: i32,
+}
+
+impl Kind {
+    fn of(socket: impl AsFd) -> Self {
+        let fact = |name| int_option(socket.as_fd(), SOCKET, name).unwrap_or(-1);
+        Self { domain: fact(libc::SO_DOMAIN), kind: fact(libc::SO_TYPE), protocol: fact(libc::SO_PROTOCOL) }
+    }
+
+    fn has(&self, sockets: For) -> bool {
+        let inet6 = self.domain == libc::AF_INET6;
+        let inet = inet6 || self.domain == libc::AF_INET;
+        match sockets {
+            For::All => true,
+            For::Unix => self.domain == libc::AF_UNIX,
+            For::Inet => inet,
+            For::Inet6 => inet6,
+            // An MPTCP socket (262) takes the options of TCP too.
+            For::Tcp => inet && self.kind == libc::SOCK_STREAM,
+            For::Udp => inet && self.protocol == libc::IPPROTO_UDP,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::sock::set_int_option;
+    use rustix::fd::OwnedFd;
+    use rustix::net::{AddressFamily, SocketType, socket};
+
+    fn sockets() -> Vec<[OwnedFd; 3]> {
+        let make = |family, kind| {
+            let one = || socket(family, kind, None).unwrap();
+            [one(), one(), one()]
+        };
+        vec![
+            make(AddressFamily::UNIX, SocketType::STREAM),
+            make(AddressFamily::UNIX, SocketType::DGRAM),
+            make(AddressFamily::INET, SocketType::STREAM),
+            make(AddressFamily::INET, SocketType::DGRAM),
+            make(AddressFamily::INET6, SocketType::STREAM),
+            make(AddressFamily::INET6, SocketType::DGRAM),
+        ]
+    }
+
+    #[test]
+    fn a_fresh_socket_differs_in_nothing() {
+        for [socket, fresh, _] in sockets() {
+            assert_eq!(differing(&socket, &fresh), []);
+        }
+    }
+
+    #[test]
+    fn each_option_that_can_be_set_is_seen_and_set_back() {
+        let mut tried = 0;
+        for [socket, fresh, copy] in sockets() {
+            let kind = Kind::of(&socket);
+            for row in TABLE.iter().filter(|row| kind.has(row.sockets) && row.form == Form::Plain) {
+                let mut value = [0u8; 64];
+                let Ok(len) = option(&socket, row.level, row.name, &mut value) else { continue };
+                // Whatever the default is, one of these is another valid value of most options.
+                for candidate in [1i32, 0, 2, 7] {
+                    let mut new = value;
+                    new[..4].copy_from_slice(&candidate.to_ne_bytes());
+                    if new != value && set_option(&socket, row.level, row.name, &new[..len]).is_ok() {
+                        tried += 1;
+                        break;
+                    }
+                }
+            }
+            set_int_option(&socket, SOCKET, 7, 50_000).unwrap();
+            set_int_option(&socket, SOCKET, 8, 60_000).unwrap();
+            let values = differing(&socket, &fresh);
+            assert!(values.iter().any(|(_, name, _)| *name == 8));
+            let failed = set_all(&copy, values.iter().map(|(l, n, v)| (*l, *n, v.as_slice())));
+            assert_eq!(failed, [], "{values:?}");
+            assert_eq!(differing(&copy, &fresh), values);
+        }
+        assert!(tried > 100, "{tried}");
+    }
+
+    #[test]
+    fn an_option_outside_of_the_table_is_refused() {
+        let [socket, ..] = sockets().remove(0);
+        // SO_ATTACH_FILTER
+        assert_eq!(set_all(&socket, [(SOCKET, 26, &[0u8; 16][..])]).len(), 1);
+    }
+}
