@@ -21,5 +21,6 @@ pub mod sock;
 pub mod sock_options;
 pub mod timerfd;
 pub mod unix_diag;
+pub mod writeback;
 
 mod raw;
