@@ -1,0 +1,213 @@
+//! An image being made: invisible until its commit, and gone if that never comes.
+
+use crate::error::{Error, Result};
+use crate::instance::{Liveness, liveness};
+use crate::pack::PackWriter;
+use crate::root::{DRAFTS, IMAGES, LAST, MANIFEST, PACK, Root, dir_of, dir_of_name, write_all_at};
+use frost_image::{Blocks, Header, ImageId, Instance, Name, Then, encode};
+use frost_model::Checkpoint;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{self, FlockOperation, OFlags};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// An image being made. Dropped without a [`commit`](Draft::commit), it is removed; if its process is killed, the
+/// next command removes it.
+pub struct Draft {
+    place: Place,
+    name: Name,
+    pack: PackWriter,
+}
+
+/// What a commit made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The name and the version it got.
+    pub id: ImageId,
+    /// Bytes of the image: manifest and pack.
+    pub bytes: u64,
+    /// Images of the same program that were superseded, as their freezer had died before it ended the program.
+    /// This commit removed them.
+    pub replaced: Vec<ImageId>,
+}
+
+impl Draft {
+    pub(crate) fn new(root: &Arc<Root>, name: &Name) -> Result<Self> {
+        let place = Place::new(root, "freeze", name)?;
+        let file = place.create(PACK)?;
+        let pack = PackWriter::new(file, root.show(place.relative.join(PACK)));
+        Ok(Self { place, name: name.clone(), pack })
+    }
+
+    /// Returns the name that the image will have.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Returns the writer of the pack.
+    pub fn pack(&mut self) -> &mut PackWriter {
+        &mut self.pack
+    }
+
+    /// Makes the image complete, synced and visible, under the next version of its name.
+    ///
+    /// `origin` is the root process of the program, as [`observe`](crate::observe) saw it, and `then` what will be
+    /// done with it. With [`Then::End`] the image counts as superseded for as long as that very process runs, so a
+    /// freezer that dies between the commit and the end needs no further mark: end the root process last.
+    ///
+    /// All ranges that were reserved in the pack must be written by now.
+    ///
+    /// # Errors
+    /// Whatever it is, there is no new image then, and the draft is gone. [`Error::NoSpace`] if there was no room;
+    /// [`Error::Image`] if the checkpoint contradicts itself.
+    pub fn commit(mut self, checkpoint: &Checkpoint, origin: Instance, then: Then) -> Result<Committed> {
+        let blocks = self.pack.seal()?;
+        let bad = |source| Error::Image { path: self.place.show(MANIFEST), source };
+        checkpoint.validate(blocks.len_bytes()).map_err(|malformed| bad(malformed.into()))?;
+        // Its version stands in the header, and is known only under the lock.
+        let id = ImageId { name: self.name.clone(), version: 1 };
+        let mut header = Header::describe(id, checkpoint, origin, then);
+        let bytes = encode(&mut header, checkpoint, &blocks).map_err(bad)?;
+        self.place.publish(header, bytes, &blocks)
+    }
+}
+
+/// A directory below `drafts`, locked while its process lives and removed when dropped.
+pub(crate) struct Place {
+    pub(crate) root: Arc<Root>,
+    pub(crate) relative: PathBuf,
+    /// Holds the lock by which others see that we live.
+    dir: OwnedFd,
+    published: bool,
+}
+
+impl Place {
+    /// Makes and locks a directory. `kind` says what for: `freeze`, `import`, ...
+    pub(crate) fn new(root: &Arc<Root>, kind: &str, name: &Name) -> Result<Self> {
+        // Under the lock of the store, since a sweeper takes any draft it can lock for a dead one's.
+        let _lock = root.lock()?;
+        Self::new_locked(root, kind, name)
+    }
+
+    /// As `new`, for a caller that holds the lock of the store.
+    pub(crate) fn new_locked(root: &Arc<Root>, kind: &str, name: &Name) -> Result<Self> {
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| Error::io("get random bytes for", &root.show(DRAFTS), errno))?;
+        let (pid, random) = (std::process::id(), u64::from_ne_bytes(random));
+        let relative = Path::new(DRAFTS).join(format!("{kind}.{pid}.{random:016x}.{name}"));
+        root.make_dir(&relative)?;
+        let dir = root.open_dir(&relative)?;
+        fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|errno| Error::io("lock", &root.show(&relative), errno))?;
+        Ok(Self { root: Arc::clone(root), relative, dir, published: false })
+    }
+
+    pub(crate) fn show(&self, file: &str) -> PathBuf {
+        self.root.show(self.relative.join(file))
+    }
+
+    pub(crate) fn create(&self, file: &str) -> Result<OwnedFd> {
+        self.root.create(self.relative.join(file), OFlags::RDWR | OFlags::EXCL)
+    }
+
+    /// Writes the manifest file and renames the whole to the next version of its name.
+    ///
+    /// The pack is synced already. `header` gets its version here; `bytes` is the manifest file.
+    pub(crate) fn publish(
+        mut self,
+        mut header: Header,
+        mut bytes: Vec<u8>,
+        blocks: &Blocks,
+    ) -> Result<Committed> {
+        let path = self.show(MANIFEST);
+        let failed = |errno| Error::write(&path, errno, bytes.len() as u64, || self.root.free_bytes());
+        let file = self.create(MANIFEST)?;
+        write_all_at(file.as_fd(), &bytes[Header::LEN_BYTES..], Header::LEN_BYTES as u64).map_err(failed)?;
+
+        let lock = self.root.lock()?;
+        let name = header.id.name.clone();
+        header.id.version = next_version(&self.root, &name)?;
+        bytes[..Header::LEN_BYTES].copy_from_slice(&header.encode());
+        let failed = |errno| Error::write(&path, errno, bytes.len() as u64, || self.root.free_bytes());
+        write_all_at(file.as_fd(), &bytes[..Header::LEN_BYTES], 0).map_err(failed)?;
+        fs::fdatasync(&file).map_err(failed)?;
+        fs::fsync(&self.dir).map_err(failed)?;
+
+        let home = dir_of_name(&name);
+        if self.root.make_dir(&home)? {
+            self.root.sync_dir(IMAGES)?;
+        }
+        let target = dir_of(&header.id);
+        self.root.rename(&self.relative, &target)?;
+        if let Err(error) = self.root.sync_dir(&home) {
+            // It may not survive a power loss, so it must not be taken for an image.
+            self.root.rename(&target, &self.relative)?;
+            return Err(error);
+        }
+        self.published = true;
+        let replaced = remove_superseded(&self.root, &header);
+        drop(lock);
+        Ok(Committed { id: header.id, bytes: bytes.len() as u64 + blocks.len_bytes(), replaced })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.published {
+            // What cannot be removed now is found by the next command.
+            let _ = self.root.remove_tree(&self.relative);
+        }
+    }
+}
+
+/// The versions of a name, ascending.
+pub(crate) fn versions(root: &Root, name: &Name) -> Result<Vec<u32>> {
+    let mut versions: Vec<u32> =
+        root.names(dir_of_name(name))?.iter().filter_map(|entry| version_of(entry)).collect();
+    versions.sort_unstable();
+    Ok(versions)
+}
+
+/// Reads the name of a version's directory, which has one spelling.
+fn version_of(entry: &str) -> Option<u32> {
+    entry.parse().ok().filter(|version: &u32| *version > 0 && version.to_string() == entry)
+}
+
+/// The version after the highest that a name ever had. The caller holds the lock.
+fn next_version(root: &Root, name: &Name) -> Result<u32> {
+    let present = versions(root, name)?.last().copied().unwrap_or(0);
+    let last = present.max(last_version(root, name)?);
+    last.checked_add(1).ok_or_else(|| Error::NoVersions { name: name.to_string() })
+}
+
+/// The highest version that was ever removed by number, 0 if none was.
+pub(crate) fn last_version(root: &Root, name: &Name) -> Result<u32> {
+    let relative = dir_of_name(name).join(LAST);
+    let Some((file, _)) = root.open_file(&relative)? else { return Ok(0) };
+    let mut text = [0; 16];
+    let len = crate::root::read_full_at(file.as_fd(), &mut text, 0)
+        .map_err(|errno| Error::io("read", &root.show(&relative), errno))?;
+    Ok(std::str::from_utf8(&text[..len]).ok().and_then(|text| version_of(text.trim_end())).unwrap_or(0))
+}
+
+/// Removes the images that the new one replaces: of the same process, which was to be ended and was not.
+///
+/// The caller holds the lock. What cannot be removed stays superseded, so errors change nothing.
+fn remove_superseded(root: &Arc<Root>, new: &Header) -> Vec<ImageId> {
+    let mut replaced = Vec::new();
+    if new.origin.pid <= 0 || !matches!(liveness(&new.origin), Ok(Liveness::Runs)) {
+        return replaced;
+    }
+    for version in versions(root, &new.id.name).unwrap_or_default() {
+        let id = ImageId { name: new.id.name.clone(), version };
+        let Ok(old) = crate::image::read_header(root, &id) else { continue };
+        if id != new.id && old.origin == new.origin && old.then == Then::End {
+            let Ok(place) = Place::new_locked(root, "remove", &id.name) else { continue };
+            if root.rename(dir_of(&id), place.relative.join(version.to_string())).is_ok() {
+                replaced.push(id);
+            }
+        }
+    }
+    replaced
+}

@@ -1,0 +1,252 @@
+//! Writing a pack: raw pages, hashed beside the writing.
+
+use crate::error::{Error, Result, SpaceLimit};
+use crate::root::{free_bytes, read_full_at, write_all_at};
+use frost_image::{BLOCK_BYTES, Blocks, Tree};
+use frost_model::PAGE_SIZE;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// How much is read back at once for hashing: large enough for BLAKE3 to use all lanes, small enough for a cache.
+const HASH_BYTES: u64 = 4 * BLOCK_BYTES;
+
+/// How much must wait to be hashed before a thread is started for it; less is hashed at the end, in less time than
+/// a thread takes to start.
+const THREAD_BYTES: u64 = 1 << 20;
+
+/// How much is hashed between two requests to write it to the device.
+const WRITEBACK_BYTES: u64 = 8 << 20;
+
+/// Writes the pack of a draft.
+///
+/// A pack is a sequence of pages. Bytes go in by [`append`](Self::append), or are written by somebody else
+/// through [`file`](Self::file) into a range that was [`reserved`](Self::reserve). What is known to be
+/// [`filled`](Self::filled) is hashed by a thread of its own, which reads it back from the page cache while more is
+/// written, and asks the kernel to begin writing it to disk. Its memory is 256 KiB, and 32 bytes for each block.
+///
+/// The thread starts with the first MiB to hash, so a process that forks does so before it writes.
+pub struct PackWriter {
+    file: Arc<OwnedFd>,
+    path: PathBuf,
+    /// The first byte behind all that was appended and reserved; page-aligned.
+    end: u64,
+    /// All below is written. Never more than `end`.
+    filled: u64,
+    limit_bytes: u64,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<std::result::Result<Tree, Errno>>>,
+    /// Whether the thread could not be started, so that all is hashed at the end.
+    alone: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    orders: Mutex<Orders>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Orders {
+    /// All below may be hashed.
+    filled: u64,
+    /// No more will come.
+    sealed: bool,
+    /// What was hashed is of no use.
+    abandoned: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Orders> {
+        // The holders of this lock only assign, so what a panic would leave behind is whole.
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn order(&self, change: impl FnOnce(&mut Orders)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+}
+
+impl PackWriter {
+    /// Begins a pack in an empty file that can be read and written.
+    pub(crate) fn new(file: OwnedFd, path: PathBuf) -> Self {
+        let limit_bytes = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+        Self {
+            file: Arc::new(file),
+            path,
+            end: 0,
+            filled: 0,
+            limit_bytes,
+            shared: Arc::default(),
+            thread: None,
+            alone: false,
+        }
+    }
+
+    /// Returns the length so far: where the next bytes will lie. A multiple of the page size.
+    pub fn len_bytes(&self) -> u64 {
+        self.end
+    }
+
+    /// Checks that `len_bytes` more would find room, before anything is stopped for them.
+    ///
+    /// Nothing is reserved by it: others may use up the room meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] by free blocks, or by RLIMIT_FSIZE. A used-up quota shows only when writing.
+    pub fn require_space(&self, len_bytes: u64) -> Result<()> {
+        self.require_length(self.end.saturating_add(len_bytes))?;
+        let free = free_bytes(self.file());
+        if free < len_bytes {
+            return Err(self.no_space(SpaceLimit::FileSystem, len_bytes));
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes` at the end, and returns the offset in the pack at which they begin: a multiple of the page
+    /// size. What remains of their last page is zero.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] and [`Error::Io`]. The pack is then as it was before; it may be appended to again.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<u64> {
+        let offset = self.end;
+        let end = page_end(offset, bytes.len() as u64);
+        self.require_length(end)?;
+        write_all_at(self.file(), bytes, offset)
+            .map_err(|errno| self.write_error(errno, bytes.len() as u64))?;
+        self.end = end;
+        if self.filled == offset {
+            self.filled(end);
+        }
+        Ok(offset)
+    }
+
+    /// Sets aside `len_bytes` at the end, which somebody else writes through [`file`](Self::file), and returns the
+    /// offset at which they begin: a multiple of the page size. The end of their last page is zero if not written.
+    ///
+    /// Disk space is not reserved by it; [`require_space`](Self::require_space) looks whether there is some. Until
+    /// [`filled`](Self::filled) is called, neither this range nor anything behind it is hashed.
+    pub fn reserve(&mut self, len_bytes: u64) -> u64 {
+        let offset = self.end;
+        self.end = page_end(offset, len_bytes);
+        offset
+    }
+
+    /// Says that all bytes of the pack below `up_to` are written and will not change, so that they may be hashed.
+    ///
+    /// What lies below an earlier `up_to` stays so; a commit takes all that was appended and reserved for filled.
+    pub fn filled(&mut self, up_to: u64) {
+        self.filled = up_to.min(self.end).max(self.filled);
+        if self.thread.is_none() && !self.alone && self.filled >= THREAD_BYTES {
+            let (file, shared) = (Arc::clone(&self.file), Arc::clone(&self.shared));
+            let spawned = std::thread::Builder::new()
+                .name("frost-hash".to_owned())
+                .spawn(move || hash(file.as_fd(), &shared));
+            self.alone = spawned.is_err();
+            self.thread = spawned.ok();
+        }
+        let filled = self.filled;
+        self.shared.order(|orders| orders.filled = filled);
+    }
+
+    /// Returns the file, open for reading and writing, its offsets those of the pack.
+    ///
+    /// Its file offset is nobody's: use pread and pwrite.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Returns the path of the file, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ends the pack: hashes what is left, and makes its bytes survive a power loss.
+    pub(crate) fn seal(&mut self) -> Result<Blocks> {
+        // Reserved bytes at the end that nobody wrote are zeros; the file is made as long as the pack.
+        fs::ftruncate(self.file(), self.end).map_err(|errno| self.write_error(errno, self.end))?;
+        let end = self.end;
+        self.shared.order(|orders| {
+            orders.filled = end;
+            orders.sealed = true;
+        });
+        let hashed = match self.thread.take() {
+            Some(thread) => thread.join().unwrap_or(Err(Errno::IO)),
+            None => hash(self.file.as_fd(), &self.shared),
+        };
+        let tree = hashed.map_err(|errno| Error::io("read back", &self.path, errno))?;
+        if tree.len_bytes() != end {
+            let why = std::io::Error::other("it was made shorter while it was written");
+            return Err(Error::io("read back", &self.path, why));
+        }
+        fs::fdatasync(self.file()).map_err(|errno| self.write_error(errno, end))?;
+        Ok(tree.finish())
+    }
+
+    fn require_length(&self, len_bytes: u64) -> Result<()> {
+        // Asked before the write: the signal that comes with EFBIG (SIGXFSZ) would end us.
+        if len_bytes > self.limit_bytes {
+            return Err(self.no_space(SpaceLimit::FileSize, len_bytes - self.end));
+        }
+        Ok(())
+    }
+
+    fn no_space(&self, limit: SpaceLimit, needed_bytes: u64) -> Error {
+        Error::NoSpace { path: self.path.clone(), limit, needed_bytes, free_bytes: free_bytes(self.file()) }
+    }
+
+    fn write_error(&self, errno: Errno, needed_bytes: u64) -> Error {
+        Error::write(&self.path, errno, needed_bytes, || free_bytes(self.file()))
+    }
+}
+
+impl Drop for PackWriter {
+    fn drop(&mut self) {
+        self.shared.order(|orders| orders.abandoned = true);
+        if let Some(thread) = self.thread.take() {
+            // Its result is of no use any more.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn page_end(offset: u64, len_bytes: u64) -> u64 {
+    offset.saturating_add(len_bytes).checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX - (PAGE_SIZE - 1))
+}
+
+/// Hashes a file up to where it is filled, until it is sealed or abandoned.
+fn hash(file: BorrowedFd<'_>, shared: &Shared) -> std::result::Result<Tree, Errno> {
+    let mut tree = Tree::new();
+    let mut buffer = vec![0; HASH_BYTES as usize];
+    let mut written_back = 0;
+    loop {
+        let hashed = tree.len_bytes();
+        let orders = {
+            let mut orders = shared.lock();
+            while !orders.abandoned && !orders.sealed && orders.filled - hashed < HASH_BYTES {
+                orders = shared.changed.wait(orders).unwrap_or_else(PoisonError::into_inner);
+            }
+            *orders
+        };
+        let len = HASH_BYTES.min(orders.filled - hashed);
+        if orders.abandoned || len == 0 {
+            return Ok(tree);
+        }
+        let bytes = &mut buffer[..len as usize];
+        if read_full_at(file, bytes, hashed)? < bytes.len() {
+            return Ok(tree);
+        }
+        tree.push(bytes);
+        if tree.len_bytes() - written_back >= WRITEBACK_BYTES {
+            // Only so that the sync at the end is short; what cannot be begun now is done then.
+            let _ =
+                frost_sys::writeback::start_writeback(file, written_back, tree.len_bytes() - written_back);
+            written_back = tree.len_bytes();
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Opening a store, and finding images in it.
+
+use crate::draft::{Draft, versions};
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::root::{DRAFTS, IMAGES, Root, dir_of};
+use frost_image::{ImageId, Name};
+use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a store is, and whom to trust.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Its directory, which is made with its parents if it does not exist.
+    pub root: PathBuf,
+    /// Whether root may use a store of another user, whose images it would then run as root.
+    pub trust_owner: bool,
+}
+
+/// A directory of images.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) root: Arc<Root>,
+    swept: Vec<Leftover>,
+}
+
+/// What a process that died had begun and left in the store; it was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// What was being done: `freeze`, `import`, `remove`, `compress`.
+    pub doing: String,
+    /// To the images of which name.
+    pub name: String,
+    /// The pid it had.
+    pub pid: u32,
+    /// How many bytes of disk its removal freed.
+    pub freed_bytes: u64,
+}
+
+impl Store {
+    /// Opens a store, making its directory if there is none, and sweeps what dead processes left in it.
+    ///
+    /// # Errors
+    /// [`Error::OtherOwner`] if it is not ours; [`Error::Writable`] if others may write to it.
+    pub fn open(options: &OpenOptions) -> Result<Self> {
+        let path = &options.root;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = || fs::open(path, flags, Mode::empty());
+        let fd = match open() {
+            Err(Errno::NOENT) => {
+                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
+                    Errno::from_io_error(&source).map_or_else(
+                        || Error::io("make", path, std::io::ErrorKind::Other),
+                        |errno| Error::write(path, errno, 4096, || 0),
+                    )
+                })?;
+                open()
+            }
+            other => other,
+        };
+        let fd = fd.map_err(|errno| Error::io("open", path, errno))?;
+        let stat = fs::fstat(&fd).map_err(|errno| Error::io("stat", path, errno))?;
+        let user = rustix::process::geteuid().as_raw();
+        if stat.st_uid != user && !(user == 0 && options.trust_owner) {
+            return Err(Error::OtherOwner { path: path.clone(), owner: stat.st_uid, user });
+        }
+        if stat.st_mode & 0o022 != 0 {
+            return Err(Error::Writable { path: path.clone(), mode: stat.st_mode & 0o7777 });
+        }
+        let root = Arc::new(Root::new(fd, path.clone(), (stat.st_uid, stat.st_gid)));
+        for dir in [IMAGES, DRAFTS] {
+            // A store on a read-only medium can be read without them.
+            if let Err(error) = root.make_dir(dir)
+                && root.open_dir(dir).is_err()
+            {
+                return Err(error);
+            }
+        }
+        let swept = sweep(&root);
+        Ok(Self { root, swept })
+    }
+
+    /// Returns its directory.
+    pub fn path(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// Returns the user whose store it is.
+    pub fn owner(&self) -> u32 {
+        self.root.owner()
+    }
+
+    /// Returns what [`open`](Self::open) found of processes that had died, and removed.
+    pub fn swept(&self) -> &[Leftover] {
+        &self.swept
+    }
+
+    /// Returns how many bytes can still be written; 0 if that cannot be known.
+    pub fn free_bytes(&self) -> u64 {
+        self.root.free_bytes()
+    }
+
+    /// Begins a new version of a name, which nobody sees before its commit.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`], [`Error::Busy`].
+    pub fn begin(&self, name: &Name) -> Result<Draft> {
+        Draft::new(&self.root, name)
+    }
+
+    /// Finds the image that `spec` denotes: the newest of a name (`web`), or a version of it (`web@2`).
+    ///
+    /// # Errors
+    /// [`Error::Name`] if `spec` is no name, [`Error::NoSuchImage`] if there is none.
+    pub fn resolve(&self, spec: &str) -> Result<ImageId> {
+        let parsed = ImageId::parse_spec(spec);
+        let (name, version) = parsed.map_err(|source| Error::Name { spec: spec.to_owned(), source })?;
+        let versions = self.versions(&name)?;
+        let found = match version {
+            None => versions.last().copied(),
+            Some(version) => Some(version).filter(|version| versions.contains(version)),
+        };
+        match found {
+            Some(version) => Ok(ImageId { name, version }),
+            None => Err(Error::NoSuchImage { spec: spec.to_owned(), versions }),
+        }
+    }
+
+    /// Returns the versions of a name, ascending; none if there is no such name.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn versions(&self, name: &Name) -> Result<Vec<u32>> {
+        versions(&self.root, name)
+    }
+
+    /// Opens an image of this machine's architecture: header and manifest are verified, decoded and validated.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`]; [`Error::Image`] if it is damaged, cut short, too new, or of another architecture.
+    pub fn open_image(&self, id: &ImageId) -> Result<Image> {
+        Image::open(&self.root, id)
+    }
+
+    /// Returns the directory of an image, for messages.
+    pub fn path_of(&self, id: &ImageId) -> PathBuf {
+        self.root.show(dir_of(id))
+    }
+
+    pub(crate) fn names(&self) -> Result<Vec<Name>> {
+        let names = self.root.names(IMAGES)?;
+        Ok(names.iter().filter_map(|name| Name::new(name).ok()).collect())
+    }
+}
+
+/// Removes the drafts whose process has died. What cannot be removed, or not now, stays for the next command.
+fn sweep(root: &Arc<Root>) -> Vec<Leftover> {
+    let mut swept = Vec::new();
+    let drafts = root.names(DRAFTS).unwrap_or_default();
+    if drafts.is_empty() {
+        return swept;
+    }
+    let Ok(_lock) = root.lock() else { return swept };
+    for draft in drafts {
+        let relative = Path::new(DRAFTS).join(&draft);
+        let Ok(dir) = root.open_dir(&relative) else { continue };
+        if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
+        }
+        let Ok(freed_bytes) = root.remove_tree(&relative) else { continue };
+        let mut parts = draft.splitn(4, '.');
+        let mut part = || parts.next().unwrap_or_default().to_owned();
+        let (doing, pid, _random, name) = (part(), part(), part(), part());
+        swept.push(Leftover { doing, name, pid: pid.parse().unwrap_or(0), freed_bytes });
+    }
+    swept
+}
