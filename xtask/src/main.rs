@@ -9,7 +9,8 @@ mod suite;
 
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 /// Chores of the Permafrost repository
 #[derive(Parser)]
@@ -33,6 +34,12 @@ enum Chore {
     },
     /// Checks the licences of everything that is linked in
     Licences,
+    /// Builds for release and measures freeze and thaw beside their floors
+    Bench {
+        /// Options of `frost-bench run`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -42,6 +49,7 @@ fn main() -> ExitCode {
         Chore::Setup => setup::install(&root),
         Chore::Kinds { check } => kinds::run(&root, check),
         Chore::Licences => licences::check(&root),
+        Chore::Bench { options } => bench(&root, &options),
     };
     match outcome {
         run::Outcome::Passed(remark) => {
@@ -58,6 +66,20 @@ fn main() -> ExitCode {
             eprintln!("error: {reason}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Builds frost and its bench for release, and runs the bench.
+fn bench(root: &Path, options: &[String]) -> run::Outcome {
+    let hour = Duration::from_secs(3600);
+    let mut build = Command::new("cargo");
+    build.args(["build", "--release", "--locked", "-p", "frost", "-p", "frost-bench"]).current_dir(root);
+    match run::limited(&mut build, hour) {
+        run::Outcome::Passed(_) => {
+            let mut bench = Command::new(root.join("target/release/frost-bench"));
+            run::limited(bench.arg("run").args(options).current_dir(root), hour)
+        }
+        failed => failed,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod fcntl;
 pub mod fdinfo;
 pub mod kcmp;
 pub mod memory;
+pub mod own;
 pub mod pagemap;
 pub mod pidfd;
 pub mod probe;

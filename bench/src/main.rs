@@ -1,0 +1,87 @@
+//! Measures freeze and thaw, each beside the floor it is compared with: the least that any program must do.
+//!
+//! | figure | from | to | floor |
+//! |---|---|---|---|
+//! | `freeze-SIZE` | start of `frost freeze` | its end: image synced, program gone | write and fsync of as much |
+//! | `thaw-SIZE` | start of `frost thaw` | its end: program runs | reading as much into huge pages |
+//! | `freeze-4M`, `thaw-4M` | the same | the same | starting `frost --version` |
+//! | `peak-freeze`, `peak-thaw` | | greatest resident set of any process of frost, bytes | |
+//!
+//! The memory is incompressible. Floor and ours take turns in one run, on one file system; what was written stays in
+//! the page cache, for both. All raw numbers go to a file below `runs/`, with the machine they come from.
+#![forbid(unsafe_code)]
+
+mod figures;
+mod machine;
+mod memory;
+mod program;
+mod report;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Measures freeze and thaw beside their floors
+#[derive(Parser)]
+#[command(name = "frost-bench")]
+struct Arguments {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Measures all figures
+    Run(Run),
+    /// Is the program that is frozen: fills its memory, says `ready`, and sleeps
+    #[command(hide = true)]
+    Program {
+        /// How much memory it holds
+        bytes: usize,
+    },
+    /// Runs a command, waits for it and all that it left behind, and prints the greatest resident set of any
+    #[command(hide = true)]
+    Peak {
+        /// Wait for the command only: what it left behind goes on
+        #[arg(long)]
+        command_only: bool,
+        /// The command
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+/// What to measure, and where.
+#[derive(clap::Args, Clone)]
+struct Run {
+    /// The frost to measure
+    #[arg(long, default_value = "target/release/frost")]
+    frost: PathBuf,
+    /// Where the store and the floor's file lie
+    #[arg(long, default_value = "target/bench")]
+    directory: PathBuf,
+    /// Where raw results are kept
+    #[arg(long, default_value = "bench/runs")]
+    results: PathBuf,
+    /// Rounds of each figure; those of 4 GiB have half as many
+    #[arg(long, default_value_t = 10)]
+    rounds: u32,
+    /// The sizes of the large programs in MiB
+    #[arg(long, value_delimiter = ',', default_value = "512,4096")]
+    sizes: Vec<usize>,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().mode {
+        Mode::Run(run) => figures::run(&run),
+        Mode::Program { bytes } => memory::be_a_program(bytes),
+        Mode::Peak { command_only, command } => program::print_peak(&command, command_only),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Memory of our own: anonymous mappings, and how much of it was used.
+
+use crate::raw::check;
+use rustix::io::Result;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+/// The size of a huge page of x86-64.
+pub const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// A private anonymous mapping, aligned to a huge page, zero at first.
+#[derive(Debug)]
+pub struct Anonymous {
+    start: NonNull<u8>,
+    len_bytes: usize,
+    /// The whole mapping, of which the aligned part is used.
+    mapped: NonNull<u8>,
+    mapped_bytes: usize,
+}
+
+impl Anonymous {
+    /// Maps `len_bytes`.
+    ///
+    /// # Errors
+    /// ENOMEM; EINVAL for no bytes at all.
+    pub fn map(len_bytes: usize) -> Result<Self> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+        let mapped_bytes = len_bytes
+            .checked_add(HUGE_PAGE_BYTES)
+            .filter(|_| len_bytes > 0)
+            .ok_or(rustix::io::Errno::INVAL)?;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that anybody has.
+        let mapped = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                mapped_bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        let mapped = NonNull::new(mapped.cast::<u8>()).ok_or(rustix::io::Errno::NOMEM)?;
+        let skip = mapped.as_ptr().align_offset(HUGE_PAGE_BYTES);
+        // SAFETY: `skip` is less than a huge page, by which the mapping is longer than what is used of it.
+        let start = unsafe { mapped.add(skip) };
+        Ok(Self { start, len_bytes, mapped, mapped_bytes })
+    }
+
+    /// Puts the range of whole huge pages at `offset` into huge pages, whether or not it was touched.
+    ///
+    /// # Errors
+    /// EINVAL if the range is not of whole huge pages inside, or the kernel lacks MADV_COLLAPSE (Linux 6.1); EAGAIN
+    /// and ENOMEM if no huge page is free.
+    pub fn collapse(&mut self, offset: usize, len_bytes: usize) -> Result<()> {
+        /// `include/uapi/asm-generic/mman-common.h`.
+        const MADV_COLLAPSE: libc::c_int = 25;
+        let inside = offset.checked_add(len_bytes).is_some_and(|end| end <= self.len_bytes);
+        if !inside || !offset.is_multiple_of(HUGE_PAGE_BYTES) || !len_bytes.is_multiple_of(HUGE_PAGE_BYTES) {
+            return Err(rustix::io::Errno::INVAL);
+        }
+        // Without a page table there is nothing to collapse.
+        for page in self[offset..offset + len_bytes].chunks_mut(HUGE_PAGE_BYTES) {
+            page[0] = page[0].wrapping_add(0);
+        }
+        // SAFETY: the range lies in our mapping, and the call leaves its content as it is.
+        let result =
+            unsafe { libc::madvise(self.start.as_ptr().add(offset).cast(), len_bytes, MADV_COLLAPSE) };
+        check(libc::c_long::from(result)).map(drop)
+    }
+}
+
+impl Deref for Anonymous {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `map` made `len_bytes` readable bytes there, which live as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len_bytes) }
+    }
+}
+
+impl DerefMut for Anonymous {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; `self` is borrowed mutably, and nobody else knows the address.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len_bytes) }
+    }
+}
+
+impl Drop for Anonymous {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no borrow of it outlives `self`. It cannot fail for such a range.
+        let _ = unsafe { rustix::mm::munmap(self.mapped.as_ptr().cast(), self.mapped_bytes) };
+    }
+}
+
+/// Returns the greatest resident set that any one of the children had for which we have waited, in bytes, and
+/// theirs if they have waited for them.
+///
+/// Source: `getrusage(2)`, RUSAGE_CHILDREN; `ru_maxrss` counts KiB.
+pub fn peak_of_children_bytes() -> Result<u64> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel fills the struct, which is of its size.
+    check(libc::c_long::from(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) }))?;
+    // SAFETY: zeroed bytes are a valid rusage, and the call has filled it.
+    let usage = unsafe { usage.assume_init() };
+    Ok(u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_aligned_zero_and_writable() {
+        let mut memory = Anonymous::map(3 * HUGE_PAGE_BYTES).unwrap();
+        assert!(memory.as_ptr().addr().is_multiple_of(HUGE_PAGE_BYTES));
+        assert!(memory.iter().step_by(4096).all(|byte| *byte == 0));
+        memory[HUGE_PAGE_BYTES] = 7;
+        // Whether there are huge pages depends on the machine; the content does not.
+        let _ = memory.collapse(HUGE_PAGE_BYTES, HUGE_PAGE_BYTES);
+        assert_eq!(memory[HUGE_PAGE_BYTES], 7);
+    }
+
+    #[test]
+    fn a_range_beyond_the_end_is_refused() {
+        let mut memory = Anonymous::map(HUGE_PAGE_BYTES).unwrap();
+        assert!(memory.collapse(HUGE_PAGE_BYTES, HUGE_PAGE_BYTES).is_err());
+        assert!(memory.collapse(usize::MAX, HUGE_PAGE_BYTES).is_err());
+    }
+}
