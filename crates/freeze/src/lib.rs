@@ -1,1 +1,108 @@
-//! freeze
+//! Running process to image.
+//!
+//! [`freeze`] finds a process and all of its descendants, stops every thread, captures the four sessions and the
+//! capabilities, writes image and pack, and only when both are synced and the image has its name, ends the tree or
+//! lets it go on. [`check`] lists what would be in the way, without stopping anything.
+//!
+//! The work is done by a guardian, a process of its own ([`guardian`]), in named [`STEPS`]. Until the commit every
+//! way out, an error, a panic, a SIGKILL of the guardian, lets the program run on as it was: all that was changed in
+//! it are the registers of threads inside of a tape, and those find back by themselves
+//! (`frost_tracee::inject`).
+#![forbid(unsafe_code)]
+
+pub mod cap;
+mod cpu;
+mod elapsed;
+mod failure;
+mod file;
+mod guardian;
+mod host;
+mod inner;
+mod pd;
+mod persist;
+mod ram;
+mod rm;
+mod survey;
+mod target;
+
+pub use failure::{Failure, FailureKind};
+pub use survey::check;
+
+use frost_model::Steps;
+use frost_model::steps::Step;
+use frost_store::{Name, Store};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The steps of a freeze in their order, as `--timings` names them and as faults can be injected behind each.
+pub const STEPS: [&str; 12] = [
+    "freeze.begin",
+    "freeze.stop",
+    "freeze.sweep",
+    "freeze.survey",
+    "freeze.sync-files",
+    "freeze.inner",
+    "freeze.descriptors",
+    "freeze.sessions",
+    "freeze.memory",
+    "freeze.resume",
+    "freeze.commit",
+    "freeze.end",
+];
+
+/// How to freeze.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Let the program go on afterwards.
+    pub leave_running: bool,
+    /// Also capture the regular files that it has open for writing.
+    pub files: bool,
+    /// Freeze although a service manager would start the program again.
+    pub force: bool,
+    /// How long a thread may take to stop.
+    pub stop_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { leave_running: false, files: false, force: false, stop_timeout: Duration::from_secs(10) }
+    }
+}
+
+/// What a freeze made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// The name of the instance.
+    pub name: String,
+    /// The version of this image.
+    pub version: u32,
+    /// Bytes of the image.
+    pub bytes: u64,
+    /// How many processes it holds.
+    pub processes: u32,
+    /// How many threads.
+    pub threads: u32,
+    /// How long the program stood still before it went on or was ended.
+    pub pause_us: u64,
+    /// How long all of it took.
+    pub elapsed_us: u64,
+    /// Whether the program goes on.
+    pub running: bool,
+    /// What the user should know, a line each.
+    pub warnings: Vec<String>,
+    /// How long each step took.
+    pub steps: Vec<Step>,
+}
+
+/// Freezes process `pid` and all of its descendants under `name`.
+///
+/// The calling process must be single-threaded, since a guardian is forked from it.
+///
+/// # Errors
+/// [`Failure`] says how things stand; in each case the program runs as before, or its image is complete.
+pub fn freeze(store: &Store, pid: i32, name: &Name, options: Options) -> Result<Frozen, Failure> {
+    let mut steps = Steps::start();
+    let stat = target::validate(pid, options.force)?;
+    let what = format!("cannot freeze process {pid} ({})", String::from_utf8_lossy(&stat.comm));
+    guardian::run(&what, pid, || persist::run(store, pid, name, options, &what, &mut steps))
+}

@@ -72,3 +72,23 @@ pub unsafe fn fork_with(flags: u64, set_tid: &[i32], exit_signal: i32) -> Result
     // SAFETY: the kernel stored a new descriptor of ours there.
     Ok(Clone::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
 }
+
+/// Forks, if this process has one thread only.
+///
+/// Safe because that is checked: no lock can be held by a thread that does not exist in the child.
+///
+/// # Errors
+/// EBUSY if the process has other threads.
+pub fn fork_single_threaded(exit_signal: i32) -> Result<Clone> {
+    if crate::proc::threads(std::process::id() as i32)?.len() != 1 {
+        return Err(rustix::io::Errno::BUSY);
+    }
+    // SAFETY: this process has one thread, so the child has all of them and every lock is consistent.
+    unsafe { fork_with(0, &[], exit_signal) }
+}
+
+/// Ends the process at once, without running destructors or exit handlers: what a forked child must do.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit(2) touches no memory of ours.
+    unsafe { libc::_exit(status) }
+}

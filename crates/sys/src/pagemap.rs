@@ -130,9 +130,7 @@ impl Pagemap {
         };
         // SAFETY: `arg` is the struct that the request takes (size asserted above); the kernel writes at most
         // `vec_len` regions to `vec`, which is `out`, and `walk_end` of `arg`.
-        let count =
-            check(unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN as _, &raw const arg) }
-                as libc::c_long)?;
+        let count = check(unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN as _, &raw const arg) })?;
         // SAFETY: the kernel wrote it through the pointer; read back as it is now.
         let walked = unsafe { (&raw const arg.walk_end).read_volatile() };
         Ok((count as usize, walked))

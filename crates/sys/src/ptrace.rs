@@ -205,7 +205,7 @@ pub fn wait(tid: i32, block: bool) -> Result<Option<Stop>> {
     let mut status = 0;
     loop {
         // SAFETY: `status` is a live integer.
-        match check(unsafe { libc::waitpid(tid, &raw mut status, flags) } as libc::c_long) {
+        match check(unsafe { libc::waitpid(tid, &raw mut status, flags) }) {
             Ok(0) => return Ok(None),
             Ok(_) => return Ok(Some(decode(status))),
             Err(Errno::INTR) => {}
@@ -223,7 +223,7 @@ pub fn wait_any(block: bool) -> Result<Option<(i32, Stop)>> {
     let mut status = 0;
     loop {
         // SAFETY: `status` is a live integer.
-        match check(unsafe { libc::waitpid(-1, &raw mut status, flags) } as libc::c_long) {
+        match check(unsafe { libc::waitpid(-1, &raw mut status, flags) }) {
             Ok(0) => return Ok(None),
             Ok(tid) => return Ok(Some((tid as i32, decode(status)))),
             Err(Errno::INTR) => {}

@@ -54,6 +54,24 @@ pub fn stopped_with_eintr(registers: &[u64; REGISTER_WORDS]) -> bool {
         && RETURN_EINTR.contains(&(registers[ORIG_RAX] as libc::c_long))
 }
 
+/// Returns whether call `nr` can take a relative timeout that is lost with its thread.
+pub fn may_have_timeout(nr: u64) -> bool {
+    matches!(
+        nr as libc::c_long,
+        libc::SYS_nanosleep
+            | libc::SYS_clock_nanosleep
+            | libc::SYS_poll
+            | libc::SYS_epoll_wait
+            | libc::SYS_epoll_pwait
+            | libc::SYS_epoll_pwait2
+            | libc::SYS_semtimedop
+            | libc::SYS_rt_sigtimedwait
+            | libc::SYS_futex
+            // A call that was stopped before shows as this, whatever it was.
+            | libc::SYS_restart_syscall
+    )
+}
+
 /// Returns the registers with which the call is issued again.
 pub fn reissued(registers: &[u64; REGISTER_WORDS]) -> [u64; REGISTER_WORDS] {
     let mut registers = *registers;

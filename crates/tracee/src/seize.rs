@@ -88,6 +88,8 @@ pub struct StoppedThread {
     pub mask: u64,
     /// Whether its call returned EINTR only because of our stop, so that it is to be issued again.
     pub reissue: bool,
+    /// The scheduler's clock when it fell asleep in a call with a timeout, see [`proc::last_ran`].
+    pub asleep_since: Option<i128>,
 }
 
 impl StoppedThread {
@@ -135,6 +137,8 @@ struct Seizing {
     root: i32,
     /// Seized threads and their process, with their stop once they have one.
     threads: BTreeMap<i32, (i32, Option<Stop>)>,
+    /// When threads in calls with a timeout fell asleep.
+    asleep: BTreeMap<i32, i128>,
     waiting: usize,
     deadline: Instant,
     timeout: Duration,
@@ -149,6 +153,7 @@ impl StoppedTree {
         let mut seizing = Seizing {
             root,
             threads: BTreeMap::new(),
+            asleep: BTreeMap::new(),
             waiting: 0,
             deadline: Instant::now() + timeout,
             timeout,
@@ -257,12 +262,15 @@ impl Seizing {
                 }
             }
             found = true;
+            // The stop itself lets the thread run for a moment, so this is asked before.
+            if proc::blocked_in(tid).is_some_and(restart::may_have_timeout) {
+                self.asleep.extend(proc::last_ran(tid).map(|since| (tid, since)));
+            }
             self.threads.insert(tid, (pid, None));
             self.waiting += 1;
-            if let Err(source) = ptrace::interrupt(tid) {
-                if source != Errno::SRCH {
-                    return Err(Error::Kernel { call: "PTRACE_INTERRUPT", tid, source });
-                }
+            match ptrace::interrupt(tid) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(source) => return Err(Error::Kernel { call: "PTRACE_INTERRUPT", tid, source }),
             }
         }
         Ok(found)
@@ -364,7 +372,8 @@ impl Seizing {
             if let Some((_, Some(Stop::Group(signal)))) = self.threads.get(&tid) {
                 job_stop = Some(*signal);
             }
-            if let Some(thread) = describe_thread(tid)? {
+            if let Some(mut thread) = describe_thread(tid)? {
+                thread.asleep_since = self.asleep.get(&tid).copied();
                 threads.push(thread);
             }
         }
@@ -426,7 +435,7 @@ fn describe_thread(tid: i32) -> Result<Option<StoppedThread>, Error> {
         tid,
         source,
     })?;
-    let mut thread = StoppedThread { tid, inner: tid, registers, mask, reissue: false };
+    let mut thread = StoppedThread { tid, inner: tid, registers, mask, reissue: false, asleep_since: None };
     if let Ok(status) = proc::status(tid) {
         thread.inner = status.inner_pids.last().copied().unwrap_or(tid);
         if restart::stopped_with_eintr(&registers) {

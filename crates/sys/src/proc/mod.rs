@@ -4,12 +4,14 @@
 
 mod limits;
 mod maps;
+mod sleep;
 mod stat;
 mod status;
 mod timers;
 
 pub use limits::limits;
 pub use maps::{Mapping, VmFlags, mappings};
+pub use sleep::{blocked_in, last_ran};
 pub use stat::{Stat, stat};
 pub use status::{Status, status};
 pub use timers::{Target, Timer, timers};

@@ -1,0 +1,146 @@
+//! Capture of the CPU session.
+
+use crate::inner::ThreadFacts;
+use crate::{elapsed, pd};
+use frost_model::cpu::{CpuState, Registers, Restart, RobustList, Rseq, Scheduling, Thread};
+use frost_model::id::{TargetAddr, Tid};
+use frost_model::path::BytePath;
+use frost_sys::{proc, ptrace, sched};
+use frost_tracee::restart;
+use frost_tracee::seize::{StoppedProcess, StoppedThread};
+use rustix::io::Errno;
+
+/// Captures the threads of a process.
+pub(crate) fn capture(process: &StoppedProcess, facts: &[ThreadFacts]) -> Result<CpuState, Errno> {
+    let threads =
+        process.threads.iter().zip(facts).map(|(thread, facts)| capture_thread(process, thread, facts));
+    Ok(CpuState { threads: threads.collect::<Result<_, _>>()? })
+}
+
+fn capture_thread(
+    process: &StoppedProcess,
+    thread: &StoppedThread,
+    facts: &ThreadFacts,
+) -> Result<Thread, Errno> {
+    let tid = thread.tid;
+    let status = proc::status(tid)?;
+    let credentials = pd::credentials(&status, facts.securebits);
+    let leader = pd::credentials(&process.status, facts.securebits);
+    let rseq = ptrace::rseq_configuration(tid).unwrap_or_default();
+    let (robust_head, robust_len) = sched::robust_list(tid).unwrap_or((0, 0));
+    let name = proc::read(tid, "comm")?;
+    Ok(Thread {
+        tid: Tid::new(thread.inner),
+        name: BytePath::new(name.strip_suffix(b"\n").unwrap_or(&name)),
+        registers: registers(&thread.registers),
+        restart: restart(thread),
+        xstate: ptrace::xstate(tid)?,
+        blocked: thread.mask,
+        pending: pd::queued(tid, false)?,
+        alt_stack: facts.alt_stack,
+        robust_list: (robust_head != 0)
+            .then_some(RobustList { head: TargetAddr::new(robust_head), len_bytes: robust_len }),
+        rseq: (rseq.address != 0).then_some(Rseq {
+            address: TargetAddr::new(rseq.address),
+            len_bytes: rseq.size,
+            signature: rseq.signature,
+            flags: rseq.flags,
+        }),
+        clear_child_tid: TargetAddr::new(facts.clear_child_tid),
+        credentials: (credentials != leader).then_some(credentials),
+        scheduling: scheduling(tid, facts)?,
+        parent_death_signal: facts.parent_death_signal,
+    })
+}
+
+fn restart(thread: &StoppedThread) -> Restart {
+    if thread.reissue {
+        Restart::Reissue { remaining: elapsed::remaining(thread) }
+    } else if restart::has_restart_block(&thread.registers) {
+        Restart::Block { remaining: elapsed::remaining(thread) }
+    } else {
+        Restart::None
+    }
+}
+
+fn scheduling(tid: i32, facts: &ThreadFacts) -> Result<Scheduling, Errno> {
+    let attributes = sched::attributes(tid)?;
+    let cpus = rustix::thread::sched_getaffinity(rustix::process::Pid::from_raw(tid))?;
+    Ok(Scheduling {
+        policy: attributes.policy,
+        flags: attributes.flags,
+        nice: attributes.nice,
+        priority: attributes.priority,
+        runtime_ns: attributes.runtime,
+        deadline_ns: attributes.deadline,
+        period_ns: attributes.period,
+        affinity: (0..rustix::thread::CpuSet::MAX_CPU)
+            .filter(|cpu| cpus.is_set(*cpu))
+            .map(|cpu| cpu as u32)
+            .collect(),
+        io_priority: sched::io_priority(tid).unwrap_or(0),
+        timer_slack_ns: facts.timer_slack_ns,
+    })
+}
+
+/// Names the words of `struct user_regs_struct`.
+fn registers(words: &[u64; ptrace::REGISTER_WORDS]) -> Registers {
+    let [
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        orig_rax,
+        rip,
+        cs,
+        eflags,
+        rsp,
+        ss,
+        fs_base,
+        gs_base,
+        ds,
+        es,
+        fs,
+        gs,
+    ] = *words;
+    Registers {
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        orig_rax,
+        rip,
+        cs,
+        eflags,
+        rsp,
+        ss,
+        fs_base,
+        gs_base,
+        ds,
+        es,
+        fs,
+        gs,
+    }
+}

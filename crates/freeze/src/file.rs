@@ -1,0 +1,43 @@
+//! Files as a process names them.
+
+use frost_model::cap::{FileIdentity, FileRef};
+use frost_model::clock::Timespec;
+use frost_model::path::BytePath;
+use rustix::fs::Stat;
+use std::path::Path;
+
+/// What the kernel appends to the path of a file that has no name any more.
+pub(crate) const DELETED: &[u8] = b" (deleted)";
+
+/// Turns what fstat(2) says into the record of an image.
+pub(crate) fn identity(stat: &Stat) -> FileIdentity {
+    FileIdentity {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        mode: stat.st_mode,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        rdev: stat.st_rdev,
+        len_bytes: stat.st_size as u64,
+        modified: Timespec { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as i64 },
+        build_id: None,
+    }
+}
+
+/// Refers to the file behind a link of `/proc`, as `/proc/PID/cwd`, by the path that it shows.
+///
+/// # Errors
+/// Why the file cannot be found by that path again.
+pub(crate) fn behind_link(link: &Path) -> Result<FileRef, String> {
+    let path = rustix::fs::readlink(link, Vec::new()).map_err(|errno| errno.to_string())?.into_bytes();
+    let there = rustix::fs::stat(link).map_err(|errno| errno.to_string())?;
+    let shown = String::from_utf8_lossy(&path).into_owned();
+    match rustix::fs::stat(frost_sys::proc::as_path(&path)) {
+        Ok(found) if (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino) => {
+            Ok(FileRef { path: BytePath::new(path), identity: identity(&there) })
+        }
+        Ok(_) => Err(format!("{shown} is another file by now")),
+        Err(_) if path.ends_with(DELETED) => Err(format!("{shown}: it was deleted or replaced")),
+        Err(errno) => Err(format!("{shown} is not reachable by that path: {errno}")),
+    }
+}

@@ -1,0 +1,156 @@
+//! Capture of the PD session.
+
+use crate::inner::ProcessFacts;
+use frost_model::cap::FileRef;
+use frost_model::id::{Pid, Tid};
+use frost_model::path::BytePath;
+use frost_model::pd::{
+    Credentials, Descriptor, Life, Limit, Notify, PdState, PosixTimer, PrctlState, Relation, SigInfo,
+};
+use frost_sys::proc::{self, Target, Timer};
+use frost_sys::ptrace;
+use frost_tracee::seize::{StoppedProcess, StoppedTree};
+use rustix::io::Errno;
+
+/// Says how a process stands to the others of its tree.
+pub(crate) fn relation(tree: &StoppedTree, process: &StoppedProcess, subreaper: bool) -> Relation {
+    let root = &tree.processes()[0];
+    let parent = tree.processes().iter().find(|other| other.pid == process.parent);
+    let is_root = process.pid == root.pid;
+    // A group or session that the root did not found itself is that of whoever started it.
+    let group_outside = root.stat.pgrp != root.pid && process.stat.pgrp == root.stat.pgrp;
+    let session_outside = root.stat.session != root.pid && process.stat.session == root.stat.session;
+    let inner = |list: &[i32]| list.last().copied().filter(|number| *number > 0).map(Pid::new);
+    Relation {
+        pid: Pid::new(process.inner),
+        parent: if is_root { None } else { parent.map(|parent| Pid::new(parent.inner)) },
+        group: inner(&process.status.inner_groups).filter(|_| !group_outside),
+        session: inner(&process.status.inner_sessions).filter(|_| !session_outside),
+        controls_terminal: process.stat.tty_nr != 0 && process.stat.session == process.pid,
+        exit_signal: process.stat.exit_signal,
+        subreaper,
+    }
+}
+
+/// Returns the credentials that `/proc/ID/status` shows of a process or thread.
+pub(crate) fn credentials(status: &proc::Status, securebits: u32) -> Credentials {
+    Credentials {
+        uids: status.uids,
+        gids: status.gids,
+        groups: status.groups.clone(),
+        inheritable: status.cap_inheritable,
+        permitted: status.cap_permitted,
+        effective: status.cap_effective,
+        bounding: status.cap_bounding,
+        ambient: status.cap_ambient,
+        securebits,
+        no_new_privs: status.no_new_privs,
+    }
+}
+
+/// What is read of a process before its descriptors are captured.
+pub(crate) struct Places {
+    pub(crate) exe: FileRef,
+    pub(crate) cwd: FileRef,
+}
+
+/// Assembles the PD session of a living process.
+pub(crate) fn capture(
+    tree: &StoppedTree,
+    process: &StoppedProcess,
+    facts: &ProcessFacts,
+    timers: &[Timer],
+    places: Places,
+    descriptors: Vec<Descriptor>,
+) -> Result<PdState, Errno> {
+    let pid = process.pid;
+    let securebits = facts.threads.first().map_or(0, |thread| thread.securebits);
+    let hex = |name: &str| {
+        let text = proc::read(pid, name).unwrap_or_default();
+        u32::from_str_radix(String::from_utf8_lossy(&text).trim(), 16).unwrap_or(0)
+    };
+    let oom_score = proc::read(pid, "oom_score_adj").unwrap_or_default();
+    Ok(PdState {
+        relation: relation(tree, process, facts.subreaper),
+        life: process.job_stop.map_or(Life::Running, |signal| Life::Stopped { signal }),
+        command: BytePath::new(process.stat.comm.clone()),
+        arguments: arguments(pid),
+        exe: Some(places.exe),
+        credentials: credentials(&process.status, securebits),
+        cwd: Some(places.cwd),
+        root: None,
+        umask: process.status.umask,
+        actions: facts.actions.clone(),
+        pending: queued(process.threads[0].tid, true)?,
+        limits: proc::limits(pid)?.into_iter().map(|(soft, hard)| Limit { soft, hard }).collect(),
+        interval_timers: facts.interval_timers,
+        posix_timers: posix_timers(process, facts, timers),
+        prctl: PrctlState {
+            dumpable: facts.dumpable,
+            thp_disable: facts.thp_disable,
+            personality: hex("personality"),
+            oom_score_adj: String::from_utf8_lossy(&oom_score).trim().parse().unwrap_or(0),
+            coredump_filter: hex("coredump_filter"),
+            membarrier: facts.membarrier,
+            mdwe: facts.mdwe,
+        },
+        descriptors,
+    })
+}
+
+/// Assembles what is left of a process that has ended.
+pub(crate) fn capture_zombie(tree: &StoppedTree, process: &StoppedProcess) -> PdState {
+    PdState {
+        relation: relation(tree, process, false),
+        life: Life::Zombie { status: process.stat.exit_code },
+        command: BytePath::new(process.stat.comm.clone()),
+        arguments: Vec::new(),
+        exe: None,
+        credentials: credentials(&process.status, 0),
+        cwd: None,
+        root: None,
+        umask: 0,
+        actions: Vec::new(),
+        pending: Vec::new(),
+        limits: Vec::new(),
+        interval_timers: Default::default(),
+        posix_timers: Vec::new(),
+        prctl: PrctlState::default(),
+        descriptors: Vec::new(),
+    }
+}
+
+/// Reads a queue of pending signals.
+pub(crate) fn queued(tid: i32, shared: bool) -> Result<Vec<SigInfo>, Errno> {
+    Ok(ptrace::queued_signals(tid, shared)?.into_iter().map(SigInfo::new).collect())
+}
+
+fn arguments(pid: i32) -> Vec<BytePath> {
+    let line = proc::read(pid, "cmdline").unwrap_or_default();
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    if line.is_empty() { Vec::new() } else { line.split(|byte| *byte == 0).map(BytePath::new).collect() }
+}
+
+fn posix_timers(process: &StoppedProcess, facts: &ProcessFacts, timers: &[Timer]) -> Vec<PosixTimer> {
+    let notify = |target| match target {
+        Target::Nobody => Notify::Nobody,
+        Target::Process => Notify::Process,
+        Target::Thread(tid) => {
+            let thread = process.threads.iter().find(|thread| thread.tid == tid);
+            Notify::Thread(Tid::new(thread.map_or(tid, |thread| thread.inner)))
+        }
+    };
+    timers
+        .iter()
+        .zip(&facts.timers)
+        .map(|(timer, (spec, overrun))| PosixTimer {
+            id: timer.id,
+            clock: timer.clock,
+            notify: notify(timer.target),
+            signal: timer.signal,
+            value: timer.value,
+            spec: *spec,
+            overrun: *overrun,
+        })
+        .collect()
+}

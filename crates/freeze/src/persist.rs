@@ -1,0 +1,376 @@
+//! The life of a freeze, in its guardian.
+
+use crate::cap::Captured;
+use crate::failure::{Failure, FailureKind};
+use crate::inner::{self, ProcessFacts};
+use crate::rm::{Backing, Behind, FileCache};
+use crate::survey::{self, Seen};
+use crate::{Frozen, Options, cpu, file, host, pd, ram, rm};
+use frost_model::cap::Capability;
+use frost_model::clock::Clocks;
+use frost_model::id::{DataspaceId, DescriptionId};
+use frost_model::pd::Descriptor;
+use frost_model::rm::{Region, RmState};
+use frost_model::{Checkpoint, Pid, Process, Steps};
+use frost_store::{Draft, Name, Store, Then};
+use frost_sys::pagemap::Pagemap;
+use frost_sys::proc::{self, Mapping, Timer};
+use frost_sys::{fault, pidfd};
+use frost_tracee::inject;
+use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
+use rustix::fd::AsFd;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::error::Error;
+
+/// What a living process is known by while it is captured.
+struct Known {
+    mappings: Vec<Mapping>,
+    timers: Vec<Timer>,
+    facts: ProcessFacts,
+    descriptors: Vec<Descriptor>,
+}
+
+/// Everything needed to say what failed.
+struct Freeze<'a> {
+    pid: i32,
+    what: &'a str,
+    steps: &'a mut Steps,
+}
+
+impl Freeze<'_> {
+    /// Ends a step; a fault may be injected behind it.
+    fn step(&mut self, name: &str) -> Result<(), Failure> {
+        self.steps.end(name);
+        fault::point(name).map_err(|errno| self.failed(&errno).cause(format!("at step {name}")))
+    }
+
+    fn failed(&self, error: &(dyn Error + 'static)) -> Failure {
+        let mut kind = FailureKind::Failed;
+        let mut at: Option<&(dyn Error + 'static)> = Some(error);
+        while let Some(error) = at {
+            let full =
+                error.downcast_ref::<frost_store::Error>().is_some_and(frost_store::Error::is_no_space)
+                    || matches!(
+                        error.downcast_ref::<Errno>(),
+                        Some(&(Errno::NOSPC | Errno::DQUOT | Errno::FBIG))
+                    );
+            if full {
+                kind = FailureKind::NoSpace;
+            }
+            at = error.source();
+        }
+        let failure = Failure::new(kind, self.what)
+            .because(error)
+            .state(format!("process {} is running again, unchanged", self.pid));
+        if kind == FailureKind::NoSpace {
+            failure.hint("make room, or choose a store elsewhere by $FROST_HOME")
+        } else {
+            failure
+        }
+    }
+
+    fn stop_failed(&self, error: &seize::Error) -> Failure {
+        let failure = self.failed(error);
+        match error {
+            seize::Error::Gone { .. } => Failure { kind: FailureKind::NotFound, ..failure }
+                .state("it ended while it was being stopped"),
+            seize::Error::Denied { .. } => Failure { kind: FailureKind::Denied, ..failure }
+                .hint("only its owner or root can freeze a process"),
+            seize::Error::Traced { .. } => Failure { kind: FailureKind::Unsupported, ..failure }
+                .hint("detach the debugger, then freeze it"),
+            seize::Error::Timeout { .. } => {
+                failure.hint("try again; `frost check` shows what the kernel supports")
+            }
+            seize::Error::Growing { .. } => failure.hint("stop what forks without end, then try again"),
+            seize::Error::Kernel { .. } => failure,
+        }
+    }
+}
+
+/// Freezes `pid`; runs in the guardian.
+pub(crate) fn run(
+    store: &Store,
+    pid: i32,
+    name: &Name,
+    options: Options,
+    what: &str,
+    steps: &mut Steps,
+) -> Result<Frozen, Failure> {
+    let mut freeze = Freeze { pid, what, steps };
+    let mut draft = store.begin(name).map_err(|error| freeze.failed(&error))?;
+    let origin = frost_store::observe(pid).map_err(|error| freeze.failed(&error))?.unwrap_or_default();
+    freeze.step("freeze.begin")?;
+
+    let pause = std::time::Instant::now();
+    let tree = StoppedTree::stop(pid, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
+    let clocks = host::clocks(pid);
+    freeze.step("freeze.stop")?;
+    let checkpoint = capture(&mut freeze, &tree, clocks, &mut draft)?;
+    let threads = checkpoint.processes.iter().map(|process| process.cpu.threads.len()).sum::<usize>() as u32;
+    let mut frozen = Frozen {
+        name: name.to_string(),
+        version: 0,
+        bytes: 0,
+        processes: checkpoint.processes.len() as u32,
+        threads,
+        pause_us: 0,
+        elapsed_us: 0,
+        running: options.leave_running,
+        warnings: warnings(&checkpoint, options),
+        steps: Vec::new(),
+    };
+    let mut stopped = Some(tree);
+    if options.leave_running {
+        if let Some(tree) = stopped.take() {
+            tree.resume();
+        }
+        frozen.pause_us = pause.elapsed().as_micros() as u64;
+        freeze.step("freeze.resume")?;
+    }
+    let then = if options.leave_running { Then::GoOn } else { Then::End };
+    let committed = draft.commit(&checkpoint, origin, then).map_err(|error| freeze.failed(&error))?;
+    frozen.version = committed.id.version;
+    frozen.bytes = committed.bytes;
+    // From here on the image is complete: a fault is no failure of the freeze any more, but a death of the guardian
+    // leaves the program running and the image superseded.
+    freeze.steps.end("freeze.commit");
+    let survived = fault::point("freeze.commit").is_ok();
+    if let Some(tree) = stopped.take() {
+        if survived {
+            tree.kill();
+        }
+        frozen.pause_us = pause.elapsed().as_micros() as u64;
+        freeze.steps.end("freeze.end");
+    }
+    frozen.running |= !survived;
+    frozen.elapsed_us = freeze.steps.elapsed().as_micros() as u64;
+    frozen.steps = freeze.steps.done().to_vec();
+    Ok(frozen)
+}
+
+fn capture(
+    freeze: &mut Freeze<'_>,
+    tree: &StoppedTree,
+    clocks: Clocks,
+    draft: &mut Draft,
+) -> Result<Checkpoint, Failure> {
+    let living: Vec<&StoppedProcess> = tree.processes().iter().filter(|process| !process.zombie).collect();
+    let mut maps = Vec::with_capacity(living.len());
+    for process in &living {
+        maps.push(mappings(process).map_err(|error| freeze.failed(&*error))?);
+    }
+    freeze.step("freeze.sweep")?;
+
+    sync_files(&living).map_err(|errno| freeze.failed(&errno))?;
+    freeze.step("freeze.sync-files")?;
+
+    let mut files = FileCache::default();
+    let seen: Vec<Seen<'_>> = living.iter().zip(&maps).map(|(process, maps)| seen(process, maps)).collect();
+    let (catalog, mut obstacles) = survey::look(&seen, &mut files).map_err(|error| freeze.failed(&error))?;
+    obstacles.extend(living.iter().filter_map(|process| lost_leader(process)));
+    if !obstacles.is_empty() {
+        return Err(Failure {
+            obstacles,
+            ..Failure::new(FailureKind::Unsupported, freeze.what)
+                .state(format!("process {} is running again, unchanged", freeze.pid))
+        });
+    }
+    freeze.step("freeze.survey")?;
+
+    let mut known = BTreeMap::new();
+    for (process, mappings) in living.iter().zip(maps) {
+        let timers = proc::timers(process.pid).unwrap_or_default();
+        let facts = inner::read(process, &mappings, &timers).map_err(|error| freeze.failed(&error))?;
+        let descriptors = catalog.descriptors(Pid::new(process.inner));
+        known.insert(process.pid, Known { mappings, timers, facts, descriptors });
+    }
+    freeze.step("freeze.inner")?;
+
+    // Shared memory without a descriptor gets its number behind that which has one.
+    let mut unnamed = ram::SharedMemories::new();
+    for process in &living {
+        for mapping in &known[&process.pid].mappings {
+            if let Ok(backing) = rm::backing(mapping, &mut files) {
+                if ram::needs_windows(&backing, &catalog) {
+                    ram::note_shared(&mut unnamed, process.pid, mapping, &backing);
+                }
+            }
+        }
+    }
+    let mut behind =
+        Referents { dataspaces: BTreeMap::new(), catalog: BTreeMap::new(), descriptions: BTreeMap::new() };
+    behind.learn(&catalog, known.values().flat_map(|known| &known.mappings));
+    let Captured { descriptions, objects, mut dataspaces } =
+        catalog.capture(draft.pack()).map_err(|error| freeze.failed(&error))?;
+    freeze.step("freeze.descriptors")?;
+    for (key, object) in &unnamed {
+        let id = DataspaceId::new(dataspaces.len() as u32);
+        dataspaces.push(ram::capture_shared(object, draft.pack()).map_err(|error| freeze.failed(&error))?);
+        behind.dataspaces.insert(*key, id);
+    }
+
+    let mut processes = Vec::with_capacity(tree.processes().len());
+    let mut extents = Vec::new();
+    for process in tree.processes() {
+        processes.push(match known.remove(&process.pid) {
+            Some(known) => capture_process(tree, process, known, &behind, &mut files, draft, &mut extents)
+                .map_err(|error| freeze.failed(&*error))?,
+            None => Process {
+                pd: pd::capture_zombie(tree, process),
+                cpu: Default::default(),
+                rm: Default::default(),
+            },
+        });
+    }
+    let xstate = processes.first().and_then(|process| process.cpu.threads.first());
+    let host = host::describe(xstate.map_or(&[], |thread| thread.xstate.as_slice()));
+    freeze.step("freeze.sessions")?;
+    ram::copy(&extents, draft.pack()).map_err(|error| freeze.failed(&error))?;
+    freeze.step("freeze.memory")?;
+    Ok(Checkpoint { host, clocks, processes, descriptions, objects, dataspaces })
+}
+
+/// How the image refers to memory behind descriptors, once the catalog was used up.
+struct Referents {
+    dataspaces: BTreeMap<(u64, u64), DataspaceId>,
+    catalog: BTreeMap<(u64, u64), DataspaceId>,
+    descriptions: BTreeMap<(u64, u64), DescriptionId>,
+}
+
+impl Referents {
+    fn learn<'m>(&mut self, catalog: &dyn Behind, mappings: impl Iterator<Item = &'m Mapping>) {
+        for mapping in mappings.filter(|mapping| mapping.inode != 0) {
+            let key = (mapping.device, mapping.inode);
+            self.catalog.extend(catalog.dataspace(key.0, key.1).map(|id| (key, id)));
+            self.descriptions.extend(catalog.description(key.0, key.1).map(|id| (key, id)));
+        }
+    }
+}
+
+impl Behind for Referents {
+    fn dataspace(&self, device: u64, inode: u64) -> Option<DataspaceId> {
+        let key = (device, inode);
+        self.catalog.get(&key).or_else(|| self.dataspaces.get(&key)).copied()
+    }
+
+    fn description(&self, device: u64, inode: u64) -> Option<DescriptionId> {
+        self.descriptions.get(&(device, inode)).copied()
+    }
+}
+
+/// Reads the mappings of a stopped process, after removing what a freezer that died may have left there.
+fn mappings(process: &StoppedProcess) -> Result<Vec<Mapping>, Box<dyn Error>> {
+    let mappings = proc::mappings(process.pid)?;
+    if inject::sweep(process, &mappings)? { Ok(proc::mappings(process.pid)?) } else { Ok(mappings) }
+}
+
+fn seen<'a>(process: &'a StoppedProcess, mappings: &'a [Mapping]) -> Seen<'a> {
+    Seen {
+        pid: process.pid,
+        inner: Pid::new(process.inner),
+        command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
+        pidfd: process.pidfd.as_fd(),
+        status: &process.status,
+        mappings,
+    }
+}
+
+fn lost_leader(process: &StoppedProcess) -> Option<frost_model::Obstacle> {
+    let gone = process.threads.first().is_none_or(|thread| thread.tid != process.pid);
+    gone.then(|| frost_model::Obstacle {
+        pid: Pid::new(process.inner),
+        command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
+        object: "main thread".to_owned(),
+        reason: "it has ended while other threads go on".to_owned(),
+        remedy: "this is not carried yet".to_owned(),
+    })
+}
+
+/// Syncs every regular file that the tree has open for writing, so that the files on disk are those of the image.
+fn sync_files(living: &[&StoppedProcess]) -> Result<(), Errno> {
+    let mut synced = std::collections::HashSet::new();
+    for process in living {
+        for fd in proc::numbers(process.pid, "fd")? {
+            let link = proc::link(process.pid, &format!("fd/{fd}")).unwrap_or_default();
+            if !link.starts_with(b"/") || link.ends_with(file::DELETED) || link.starts_with(b"/memfd:") {
+                continue;
+            }
+            let Ok(ours) = pidfd::pidfd_getfd(process.pidfd.as_fd(), fd) else { continue };
+            let flags = rustix::fs::fcntl_getfl(&ours)?;
+            let stat = rustix::fs::fstat(&ours)?;
+            let regular = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
+            let writable = flags.intersects(OFlags::WRONLY | OFlags::RDWR) && !flags.contains(OFlags::PATH);
+            if regular && writable && synced.insert((stat.st_dev, stat.st_ino)) {
+                match rustix::fs::fsync(&ours) {
+                    // A file system without fsync has nothing to be synced, as proc or sysfs.
+                    Ok(()) | Err(Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn capture_process(
+    tree: &StoppedTree,
+    process: &StoppedProcess,
+    known: Known,
+    behind: &dyn Behind,
+    files: &mut FileCache,
+    draft: &mut Draft,
+    extents: &mut Vec<ram::Extent>,
+) -> Result<Process, Box<dyn Error>> {
+    let pid = process.pid;
+    let link = |name: &str| file::behind_link(&proc::path(pid, name));
+    let places = pd::Places { exe: link("exe")?, cwd: link("cwd")? };
+    let pagemap = Pagemap::open(pid)?;
+    let mut regions = Vec::with_capacity(known.mappings.len());
+    for mapping in &known.mappings {
+        let backing = rm::backing(mapping, files).unwrap_or(Backing::Anonymous);
+        let (private, guards) = ram::place_private(pid, &pagemap, mapping, &backing, draft.pack(), extents)?;
+        let attachment = rm::attachment(mapping, backing, behind);
+        let (Some(range), Some(attachment)) = (rm::range(mapping), attachment) else {
+            return Err(format!("memory {:x} shows an object that is gone", mapping.start).into());
+        };
+        regions.push(Region {
+            range,
+            protection: rm::protection(mapping),
+            attachment,
+            flags: rm::flags(mapping),
+            private,
+            guards,
+        });
+    }
+    let bounds = rm::bounds(pid, &process.stat, known.facts.brk);
+    let vdso = rm::vdso(pid, &known.mappings);
+    Ok(Process {
+        cpu: cpu::capture(process, &known.facts.threads)?,
+        pd: pd::capture(tree, process, &known.facts, &known.timers, places, known.descriptors)?,
+        rm: RmState { regions, bounds, vdso },
+    })
+}
+
+/// Says what will not be as the user may expect.
+fn warnings(checkpoint: &Checkpoint, options: Options) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if options.leave_running && !options.files {
+        for description in &checkpoint.descriptions {
+            if let Capability::Regular(regular) = &description.capability {
+                if let frost_model::cap::Content::Named { file, .. } = &regular.content {
+                    if description.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32 {
+                        warnings.push(format!(
+                            "{} is open for writing: if the program changes it, this image can no longer be thawed \
+                             with it (--files captures it)",
+                            file.path
+                        ));
+                    }
+                }
+            }
+        }
+        warnings.dedup();
+    }
+    warnings
+}

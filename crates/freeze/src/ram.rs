@@ -1,0 +1,253 @@
+//! Capture of the RAM session: the pages that belong to the tree.
+//!
+//! First every populated page gets its place in the pack, then the pages are copied there. So the order of the pack
+//! is that of the addresses, and who copies can be decided afterwards.
+
+use crate::rm::{self, Backing};
+use frost_model::PAGE_SIZE;
+use frost_model::ram::{Dataspace, DataspaceKind, Pages, Run};
+use frost_model::rm::PageRange;
+use frost_store::PackWriter;
+use frost_sys::memory;
+use frost_sys::pagemap::Pagemap;
+use frost_sys::proc::Mapping;
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+
+/// Why memory could not be captured.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("memory {address:x} of process {pid} cannot be read")]
+    Read {
+        pid: i32,
+        address: u64,
+        #[source]
+        source: Errno,
+    },
+    #[error("the page map of process {pid} cannot be read")]
+    Pagemap {
+        pid: i32,
+        #[source]
+        source: Errno,
+    },
+    #[error("memory cannot be written to the pack")]
+    Write {
+        #[source]
+        source: Errno,
+    },
+    #[error(transparent)]
+    Store(#[from] frost_store::Error),
+}
+
+/// Consecutive pages of a process and their place in the pack.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    pub(crate) pid: i32,
+    pub(crate) address: u64,
+    pub(crate) len_bytes: u64,
+    pub(crate) pack_offset: u64,
+    /// Whether the process itself may read it; else only `/proc/PID/mem` can.
+    pub(crate) readable: bool,
+}
+
+/// Finds the pages that belong to one mapping alone, and gives them a place in the pack.
+pub(crate) fn place_private(
+    pid: i32,
+    pagemap: &Pagemap,
+    mapping: &Mapping,
+    backing: &Backing,
+    pack: &mut PackWriter,
+    extents: &mut Vec<Extent>,
+) -> Result<(Pages, Vec<PageRange>), Error> {
+    // MAP_DROPPABLE memory may vanish at any time, so it comes back empty. Shared memory is not this mapping's own.
+    if matches!(backing, Backing::Special(_)) || mapping.shared || mapping.flags.has(*b"dp") {
+        return Ok((Pages::default(), Vec::new()));
+    }
+    let (content, guards) =
+        pagemap.private_pages(mapping.start, mapping.end).map_err(|source| Error::Pagemap { pid, source })?;
+    let total: u64 = content.iter().map(|region| region.end - region.start).sum();
+    let mut pages = Pages::default();
+    if total > 0 {
+        let mut pack_offset = pack.reserve(total);
+        for region in &content {
+            let len_bytes = region.end - region.start;
+            pages.push(Run { offset: region.start - mapping.start, len_bytes, pack_offset });
+            extents.push(Extent {
+                pid,
+                address: region.start,
+                len_bytes,
+                pack_offset,
+                readable: mapping.read,
+            });
+            pack_offset += len_bytes;
+        }
+    }
+    let guards = guards.iter().filter_map(|region| PageRange::new(region.start, region.end)).collect();
+    Ok((pages, guards))
+}
+
+/// Bytes copied at a time: stays in the second-level cache.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Copies extents into the pack from outside, through a buffer of ours.
+pub(crate) fn copy(extents: &[Extent], pack: &mut PackWriter) -> Result<(), Error> {
+    let mut buffer = vec![0u8; CHUNK_BYTES];
+    let mut filled = 0usize;
+    let mut filled_at = 0u64;
+    let mut mem: Option<(i32, OwnedFd)> = None;
+    for extent in extents {
+        let mut done = 0;
+        while done < extent.len_bytes {
+            let pack_offset = extent.pack_offset + done;
+            if filled == CHUNK_BYTES || (filled > 0 && filled_at + filled as u64 != pack_offset) {
+                write_at(pack, &buffer[..filled], filled_at)?;
+                filled = 0;
+            }
+            if filled == 0 {
+                filled_at = pack_offset;
+            }
+            let want = ((extent.len_bytes - done) as usize).min(CHUNK_BYTES - filled);
+            let out = &mut buffer[filled..filled + want];
+            let address = extent.address + done;
+            if extent.readable {
+                read_exactly(extent.pid, address, out, |at, out| memory::read(extent.pid, at, out))?;
+            } else {
+                if mem.as_ref().is_none_or(|(pid, _)| *pid != extent.pid) {
+                    let opened = open_mem(extent.pid);
+                    mem = Some((
+                        extent.pid,
+                        opened.map_err(|source| Error::Read { pid: extent.pid, address, source })?,
+                    ));
+                }
+                if let Some((_, file)) = &mem {
+                    read_exactly(extent.pid, address, out, |at, out| rustix::io::pread(file, out, at))?;
+                }
+            }
+            filled += want;
+            done += want as u64;
+        }
+    }
+    if filled > 0 {
+        write_at(pack, &buffer[..filled], filled_at)?;
+    }
+    Ok(())
+}
+
+fn write_at(pack: &mut PackWriter, bytes: &[u8], at: u64) -> Result<(), Error> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pwrite(pack.file(), &bytes[done..], at + done as u64) {
+            Ok(0) => return Err(Error::Write { source: Errno::IO }),
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(source) => return Err(Error::Write { source }),
+        }
+    }
+    pack.filled(at + bytes.len() as u64);
+    Ok(())
+}
+
+/// `/proc/PID/mem` reads pages without read permission too (FOLL_FORCE), for those who may trace the process.
+fn open_mem(pid: i32) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(frost_sys::proc::path(pid, "mem"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn read_exactly(
+    pid: i32,
+    address: u64,
+    out: &mut [u8],
+    read: impl Fn(u64, &mut [u8]) -> Result<usize, Errno>,
+) -> Result<(), Error> {
+    let mut done = 0;
+    while done < out.len() {
+        let at = address + done as u64;
+        match read(at, &mut out[done..]) {
+            Ok(0) => return Err(Error::Read { pid, address: at, source: Errno::FAULT }),
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(source) => return Err(Error::Read { pid, address: at, source }),
+        }
+    }
+    Ok(())
+}
+
+/// A shared memory object that only mappings refer to, and where it can be read.
+#[derive(Debug)]
+pub(crate) struct SharedMemory {
+    kind: DataspaceKind,
+    /// Windows onto it: offset in the object, process, address, length.
+    windows: Vec<(u64, i32, u64, u64)>,
+}
+
+/// Shared memory objects that no descriptor refers to, by device and inode.
+pub(crate) type SharedMemories = BTreeMap<(u64, u64), SharedMemory>;
+
+/// Notes that `mapping` of process `pid` shows a shared memory object.
+pub(crate) fn note_shared(found: &mut SharedMemories, pid: i32, mapping: &Mapping, backing: &Backing) {
+    let Backing::Shared { device, inode } = backing else { return };
+    let kind = match mapping.name.strip_prefix(b"/memfd:") {
+        Some(name) => DataspaceKind::Memfd {
+            name: frost_model::BytePath::new(name.strip_suffix(crate::file::DELETED).unwrap_or(name)),
+            seals: 0,
+            mode: 0o777,
+            huge_shift: 0,
+        },
+        None => DataspaceKind::SharedAnonymous,
+    };
+    let object = found.entry((*device, *inode)).or_insert_with(|| SharedMemory { kind, windows: Vec::new() });
+    object.windows.push((mapping.offset, pid, mapping.start, mapping.end - mapping.start));
+}
+
+/// Reads a shared memory object through the mappings of the tree.
+///
+/// Its pages need not be in the page tables of any process, so all of each window is read; what is zero stays a hole.
+pub(crate) fn capture_shared(object: &SharedMemory, pack: &mut PackWriter) -> Result<Dataspace, Error> {
+    let mut windows = object.windows.clone();
+    windows.sort_unstable();
+    let mut pages = Pages::default();
+    let mut end = 0;
+    let mut buffer = vec![0u8; CHUNK_BYTES];
+    for (offset, pid, address, len) in windows {
+        let mut at = end.max(offset);
+        let window_end = offset + len;
+        let mem = open_mem(pid).map_err(|source| Error::Read { pid, address, source })?;
+        while at < window_end {
+            let want = ((window_end - at) as usize).min(CHUNK_BYTES);
+            let out = &mut buffer[..want];
+            let from = address + (at - offset);
+            read_exactly(pid, from, out, |at, out| rustix::io::pread(&mem, out, at))?;
+            store_nonzero(out, at, pack, &mut pages)?;
+            at += want as u64;
+        }
+        end = end.max(window_end);
+    }
+    Ok(Dataspace { kind: object.kind.clone(), len_bytes: end, pages })
+}
+
+fn store_nonzero(bytes: &[u8], offset: u64, pack: &mut PackWriter, pages: &mut Pages) -> Result<(), Error> {
+    let page = PAGE_SIZE as usize;
+    let is_zero = |index: usize| bytes[index * page..(index + 1) * page].iter().all(|byte| *byte == 0);
+    let count = bytes.len() / page;
+    let mut index = 0;
+    while index < count {
+        if is_zero(index) {
+            index += 1;
+            continue;
+        }
+        let start = index;
+        while index < count && !is_zero(index) {
+            index += 1;
+        }
+        let run = &bytes[start * page..index * page];
+        let pack_offset = pack.append(run)?;
+        pages.push(Run { offset: offset + (start * page) as u64, len_bytes: run.len() as u64, pack_offset });
+    }
+    Ok(())
+}
+
+/// Returns whether a mapping shows memory whose content [`capture_shared`] must read.
+pub(crate) fn needs_windows(backing: &Backing, behind: &dyn rm::Behind) -> bool {
+    matches!(backing, Backing::Shared { device, inode } if behind.dataspace(*device, *inode).is_none())
+}

@@ -1,0 +1,266 @@
+//! Capture of the RM session: what is attached where.
+
+use crate::file;
+use frost_model::Obstacle;
+use frost_model::cap::FileRef;
+use frost_model::id::{DataspaceId, DescriptionId};
+use frost_model::path::BytePath;
+use frost_model::rm::{Attachment, Bounds, PageRange, Protection, RegionFlags, SpecialRegion, Vdso};
+use frost_sys::proc::{self, Mapping, Stat};
+use rustix::fs::{Mode, OFlags};
+use std::collections::HashMap;
+
+/// What a mapping shows, before it is known how the image refers to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Backing {
+    Anonymous,
+    File(FileRef),
+    /// Shared memory without a name: shared anonymous memory or a memfd; by device and inode.
+    Shared {
+        device: u64,
+        inode: u64,
+    },
+    /// A file that was deleted, by device and inode.
+    Deleted {
+        device: u64,
+        inode: u64,
+    },
+    Special(SpecialRegion),
+}
+
+/// How an image refers to memory that lies behind descriptors.
+pub(crate) trait Behind {
+    /// The dataspace of a shared memory object.
+    fn dataspace(&self, device: u64, inode: u64) -> Option<DataspaceId>;
+    /// A description of a file without a name.
+    fn description(&self, device: u64, inode: u64) -> Option<DescriptionId>;
+}
+
+/// Files that were looked at already: a library is mapped some five times in each process.
+#[derive(Debug, Default)]
+pub(crate) struct FileCache(HashMap<Vec<u8>, Result<FileRef, String>>);
+
+/// Says what a mapping shows.
+///
+/// # Errors
+/// Why it cannot be carried, and what to do.
+pub(crate) fn backing(mapping: &Mapping, files: &mut FileCache) -> Result<Backing, (String, String)> {
+    let refuse = |why: &str, remedy: &str| Err((why.to_owned(), remedy.to_owned()));
+    let (device, inode) = (mapping.device, mapping.inode);
+    match mapping.name.as_slice() {
+        b"[vvar]" => return Ok(Backing::Special(SpecialRegion::Vvar)),
+        b"[vvar_vclock]" => return Ok(Backing::Special(SpecialRegion::VvarVclock)),
+        b"[vdso]" => return Ok(Backing::Special(SpecialRegion::Vdso)),
+        b"[vsyscall]" => return Ok(Backing::Special(SpecialRegion::Vsyscall)),
+        _ => {}
+    }
+    if mapping.flags.has(*b"io") || mapping.flags.has(*b"pf") {
+        return refuse("it maps a device", "end what uses the device, or run the program without it");
+    }
+    if mapping.flags.has(*b"ht") {
+        return refuse("it is made of hugetlb pages", "run the program without hugetlb pages");
+    }
+    if mapping.flags.has(*b"ss") {
+        return refuse("it is a shadow stack", "run the program without shadow stacks");
+    }
+    if mapping.flags.has(*b"um") || mapping.flags.has(*b"uw") {
+        return refuse("the program handles its page faults by userfaultfd", "run it without userfaultfd");
+    }
+    if mapping.protection_key != 0 {
+        return refuse("it has a protection key", "run the program without protection keys");
+    }
+    let name = mapping.name.as_slice();
+    if inode == 0 && !mapping.shared && (name.is_empty() || name.starts_with(b"[")) {
+        return Ok(Backing::Anonymous);
+    }
+    if name.starts_with(b"/SYSV") {
+        return refuse("it is a System V shared memory segment", "use POSIX shared memory or a memfd");
+    }
+    if name == b"/dev/zero (deleted)" || name.starts_with(b"/memfd:") {
+        return Ok(Backing::Shared { device, inode });
+    }
+    if !name.starts_with(b"/") || name.starts_with(b"/dev/") && !name.starts_with(b"/dev/shm/") {
+        return refuse("it maps an object that is not a file", "end what uses it before freezing");
+    }
+    if name.ends_with(file::DELETED) {
+        return Ok(Backing::Deleted { device, inode });
+    }
+    let found = files.0.entry(name.to_vec()).or_insert_with(|| look(name, mapping));
+    match found {
+        Ok(file) if file.identity.inode == inode => Ok(Backing::File(file.clone())),
+        Ok(_) => {
+            refuse("the file was replaced by another of the same name", "restart the program, then freeze it")
+        }
+        Err(why) => Err((why.clone(), "make the file reachable by this path again".to_owned())),
+    }
+}
+
+fn look(name: &[u8], mapping: &Mapping) -> Result<FileRef, String> {
+    let path = proc::as_path(name);
+    let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
+        .map_err(|errno| format!("the file cannot be opened: {errno}"))?;
+    let stat = rustix::fs::fstat(&opened).map_err(|errno| errno.to_string())?;
+    let mut identity = file::identity(&stat);
+    if mapping.execute || mapping.offset == 0 {
+        identity.build_id = build_id(&opened);
+    }
+    Ok(FileRef { path: BytePath::new(name), identity })
+}
+
+/// Reads the GNU build-id of an ELF file: the note of type 3 with owner `GNU` in a PT_NOTE segment.
+fn build_id(file: &rustix::fd::OwnedFd) -> Option<Vec<u8>> {
+    let mut head = [0u8; 4096];
+    let got = rustix::io::pread(file, &mut head, 0).ok()?;
+    let head = &head[..got];
+    if !head.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let half = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
+    let word = |at: usize| Some(u64::from_le_bytes(head.get(at..at + 8)?.try_into().ok()?));
+    let (table, size, count) = (word(32)? as usize, half(54)? as usize, half(56)? as usize);
+    for index in 0..count.min(64) {
+        let at = table.checked_add(index * size)?;
+        if head.get(at..at + 4)? != 4u32.to_le_bytes() {
+            continue;
+        }
+        let len = (word(at + 32)? as usize).min(4096);
+        let mut notes = vec![0u8; len];
+        let got = rustix::io::pread(file, &mut notes, word(at + 8)?).ok()?;
+        if let Some(id) = find_note(&notes[..got]) {
+            return Some(id);
+        }
+    }
+    None
+}
+
+fn find_note(mut notes: &[u8]) -> Option<Vec<u8>> {
+    while let Some((head, rest)) = notes.split_first_chunk::<12>() {
+        let number =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
+        let (name_len, desc_len, kind) = (number(0), number(4), number(8));
+        let desc_at = name_len.checked_next_multiple_of(4)?;
+        let end = desc_at.checked_add(desc_len.checked_next_multiple_of(4)?)?;
+        if kind == 3 && rest.get(..name_len)? == b"GNU\0" {
+            return rest.get(desc_at..desc_at + desc_len).map(<[u8]>::to_vec);
+        }
+        notes = rest.get(end..)?;
+    }
+    None
+}
+
+/// Lists every mapping of a process that cannot be carried.
+pub(crate) fn survey(
+    pid: frost_model::Pid,
+    command: &str,
+    mappings: &[Mapping],
+    behind: &dyn Behind,
+    files: &mut FileCache,
+) -> Vec<Obstacle> {
+    let mut obstacles: Vec<Obstacle> = Vec::new();
+    for mapping in mappings {
+        let why = match backing(mapping, files) {
+            Ok(Backing::Deleted { device, inode }) if behind.description(device, inode).is_none() => Some((
+                "the mapped file was deleted, and no descriptor refers to it any more".to_owned(),
+                "restart the program with its new files, then freeze it".to_owned(),
+            )),
+            Ok(_) => None,
+            Err(why) => Some(why),
+        };
+        if let Some((reason, remedy)) = why {
+            let name = String::from_utf8_lossy(&mapping.name);
+            let object = format!("memory {:x}-{:x} {name}", mapping.start, mapping.end).trim_end().to_owned();
+            // A library is mapped in several pieces; one line tells of all of them.
+            let same = |other: &Obstacle| other.reason == reason && other.object.ends_with(name.as_ref());
+            if name.is_empty() || !obstacles.iter().any(same) {
+                obstacles.push(Obstacle { pid, command: command.to_owned(), object, reason, remedy });
+            }
+        }
+    }
+    obstacles
+}
+
+/// Turns what a mapping shows into what an image says of it.
+///
+/// `None` only for an object that [`survey`] would have refused.
+pub(crate) fn attachment(mapping: &Mapping, backing: Backing, behind: &dyn Behind) -> Option<Attachment> {
+    let (offset, shared) = (mapping.offset, mapping.shared);
+    // `mw`: PROT_WRITE may be set; of a private mapping always.
+    let may_write = mapping.flags.has(*b"mw");
+    Some(match backing {
+        Backing::Anonymous => Attachment::Anonymous,
+        Backing::Special(special) => Attachment::Special(special),
+        Backing::File(file) => Attachment::File { file, offset, shared, may_write },
+        Backing::Shared { device, inode } => {
+            let dataspace = behind.dataspace(device, inode)?;
+            Attachment::Dataspace { dataspace, offset, shared, may_write }
+        }
+        Backing::Deleted { device, inode } => {
+            let description = behind.description(device, inode)?;
+            Attachment::Description { description, offset, shared, may_write }
+        }
+    })
+}
+
+/// Returns the rights of a mapping.
+pub(crate) fn protection(mapping: &Mapping) -> Protection {
+    Protection {
+        read: mapping.read,
+        write: mapping.write,
+        execute: mapping.execute,
+        key: mapping.protection_key,
+    }
+}
+
+/// Returns the flags of a mapping.
+pub(crate) fn flags(mapping: &Mapping) -> RegionFlags {
+    let has = |flag: &[u8; 2]| mapping.flags.has(*flag);
+    RegionFlags {
+        grows_down: has(b"gd"),
+        locked: has(b"lo"),
+        lock_on_fault: has(b"lf"),
+        dont_fork: has(b"dc"),
+        wipe_on_fork: has(b"wf"),
+        dont_dump: has(b"dd"),
+        huge_page: has(b"hg"),
+        no_huge_page: has(b"nh"),
+        mergeable: has(b"mg"),
+        sequential: has(b"sr"),
+        random: has(b"rr"),
+        no_reserve: has(b"nr"),
+        hugetlb: has(b"ht"),
+        sealed: has(b"sl"),
+        droppable: has(b"dp"),
+    }
+}
+
+/// Returns the range of a mapping; `None` for one that is not made of whole pages, which the kernel does not give.
+pub(crate) fn range(mapping: &Mapping) -> Option<PageRange> {
+    PageRange::new(mapping.start, mapping.end)
+}
+
+/// Returns the bounds of an address space.
+pub(crate) fn bounds(pid: i32, stat: &Stat, brk: u64) -> Bounds {
+    Bounds {
+        start_code: stat.startcode,
+        end_code: stat.endcode,
+        start_data: stat.start_data,
+        end_data: stat.end_data,
+        start_brk: stat.start_brk,
+        brk,
+        start_stack: stat.startstack,
+        arg_start: stat.arg_start,
+        arg_end: stat.arg_end,
+        env_start: stat.env_start,
+        env_end: stat.env_end,
+        auxv: proc::read(pid, "auxv").unwrap_or_default(),
+    }
+}
+
+/// Describes the vDSO among the mappings, if there is one.
+pub(crate) fn vdso(pid: i32, mappings: &[Mapping]) -> Option<Vdso> {
+    let code = mappings.iter().find(|mapping| mapping.name == b"[vdso]")?;
+    let first = mappings.iter().find(|mapping| mapping.name == b"[vvar]").unwrap_or(code);
+    let mut bytes = vec![0u8; (code.end - code.start) as usize];
+    frost_sys::memory::read(pid, code.start, &mut bytes).ok()?;
+    Some(Vdso { address: first.start, code: code.start, digest: blake3::hash(&bytes).into() })
+}

@@ -1,0 +1,123 @@
+//! All that is in the way of a freeze, in one list.
+
+use crate::cap::{Catalog, Observed};
+use crate::failure::{Failure, FailureKind};
+use crate::rm::{self, Behind, FileCache};
+use crate::{file, target};
+use frost_model::id::{DataspaceId, DescriptionId};
+use frost_model::{Obstacle, Pid};
+use frost_sys::proc::{self, Mapping, Status};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::process::PidfdFlags;
+
+/// A process as it is looked at, stopped or not.
+pub(crate) struct Seen<'a> {
+    pub(crate) pid: i32,
+    pub(crate) inner: Pid,
+    pub(crate) command: String,
+    pub(crate) pidfd: rustix::fd::BorrowedFd<'a>,
+    pub(crate) status: &'a Status,
+    pub(crate) mappings: &'a [Mapping],
+}
+
+impl Behind for Catalog {
+    fn dataspace(&self, device: u64, inode: u64) -> Option<DataspaceId> {
+        self.dataspace_of(device, inode)
+    }
+
+    fn description(&self, device: u64, inode: u64) -> Option<DescriptionId> {
+        self.description_of(device, inode)
+    }
+}
+
+/// Looks at living processes and lists every obstacle in them.
+pub(crate) fn look(
+    seen: &[Seen<'_>],
+    files: &mut FileCache,
+) -> Result<(Catalog, Vec<Obstacle>), crate::cap::Error> {
+    let observed: Vec<Observed<'_>> = seen
+        .iter()
+        .map(|process| Observed {
+            pid: Pid::new(process.pid),
+            inner: process.inner,
+            command: &process.command,
+            pidfd: process.pidfd,
+        })
+        .collect();
+    let (catalog, mut obstacles) = Catalog::survey(&observed)?;
+    for process in seen {
+        obstacles.extend(target::survey(process.pid, process.inner, process.status));
+        obstacles.extend(rm::survey(process.inner, &process.command, process.mappings, &catalog, files));
+        for (link, object) in [("exe", "binary"), ("cwd", "working directory")] {
+            if let Err(reason) = file::behind_link(&proc::path(process.pid, link)) {
+                obstacles.push(Obstacle {
+                    pid: process.inner,
+                    command: process.command.clone(),
+                    object: object.to_owned(),
+                    reason,
+                    remedy: "restart the program from where it can be found again".to_owned(),
+                });
+            }
+        }
+    }
+    let pids: Vec<_> = seen.iter().map(|process| (process.pid, process.inner)).collect();
+    obstacles.extend(target::survey_shared(&pids));
+    Ok((catalog, obstacles))
+}
+
+/// Lists what would be in the way of freezing `pid` and its descendants, which run on meanwhile.
+///
+/// # Errors
+/// As [`freeze`](crate::freeze) for targets that cannot be frozen at all.
+pub fn check(pid: i32, force: bool) -> Result<Vec<Obstacle>, Failure> {
+    let stat = target::validate(pid, force)?;
+    let what = format!("cannot check process {pid} ({})", String::from_utf8_lossy(&stat.comm));
+    let denied = |errno: &rustix::io::Errno| {
+        Failure::new(FailureKind::Denied, what.clone())
+            .because(errno)
+            .state("nothing was touched")
+            .hint("only its owner or root can freeze a process")
+    };
+    let mut tree = vec![pid];
+    let mut index = 0;
+    while index < tree.len() {
+        for child in proc::children(tree[index]).unwrap_or_default() {
+            if !tree.contains(&child) {
+                tree.push(child);
+            }
+        }
+        index += 1;
+    }
+    let mut found: Vec<(i32, OwnedFd, Status, Vec<Mapping>)> = Vec::new();
+    for member in tree {
+        // Whatever ends while we look is no obstacle.
+        let Ok(status) = proc::status(member) else { continue };
+        if proc::stat(member).is_ok_and(|stat| stat.is_zombie()) {
+            continue;
+        }
+        let Some(number) = rustix::process::Pid::from_raw(member) else { continue };
+        let Ok(pidfd) = rustix::process::pidfd_open(number, PidfdFlags::empty()) else { continue };
+        match proc::mappings(member) {
+            Ok(mappings) => found.push((member, pidfd, status, mappings)),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => {}
+            Err(errno) => return Err(denied(&errno)),
+        }
+    }
+    let seen: Vec<Seen<'_>> = found
+        .iter()
+        .map(|(member, pidfd, status, mappings)| Seen {
+            pid: *member,
+            inner: Pid::new(status.inner_pids.last().copied().unwrap_or(*member)),
+            command: proc::command(*member),
+            pidfd: pidfd.as_fd(),
+            status,
+            mappings,
+        })
+        .collect();
+    match look(&seen, &mut FileCache::default()) {
+        Ok((_, obstacles)) => Ok(obstacles),
+        Err(error) => {
+            Err(Failure::new(FailureKind::Failed, what).because(&error).state("nothing was touched"))
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Which processes can be frozen at all.
+
+use crate::failure::{Failure, FailureKind};
+use frost_model::{Obstacle, Pid};
+use frost_sys::proc;
+use frost_sys::proc::{Stat, Status};
+use std::process::Command;
+
+/// Checks what can be said of a target before it is touched.
+///
+/// # Errors
+/// No such process, a kernel thread, a thread, this command or one of its ancestors, a process that a service
+/// manager would start again.
+pub(crate) fn validate(pid: i32, force: bool) -> Result<Stat, Failure> {
+    let cannot = |kind, stat: &Stat| {
+        let name = String::from_utf8_lossy(&stat.comm).into_owned();
+        Failure::new(kind, format!("cannot freeze process {pid} ({name})")).state("nothing was touched")
+    };
+    let none = || {
+        Failure::new(FailureKind::NotFound, format!("cannot freeze process {pid}"))
+            .cause("there is no process of this number")
+            .state("nothing was touched")
+            .hint("`ps -e` lists the processes that run")
+    };
+    if pid <= 0 {
+        return Err(none());
+    }
+    let stat = proc::stat(pid).map_err(|_| none())?;
+    let status = proc::status(pid).map_err(|_| none())?;
+    if stat.is_kernel_thread() {
+        return Err(cannot(FailureKind::Unsupported, &stat)
+            .cause("it is a thread of the kernel, which has no state of its own")
+            .hint("choose a program"));
+    }
+    if status.tgid != pid {
+        return Err(cannot(FailureKind::Usage, &stat)
+            .cause(format!("it is a thread of process {}", status.tgid))
+            .hint(format!("`frost freeze {}` freezes the whole process", status.tgid)));
+    }
+    if stat.is_zombie() {
+        return Err(cannot(FailureKind::NotFound, &stat)
+            .cause(format!("it has ended, and its parent {} has not yet asked for its status", stat.ppid))
+            .hint("there is nothing left to freeze"));
+    }
+    if let Some(distance) = ancestry(pid) {
+        let (who, hint) = if distance == 0 {
+            ("it is this command itself", "name another process")
+        } else {
+            (
+                "it is an ancestor of this command, which would be frozen with it",
+                "run frost from elsewhere: another terminal, or `setsid -f frost freeze ...`",
+            )
+        };
+        return Err(cannot(FailureKind::Usage, &stat).cause(who).hint(hint));
+    }
+    if status.tracer != 0 {
+        let tracer = proc::command(status.tracer);
+        return Err(cannot(FailureKind::Unsupported, &stat)
+            .cause(format!("process {} ({tracer}) is tracing it", status.tracer))
+            .hint("detach the debugger, then freeze it"));
+    }
+    if !force {
+        if let Some((unit, restart)) = restarting_unit(pid) {
+            return Err(cannot(FailureKind::Unsupported, &stat)
+                .cause(format!("it is the main process of {unit}, which has Restart={restart}: systemd would start it again"))
+                .hint(format!(
+                    "set Restart=no by `systemctl edit --runtime {unit}`, or use --force if a second instance does no harm"
+                )));
+        }
+    }
+    Ok(stat)
+}
+
+/// Returns how many generations `pid` is above us: 0 for ourselves, `None` if it is no ancestor.
+fn ancestry(pid: i32) -> Option<usize> {
+    let mut at = std::process::id() as i32;
+    for distance in 0..4096 {
+        if at == pid {
+            return Some(distance);
+        }
+        at = proc::stat(at).ok()?.ppid;
+        if at <= 0 {
+            return None;
+        }
+    }
+    None
+}
+
+/// Returns the systemd unit that would start `pid` again, and its Restart= setting.
+fn restarting_unit(pid: i32) -> Option<(String, String)> {
+    let cgroups = proc::read(pid, "cgroup").ok()?;
+    let cgroups = String::from_utf8_lossy(&cgroups).into_owned();
+    let unit =
+        cgroups.lines().find_map(|line| line.rsplit('/').next().filter(|name| name.ends_with(".service")))?;
+    let shown = Command::new("systemctl")
+        .args(["show", unit, "--property=MainPID", "--property=Restart"])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .ok()?;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let property = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let restart = property("Restart")?;
+    (property("MainPID")? == pid.to_string() && restart != "no")
+        .then(|| (unit.to_owned(), restart.to_owned()))
+}
+
+/// Namespaces that a thaw does not make, and in which the program must therefore be with us.
+const SHARED_NAMESPACES: [(&str, &str); 4] =
+    [("net", "network"), ("ipc", "IPC"), ("uts", "host name"), ("cgroup", "cgroup")];
+
+/// Lists what is in the way in a process as a whole: nothing here needs it to be stopped.
+pub(crate) fn survey(pid: i32, inner: Pid, status: &Status) -> Vec<Obstacle> {
+    let command = proc::command(pid);
+    let mut obstacles = Vec::new();
+    let mut add = |object: &str, reason: String, remedy: &str| {
+        obstacles.push(Obstacle {
+            pid: inner,
+            command: command.clone(),
+            object: object.to_owned(),
+            reason,
+            remedy: remedy.to_owned(),
+        });
+    };
+    if status.seccomp != 0 {
+        let kind = if status.seccomp == 1 { "strict mode" } else { "filters" };
+        add(
+            "system call filter",
+            format!("seccomp {kind} restrict its system calls, and the kernel does not give filters back"),
+            "run the program without its sandbox, where it has a switch for that",
+        );
+    }
+    for (file, name) in SHARED_NAMESPACES {
+        let link = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/{file}"), Vec::new()).ok();
+        if let (Some(theirs), Some(ours)) = (link(&pid.to_string()), link("self")) {
+            if theirs != ours {
+                add(
+                    &format!("{name} namespace"),
+                    format!("it is in another {name} namespace than this command, as in a container"),
+                    "run frost inside of the container",
+                );
+            }
+        }
+    }
+    let root = |path: String| rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    if let (Some(theirs), Some(ours)) = (root(format!("/proc/{pid}/root")), root("/".to_owned())) {
+        if theirs != ours {
+            add(
+                "root directory",
+                "its root directory is not that of this command, as in a chroot or container".to_owned(),
+                "run frost inside of it",
+            );
+        }
+    }
+    let mut class = [0u8; 5];
+    let exe = rustix::fs::open(
+        proc::path(pid, "exe"),
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    );
+    if exe.is_ok_and(|exe| rustix::io::pread(&exe, &mut class, 0).is_ok()) && class == *b"\x7fELF\x01" {
+        add("binary", "it is a 32-bit program, which is not carried".to_owned(), "use a 64-bit build of it");
+    }
+    obstacles
+}
+
+/// Lists kernel objects that two processes share and that a thaw would make separate.
+pub(crate) fn survey_shared(pids: &[(i32, Pid)]) -> Vec<Obstacle> {
+    use frost_sys::kcmp::{Resource, kcmp};
+    let mut obstacles = Vec::new();
+    let shared = [
+        (Resource::Vm, "its address space (vfork or CLONE_VM)"),
+        (Resource::Files, "its descriptor table (CLONE_FILES)"),
+        (Resource::Fs, "its working directory and root (CLONE_FS)"),
+        (Resource::SigHand, "its signal handlers (CLONE_SIGHAND)"),
+    ];
+    for (resource, what) in shared {
+        // kcmp gives an order, so that equal ones become neighbours.
+        let mut sorted: Vec<_> = pids.to_vec();
+        sorted.sort_by(|a, b| kcmp(a.0, b.0, resource).unwrap_or(a.0.cmp(&b.0)));
+        for pair in sorted.windows(2) {
+            if kcmp(pair[0].0, pair[1].0, resource) == Ok(std::cmp::Ordering::Equal) {
+                obstacles.push(Obstacle {
+                    pid: pair[1].1,
+                    command: proc::command(pair[1].0),
+                    object: "process".to_owned(),
+                    reason: format!("it shares {what} with process {}", pair[0].1),
+                    remedy: "freeze it a little later, when a vfork in progress has ended".to_owned(),
+                });
+            }
+        }
+    }
+    obstacles
+}
