@@ -15,5 +15,5 @@ pub fn start_writeback(file: BorrowedFd<'_>, offset: u64, len_bytes: u64) -> Res
     // SAFETY: the call takes integers and touches no memory of ours.
     let result =
         unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len_bytes, libc::SYNC_FILE_RANGE_WRITE) };
-    check(result.into()).map(drop)
+    check(result).map(drop)
 }
