@@ -1,0 +1,52 @@
+//! Open directories.
+
+use crate::Victim;
+use crate::call::{c, open, zeroed};
+use crate::stage::{Stage, Verdict};
+use libc::{O_DIRECTORY, O_PATH, O_RDONLY};
+
+pub(crate) const VICTIMS: &[Victim] = &[("directory_open", opened), ("directory_half_read", half_read)];
+
+fn opened(stage: &Stage) -> Verdict {
+    let path = stage.path("inner");
+    std::fs::create_dir(&path).map_err(|why| why.to_string())?;
+    std::fs::write(path.join("file"), "x").map_err(|why| why.to_string())?;
+    let (fd, handle) = (open(&path, O_RDONLY | O_DIRECTORY)?, open(&path, O_PATH | O_DIRECTORY)?);
+    stage.freeze_here()?;
+    for fd in [fd, handle] {
+        let mut stat: libc::stat = zeroed();
+        sys!(fstatat(fd, c"file".as_ptr(), &mut stat, 0))?;
+        same!(stat.st_size, 1, "the size of a file in it");
+    }
+    Ok(())
+}
+
+/// readdir(3) goes on where it was.
+fn half_read(stage: &Stage) -> Verdict {
+    let path = stage.path("inner");
+    std::fs::create_dir(&path).map_err(|why| why.to_string())?;
+    for index in 0..300 {
+        std::fs::write(path.join(format!("a rather long name of a file {index}")), "")
+            .map_err(|why| why.to_string())?;
+    }
+    let directory = unsafe { libc::opendir(c(&path.to_string_lossy()).as_ptr()) };
+    check!(!directory.is_null(), "opendir");
+    let mut names = std::collections::BTreeSet::new();
+    let mut read = |limit: usize| -> Verdict {
+        while names.len() < limit {
+            let entry = unsafe { libc::readdir(directory) };
+            if entry.is_null() {
+                break;
+            }
+            let name =
+                unsafe { std::ffi::CStr::from_ptr((*entry).d_name.as_ptr()) }.to_string_lossy().into_owned();
+            check!(names.insert(name.clone()), "{name} came twice");
+        }
+        Ok(())
+    };
+    read(100)?;
+    stage.freeze_here()?;
+    read(1000)?;
+    same!(names.len(), 302, "how many names came");
+    Ok(())
+}

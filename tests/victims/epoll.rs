@@ -1,0 +1,144 @@
+//! Epoll instances.
+
+use crate::Victim;
+use crate::call::{pipe, read_some, write_all, zeroed};
+use crate::stage::{Stage, Verdict};
+use libc::{EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT};
+
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("epoll_watches", watches),
+    ("epoll_edge", edge),
+    ("epoll_oneshot", oneshot),
+    ("epoll_nested", nested),
+    ("epoll_many", many),
+    ("epoll_other_number", other_number),
+    ("epoll_shared", shared),
+];
+
+fn add(epoll: i32, fd: i32, events: i32, data: u64) -> Verdict {
+    let mut event = libc::epoll_event { events: events as u32, u64: data };
+    sys!(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &mut event))?;
+    Ok(())
+}
+
+/// What is ready now: events and data, by ascending data.
+fn ready(epoll: i32) -> Result<Vec<(u32, u64)>, String> {
+    let mut events: [libc::epoll_event; 64] = zeroed();
+    let count = sys!(epoll_wait(epoll, events.as_mut_ptr(), 64, 0))?;
+    let mut ready: Vec<_> = events[..count as usize].iter().map(|event| (event.events, event.u64)).collect();
+    ready.sort_by_key(|(_, data)| *data);
+    Ok(ready)
+}
+
+fn watches(stage: &Stage) -> Verdict {
+    let epoll = sys!(epoll_create1(libc::EPOLL_CLOEXEC))?;
+    let (reader, writer) = pipe(0)?;
+    let event = sys!(eventfd(0, 0))?;
+    add(epoll, reader, EPOLLIN, 0xdead_beef_0000_0001)?;
+    add(epoll, event, EPOLLIN, 2)?;
+    add(epoll, writer, EPOLLOUT, u64::MAX)?;
+    stage.freeze_here()?;
+    same!(ready(epoll)?, [(EPOLLOUT as u32, u64::MAX)], "what is ready");
+    write_all(writer, b"x")?;
+    write_all(event, &1u64.to_ne_bytes())?;
+    let expected =
+        [(EPOLLIN as u32, 2), (EPOLLIN as u32, 0xdead_beef_0000_0001), (EPOLLOUT as u32, u64::MAX)];
+    same!(ready(epoll)?, expected, "what is ready then");
+    sys!(epoll_ctl(epoll, libc::EPOLL_CTL_DEL, event, std::ptr::null_mut()))?;
+    same!(ready(epoll)?.len(), 2, "how many are ready without the one taken out");
+    Ok(())
+}
+
+fn edge(stage: &Stage) -> Verdict {
+    let epoll = sys!(epoll_create1(0))?;
+    let (reader, writer) = pipe(libc::O_NONBLOCK)?;
+    add(epoll, reader, EPOLLIN | EPOLLET, 7)?;
+    write_all(writer, b"x")?;
+    same!(ready(epoll)?, [(EPOLLIN as u32, 7)], "the edge before");
+    stage.freeze_here()?;
+    // An edge told again is allowed; a lost one is not.
+    let _again = ready(epoll)?;
+    write_all(writer, b"y")?;
+    same!(ready(epoll)?, [(EPOLLIN as u32, 7)], "the edge after");
+    same!(ready(epoll)?, [], "no edge");
+    same!(read_some(reader, 9)?, b"xy", "what came through");
+    Ok(())
+}
+
+/// A one-shot watch that fired stays silent until it is armed again.
+fn oneshot(stage: &Stage) -> Verdict {
+    let epoll = sys!(epoll_create1(0))?;
+    let (reader, writer) = pipe(0)?;
+    add(epoll, reader, EPOLLIN | EPOLLONESHOT, 9)?;
+    write_all(writer, b"x")?;
+    same!(ready(epoll)?, [(EPOLLIN as u32, 9)], "the shot");
+    stage.freeze_here()?;
+    same!(ready(epoll)?, [], "after the shot");
+    let mut event = libc::epoll_event { events: (EPOLLIN | EPOLLONESHOT) as u32, u64: 10 };
+    sys!(epoll_ctl(epoll, EPOLL_CTL_MOD, reader, &mut event))?;
+    same!(ready(epoll)?, [(EPOLLIN as u32, 10)], "armed again");
+    Ok(())
+}
+
+fn nested(stage: &Stage) -> Verdict {
+    let (outer, inner) = (sys!(epoll_create1(0))?, sys!(epoll_create1(0))?);
+    let event = sys!(eventfd(0, 0))?;
+    add(inner, event, EPOLLIN, 1)?;
+    add(outer, inner, EPOLLIN, 2)?;
+    stage.freeze_here()?;
+    same!(ready(outer)?, [], "what is ready");
+    write_all(event, &1u64.to_ne_bytes())?;
+    same!(ready(outer)?, [(EPOLLIN as u32, 2)], "what is ready outside");
+    same!(ready(inner)?, [(EPOLLIN as u32, 1)], "what is ready inside");
+    Ok(())
+}
+
+fn many(stage: &Stage) -> Verdict {
+    let epoll = sys!(epoll_create1(0))?;
+    let mut events = Vec::new();
+    for data in 0..200 {
+        let fd = sys!(eventfd(0, libc::EFD_CLOEXEC))?;
+        add(epoll, fd, EPOLLIN, data)?;
+        events.push(fd);
+    }
+    stage.freeze_here()?;
+    for (data, fd) in events.into_iter().enumerate() {
+        write_all(fd, &1u64.to_ne_bytes())?;
+        same!(ready(epoll)?, [(EPOLLIN as u32, data as u64)], "what is ready");
+        read_some(fd, 8)?;
+    }
+    Ok(())
+}
+
+/// The number under which a watch was added now belongs to another file: the description counts, not the number.
+fn other_number(stage: &Stage) -> Verdict {
+    let epoll = sys!(epoll_create1(0))?;
+    let (first, second) = (sys!(eventfd(0, 0))?, sys!(eventfd(1, 0))?);
+    add(epoll, first, EPOLLIN, 5)?;
+    let kept = sys!(dup(first))?;
+    sys!(dup2(second, first))?;
+    stage.freeze_here()?;
+    same!(ready(epoll)?, [], "what is ready");
+    write_all(kept, &1u64.to_ne_bytes())?;
+    same!(ready(epoll)?, [(EPOLLIN as u32, 5)], "what is ready then");
+    Ok(())
+}
+
+fn shared(stage: &Stage) -> Verdict {
+    let epoll = sys!(epoll_create1(0))?;
+    let event = sys!(eventfd(0, 0))?;
+    add(epoll, event, EPOLLIN, 5)?;
+    let child = stage.fork(|| {
+        let mut events: [libc::epoll_event; 4] = zeroed();
+        same!(sys!(epoll_wait(epoll, events.as_mut_ptr(), 4, -1))?, 1, "events in the child");
+        Ok(())
+    })?;
+    crate::call::until("the child waits", || {
+        // Linux numbers both epoll_wait and epoll_pwait; libc chooses.
+        crate::call::is_in_call(child, libc::SYS_epoll_wait)
+            || crate::call::is_in_call(child, libc::SYS_epoll_pwait)
+    })?;
+    stage.freeze_here()?;
+    write_all(event, &1u64.to_ne_bytes())?;
+    stage.reap(child)
+}

@@ -1,0 +1,138 @@
+//! Files that are mapped.
+
+use crate::Victim;
+use crate::call::{READ_WRITE, check_fill, fill, open, write_all};
+use crate::stage::{Stage, Verdict};
+use libc::{MAP_PRIVATE, MAP_SHARED, O_CREAT, O_RDONLY, O_RDWR, PROT_READ};
+
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("file_private_untouched", private_untouched),
+    ("file_private_written", private_written),
+    ("file_private_read_only", private_read_only),
+    ("file_shared", shared),
+    ("file_shared_read_only", shared_read_only),
+    ("file_deleted_mapped", deleted_mapped),
+    ("file_beyond_end", beyond_end),
+];
+
+const PAGE: usize = 4096;
+const LEN: usize = 64 * PAGE;
+
+/// Makes a file whose pages hold the byte of their number.
+fn file(stage: &Stage, name: &str) -> Result<i32, String> {
+    let fd = open(&stage.path(name), O_RDWR | O_CREAT)?;
+    for page in 0..LEN / PAGE {
+        write_all(fd, &[page as u8 + 1; PAGE])?;
+    }
+    Ok(fd)
+}
+
+fn mapped(fd: i32, rights: i32, flags: i32, offset: usize) -> Result<*mut u8, String> {
+    Ok(sys!(mmap(std::ptr::null_mut(), LEN - offset, rights, flags, fd, offset as i64))?.cast())
+}
+
+fn pages(what: &str, memory: *const u8, first: usize, count: usize) -> Verdict {
+    for page in 0..count {
+        let found = unsafe { memory.add(page * PAGE + 99).read_volatile() };
+        same!(found, (first + page) as u8 + 1, "{what}, page {page}");
+    }
+    Ok(())
+}
+
+fn private_untouched(stage: &Stage) -> Verdict {
+    let fd = file(stage, "mapped")?;
+    let memory = mapped(fd, READ_WRITE, MAP_PRIVATE, 16 * PAGE)?;
+    sys!(close(fd))?;
+    stage.freeze_here()?;
+    pages("the mapping", memory, 16, 48)
+}
+
+fn private_written(stage: &Stage) -> Verdict {
+    let fd = file(stage, "mapped")?;
+    let memory = mapped(fd, READ_WRITE, MAP_PRIVATE, 0)?;
+    sys!(close(fd))?;
+    for page in (0..64).step_by(3) {
+        fill(unsafe { memory.add(page * PAGE) }, PAGE, page as u64);
+    }
+    stage.freeze_here()?;
+    for page in 0..64 {
+        let address = unsafe { memory.add(page * PAGE) };
+        if page % 3 == 0 {
+            check_fill("a page written", address, PAGE, page as u64)?;
+        } else {
+            pages("a page not written", address, page, 1)?;
+        }
+    }
+    let text = std::fs::read(stage.path("mapped")).map_err(|why| why.to_string())?;
+    check!(
+        text.chunks(PAGE).enumerate().all(|(i, p)| p == [i as u8 + 1; PAGE]),
+        "the file itself was changed"
+    );
+    Ok(())
+}
+
+/// Written first, then made read-only: as relocated data is.
+fn private_read_only(stage: &Stage) -> Verdict {
+    let fd = file(stage, "mapped")?;
+    let memory = mapped(fd, READ_WRITE, MAP_PRIVATE, 0)?;
+    fill(memory, PAGE, 1);
+    sys!(mprotect(memory.cast(), LEN, PROT_READ))?;
+    stage.freeze_here()?;
+    check_fill("the page written", memory, PAGE, 1)?;
+    pages("the others", unsafe { memory.add(PAGE) }, 1, 63)?;
+    sys!(mprotect(memory.cast(), LEN, READ_WRITE))?;
+    fill(memory, LEN, 2);
+    check_fill("all of it", memory, LEN, 2)
+}
+
+fn shared(stage: &Stage) -> Verdict {
+    let fd = file(stage, "mapped")?;
+    let memory = mapped(fd, READ_WRITE, MAP_SHARED, 0)?;
+    sys!(close(fd))?;
+    fill(memory, PAGE, 1);
+    stage.freeze_here()?;
+    check_fill("the page written before", memory, PAGE, 1)?;
+    fill(unsafe { memory.add(5 * PAGE) }, PAGE, 2);
+    let text = std::fs::read(stage.path("mapped")).map_err(|why| why.to_string())?;
+    check_fill("the file, before", text.as_ptr(), PAGE, 1)?;
+    check_fill("the file, after", text[5 * PAGE..].as_ptr(), PAGE, 2)
+}
+
+fn shared_read_only(stage: &Stage) -> Verdict {
+    sys!(close(file(stage, "mapped")?))?;
+    let fd = open(&stage.path("mapped"), O_RDONLY)?;
+    let memory = mapped(fd, PROT_READ, MAP_SHARED, 0)?;
+    sys!(close(fd))?;
+    stage.freeze_here()?;
+    pages("the mapping", memory, 0, 64)?;
+    check!(sys!(mprotect(memory.cast(), PAGE, READ_WRITE)).is_err(), "a read-only file became writable");
+    Ok(())
+}
+
+/// A mapped file that has no name any more, held open beside.
+fn deleted_mapped(stage: &Stage) -> Verdict {
+    let fd = file(stage, "mapped")?;
+    let shared = mapped(fd, READ_WRITE, MAP_SHARED, 0)?;
+    let private = mapped(fd, READ_WRITE, MAP_PRIVATE, 0)?;
+    fill(unsafe { private.add(PAGE) }, PAGE, 4);
+    sys!(unlink(crate::call::c(&stage.path("mapped").to_string_lossy()).as_ptr()))?;
+    stage.freeze_here()?;
+    pages("the shared mapping", shared, 0, 64)?;
+    check_fill("the private page", unsafe { private.add(PAGE) }, PAGE, 4)?;
+    fill(shared, PAGE, 5);
+    let mut bytes = vec![0; PAGE];
+    sys!(pread(fd, bytes.as_mut_ptr().cast(), PAGE, 0))?;
+    check_fill("the file as read", bytes.as_ptr(), PAGE, 5)
+}
+
+/// A mapping that reaches beyond the end of its file.
+fn beyond_end(stage: &Stage) -> Verdict {
+    let fd = file(stage, "mapped")?;
+    let memory = sys!(mmap(std::ptr::null_mut(), 2 * LEN, READ_WRITE, MAP_PRIVATE, fd, 0))?.cast::<u8>();
+    fill(memory, PAGE, 1);
+    stage.freeze_here()?;
+    check_fill("the page written", memory, PAGE, 1)?;
+    sys!(ftruncate(fd, 2 * LEN as i64))?;
+    same!(unsafe { memory.add(LEN + 5).read_volatile() }, 0, "a page that the file grew");
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! Small programs made to be frozen, in one binary: `victim NAME DIR`.
+//!
+//! A victim makes the state it is named after, writes `DIR/ready`, waits until `DIR/go` exists, judges itself and
+//! writes `DIR/result`: `ok`, or `failed: ` and what it found. Run unfrozen (with `go` there from the start) it
+//! tests itself. `victim list` prints the names.
+
+#[macro_use]
+mod call;
+mod facts;
+mod stage;
+
+mod anonymous;
+mod clock;
+mod credentials;
+mod device;
+mod directory;
+mod epoll;
+mod eventfd;
+mod fifo;
+mod file;
+mod limits;
+mod memfd;
+mod outside;
+mod pidfd;
+mod pipe;
+mod place;
+mod prctl;
+mod registers;
+mod regular;
+mod restart;
+mod shared;
+mod signalfd;
+mod signals;
+mod tcp;
+mod thread;
+mod timerfd;
+mod timers;
+mod tree;
+mod udp;
+mod unix;
+mod vfork;
+
+use stage::{Stage, Verdict};
+use std::process::ExitCode;
+
+/// A victim: its name and what it does.
+pub(crate) type Victim = (&'static str, fn(&Stage) -> Verdict);
+
+fn all() -> impl Iterator<Item = &'static Victim> {
+    [
+        anonymous::VICTIMS,
+        clock::VICTIMS,
+        credentials::VICTIMS,
+        device::VICTIMS,
+        directory::VICTIMS,
+        epoll::VICTIMS,
+        eventfd::VICTIMS,
+        fifo::VICTIMS,
+        file::VICTIMS,
+        limits::VICTIMS,
+        memfd::VICTIMS,
+        outside::VICTIMS,
+        pidfd::VICTIMS,
+        pipe::VICTIMS,
+        place::VICTIMS,
+        prctl::VICTIMS,
+        registers::VICTIMS,
+        regular::VICTIMS,
+        restart::VICTIMS,
+        shared::VICTIMS,
+        signalfd::VICTIMS,
+        signals::VICTIMS,
+        tcp::VICTIMS,
+        thread::VICTIMS,
+        timerfd::VICTIMS,
+        timers::VICTIMS,
+        tree::VICTIMS,
+        udp::VICTIMS,
+        unix::VICTIMS,
+        vfork::VICTIMS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [_, "list"] => {
+            all().for_each(|(name, _)| println!("{name}"));
+            ExitCode::SUCCESS
+        }
+        [_, name, dir] => match all().find(|(known, _)| *known == name) {
+            Some((_, run)) => Stage::new(dir).play(*run),
+            None => {
+                eprintln!("victim: no victim is called {name}");
+                ExitCode::from(2)
+            }
+        },
+        _ => {
+            eprintln!("usage: victim NAME DIR | victim list");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Memory behind a descriptor.
+
+use crate::Victim;
+use crate::call::{READ_WRITE, check_fill, check_zero, fill, read_all, write_all, zeroed};
+use crate::stage::{Stage, Verdict};
+use libc::{MAP_PRIVATE, MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ};
+
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("memfd_plain", plain),
+    ("memfd_shared", shared),
+    ("memfd_private", private),
+    ("memfd_sealed", sealed),
+    ("memfd_closed", closed),
+    ("memfd_sparse", sparse),
+];
+
+const PAGE: usize = 4096;
+const LEN: usize = 1 << 20;
+
+fn memfd(flags: u32, len: usize) -> Result<i32, String> {
+    let fd = sys!(memfd_create(c"victim".as_ptr(), flags))?;
+    sys!(ftruncate(fd, len as i64))?;
+    Ok(fd)
+}
+
+fn mapped(fd: i32, rights: i32, flags: i32) -> Result<*mut u8, String> {
+    Ok(sys!(mmap(std::ptr::null_mut(), LEN, rights, flags, fd, 0))?.cast())
+}
+
+fn plain(stage: &Stage) -> Verdict {
+    let fd = memfd(0, 0)?;
+    write_all(fd, b"one two three")?;
+    sys!(lseek(fd, 4, libc::SEEK_SET))?;
+    let twin = sys!(dup(fd))?;
+    sys!(fchmod(fd, 0o640))?;
+    stage.freeze_here()?;
+    same!(read_all(fd, 3)?, b"two", "what stands at the offset");
+    same!(read_all(twin, 6)?, b" three", "what stands at the shared offset");
+    let mut stat: libc::stat = zeroed();
+    sys!(fstat(fd, &mut stat))?;
+    same!(stat.st_size, 13, "its size");
+    same!(stat.st_mode & 0o7777, 0o640, "its mode");
+    Ok(())
+}
+
+/// Two mappings and the descriptor show one memory, in two processes.
+fn shared(stage: &Stage) -> Verdict {
+    let fd = memfd(MFD_CLOEXEC, LEN)?;
+    let (one, two) = (mapped(fd, READ_WRITE, MAP_SHARED)?, mapped(fd, PROT_READ, MAP_SHARED)?);
+    fill(one, LEN, 1);
+    let child = stage.fork(|| {
+        stage.wait();
+        check_fill("the child's view", two, PAGE, 1)?;
+        fill(unsafe { one.add(LEN / 2) }, LEN / 2, 2);
+        Ok(())
+    })?;
+    stage.freeze_here()?;
+    stage.reap(child)?;
+    check_fill("the second mapping", two, PAGE, 1)?;
+    check_fill("what the child wrote", unsafe { two.add(LEN / 2) }, LEN / 2, 2)?;
+    sys!(pwrite(fd, b"written".as_ptr().cast(), 7, 0))?;
+    same!(unsafe { std::slice::from_raw_parts(two, 7) }, b"written", "what write(2) put there");
+    Ok(())
+}
+
+fn private(stage: &Stage) -> Verdict {
+    let fd = memfd(MFD_CLOEXEC, LEN)?;
+    let shared = mapped(fd, READ_WRITE, MAP_SHARED)?;
+    fill(shared, LEN, 1);
+    let own = mapped(fd, READ_WRITE, MAP_PRIVATE)?;
+    fill(unsafe { own.add(8 * PAGE) }, PAGE, 2);
+    stage.freeze_here()?;
+    check_fill("the memfd", shared, LEN, 1)?;
+    check_fill("pages not written", own, 8 * PAGE, 1)?;
+    check_fill("the page written", unsafe { own.add(8 * PAGE) }, PAGE, 2)?;
+    // A page not yet written follows the memfd, as before.
+    unsafe { shared.write(0x77) };
+    same!(unsafe { own.read() }, 0x77, "a page not written");
+    Ok(())
+}
+
+fn sealed(stage: &Stage) -> Verdict {
+    let fd = memfd(MFD_CLOEXEC | MFD_ALLOW_SEALING, LEN)?;
+    let view = mapped(fd, READ_WRITE, MAP_SHARED)?;
+    fill(view, LEN, 5);
+    sys!(munmap(view.cast(), LEN))?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+    sys!(fcntl(fd, libc::F_ADD_SEALS, seals))?;
+    let view = mapped(fd, PROT_READ, MAP_SHARED)?;
+    stage.freeze_here()?;
+    same!(sys!(fcntl(fd, libc::F_GET_SEALS))?, seals, "the seals");
+    check!(sys!(ftruncate(fd, 0)).is_err(), "a sealed memfd was cut");
+    check_fill("the sealed memfd", view, LEN, 5)
+}
+
+/// The mapping outlives its descriptor.
+fn closed(stage: &Stage) -> Verdict {
+    let fd = memfd(0, LEN)?;
+    let memory = mapped(fd, READ_WRITE, MAP_SHARED)?;
+    sys!(close(fd))?;
+    fill(memory, LEN, 6);
+    stage.freeze_here()?;
+    check_fill("the memory", memory, LEN, 6)?;
+    let child = stage.fork(|| {
+        fill(memory, LEN, 7);
+        Ok(())
+    })?;
+    stage.reap(child)?;
+    check_fill("what the child wrote", memory, LEN, 7)
+}
+
+fn sparse(stage: &Stage) -> Verdict {
+    let fd = memfd(0, 1 << 32)?;
+    sys!(pwrite(fd, b"far".as_ptr().cast(), 3, (1 << 32) - 3))?;
+    stage.freeze_here()?;
+    sys!(lseek(fd, -3, libc::SEEK_END))?;
+    same!(read_all(fd, 3)?, b"far", "the end of 4 GiB");
+    let memory = mapped(fd, PROT_READ, MAP_SHARED)?;
+    check_zero("its start", memory, LEN)?;
+    let mut stat: libc::stat = zeroed();
+    sys!(fstat(fd, &mut stat))?;
+    // A huge page may stand behind what was written.
+    check!(stat.st_blocks < 32_768, "holes were filled: {} blocks", stat.st_blocks);
+    Ok(())
+}

@@ -1,0 +1,259 @@
+//! Open regular files. Flags and offsets of every descriptor are among the facts that every victim compares.
+
+use crate::Victim;
+use crate::call::{c, open, read_all, write_all, zeroed};
+use crate::stage::{Stage, Verdict};
+use libc::{O_APPEND, O_CREAT, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, SEEK_CUR, SEEK_END, SEEK_SET};
+
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("regular_offset", offset),
+    ("regular_append", append),
+    ("regular_read_only", read_only),
+    ("regular_path_only", path_only),
+    ("regular_shared_offset", shared_offset),
+    ("regular_shared_offset_fork", shared_offset_fork),
+    ("regular_deleted", deleted),
+    ("regular_deleted_large", deleted_large),
+    ("regular_deleted_shared", deleted_shared),
+    ("regular_tmpfile", tmpfile),
+    ("regular_renamed", renamed),
+    ("regular_high_numbers", high_numbers),
+    ("regular_thousand", thousand),
+    ("regular_locks", locks),
+    ("regular_proc", proc),
+];
+
+fn text(stage: &Stage, name: &str, content: &str) -> Result<std::path::PathBuf, String> {
+    let path = stage.path(name);
+    std::fs::write(&path, content).map_err(|why| why.to_string())?;
+    Ok(path)
+}
+
+fn offset(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "one two three")?;
+    let fd = open(&path, O_RDWR)?;
+    sys!(lseek(fd, 4, SEEK_SET))?;
+    let beyond = open(&path, O_RDWR)?;
+    sys!(lseek(beyond, 100, SEEK_SET))?;
+    stage.freeze_here()?;
+    same!(read_all(fd, 3)?, b"two", "what stands at the offset");
+    write_all(fd, b"!")?;
+    same!(std::fs::read(&path).map_err(|why| why.to_string())?, b"one two!three", "the file");
+    same!(sys!(lseek(beyond, 0, SEEK_CUR))?, 100, "an offset beyond the end");
+    Ok(())
+}
+
+fn append(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "first\n")?;
+    let fd = open(&path, O_WRONLY | O_APPEND)?;
+    write_all(fd, b"second\n")?;
+    stage.freeze_here()?;
+    write_all(fd, b"third\n")?;
+    same!(
+        std::fs::read_to_string(&path).map_err(|why| why.to_string())?,
+        "first\nsecond\nthird\n",
+        "the file"
+    );
+    Ok(())
+}
+
+fn read_only(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "content")?;
+    let fd = open(&path, O_RDONLY | libc::O_NONBLOCK | libc::O_NOATIME)?;
+    stage.freeze_here()?;
+    check!(write_all(fd, b"x").is_err(), "a read-only file can be written");
+    same!(read_all(fd, 20)?, b"content", "the file");
+    Ok(())
+}
+
+fn path_only(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "content")?;
+    let fd = open(&path, O_PATH)?;
+    stage.freeze_here()?;
+    check!(read_all(fd, 1).is_err(), "an O_PATH descriptor can be read");
+    let again = open(std::path::Path::new(&format!("/proc/self/fd/{fd}")), O_RDONLY)?;
+    same!(read_all(again, 20)?, b"content", "the file");
+    Ok(())
+}
+
+fn shared_offset(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "abcdefgh")?;
+    let fd = open(&path, O_RDONLY)?;
+    let twin = sys!(dup(fd))?;
+    let far = sys!(fcntl(fd, libc::F_DUPFD_CLOEXEC, 77))?;
+    let other = open(&path, O_RDONLY)?;
+    sys!(lseek(fd, 2, SEEK_SET))?;
+    stage.freeze_here()?;
+    same!(read_all(fd, 1)?, b"c", "first");
+    same!(read_all(twin, 1)?, b"d", "through its duplicate");
+    same!(read_all(far, 1)?, b"e", "through another");
+    same!(read_all(other, 1)?, b"a", "through a description of its own");
+    Ok(())
+}
+
+fn shared_offset_fork(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "abcdefgh")?;
+    let fd = open(&path, O_RDONLY)?;
+    let child = stage.fork(|| {
+        stage.wait();
+        same!(read_all(fd, 3)?, b"abc", "what the child reads");
+        Ok(())
+    })?;
+    stage.freeze_here()?;
+    stage.reap(child)?;
+    same!(read_all(fd, 3)?, b"def", "what the parent reads then");
+    Ok(())
+}
+
+fn unlink(path: &std::path::Path) -> Verdict {
+    std::fs::remove_file(path).map_err(|why| why.to_string())
+}
+
+fn deleted(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "one two three")?;
+    let fd = open(&path, O_RDWR)?;
+    sys!(lseek(fd, 4, SEEK_SET))?;
+    unlink(&path)?;
+    stage.freeze_here()?;
+    same!(read_all(fd, 20)?, b"two three", "the file");
+    write_all(fd, b" four")?;
+    sys!(lseek(fd, 0, SEEK_SET))?;
+    same!(read_all(fd, 30)?, b"one two three four", "the file");
+    let mut stat: libc::stat = zeroed();
+    sys!(fstat(fd, &mut stat))?;
+    same!(stat.st_nlink, 0, "how many names it has");
+    check!(!path.exists(), "the file has a name again");
+    Ok(())
+}
+
+/// A large one with holes, which stay holes.
+fn deleted_large(stage: &Stage) -> Verdict {
+    let path = stage.path("file");
+    let fd = open(&path, O_RDWR | O_CREAT)?;
+    let block: Vec<u8> = (0..1 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for spot in [0i64, 100 << 20, 3 << 30] {
+        sys!(pwrite(fd, block.as_ptr().cast(), block.len(), spot))?;
+    }
+    sys!(ftruncate(fd, 5 << 30))?;
+    unlink(&path)?;
+    stage.freeze_here()?;
+    for spot in [0i64, 100 << 20, 3 << 30] {
+        sys!(lseek(fd, spot, SEEK_SET))?;
+        check!(read_all(fd, block.len())? == block, "the file differs at {spot}");
+    }
+    same!(read_all(fd, 4096)?, vec![0; 4096], "a hole");
+    same!(sys!(lseek(fd, 0, SEEK_END))?, 5 << 30, "its size");
+    let mut stat: libc::stat = zeroed();
+    sys!(fstat(fd, &mut stat))?;
+    check!(stat.st_blocks < 16384, "holes were filled: {} blocks", stat.st_blocks);
+    Ok(())
+}
+
+/// Two descriptions of one deleted file still show one file.
+fn deleted_shared(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "content")?;
+    let (one, two) = (open(&path, O_RDWR)?, open(&path, O_RDONLY)?);
+    unlink(&path)?;
+    stage.freeze_here()?;
+    write_all(one, b"CON")?;
+    same!(read_all(two, 20)?, b"CONtent", "the file through the other description");
+    Ok(())
+}
+
+/// Never had a name.
+fn tmpfile(stage: &Stage) -> Verdict {
+    let path = c(&stage.path("").to_string_lossy());
+    let fd = sys!(open(path.as_ptr(), libc::O_TMPFILE | O_RDWR, 0o640))?;
+    write_all(fd, b"never named")?;
+    stage.freeze_here()?;
+    sys!(lseek(fd, 0, SEEK_SET))?;
+    same!(read_all(fd, 20)?, b"never named", "the file");
+    let mut stat: libc::stat = zeroed();
+    sys!(fstat(fd, &mut stat))?;
+    same!(stat.st_mode & 0o777, 0o640, "its mode");
+    Ok(())
+}
+
+/// Opened under one name, known by another now.
+fn renamed(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "content")?;
+    let fd = open(&path, O_RDWR)?;
+    std::fs::rename(&path, stage.path("other \\ name\n")).map_err(|why| why.to_string())?;
+    text(stage, "file", "another")?;
+    stage.freeze_here()?;
+    same!(read_all(fd, 20)?, b"content", "the file");
+    Ok(())
+}
+
+fn high_numbers(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "abc")?;
+    let fd = open(&path, O_RDONLY)?;
+    let numbers = [9, 255, 256, 700];
+    for (index, number) in numbers.into_iter().enumerate() {
+        sys!(dup3(fd, number, if index % 2 == 0 { libc::O_CLOEXEC } else { 0 }))?;
+    }
+    sys!(close(fd))?;
+    stage.freeze_here()?;
+    same!(read_all(700, 3)?, b"abc", "the file");
+    same!(sys!(open(c(&path.to_string_lossy()).as_ptr(), O_RDONLY))?, fd, "the lowest free number");
+    Ok(())
+}
+
+fn thousand(stage: &Stage) -> Verdict {
+    let mut limit: libc::rlimit = zeroed();
+    sys!(getrlimit(libc::RLIMIT_NOFILE, &mut limit))?;
+    limit.rlim_cur = limit.rlim_max.min(4096);
+    sys!(setrlimit(libc::RLIMIT_NOFILE, &limit))?;
+    let count = (limit.rlim_cur as usize - 30).min(1000);
+    let mut fds = Vec::new();
+    for index in 0..count {
+        let path = text(stage, &format!("file{}", index % 50), "0123456789")?;
+        let fd = open(&path, O_RDONLY)?;
+        sys!(lseek(fd, index as i64 % 10, SEEK_SET))?;
+        fds.push(fd);
+    }
+    stage.freeze_here()?;
+    for (index, fd) in fds.into_iter().enumerate() {
+        same!(read_all(fd, 1)?, [b'0' + (index % 10) as u8], "file {index}");
+    }
+    Ok(())
+}
+
+/// A lock that the program holds is held after the thaw.
+fn locks(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "content")?;
+    let fd = open(&path, O_RDWR)?;
+    sys!(flock(fd, libc::LOCK_EX))?;
+    let region = text(stage, "region", "content")?;
+    let posix = open(&region, O_RDWR)?;
+    let mut lock: libc::flock = zeroed();
+    lock.l_type = libc::F_WRLCK as i16;
+    (lock.l_start, lock.l_len) = (2, 3);
+    sys!(fcntl(posix, libc::F_SETLK, &lock))?;
+    stage.freeze_here()?;
+    let child = stage.fork(|| {
+        let other = open(&path, O_RDWR)?;
+        check!(sys!(flock(other, libc::LOCK_EX | libc::LOCK_NB)).is_err(), "the flock is lost");
+        let other = open(&region, O_RDWR)?;
+        let mut probe: libc::flock = zeroed();
+        probe.l_type = libc::F_WRLCK as i16;
+        sys!(fcntl(other, libc::F_GETLK, &mut probe))?;
+        same!(
+            (i32::from(probe.l_type), probe.l_start, probe.l_len),
+            (libc::F_WRLCK, 2, 3),
+            "the record lock"
+        );
+        Ok(())
+    })?;
+    stage.reap(child)
+}
+
+/// Files of /proc about the program itself.
+fn proc(stage: &Stage) -> Verdict {
+    let fd = open(std::path::Path::new("/proc/self/status"), O_RDONLY)?;
+    stage.freeze_here()?;
+    let text = read_all(fd, 4096)?;
+    let pid = format!("Pid:\t{}\n", unsafe { libc::getpid() });
+    check!(String::from_utf8_lossy(&text).contains(&pid), "it tells about another process");
+    Ok(())
+}

@@ -1,0 +1,719 @@
+//! Calls that block: a freeze in the middle of one gives neither EINTR nor a wrong waiting time.
+//!
+//! The leader makes the call; a second thread says `ready` when it sees it there. A call with a timeout is
+//! entered once for three seconds, and frozen after at least 1.2 of them: issued again with its full time it
+//! would last 4.2 seconds or more.
+
+use crate::Victim;
+use crate::call::{
+    c, errno, gettid, is_in_call, monotonic, nap, pipe, read_some, timespec, timeval, until, write_all,
+    zeroed,
+};
+use crate::stage::{Stage, Verdict};
+use std::ptr::{null, null_mut};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::time::Duration;
+
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("restart_nanosleep", nanosleep),
+    ("restart_nanosleep_interrupted", nanosleep_interrupted),
+    ("restart_clock_nanosleep", clock_nanosleep),
+    ("restart_clock_nanosleep_absolute", clock_nanosleep_absolute),
+    ("restart_clock_nanosleep_realtime", clock_nanosleep_realtime),
+    ("restart_poll_timeout", poll_timeout),
+    ("restart_ppoll_timeout", ppoll_timeout),
+    ("restart_select_timeout", select_timeout),
+    ("restart_pselect_timeout", pselect_timeout),
+    ("restart_futex_timeout", futex_timeout),
+    ("restart_futex_absolute", futex_absolute),
+    ("restart_epoll_wait_timeout", epoll_wait_timeout),
+    ("restart_epoll_pwait2_timeout", epoll_pwait2_timeout),
+    ("restart_sigtimedwait", sigtimedwait),
+    ("restart_semtimedop", semtimedop),
+    ("restart_recv_timeout", recv_timeout),
+    ("restart_poll", poll),
+    ("restart_select", select),
+    ("restart_futex", futex),
+    ("restart_epoll_wait", epoll_wait),
+    ("restart_sigwaitinfo", sigwaitinfo),
+    ("restart_recv", recv),
+    ("restart_recv_all", recv_all),
+    ("restart_accept", accept),
+    ("restart_read_pipe", read_pipe),
+    ("restart_write_pipe", write_pipe),
+    ("restart_open_fifo", open_fifo),
+    ("restart_wait4", wait4),
+    ("restart_waitid", waitid),
+    ("restart_pause", pause),
+    ("restart_sigsuspend", sigsuspend),
+    ("restart_flock", flock),
+    ("restart_fcntl_lock", fcntl_lock),
+    ("restart_in_threads", in_threads),
+];
+
+const TOTAL: Duration = Duration::from_millis(3000);
+const READY_AT: Duration = Duration::from_millis(1200);
+const TOO_LATE: Duration = Duration::from_millis(900);
+
+fn on_time(what: &str, waited: Duration) -> Verdict {
+    // Socket and semaphore timeouts are counted in ticks of up to 10 ms.
+    check!(waited + Duration::from_millis(12) >= TOTAL, "{what} waited {waited:?}, expected {TOTAL:?}");
+    check!(waited <= TOTAL + TOO_LATE, "{what} waited {waited:?}, expected {TOTAL:?}");
+    Ok(())
+}
+
+/// A call with a timeout, made by the leader.
+fn timed(stage: &Stage, number: i64, call: impl FnOnce() -> Verdict) -> Verdict {
+    let leader = gettid();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let helper = scope.spawn(|| {
+            let start = monotonic();
+            until("the call is entered", || is_in_call(leader, number) || done.load(SeqCst))?;
+            while monotonic().saturating_sub(start) < READY_AT {
+                nap(Duration::from_millis(5));
+            }
+            stage.ready();
+            stage.wait();
+            Ok::<_, String>(())
+        });
+        let start = monotonic();
+        let outcome = call();
+        let waited = monotonic().saturating_sub(start);
+        done.store(true, SeqCst);
+        helper.join().map_err(|_| "the helper panicked".to_owned())??;
+        outcome.map_err(|why| format!("after {waited:?}: {why}"))?;
+        on_time("the call", waited)
+    })
+}
+
+/// A call without a timeout, made by the leader; `wake` ends it, from another thread, after `go`.
+fn woken(
+    stage: &Stage,
+    number: i64,
+    call: impl FnOnce() -> Verdict,
+    wake: impl FnOnce() -> Verdict + Send,
+) -> Verdict {
+    let leader = gettid();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let helper = scope.spawn(|| {
+            until("the call is entered", || is_in_call(leader, number) || done.load(SeqCst))?;
+            stage.ready();
+            stage.wait();
+            // It may have been issued again; give it the time to stand in the call.
+            until("the call stands again", || is_in_call(leader, number) || done.load(SeqCst))?;
+            check!(!done.load(SeqCst), "the call returned before it was woken");
+            wake()
+        });
+        let outcome = call();
+        done.store(true, SeqCst);
+        let woken = helper.join().map_err(|_| "the helper panicked".to_owned())?;
+        outcome?;
+        woken
+    })
+}
+
+/// Calls by number, as libc may choose another call than its name says.
+macro_rules! raw {
+    ($number:expr $(, $argument:expr)* $(,)?) => {{
+        let returned = unsafe { libc::syscall($number $(, $argument)*) };
+        if returned == -1 { Err(errno()) } else { Ok(returned) }
+    }};
+}
+
+fn expect(what: &str, found: Result<i64, i32>, expected: Result<i64, i32>) -> Verdict {
+    same!(found, expected, "{what} returned (an error is its errno)");
+    Ok(())
+}
+
+fn nanosleep(stage: &Stage) -> Verdict {
+    let (time, mut rest) = (timespec(TOTAL), timespec(Duration::from_secs(77)));
+    timed(stage, libc::SYS_nanosleep, || {
+        expect("nanosleep", raw!(libc::SYS_nanosleep, &time, &mut rest), Ok(0))
+    })
+}
+
+static CAUGHT: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn catch(_signal: i32) {
+    CAUGHT.fetch_add(1, SeqCst);
+}
+
+fn catch_signal(signal: i32) -> Verdict {
+    let mut action: libc::sigaction = zeroed();
+    action.sa_sigaction = catch as *const () as usize;
+    sys!(sigaction(signal, &action, null_mut()))?;
+    Ok(())
+}
+
+/// A signal of the program's own, after the thaw, does interrupt, and the rest is told rightly.
+fn nanosleep_interrupted(stage: &Stage) -> Verdict {
+    catch_signal(libc::SIGUSR1)?;
+    let leader = gettid();
+    let (time, mut rest) = (timespec(Duration::from_secs(1000)), zeroed::<libc::timespec>());
+    let start = monotonic();
+    woken(
+        stage,
+        libc::SYS_nanosleep,
+        || expect("nanosleep", raw!(libc::SYS_nanosleep, &time, &mut rest), Err(libc::EINTR)),
+        || {
+            sys!(syscall(libc::SYS_tgkill, libc::getpid(), leader, libc::SIGUSR1))?;
+            Ok(())
+        },
+    )?;
+    let waited = monotonic().saturating_sub(start);
+    same!(CAUGHT.load(SeqCst), 1, "signals caught");
+    let sum = Duration::new(rest.tv_sec as u64, rest.tv_nsec as u32) + waited;
+    let expected = Duration::from_secs(1000);
+    let slip = sum.abs_diff(expected);
+    check!(slip < TOO_LATE, "what was waited and what was left make {sum:?}, expected {expected:?}");
+    Ok(())
+}
+
+fn clock_nanosleep(stage: &Stage) -> Verdict {
+    let (time, mut rest) = (timespec(TOTAL), zeroed::<libc::timespec>());
+    timed(stage, libc::SYS_clock_nanosleep, || {
+        expect(
+            "clock_nanosleep",
+            raw!(libc::SYS_clock_nanosleep, libc::CLOCK_MONOTONIC, 0, &time, &mut rest),
+            Ok(0),
+        )
+    })
+}
+
+fn clock_nanosleep_absolute(stage: &Stage) -> Verdict {
+    let time = timespec(monotonic() + TOTAL);
+    timed(stage, libc::SYS_clock_nanosleep, || {
+        let null = null_mut::<libc::timespec>();
+        let returned =
+            raw!(libc::SYS_clock_nanosleep, libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &time, null);
+        expect("clock_nanosleep", returned, Ok(0))
+    })
+}
+
+fn clock_nanosleep_realtime(stage: &Stage) -> Verdict {
+    let (time, mut rest) = (timespec(TOTAL), zeroed::<libc::timespec>());
+    timed(stage, libc::SYS_clock_nanosleep, || {
+        expect(
+            "clock_nanosleep",
+            raw!(libc::SYS_clock_nanosleep, libc::CLOCK_REALTIME, 0, &time, &mut rest),
+            Ok(0),
+        )
+    })
+}
+
+fn quiet_pipe() -> Result<libc::pollfd, String> {
+    Ok(libc::pollfd { fd: pipe(libc::O_CLOEXEC)?.0, events: libc::POLLIN, revents: 0 })
+}
+
+fn poll_timeout(stage: &Stage) -> Verdict {
+    let mut fds = [quiet_pipe()?];
+    timed(stage, libc::SYS_poll, || {
+        expect("poll", raw!(libc::SYS_poll, fds.as_mut_ptr(), 1, TOTAL.as_millis() as i32), Ok(0))
+    })
+}
+
+fn ppoll_timeout(stage: &Stage) -> Verdict {
+    let mut fds = [quiet_pipe()?];
+    let mut time = timespec(TOTAL);
+    timed(stage, libc::SYS_ppoll, || {
+        expect("ppoll", raw!(libc::SYS_ppoll, fds.as_mut_ptr(), 1, &mut time, null::<u64>(), 8), Ok(0))
+    })
+}
+
+fn select_timeout(stage: &Stage) -> Verdict {
+    let mut time = timeval(TOTAL);
+    timed(stage, libc::SYS_select, || {
+        let none = null_mut::<libc::fd_set>();
+        expect("select", raw!(libc::SYS_select, 0, none, none, none, &mut time), Ok(0))
+    })
+}
+
+fn pselect_timeout(stage: &Stage) -> Verdict {
+    let mut time = timespec(TOTAL);
+    let fd = quiet_pipe()?.fd;
+    let mut set: libc::fd_set = zeroed();
+    unsafe { libc::FD_SET(fd, &mut set) };
+    timed(stage, libc::SYS_pselect6, || {
+        let none = null_mut::<libc::fd_set>();
+        expect(
+            "pselect",
+            raw!(libc::SYS_pselect6, fd + 1, &mut set, none, none, &mut time, null::<u64>()),
+            Ok(0),
+        )
+    })
+}
+
+fn futex_timeout(stage: &Stage) -> Verdict {
+    let (word, time) = (AtomicU32::new(5), timespec(TOTAL));
+    timed(stage, libc::SYS_futex, || {
+        let returned =
+            raw!(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, 5, &time);
+        expect("futex", returned, Err(libc::ETIMEDOUT))
+    })
+}
+
+fn futex_absolute(stage: &Stage) -> Verdict {
+    let (word, time) = (AtomicU32::new(5), timespec(monotonic() + TOTAL));
+    timed(stage, libc::SYS_futex, || {
+        let returned =
+            raw!(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT_BITSET, 5, &time, null::<u32>(), u32::MAX);
+        expect("futex", returned, Err(libc::ETIMEDOUT))
+    })
+}
+
+/// An epoll instance that watches an eventfd.
+fn watched() -> Result<(i32, i32), String> {
+    let (epoll, event) = (sys!(epoll_create1(0))?, sys!(eventfd(0, 0))?);
+    let mut interest = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0x1234_5678_9abc };
+    sys!(epoll_ctl(epoll, libc::EPOLL_CTL_ADD, event, &mut interest))?;
+    Ok((epoll, event))
+}
+
+fn epoll_wait_timeout(stage: &Stage) -> Verdict {
+    let (epoll, _) = watched()?;
+    let mut events: [libc::epoll_event; 4] = zeroed();
+    timed(stage, libc::SYS_epoll_wait, || {
+        let returned = raw!(libc::SYS_epoll_wait, epoll, events.as_mut_ptr(), 4, TOTAL.as_millis() as i32);
+        expect("epoll_wait", returned, Ok(0))
+    })
+}
+
+fn epoll_pwait2_timeout(stage: &Stage) -> Verdict {
+    const SYS_EPOLL_PWAIT2: i64 = 441;
+    let (epoll, _) = watched()?;
+    let time = timespec(TOTAL);
+    let mut events: [libc::epoll_event; 4] = zeroed();
+    timed(stage, SYS_EPOLL_PWAIT2, || {
+        let returned = raw!(SYS_EPOLL_PWAIT2, epoll, events.as_mut_ptr(), 4, &time, null::<u64>(), 8);
+        expect("epoll_pwait2", returned, Ok(0))
+    })
+}
+
+fn epoll_wait(stage: &Stage) -> Verdict {
+    let (epoll, event) = watched()?;
+    let mut events: [libc::epoll_event; 4] = zeroed();
+    woken(
+        stage,
+        libc::SYS_epoll_wait,
+        || {
+            expect("epoll_wait", raw!(libc::SYS_epoll_wait, epoll, events.as_mut_ptr(), 4, -1), Ok(1))?;
+            let data = events[0].u64;
+            same!(data, 0x1234_5678_9abc, "the event's data");
+            Ok(())
+        },
+        || write_all(event, &1u64.to_ne_bytes()),
+    )
+}
+
+fn blocked(signal: i32) -> Result<libc::sigset_t, String> {
+    let mut set: libc::sigset_t = zeroed();
+    sys!(sigemptyset(&mut set))?;
+    sys!(sigaddset(&mut set, signal))?;
+    sys!(sigprocmask(libc::SIG_BLOCK, &set, null_mut()))?;
+    Ok(set)
+}
+
+fn sigtimedwait(stage: &Stage) -> Verdict {
+    let (set, time) = (blocked(libc::SIGUSR2)?, timespec(TOTAL));
+    timed(stage, libc::SYS_rt_sigtimedwait, || {
+        let returned = raw!(libc::SYS_rt_sigtimedwait, &set, null::<u8>(), &time, 8);
+        expect("rt_sigtimedwait", returned, Err(libc::EAGAIN))
+    })
+}
+
+fn sigwaitinfo(stage: &Stage) -> Verdict {
+    let (set, leader) = (blocked(libc::SIGUSR2)?, gettid());
+    woken(
+        stage,
+        libc::SYS_rt_sigtimedwait,
+        || {
+            let returned = raw!(libc::SYS_rt_sigtimedwait, &set, null::<u8>(), null::<u8>(), 8);
+            expect("rt_sigtimedwait", returned, Ok(libc::SIGUSR2.into()))
+        },
+        || {
+            sys!(syscall(libc::SYS_tgkill, libc::getpid(), leader, libc::SIGUSR2))?;
+            Ok(())
+        },
+    )
+}
+
+fn semtimedop(stage: &Stage) -> Verdict {
+    let set = sys!(semget(libc::IPC_PRIVATE, 1, 0o600))?;
+    let (mut operation, time) = (libc::sembuf { sem_num: 0, sem_op: -1, sem_flg: 0 }, timespec(TOTAL));
+    let verdict = timed(stage, libc::SYS_semtimedop, || {
+        expect("semtimedop", raw!(libc::SYS_semtimedop, set, &mut operation, 1, &time), Err(libc::EAGAIN))
+    });
+    sys!(semctl(set, 0, libc::IPC_RMID))?;
+    verdict
+}
+
+fn socket_pair(kind: i32) -> Result<[i32; 2], String> {
+    let mut pair = [0; 2];
+    sys!(socketpair(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr()))?;
+    Ok(pair)
+}
+
+fn recv_timeout(stage: &Stage) -> Verdict {
+    let (pair, time) = (socket_pair(libc::SOCK_STREAM)?, timeval(TOTAL));
+    let len = size_of::<libc::timeval>() as u32;
+    sys!(setsockopt(pair[0], libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const time).cast(), len))?;
+    let mut byte = [0u8; 16];
+    timed(stage, libc::SYS_recvfrom, || {
+        let returned =
+            raw!(libc::SYS_recvfrom, pair[0], byte.as_mut_ptr(), 16, 0, null::<u8>(), null::<u8>());
+        expect("recv", returned, Err(libc::EAGAIN))
+    })
+}
+
+fn poll(stage: &Stage) -> Verdict {
+    let (reader, writer) = pipe(0)?;
+    let mut fds = [libc::pollfd { fd: reader, events: libc::POLLIN, revents: 0 }];
+    woken(
+        stage,
+        libc::SYS_poll,
+        || expect("poll", raw!(libc::SYS_poll, fds.as_mut_ptr(), 1, -1), Ok(1)),
+        || write_all(writer, b"x"),
+    )?;
+    same!(fds[0].revents, libc::POLLIN, "what poll saw");
+    Ok(())
+}
+
+fn select(stage: &Stage) -> Verdict {
+    let (reader, writer) = pipe(0)?;
+    let mut set: libc::fd_set = zeroed();
+    unsafe { libc::FD_SET(reader, &mut set) };
+    let none = null_mut::<libc::fd_set>();
+    woken(
+        stage,
+        libc::SYS_select,
+        || expect("select", raw!(libc::SYS_select, reader + 1, &mut set, none, none, null::<u8>()), Ok(1)),
+        || write_all(writer, b"x"),
+    )
+}
+
+fn futex(stage: &Stage) -> Verdict {
+    let word = AtomicU32::new(5);
+    woken(
+        stage,
+        libc::SYS_futex,
+        || expect("futex", raw!(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, 5, null::<u8>()), Ok(0)),
+        || {
+            same!(raw!(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1), Ok(1), "how many were woken");
+            Ok(())
+        },
+    )
+}
+
+fn recv(stage: &Stage) -> Verdict {
+    let pair = socket_pair(libc::SOCK_SEQPACKET)?;
+    let mut bytes = [0u8; 16];
+    woken(
+        stage,
+        libc::SYS_recvfrom,
+        || {
+            let returned =
+                raw!(libc::SYS_recvfrom, pair[0], bytes.as_mut_ptr(), 16, 0, null::<u8>(), null::<u8>());
+            expect("recv", returned, Ok(5))
+        },
+        || write_all(pair[1], b"hello"),
+    )
+}
+
+/// A part was received already when the freeze comes: MSG_WAITALL goes on waiting for the rest.
+fn recv_all(stage: &Stage) -> Verdict {
+    let pair = socket_pair(libc::SOCK_STREAM)?;
+    write_all(pair[1], b"half")?;
+    let mut bytes = [0u8; 8];
+    let mut len = 0;
+    woken(
+        stage,
+        libc::SYS_recvfrom,
+        || {
+            // A stop may cut it short: the kernel returns what it has, which a program must reckon with.
+            while len < 8 {
+                let rest = &mut bytes[len..];
+                let flags = libc::MSG_WAITALL;
+                match raw!(
+                    libc::SYS_recvfrom,
+                    pair[0],
+                    rest.as_mut_ptr(),
+                    rest.len(),
+                    flags,
+                    null::<u8>(),
+                    null::<u8>()
+                ) {
+                    Ok(got) if got > 0 => len += got as usize,
+                    other => return expect("recv", other, Ok(8)),
+                }
+            }
+            Ok(())
+        },
+        || write_all(pair[1], b"full"),
+    )?;
+    same!(&bytes, b"halffull", "what was received");
+    Ok(())
+}
+
+fn accept(stage: &Stage) -> Verdict {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(|why| why.to_string())?;
+    let address = listener.local_addr().map_err(|why| why.to_string())?;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&listener);
+    woken(
+        stage,
+        libc::SYS_accept4,
+        || {
+            raw!(libc::SYS_accept4, fd, null::<u8>(), null::<u8>(), 0)
+                .map(drop)
+                .map_err(|e| format!("accept4: errno {e}"))
+        },
+        || std::net::TcpStream::connect(address).map(drop).map_err(|why| why.to_string()),
+    )
+}
+
+fn read_pipe(stage: &Stage) -> Verdict {
+    let (reader, writer) = pipe(0)?;
+    woken(
+        stage,
+        libc::SYS_read,
+        || {
+            same!(read_some(reader, 16)?, b"data", "what was read");
+            Ok(())
+        },
+        || write_all(writer, b"data"),
+    )
+}
+
+fn write_pipe(stage: &Stage) -> Verdict {
+    let (reader, writer) = pipe(0)?;
+    let capacity = sys!(fcntl(writer, libc::F_GETPIPE_SZ))? as usize;
+    write_all(writer, &vec![b'a'; capacity])?;
+    woken(
+        stage,
+        libc::SYS_write,
+        || write_all(writer, b"tail"),
+        || {
+            let first = crate::call::read_all(reader, capacity)?;
+            check!(first.len() == capacity && first.iter().all(|b| *b == b'a'), "the pipe's content changed");
+            Ok(())
+        },
+    )?;
+    same!(read_some(reader, 16)?, b"tail", "what was written");
+    Ok(())
+}
+
+/// open(2) of a fifo waits for the other end.
+fn open_fifo(stage: &Stage) -> Verdict {
+    let path = c(&stage.path("fifo").to_string_lossy());
+    sys!(mkfifo(path.as_ptr(), 0o600))?;
+    woken(
+        stage,
+        libc::SYS_openat,
+        || {
+            raw!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY)
+                .map(drop)
+                .map_err(|e| format!("open: errno {e}"))
+        },
+        || {
+            sys!(open(path.as_ptr(), libc::O_WRONLY | libc::O_NONBLOCK))?;
+            Ok(())
+        },
+    )
+}
+
+/// A child that ends when a byte comes, with a status of its own.
+fn child_at(stage: &Stage) -> Result<(i32, i32), String> {
+    let (reader, writer) = pipe(0)?;
+    let child = stage.fork(|| {
+        read_some(reader, 1)?;
+        unsafe { libc::_exit(7) }
+    })?;
+    Ok((child, writer))
+}
+
+fn wait4(stage: &Stage) -> Verdict {
+    let (child, writer) = child_at(stage)?;
+    let mut status = 0;
+    woken(
+        stage,
+        libc::SYS_wait4,
+        || expect("wait4", raw!(libc::SYS_wait4, -1, &mut status, 0, null::<u8>()), Ok(child.into())),
+        || write_all(writer, b"x"),
+    )?;
+    stage.forget(child);
+    same!(status, 7 << 8, "its status");
+    Ok(())
+}
+
+fn waitid(stage: &Stage) -> Verdict {
+    let (child, writer) = child_at(stage)?;
+    let mut info: libc::siginfo_t = zeroed();
+    woken(
+        stage,
+        libc::SYS_waitid,
+        || {
+            expect(
+                "waitid",
+                raw!(libc::SYS_waitid, libc::P_PID, child, &mut info, libc::WEXITED, null::<u8>()),
+                Ok(0),
+            )
+        },
+        || write_all(writer, b"x"),
+    )?;
+    stage.forget(child);
+    same!(unsafe { info.si_status() }, 7, "its status");
+    Ok(())
+}
+
+fn signal_leader(signal: i32) -> impl FnOnce() -> Verdict + Send {
+    let leader = gettid();
+    move || {
+        sys!(syscall(libc::SYS_tgkill, libc::getpid(), leader, signal))?;
+        Ok(())
+    }
+}
+
+fn pause(stage: &Stage) -> Verdict {
+    catch_signal(libc::SIGUSR1)?;
+    woken(
+        stage,
+        libc::SYS_pause,
+        || expect("pause", raw!(libc::SYS_pause), Err(libc::EINTR)),
+        signal_leader(libc::SIGUSR1),
+    )?;
+    same!(CAUGHT.load(SeqCst), 1, "signals caught");
+    Ok(())
+}
+
+/// The mask of before the call is back after it.
+fn sigsuspend(stage: &Stage) -> Verdict {
+    catch_signal(libc::SIGUSR1)?;
+    blocked(libc::SIGUSR1)?;
+    let mask: libc::sigset_t = zeroed();
+    woken(
+        stage,
+        libc::SYS_rt_sigsuspend,
+        || expect("rt_sigsuspend", raw!(libc::SYS_rt_sigsuspend, &mask, 8), Err(libc::EINTR)),
+        signal_leader(libc::SIGUSR1),
+    )?;
+    same!(CAUGHT.load(SeqCst), 1, "signals caught");
+    let mut now: libc::sigset_t = zeroed();
+    sys!(sigprocmask(libc::SIG_BLOCK, null(), &mut now))?;
+    same!(unsafe { libc::sigismember(&now, libc::SIGUSR1) }, 1, "whether the signal is blocked again");
+    Ok(())
+}
+
+/// Locked by a child, waited for by the leader.
+fn lock_wait(stage: &Stage, number: i64, lock: impl Fn(i32, bool) -> Verdict) -> Verdict {
+    let flags = libc::O_RDWR | libc::O_CREAT;
+    let (held, holds) = pipe(0)?;
+    let (reader, writer) = pipe(0)?;
+    let child = stage.fork(|| {
+        lock(crate::call::open(&stage.path("lock"), flags)?, true)?;
+        write_all(holds, b"x")?;
+        read_some(reader, 1)?;
+        Ok(()) // ending gives the lock up
+    })?;
+    read_some(held, 1)?;
+    let fd = crate::call::open(&stage.path("lock"), flags)?;
+    woken(stage, number, || lock(fd, true), || write_all(writer, b"x"))?;
+    stage.reap(child)
+}
+
+fn flock(stage: &Stage) -> Verdict {
+    lock_wait(stage, libc::SYS_flock, |fd, _| {
+        sys!(flock(fd, libc::LOCK_EX))?;
+        Ok(())
+    })
+}
+
+fn fcntl_lock(stage: &Stage) -> Verdict {
+    lock_wait(stage, libc::SYS_fcntl, |fd, _| {
+        let mut lock: libc::flock = zeroed();
+        lock.l_type = libc::F_WRLCK as i16;
+        sys!(fcntl(fd, libc::F_SETLKW, &lock))?;
+        Ok(())
+    })
+}
+
+/// Many threads, each in another call, none of them the leader.
+fn in_threads(stage: &Stage) -> Verdict {
+    let (reader, _writer) = pipe(0)?;
+    let (epoll, _event) = watched()?;
+    let pair = socket_pair(libc::SOCK_STREAM)?;
+    let socket_time = timeval(TOTAL);
+    let len = size_of::<libc::timeval>() as u32;
+    sys!(setsockopt(pair[0], libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const socket_time).cast(), len))?;
+    let set = blocked(libc::SIGUSR2)?;
+    let millis = TOTAL.as_millis() as i32;
+    type Call<'a> = (&'static str, Box<dyn Fn() -> Result<i64, i32> + Send + Sync + 'a>, Result<i64, i32>);
+    let calls: Vec<Call> = vec![
+        ("nanosleep", Box::new(|| raw!(libc::SYS_nanosleep, &timespec(TOTAL), null::<u8>())), Ok(0)),
+        (
+            "clock_nanosleep",
+            Box::new(|| {
+                raw!(libc::SYS_clock_nanosleep, libc::CLOCK_MONOTONIC, 0, &timespec(TOTAL), null::<u8>())
+            }),
+            Ok(0),
+        ),
+        (
+            "poll",
+            Box::new(|| {
+                let mut fds = [libc::pollfd { fd: reader, events: libc::POLLIN, revents: 0 }];
+                raw!(libc::SYS_poll, fds.as_mut_ptr(), 1, millis)
+            }),
+            Ok(0),
+        ),
+        (
+            "futex",
+            Box::new(|| {
+                let word = AtomicU32::new(1);
+                raw!(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, 1, &timespec(TOTAL))
+            }),
+            Err(libc::ETIMEDOUT),
+        ),
+        (
+            "epoll_wait",
+            Box::new(|| {
+                let mut events: [libc::epoll_event; 4] = zeroed();
+                raw!(libc::SYS_epoll_wait, epoll, events.as_mut_ptr(), 4, millis)
+            }),
+            Ok(0),
+        ),
+        (
+            "rt_sigtimedwait",
+            Box::new(|| raw!(libc::SYS_rt_sigtimedwait, &set, null::<u8>(), &timespec(TOTAL), 8)),
+            Err(libc::EAGAIN),
+        ),
+        (
+            "recv",
+            Box::new(|| {
+                let mut byte = [0u8; 4];
+                raw!(libc::SYS_recvfrom, pair[0], byte.as_mut_ptr(), 4, 0, null::<u8>(), null::<u8>())
+            }),
+            Err(libc::EAGAIN),
+        ),
+    ];
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = calls
+            .iter()
+            .map(|(name, call, expected)| {
+                scope.spawn(move || {
+                    let start = monotonic();
+                    let returned = call();
+                    let waited = monotonic().saturating_sub(start);
+                    expect(name, returned, *expected)?;
+                    on_time(name, waited)
+                })
+            })
+            .collect();
+        nap(READY_AT);
+        stage.ready();
+        stage.wait();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().map_err(|_| "a thread panicked".to_owned())?)
+    })
+}

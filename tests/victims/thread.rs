@@ -1,0 +1,333 @@
+//! Threads: their own storage, names, scheduling, and what the kernel keeps for each.
+
+use crate::Victim;
+use crate::call::{READ_WRITE, gettid, map, nap, until, zeroed};
+use crate::stage::{Stage, Verdict};
+use std::cell::Cell;
+use std::ptr::null_mut;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, Barrier, Condvar, Mutex};
+use std::time::Duration;
+
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("thread_local_storage", local_storage),
+    ("thread_two_hundred", two_hundred),
+    ("thread_leader_gone", leader_gone),
+    ("thread_joined_later", joined_later),
+    ("thread_rseq", rseq),
+    ("thread_robust_mutex", robust_mutex),
+    ("thread_robust_mutex_process", robust_mutex_process),
+    ("thread_names_and_masks", names_and_masks),
+    ("thread_scheduling", scheduling),
+    ("thread_conditions", conditions),
+];
+
+thread_local! {
+    static OWN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Runs `threads` threads that are told apart by `number`; each waits for the end of the freeze and is then judged.
+fn crowd(stage: &Stage, threads: u64, make: fn(u64) -> Verdict, judge: fn(u64) -> Verdict) -> Verdict {
+    let (standing, go) = (AtomicU32::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads)
+            .map(|number| {
+                let (standing, go) = (&standing, &go);
+                scope.spawn(move || {
+                    let made = make(number);
+                    let tid = gettid();
+                    standing.fetch_add(1, SeqCst);
+                    while !go.load(SeqCst) {
+                        nap(Duration::from_millis(20));
+                    }
+                    made?;
+                    same!(gettid(), tid, "the thread's number");
+                    judge(number).map_err(|why| format!("thread {number}: {why}"))
+                })
+            })
+            .collect();
+        let stands = until("all threads stand", || standing.load(SeqCst) as usize == threads.len());
+        let seen = stands.and_then(|()| stage.freeze_amid_threads());
+        go.store(true, SeqCst);
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().map_err(|_| "a thread panicked".to_owned())?)?;
+        seen
+    })
+}
+
+fn set_own(number: u64) -> Verdict {
+    OWN.set(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1);
+    Ok(())
+}
+
+fn check_own(number: u64) -> Verdict {
+    same!(OWN.get(), number.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1, "thread-local storage");
+    Ok(())
+}
+
+fn local_storage(stage: &Stage) -> Verdict {
+    set_own(99)?;
+    crowd(stage, 4, set_own, check_own)?;
+    check_own(99)
+}
+
+fn two_hundred(stage: &Stage) -> Verdict {
+    crowd(stage, 200, set_own, check_own)
+}
+
+/// The leader has ended by exit(2) of its thread alone; the others go on.
+fn leader_gone(stage: &Stage) -> Verdict {
+    // The verdict must come from another thread, so this victim writes it by way of a second process.
+    let child = stage.fork(|| {
+        let child = unsafe { libc::getpid() };
+        let dir = stage.path("leader_gone");
+        std::thread::spawn(move || {
+            let leader_ended = until("the leader ended", || crate::call::state_of(child) == Some('Z'));
+            std::fs::write(&dir, "standing").ok();
+            let outcome =
+                leader_ended.and_then(|()| until("it is told to end", || dir.with_extension("end").exists()));
+            unsafe { libc::_exit(outcome.is_err().into()) };
+        });
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+        Ok(())
+    })?;
+    until("the child stands", || stage.path("leader_gone").exists())?;
+    stage.freeze_here()?;
+    std::fs::write(stage.path("leader_gone.end"), "").map_err(|why| why.to_string())?;
+    stage.reap(child)
+}
+
+/// pthread_join waits on a word that the kernel clears: set_tid_address.
+fn joined_later(stage: &Stage) -> Verdict {
+    let go = Arc::new(AtomicBool::new(false));
+    let thread = std::thread::spawn({
+        let go = Arc::clone(&go);
+        move || {
+            while !go.load(SeqCst) {
+                nap(Duration::from_millis(5));
+            }
+            gettid()
+        }
+    });
+    let standing = std::thread::spawn(|| 17);
+    until("the short thread ended", || standing.is_finished())?;
+    stage.freeze_amid_threads()?;
+    go.store(true, SeqCst);
+    check!(thread.join().is_ok_and(|tid| tid != gettid()), "the thread cannot be joined");
+    same!(standing.join().ok(), Some(17), "what a thread that ended before returned");
+    // The kernel's record, read back: what a new thread's end clears.
+    same!(std::thread::spawn(|| 5).join().ok(), Some(5), "what a new thread returned");
+    Ok(())
+}
+
+/// The C library's registration of restartable sequences, if it makes one.
+fn rseq_cpu() -> Option<u32> {
+    let offset = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_offset".as_ptr()) };
+    let size = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_size".as_ptr()) };
+    if offset.is_null() || size.is_null() || unsafe { *size.cast::<u32>() } == 0 {
+        return None;
+    }
+    let thread: *const u8;
+    unsafe { std::arch::asm!("mov {}, fs:0", out(reg) thread) };
+    let area = unsafe { thread.offset(*offset.cast::<isize>()) };
+    Some(unsafe { area.add(4).cast::<u32>().read_volatile() })
+}
+
+/// The kernel keeps `cpu_id` up to date in every thread.
+fn rseq(stage: &Stage) -> Verdict {
+    fn look(_: u64) -> Verdict {
+        let mut allowed: libc::cpu_set_t = zeroed();
+        sys!(sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut allowed))?;
+        for cpu in (0..1024).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &allowed) }) {
+            let mut one: libc::cpu_set_t = zeroed();
+            unsafe { libc::CPU_SET(cpu, &mut one) };
+            sys!(sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &one))?;
+            if let Some(found) = rseq_cpu() {
+                same!(found as usize, cpu, "the CPU that rseq tells");
+            }
+        }
+        sys!(sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &allowed))?;
+        Ok(())
+    }
+    if rseq_cpu().is_none() {
+        eprintln!("skipped: this C library registers no rseq");
+    }
+    look(0)?;
+    crowd(stage, 3, look, look)?;
+    look(0)
+}
+
+fn robust(address: *mut libc::pthread_mutex_t) -> Verdict {
+    let mut attributes: libc::pthread_mutexattr_t = zeroed();
+    unsafe {
+        libc::pthread_mutexattr_init(&mut attributes);
+        libc::pthread_mutexattr_setpshared(&mut attributes, libc::PTHREAD_PROCESS_SHARED);
+        libc::pthread_mutexattr_setrobust(&mut attributes, libc::PTHREAD_MUTEX_ROBUST);
+        same!(libc::pthread_mutex_init(address, &attributes), 0, "pthread_mutex_init");
+    }
+    Ok(())
+}
+
+/// The owner dies after the thaw: the kernel walks its robust list and wakes the next one.
+fn robust_mutex(stage: &Stage) -> Verdict {
+    let mutex = map(4096, READ_WRITE, libc::MAP_PRIVATE)? as usize;
+    robust(mutex as *mut _)?;
+    let (locked, go) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            unsafe { libc::pthread_mutex_lock(mutex as *mut _) };
+            locked.store(true, SeqCst);
+            while !go.load(SeqCst) {
+                nap(Duration::from_millis(5));
+            }
+        });
+        until("the mutex is locked", || locked.load(SeqCst))?;
+        let seen = stage.freeze_amid_threads();
+        same!(
+            unsafe { libc::pthread_mutex_trylock(mutex as *mut _) },
+            libc::EBUSY,
+            "trying a mutex that is held"
+        );
+        go.store(true, SeqCst);
+        seen
+    })?;
+    same!(
+        unsafe { libc::pthread_mutex_lock(mutex as *mut _) },
+        libc::EOWNERDEAD,
+        "locking a dead owner's mutex"
+    );
+    Ok(())
+}
+
+fn robust_mutex_process(stage: &Stage) -> Verdict {
+    let mutex: *mut libc::pthread_mutex_t = map(4096, READ_WRITE, libc::MAP_SHARED)?.cast();
+    robust(mutex)?;
+    let words = crate::call::shared_words::<1>()?;
+    let child = stage.fork(|| {
+        unsafe { libc::pthread_mutex_lock(mutex) };
+        words[0].store(1, SeqCst);
+        stage.wait();
+        until("the owner is told to die", || words[0].load(SeqCst) == 2)
+    })?;
+    until("the mutex is locked", || words[0].load(SeqCst) == 1)?;
+    stage.freeze_here()?;
+    same!(unsafe { libc::pthread_mutex_trylock(mutex) }, libc::EBUSY, "trying a mutex that is held");
+    words[0].store(2, SeqCst);
+    // Waits in the kernel until the robust list is walked.
+    same!(unsafe { libc::pthread_mutex_lock(mutex) }, libc::EOWNERDEAD, "locking a dead owner's mutex");
+    stage.reap(child)
+}
+
+fn names_and_masks(stage: &Stage) -> Verdict {
+    fn mask() -> Result<libc::sigset_t, String> {
+        let mut mask: libc::sigset_t = zeroed();
+        sys!(pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut mask))?;
+        Ok(mask)
+    }
+    fn name() -> Result<String, String> {
+        std::fs::read_to_string(format!("/proc/self/task/{}/comm", gettid())).map_err(|why| why.to_string())
+    }
+    fn make(number: u64) -> Verdict {
+        let text = crate::call::c(&format!("odd (name) {number}\u{1}"));
+        sys!(prctl(libc::PR_SET_NAME, text.as_ptr()))?;
+        let mut set: libc::sigset_t = zeroed();
+        for signal in (1..=64).filter(|s| (*s as u64 + number) % 3 == 0) {
+            unsafe { libc::sigaddset(&mut set, signal) };
+        }
+        sys!(pthread_sigmask(libc::SIG_SETMASK, &set, null_mut()))?;
+        OWN.set(u64::from_ne_bytes(unsafe { std::mem::transmute_copy(&mask()?) }));
+        let slack = 70_000 + number as libc::c_ulong;
+        sys!(prctl(libc::PR_SET_TIMERSLACK, slack))?;
+        Ok(())
+    }
+    fn judge(number: u64) -> Verdict {
+        same!(name()?, format!("odd (name) {number}\u{1}\n"), "its name");
+        same!(
+            u64::from_ne_bytes(unsafe { std::mem::transmute_copy(&mask()?) }),
+            OWN.get(),
+            "its signal mask"
+        );
+        same!(sys!(prctl(libc::PR_GET_TIMERSLACK))?, 70_000 + number as i32, "its timer slack");
+        Ok(())
+    }
+    crowd(stage, 5, make, judge)
+}
+
+/// Nice values, policies and affinity, of each thread.
+fn scheduling(stage: &Stage) -> Verdict {
+    fn state() -> Result<String, String> {
+        let mut affinity: libc::cpu_set_t = zeroed();
+        sys!(sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut affinity))?;
+        let cpus: Vec<usize> = (0..1024).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &affinity) }).collect();
+        let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, gettid() as u32) };
+        let mut parameter: libc::sched_param = zeroed();
+        sys!(sched_getparam(0, &mut parameter))?;
+        let policy = sys!(sched_getscheduler(0))?;
+        let io = unsafe { libc::syscall(libc::SYS_ioprio_get, 1, 0) };
+        Ok(format!(
+            "nice {nice} policy {policy:#x} priority {} io {io:#x} cpus {cpus:?}",
+            parameter.sched_priority
+        ))
+    }
+    thread_local!(static STATE: Cell<String> = const { Cell::new(String::new()) });
+    fn make(number: u64) -> Verdict {
+        let mut parameter: libc::sched_param = zeroed();
+        match number {
+            0 => _ = sys!(setpriority(libc::PRIO_PROCESS, gettid() as u32, 7))?,
+            1 => _ = sys!(sched_setscheduler(0, libc::SCHED_BATCH, &parameter))?,
+            2 => _ = sys!(sched_setscheduler(0, libc::SCHED_IDLE, &parameter))?,
+            3 => {
+                let mut one: libc::cpu_set_t = zeroed();
+                unsafe { libc::CPU_SET(0, &mut one) };
+                // CPU 0 may not be ours; then the thread stays where it is.
+                let _pinned = sys!(sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &one));
+            }
+            4 => {
+                // Best effort, level 6.
+                unsafe { libc::syscall(libc::SYS_ioprio_set, 1, 0, (2 << 13) | 6) };
+            }
+            _ => {
+                // Real-time policies need a right that few have.
+                parameter.sched_priority = 5;
+                let _ranked =
+                    sys!(sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &parameter));
+            }
+        }
+        STATE.set(state()?);
+        Ok(())
+    }
+    fn judge(_: u64) -> Verdict {
+        same!(state()?, STATE.take(), "how it is scheduled");
+        Ok(())
+    }
+    crowd(stage, 6, make, judge)
+}
+
+/// Condition variables and barriers of the standard library go on working between threads frozen in them.
+fn conditions(stage: &Stage) -> Verdict {
+    let shared = (Mutex::new(0u32), Condvar::new());
+    let barrier = Barrier::new(5);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut turn = shared.0.lock().unwrap_or_else(|poison| poison.into_inner());
+                while *turn == 0 {
+                    turn = shared.1.wait(turn).unwrap_or_else(|poison| poison.into_inner());
+                }
+                *turn += 1;
+                drop(turn);
+                barrier.wait();
+            });
+        }
+        nap(Duration::from_millis(30));
+        let seen = stage.freeze_amid_threads();
+        *shared.0.lock().unwrap_or_else(|poison| poison.into_inner()) = 1;
+        shared.1.notify_all();
+        barrier.wait();
+        seen
+    })?;
+    same!(*shared.0.lock().map_err(|_| "poisoned")?, 5, "how many threads woke");
+    Ok(())
+}

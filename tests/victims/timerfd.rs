@@ -1,0 +1,122 @@
+//! Timerfds.
+
+use crate::Victim;
+use crate::call::{monotonic, now, read_some, timespec, zeroed};
+use crate::stage::{Stage, Verdict};
+use std::time::Duration;
+
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("timerfd_far", far),
+    ("timerfd_interval", interval),
+    ("timerfd_expired", expired),
+    ("timerfd_absolute", absolute),
+    ("timerfd_unarmed", unarmed),
+    ("timerfd_due", due),
+];
+
+const FAR: Duration = Duration::from_secs(5000);
+
+fn timerfd(clock: i32, flags: i32, value: Duration, interval: Duration) -> Result<i32, String> {
+    let fd = sys!(timerfd_create(clock, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC))?;
+    let spec = libc::itimerspec { it_interval: timespec(interval), it_value: timespec(value) };
+    sys!(timerfd_settime(fd, flags, &spec, std::ptr::null_mut()))?;
+    Ok(fd)
+}
+
+fn left(fd: i32) -> Result<(Duration, Duration), String> {
+    let mut spec: libc::itimerspec = zeroed();
+    sys!(timerfd_gettime(fd, &mut spec))?;
+    let duration = |time: libc::timespec| Duration::new(time.tv_sec as u64, time.tv_nsec as u32);
+    Ok((duration(spec.it_value), duration(spec.it_interval)))
+}
+
+fn ticks(fd: i32) -> Result<u64, String> {
+    read_some(fd, 8)?.try_into().map(u64::from_ne_bytes).map_err(|_| "a short read".to_owned())
+}
+
+fn near(what: &str, found: Duration, expected: Duration) -> Verdict {
+    let slip = found.abs_diff(expected);
+    check!(slip < Duration::from_millis(1500), "{what}: {found:?}, expected about {expected:?}");
+    Ok(())
+}
+
+fn far(stage: &Stage) -> Verdict {
+    let clocks = [libc::CLOCK_MONOTONIC, libc::CLOCK_BOOTTIME, libc::CLOCK_REALTIME];
+    let mut fds = Vec::new();
+    for clock in clocks {
+        fds.push(timerfd(clock, 0, FAR, Duration::from_secs(2))?);
+    }
+    let start = monotonic();
+    stage.freeze_here()?;
+    for (clock, fd) in clocks.into_iter().zip(fds) {
+        let (value, interval) = left(fd)?;
+        near(&format!("what clock {clock} has left"), value, FAR - (monotonic() - start))?;
+        same!(interval, Duration::from_secs(2), "the interval");
+        check!(ticks(fd).is_err(), "it has expired");
+    }
+    Ok(())
+}
+
+fn interval(stage: &Stage) -> Verdict {
+    let period = Duration::from_millis(30);
+    let fd = timerfd(libc::CLOCK_MONOTONIC, 0, period, period)?;
+    let start = monotonic();
+    stage.freeze_here()?;
+    let mut count = ticks(fd).unwrap_or(0);
+    crate::call::until("it ticks on", || {
+        count += ticks(fd).unwrap_or(0);
+        count > 20
+    })?;
+    let expected = (monotonic() - start).as_millis() as u64 / 30;
+    check!(count.abs_diff(expected) < 50, "it ticked {count} times, expected about {expected}");
+    same!(left(fd)?.1, period, "the interval");
+    Ok(())
+}
+
+/// Expiries that were not read yet.
+fn expired(stage: &Stage) -> Verdict {
+    let fd = timerfd(libc::CLOCK_MONOTONIC, 0, Duration::from_millis(1), Duration::ZERO)?;
+    let several = timerfd(libc::CLOCK_MONOTONIC, 0, Duration::from_millis(1), Duration::from_millis(1))?;
+    crate::call::nap(Duration::from_millis(20));
+    stage.freeze_here()?;
+    same!(ticks(fd)?, 1, "expiries of the single shot");
+    same!(left(fd)?, (Duration::ZERO, Duration::ZERO), "what the single shot has left");
+    check!(ticks(several)? >= 19, "expiries of the interval are lost");
+    Ok(())
+}
+
+fn absolute(stage: &Stage) -> Verdict {
+    let clocks = [libc::CLOCK_MONOTONIC, libc::CLOCK_BOOTTIME];
+    let mut fds = Vec::new();
+    for clock in clocks {
+        fds.push((
+            clock,
+            now(clock),
+            timerfd(clock, libc::TFD_TIMER_ABSTIME, now(clock) + FAR, Duration::ZERO)?,
+        ));
+    }
+    stage.freeze_here()?;
+    for (clock, start, fd) in fds {
+        near(&format!("what clock {clock} has left"), left(fd)?.0, FAR - (now(clock) - start))?;
+    }
+    Ok(())
+}
+
+fn unarmed(stage: &Stage) -> Verdict {
+    let fd = sys!(timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK))?;
+    stage.freeze_here()?;
+    same!(left(fd)?, (Duration::ZERO, Duration::ZERO), "what is left");
+    check!(ticks(fd).is_err(), "it has expired");
+    Ok(())
+}
+
+/// One that falls due by the program's own clock, not earlier.
+fn due(stage: &Stage) -> Verdict {
+    let fd = timerfd(libc::CLOCK_MONOTONIC, 0, Duration::from_millis(2000), Duration::ZERO)?;
+    let start = monotonic();
+    stage.ready();
+    crate::call::until("it is due", || ticks(fd).is_ok())?;
+    near("it was due after", monotonic() - start, Duration::from_millis(2000))?;
+    stage.wait();
+    Ok(())
+}

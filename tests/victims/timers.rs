@@ -1,0 +1,226 @@
+//! Timers that end in a signal.
+
+use crate::Victim;
+use crate::call::{gettid, monotonic, nap, timespec, timeval, until, zeroed};
+use crate::stage::{Stage, Verdict};
+use std::ptr::null_mut;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
+use std::time::Duration;
+
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("timers_interval_real", interval_real),
+    ("timers_interval_cpu", interval_cpu),
+    ("timers_interval_far", interval_far),
+    ("timers_alarm", alarm),
+    ("timers_posix_signal", posix_signal),
+    ("timers_posix_thread", posix_thread),
+    ("timers_posix_none", posix_none),
+    ("timers_posix_ids", posix_ids),
+];
+
+static TICKS: AtomicU64 = AtomicU64::new(0);
+static TID: AtomicI32 = AtomicI32::new(0);
+static VALUE: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn tick(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    VALUE.store(unsafe { (*info).si_value() }.sival_ptr as u64, SeqCst);
+    TID.store(unsafe { libc::gettid() }, SeqCst);
+    TICKS.fetch_add(1, SeqCst);
+}
+
+fn handle(signal: i32) -> Verdict {
+    let mut action: libc::sigaction = zeroed();
+    action.sa_sigaction = tick as *const () as usize;
+    action.sa_flags = libc::SA_RESTART | libc::SA_SIGINFO;
+    sys!(sigaction(signal, &action, null_mut()))?;
+    Ok(())
+}
+
+const FAR: Duration = Duration::from_secs(5000);
+
+fn near(what: &str, found: Duration, expected: Duration) -> Verdict {
+    let slip = found.abs_diff(expected);
+    check!(slip < Duration::from_millis(1500), "{what}: {found:?}, expected about {expected:?}");
+    Ok(())
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000)
+}
+
+/// It ticks on, as often as time goes by.
+fn interval_real(stage: &Stage) -> Verdict {
+    handle(libc::SIGALRM)?;
+    let period = Duration::from_millis(25);
+    let timer = libc::itimerval { it_interval: timeval(period), it_value: timeval(period) };
+    sys!(setitimer(libc::ITIMER_REAL, &timer, null_mut()))?;
+    until("it ticks", || TICKS.load(SeqCst) > 3)?;
+    stage.ready();
+    stage.wait();
+    let (start, ticks) = (monotonic(), TICKS.load(SeqCst));
+    until("it ticks again", || TICKS.load(SeqCst) > ticks + 20)?;
+    let waited = monotonic() - start;
+    check!(waited > Duration::from_millis(450), "twenty ticks of 25 ms came within {waited:?}");
+    let mut now: libc::itimerval = zeroed();
+    sys!(getitimer(libc::ITIMER_REAL, &mut now))?;
+    same!(duration(now.it_interval), period, "its interval");
+    Ok(())
+}
+
+fn interval_cpu(stage: &Stage) -> Verdict {
+    handle(libc::SIGVTALRM)?;
+    handle(libc::SIGPROF)?;
+    for which in [libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
+        let timer = libc::itimerval {
+            it_interval: timeval(Duration::from_millis(30)),
+            it_value: timeval(Duration::from_millis(400)),
+        };
+        sys!(setitimer(which, &timer, null_mut()))?;
+    }
+    stage.freeze_here()?;
+    for which in [libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
+        let mut now: libc::itimerval = zeroed();
+        sys!(getitimer(which, &mut now))?;
+        near("what is left", duration(now.it_value), Duration::from_millis(400))?;
+        check!(duration(now.it_value) > Duration::ZERO, "timer {which} is off");
+    }
+    let start = monotonic();
+    while TICKS.load(SeqCst) < 4 {
+        check!(monotonic() - start < Duration::from_secs(60), "no CPU timer ticks");
+    }
+    Ok(())
+}
+
+/// What is left of a long time does not count the time frozen.
+fn interval_far(stage: &Stage) -> Verdict {
+    let timer = libc::itimerval { it_interval: timeval(Duration::from_secs(3)), it_value: timeval(FAR) };
+    sys!(setitimer(libc::ITIMER_REAL, &timer, null_mut()))?;
+    let start = monotonic();
+    stage.freeze_here()?;
+    let mut now: libc::itimerval = zeroed();
+    sys!(getitimer(libc::ITIMER_REAL, &mut now))?;
+    near("what is left", duration(now.it_value), FAR - (monotonic() - start))?;
+    same!(duration(now.it_interval), Duration::from_secs(3), "its interval");
+    Ok(())
+}
+
+fn alarm(stage: &Stage) -> Verdict {
+    handle(libc::SIGALRM)?;
+    unsafe { libc::alarm(2) };
+    let start = monotonic();
+    stage.ready();
+    until("the alarm rings", || TICKS.load(SeqCst) > 0)?;
+    near("the alarm rang after", monotonic() - start, Duration::from_secs(2))?;
+    stage.wait();
+    same!(TICKS.load(SeqCst), 1, "how often it rang");
+    Ok(())
+}
+
+/// `struct sigevent` of the kernel.
+fn create(clock: i32, notify: i32, signal: i32, value: u64, tid: i32) -> Result<i32, String> {
+    let mut event: libc::sigevent = zeroed();
+    event.sigev_notify = notify;
+    event.sigev_signo = signal;
+    event.sigev_value = libc::sigval { sival_ptr: value as *mut _ };
+    event.sigev_notify_thread_id = tid;
+    let mut id = -1i32;
+    sys!(syscall(libc::SYS_timer_create, clock, &raw mut event, &raw mut id))?;
+    Ok(id)
+}
+
+fn set(id: i32, flags: i32, value: Duration, interval: Duration) -> Verdict {
+    let spec = libc::itimerspec { it_interval: timespec(interval), it_value: timespec(value) };
+    sys!(syscall(libc::SYS_timer_settime, id, flags, &raw const spec, null_mut::<u8>()))?;
+    Ok(())
+}
+
+fn left(id: i32) -> Result<(Duration, Duration), String> {
+    let mut spec: libc::itimerspec = zeroed();
+    sys!(syscall(libc::SYS_timer_gettime, id, &raw mut spec))?;
+    let duration = |time: libc::timespec| Duration::new(time.tv_sec as u64, time.tv_nsec as u32);
+    Ok((duration(spec.it_value), duration(spec.it_interval)))
+}
+
+fn posix_signal(stage: &Stage) -> Verdict {
+    handle(libc::SIGRTMIN() + 4)?;
+    let id = create(libc::CLOCK_MONOTONIC, libc::SIGEV_SIGNAL, libc::SIGRTMIN() + 4, 0x1234_5678_9abc, 0)?;
+    set(id, 0, Duration::from_millis(50), Duration::from_millis(50))?;
+    until("it ticks", || TICKS.load(SeqCst) > 2)?;
+    stage.ready();
+    stage.wait();
+    let ticks = TICKS.load(SeqCst);
+    VALUE.store(0, SeqCst);
+    until("it ticks again", || TICKS.load(SeqCst) > ticks + 5)?;
+    same!(VALUE.load(SeqCst), 0x1234_5678_9abc, "its value");
+    same!(left(id)?.1, Duration::from_millis(50), "its interval");
+    Ok(())
+}
+
+/// Each timer signals its own thread.
+fn posix_thread(stage: &Stage) -> Verdict {
+    handle(libc::SIGRTMIN() + 5)?;
+    let (tid, done) = (AtomicI32::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            tid.store(gettid(), SeqCst);
+            while !done.load(SeqCst) {
+                nap(Duration::from_millis(5));
+            }
+        });
+        until("the thread stands", || tid.load(SeqCst) != 0)?;
+        let thread = tid.load(SeqCst);
+        let id = create(libc::CLOCK_MONOTONIC, libc::SIGEV_THREAD_ID, libc::SIGRTMIN() + 5, 5, thread)?;
+        set(id, 0, Duration::from_millis(20), Duration::from_millis(20))?;
+        let seen = stage.freeze_amid_threads();
+        let ticks = TICKS.load(SeqCst);
+        let ticked = until("it ticks again", || TICKS.load(SeqCst) > ticks + 3);
+        done.store(true, SeqCst);
+        same!(TID.load(SeqCst), thread, "the thread that was signalled");
+        seen.and(ticked)
+    })
+}
+
+/// Timers that notify nobody, of all clocks, relative and absolute.
+fn posix_none(stage: &Stage) -> Verdict {
+    let clocks =
+        [libc::CLOCK_MONOTONIC, libc::CLOCK_BOOTTIME, libc::CLOCK_REALTIME, libc::CLOCK_PROCESS_CPUTIME_ID];
+    let mut timers = Vec::new();
+    for clock in clocks {
+        let id = create(clock, libc::SIGEV_NONE, 0, 0, 0)?;
+        set(id, 0, FAR, Duration::from_secs(9))?;
+        timers.push((clock, id, FAR));
+    }
+    for clock in [libc::CLOCK_MONOTONIC, libc::CLOCK_BOOTTIME] {
+        let id = create(clock, libc::SIGEV_NONE, 0, 0, 0)?;
+        set(id, libc::TIMER_ABSTIME, crate::call::now(clock) + FAR, Duration::ZERO)?;
+        timers.push((clock, id, FAR));
+    }
+    let unarmed = create(libc::CLOCK_MONOTONIC, libc::SIGEV_NONE, 0, 0, 0)?;
+    let start = monotonic();
+    stage.freeze_here()?;
+    for (index, (clock, id, total)) in timers.into_iter().enumerate() {
+        let gone = if clock == libc::CLOCK_PROCESS_CPUTIME_ID { Duration::ZERO } else { monotonic() - start };
+        let (value, interval) = left(id)?;
+        near(&format!("what timer {index} of clock {clock} has left"), value, total - gone)?;
+        same!(interval, Duration::from_secs(if index < 4 { 9 } else { 0 }), "the interval of timer {index}");
+    }
+    same!(left(unarmed)?, (Duration::ZERO, Duration::ZERO), "a timer that was never set");
+    Ok(())
+}
+
+/// Identifiers stay, with gaps where timers were deleted.
+fn posix_ids(stage: &Stage) -> Verdict {
+    let make = |value| create(libc::CLOCK_MONOTONIC, libc::SIGEV_SIGNAL, libc::SIGUSR1, value, 0);
+    let ids: Vec<i32> = (0..20).map(make).collect::<Result<_, _>>()?;
+    for id in ids.iter().skip(1).step_by(2) {
+        sys!(syscall(libc::SYS_timer_delete, *id))?;
+    }
+    stage.freeze_here()?;
+    for (index, id) in ids.iter().enumerate() {
+        same!(left(*id).is_ok(), index % 2 == 0, "whether timer {index} exists");
+    }
+    let next = make(0)?;
+    check!(!ids.iter().step_by(2).any(|id| *id == next), "a new timer got the number of an old one");
+    Ok(())
+}

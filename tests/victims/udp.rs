@@ -1,0 +1,53 @@
+//! UDP sockets.
+
+use crate::Victim;
+use crate::stage::{Stage, Verdict};
+use std::net::UdpSocket;
+
+pub(crate) const VICTIMS: &[Victim] = &[("udp_bound", bound), ("udp_connected", connected), ("udp_v6", v6)];
+
+fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
+    result.map_err(|why| why.to_string())
+}
+
+fn exchange(from: &UdpSocket, to: &UdpSocket) -> Verdict {
+    let mut bytes = [0; 16];
+    text(from.send_to(b"hello", text(to.local_addr())?))?;
+    let (len, sender) = text(to.recv_from(&mut bytes))?;
+    same!(&bytes[..len], b"hello", "what came through");
+    same!(sender, text(from.local_addr())?, "the sender");
+    Ok(())
+}
+
+fn bound(stage: &Stage) -> Verdict {
+    let (one, two) = (text(UdpSocket::bind("127.0.0.1:0"))?, text(UdpSocket::bind("127.0.0.1:0"))?);
+    text(one.set_broadcast(true))?;
+    text(one.set_ttl(33))?;
+    let before = (text(one.local_addr())?, text(two.local_addr())?);
+    stage.freeze_here()?;
+    same!((text(one.local_addr())?, text(two.local_addr())?), before, "the addresses");
+    same!((text(one.broadcast())?, text(one.ttl())?), (true, 33), "the options");
+    exchange(&one, &two)?;
+    exchange(&two, &one)
+}
+
+fn connected(stage: &Stage) -> Verdict {
+    let (one, two) = (text(UdpSocket::bind("127.0.0.1:0"))?, text(UdpSocket::bind("127.0.0.1:0"))?);
+    text(one.connect(text(two.local_addr())?))?;
+    stage.freeze_here()?;
+    same!(text(one.peer_addr())?, text(two.local_addr())?, "the peer");
+    text(one.send(b"hello"))?;
+    let mut bytes = [0; 16];
+    same!(text(two.recv(&mut bytes))?, 5, "what came through");
+    Ok(())
+}
+
+fn v6(stage: &Stage) -> Verdict {
+    let Ok(one) = UdpSocket::bind("[::1]:0") else {
+        eprintln!("skipped: there is no IPv6 here");
+        return stage.freeze_here();
+    };
+    let two = text(UdpSocket::bind("[::1]:0"))?;
+    stage.freeze_here()?;
+    exchange(&one, &two)
+}

@@ -1,0 +1,290 @@
+//! Unix sockets inside the tree.
+
+use crate::Victim;
+use crate::call::{open, read_all, read_some, sys_socket_option, write_all, zeroed};
+use crate::stage::{Stage, Verdict};
+use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("unix_stream", stream),
+    ("unix_datagram", datagram),
+    ("unix_seqpacket", seqpacket),
+    ("unix_between_processes", between),
+    ("unix_shutdown", shutdown),
+    ("unix_peer_closed", peer_closed),
+    ("unix_listening", listening),
+    ("unix_pending_connection", pending_connection),
+    ("unix_abstract", abstract_name),
+    ("unix_datagram_named", datagram_named),
+    ("unix_rights_in_flight", rights_in_flight),
+    ("unix_options", options),
+    ("unix_unconnected", unconnected),
+    ("unix_full", full),
+];
+
+fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
+    result.map_err(|why| why.to_string())
+}
+
+fn pair(kind: i32) -> Result<[i32; 2], String> {
+    let mut pair = [0; 2];
+    sys!(socketpair(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr()))?;
+    Ok(pair)
+}
+
+fn stream(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    let data: Vec<u8> = (0..40_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 9) as u8).collect();
+    write_all(one, &data)?;
+    write_all(two, b"the other way")?;
+    same!(read_all(two, 5)?, data[..5], "the first bytes");
+    stage.freeze_here()?;
+    write_all(one, b"more")?;
+    check!(read_all(two, data.len() - 5)? == data[5..], "the content changed");
+    same!(read_all(two, 4)?, b"more", "what was sent after");
+    same!(read_all(one, 13)?, b"the other way", "the other way");
+    write_all(two, b"back")?;
+    same!(read_all(one, 4)?, b"back", "what was sent back");
+    Ok(())
+}
+
+fn messages(stage: &Stage, kind: i32) -> Verdict {
+    let [one, two] = pair(kind)?;
+    for size in [1usize, 0, 1000, 7] {
+        let message = vec![size as u8; size];
+        sys!(send(one, message.as_ptr().cast(), size, 0))?;
+    }
+    stage.freeze_here()?;
+    sys!(send(one, b"last".as_ptr().cast(), 4, 0))?;
+    for size in [1usize, 0, 1000, 7] {
+        same!(read_some(two, 5000)?, vec![size as u8; size], "a message");
+    }
+    same!(read_some(two, 5000)?, b"last", "the message sent after");
+    sys!(send(two, b"back".as_ptr().cast(), 4, 0))?;
+    same!(read_some(one, 5000)?, b"back", "what was sent back");
+    Ok(())
+}
+
+fn datagram(stage: &Stage) -> Verdict {
+    messages(stage, SOCK_DGRAM)
+}
+
+fn seqpacket(stage: &Stage) -> Verdict {
+    messages(stage, SOCK_SEQPACKET)
+}
+
+fn between(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    let child = stage.fork(|| {
+        sys!(close(one))?;
+        // Stands in the call while it is frozen.
+        same!(read_all(two, 4)?, b"ping", "what the child read");
+        write_all(two, b"pong")?;
+        same!(read_some(two, 4)?, b"", "the end");
+        Ok(())
+    })?;
+    sys!(close(two))?;
+    stage.freeze_here()?;
+    write_all(one, b"ping")?;
+    same!(read_all(one, 4)?, b"pong", "what the parent read");
+    sys!(close(one))?;
+    stage.reap(child)
+}
+
+fn shutdown(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    write_all(one, b"last words")?;
+    sys!(shutdown(one, libc::SHUT_WR))?;
+    stage.freeze_here()?;
+    same!(read_some(two, 100)?, b"last words", "what was left");
+    same!(read_some(two, 100)?, b"", "the end");
+    let sent = sys!(send(one, b"x".as_ptr().cast(), 1, libc::MSG_NOSIGNAL));
+    check!(sent.is_err(), "a socket that was shut down sends");
+    write_all(two, b"other way")?;
+    same!(read_some(one, 100)?, b"other way", "the other way");
+    Ok(())
+}
+
+fn peer_closed(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    write_all(one, b"last words")?;
+    sys!(close(one))?;
+    stage.freeze_here()?;
+    same!(read_some(two, 100)?, b"last words", "what was left");
+    same!(read_some(two, 100)?, b"", "the end");
+    let sent = sys!(send(two, b"x".as_ptr().cast(), 1, libc::MSG_NOSIGNAL));
+    check!(sent.is_err() && crate::call::errno() == libc::EPIPE, "sending to a closed peer: {sent:?}");
+    Ok(())
+}
+
+fn listening(stage: &Stage) -> Verdict {
+    let path = stage.path("socket");
+    let listener = text(UnixListener::bind(&path))?;
+    stage.freeze_here()?;
+    let mut client = text(UnixStream::connect(&path))?;
+    let (mut server, _) = text(listener.accept())?;
+    text(client.write_all(b"hello"))?;
+    let mut bytes = [0; 5];
+    text(server.read_exact(&mut bytes))?;
+    same!(&bytes, b"hello", "what came through");
+    Ok(())
+}
+
+/// Connected, and written to, but not yet accepted.
+fn pending_connection(stage: &Stage) -> Verdict {
+    let path = stage.path("socket");
+    let listener = text(UnixListener::bind(&path))?;
+    let mut client = text(UnixStream::connect(&path))?;
+    text(client.write_all(b"hello"))?;
+    stage.freeze_here()?;
+    let (mut server, _) = text(listener.accept())?;
+    let mut bytes = [0; 5];
+    text(server.read_exact(&mut bytes))?;
+    same!(&bytes, b"hello", "what came through");
+    text(server.write_all(b"world"))?;
+    text(client.read_exact(&mut bytes))?;
+    same!(&bytes, b"world", "what came back");
+    Ok(())
+}
+
+fn abstract_name(stage: &Stage) -> Verdict {
+    use std::os::linux::net::SocketAddrExt;
+    // The victim's directory makes the name unique.
+    let name = stage.path("abstract").to_string_lossy().into_owned();
+    let address = text(std::os::unix::net::SocketAddr::from_abstract_name(&name))?;
+    let listener = text(UnixListener::bind_addr(&address))?;
+    let established = text(UnixStream::connect_addr(&address))?;
+    let (accepted, _) = text(listener.accept())?;
+    stage.freeze_here()?;
+    text((&accepted).write_all(b"hello"))?;
+    let mut bytes = [0; 5];
+    text((&established).read_exact(&mut bytes))?;
+    let local = text(listener.local_addr())?;
+    same!(local.as_abstract_name(), Some(name.as_bytes()), "its name");
+    let peer = text(established.peer_addr())?;
+    same!(peer.as_abstract_name(), Some(name.as_bytes()), "the name of the peer");
+    text(UnixStream::connect_addr(&address).map(drop))
+}
+
+fn datagram_named(stage: &Stage) -> Verdict {
+    let (here, there) = (stage.path("here"), stage.path("there"));
+    let (one, two) = (text(UnixDatagram::bind(&here))?, text(UnixDatagram::bind(&there))?);
+    text(one.send_to(b"queued", &there))?;
+    let third = text(UnixDatagram::unbound())?;
+    text(third.connect(&there))?;
+    stage.freeze_here()?;
+    let mut bytes = [0; 16];
+    let (len, sender) = text(two.recv_from(&mut bytes))?;
+    same!(&bytes[..len], b"queued", "what was queued");
+    same!(sender.as_pathname(), Some(here.as_path()), "its sender");
+    text(third.send(b"hello"))?;
+    same!(text(two.recv(&mut bytes))?, 5, "what came from the connected one");
+    text(two.send_to(b"back", &here))?;
+    same!(text(one.recv(&mut bytes))?, 4, "what came back");
+    Ok(())
+}
+
+fn send_descriptor(socket: i32, fd: i32) -> Verdict {
+    let byte = libc::iovec { iov_base: b"d".as_ptr().cast_mut().cast(), iov_len: 1 };
+    let mut control = [0u64; 8];
+    let mut message: libc::msghdr = zeroed();
+    message.msg_iov = (&raw const byte).cast_mut();
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    unsafe {
+        message.msg_controllen = libc::CMSG_SPACE(4) as usize;
+        let header = libc::CMSG_FIRSTHDR(&message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(4) as usize;
+        libc::CMSG_DATA(header).cast::<i32>().write_unaligned(fd);
+    }
+    sys!(sendmsg(socket, &message, 0))?;
+    Ok(())
+}
+
+fn receive_descriptor(socket: i32) -> Result<i32, String> {
+    let mut byte = 0u8;
+    let iov = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let mut control = [0u64; 8];
+    let mut message: libc::msghdr = zeroed();
+    message.msg_iov = (&raw const iov).cast_mut();
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    sys!(recvmsg(socket, &mut message, 0))?;
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(&message);
+        check!(
+            !header.is_null() && (*header).cmsg_type == libc::SCM_RIGHTS,
+            "no descriptor came with the message"
+        );
+        Ok(libc::CMSG_DATA(header).cast::<i32>().read_unaligned())
+    }
+}
+
+/// A descriptor that is only in a queue.
+fn rights_in_flight(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    let path = stage.path("file");
+    text(std::fs::write(&path, "content"))?;
+    let fd = open(&path, libc::O_RDONLY)?;
+    sys!(lseek(fd, 3, libc::SEEK_SET))?;
+    send_descriptor(one, fd)?;
+    sys!(close(fd))?;
+    stage.freeze_here()?;
+    let received = receive_descriptor(two)?;
+    same!(read_all(received, 10)?, b"tent", "the file");
+    Ok(())
+}
+
+fn options(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_DGRAM)?;
+    let set = [(libc::SO_PASSCRED, 1), (libc::SO_SNDBUF, 30_000), (libc::SO_RCVBUF, 20_000)];
+    for (name, value) in set {
+        sys!(setsockopt(one, libc::SOL_SOCKET, name, (&raw const value).cast(), 4))?;
+    }
+    sys!(fcntl(two, libc::F_SETFL, libc::O_NONBLOCK))?;
+    let read = || set.map(|(name, _)| sys_socket_option(one, libc::SOL_SOCKET, name));
+    let before = read();
+    stage.freeze_here()?;
+    same!(read(), before, "the options");
+    check!(read_some(two, 1).is_err(), "there is something to read");
+    Ok(())
+}
+
+fn unconnected(stage: &Stage) -> Verdict {
+    let path = stage.path("socket");
+    let listener = text(UnixListener::bind(&path))?;
+    let fd = sys!(socket(libc::AF_UNIX, SOCK_STREAM, 0))?;
+    stage.freeze_here()?;
+    let mut address: libc::sockaddr_un = zeroed();
+    address.sun_family = libc::AF_UNIX as u16;
+    let bytes = path.to_string_lossy().into_owned().into_bytes();
+    check!(bytes.len() < address.sun_path.len(), "the directory's name is too long");
+    bytes.iter().enumerate().for_each(|(index, byte)| address.sun_path[index] = *byte as libc::c_char);
+    sys!(connect(fd, (&raw const address).cast(), size_of::<libc::sockaddr_un>() as u32))?;
+    check!(listener.as_raw_fd() != fd, "two sockets, one number");
+    text(listener.accept().map(drop))
+}
+
+/// Filled until it takes no more; then a writer waits.
+fn full(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    let block: Vec<u8> = (0..4096u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let child = stage.fork(|| {
+        sys!(close(two))?;
+        (0..500).try_for_each(|_| write_all(one, &block))
+    })?;
+    sys!(close(one))?;
+    crate::call::until("the child waits", || crate::call::is_in_call(child, libc::SYS_write))?;
+    stage.freeze_here()?;
+    for index in 0..500 {
+        check!(read_all(two, 4096)? == block, "block {index} changed");
+    }
+    same!(read_some(two, 1)?, b"", "the end");
+    stage.reap(child)
+}
