@@ -12,6 +12,7 @@
 
 pub mod cap;
 mod cpu;
+mod deposit;
 mod elapsed;
 mod failure;
 mod file;

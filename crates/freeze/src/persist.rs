@@ -5,7 +5,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::inner::{self, ProcessFacts};
 use crate::rm::{Backing, Behind, FileCache};
 use crate::survey::{self, Seen};
-use crate::{Frozen, Options, cpu, file, host, pd, ram, rm};
+use crate::{Frozen, Options, cpu, deposit, file, host, pd, ram, rm};
 use frost_model::cap::Capability;
 use frost_model::clock::Clocks;
 use frost_model::id::{DataspaceId, DescriptionId};
@@ -192,10 +192,10 @@ fn capture(
     let mut unnamed = ram::SharedMemories::new();
     for process in &living {
         for mapping in &known[&process.pid].mappings {
-            if let Ok(backing) = rm::backing(mapping, &mut files) {
-                if ram::needs_windows(&backing, &catalog) {
-                    ram::note_shared(&mut unnamed, process.pid, mapping, &backing);
-                }
+            if let Ok(backing) = rm::backing(mapping, &mut files)
+                && ram::needs_windows(&backing, &catalog)
+            {
+                ram::note_shared(&mut unnamed, process.pid, mapping, &backing);
             }
         }
     }
@@ -227,9 +227,32 @@ fn capture(
     let xstate = processes.first().and_then(|process| process.cpu.threads.first());
     let host = host::describe(xstate.map_or(&[], |thread| thread.xstate.as_slice()));
     freeze.step("freeze.sessions")?;
-    ram::copy(&extents, draft.pack()).map_err(|error| freeze.failed(&error))?;
+    copy_memory(tree, &extents, draft).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.memory")?;
     Ok(Checkpoint { host, clocks, processes, descriptions, objects, dataspaces })
+}
+
+/// Fills the places that extents have in the pack: each process writes its own where that is sooner and allowed, and
+/// the rest is read from outside.
+fn copy_memory(tree: &StoppedTree, extents: &[ram::Extent], draft: &mut Draft) -> Result<(), ram::Error> {
+    // Extents of a process lie together, and unreadable ones are few.
+    for chunk in extents.chunk_by(|a, b| a.pid == b.pid) {
+        let (readable, unreadable): (Vec<_>, Vec<_>) = chunk.iter().partition(|extent| extent.readable);
+        let process = tree.processes().iter().find(|process| process.pid == chunk[0].pid);
+        // First, since its places lie between those of the others, which are hashed as they are written.
+        ram::copy(&unreadable, false, draft.pack())?;
+        let own = match process {
+            Some(process) => {
+                let mappings = proc::mappings(process.pid).unwrap_or_default();
+                deposit::write(process, &mappings, &readable, draft.pack())?
+            }
+            None => false,
+        };
+        if !own {
+            ram::copy(&readable, true, draft.pack())?;
+        }
+    }
+    Ok(())
 }
 
 /// How the image refers to memory behind descriptors, once the catalog was used up.
@@ -358,16 +381,15 @@ fn warnings(checkpoint: &Checkpoint, options: Options) -> Vec<String> {
     let mut warnings = Vec::new();
     if options.leave_running && !options.files {
         for description in &checkpoint.descriptions {
-            if let Capability::Regular(regular) = &description.capability {
-                if let frost_model::cap::Content::Named { file, .. } = &regular.content {
-                    if description.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32 {
-                        warnings.push(format!(
-                            "{} is open for writing: if the program changes it, this image can no longer be thawed \
+            if let Capability::Regular(regular) = &description.capability
+                && let frost_model::cap::Content::Named { file, .. } = &regular.content
+                && description.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32
+            {
+                warnings.push(format!(
+                    "{} is open for writing: if the program changes it, this image can no longer be thawed \
                              with it (--files captures it)",
-                            file.path
-                        ));
-                    }
-                }
+                    file.path
+                ));
             }
         }
         warnings.dedup();

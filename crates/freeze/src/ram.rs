@@ -32,6 +32,11 @@ pub(crate) enum Error {
         #[source]
         source: Errno,
     },
+    #[error("the process cannot write its memory itself")]
+    Inject {
+        #[source]
+        source: frost_tracee::inject::Error,
+    },
     #[error("memory cannot be written to the pack")]
     Write {
         #[source]
@@ -92,7 +97,10 @@ pub(crate) fn place_private(
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Copies extents into the pack from outside, through a buffer of ours.
-pub(crate) fn copy(extents: &[Extent], pack: &mut PackWriter) -> Result<(), Error> {
+///
+/// `complete` says that everything in the pack up to the end of each extent is then written, so that it may be
+/// hashed at once; extents are in ascending order.
+pub(crate) fn copy(extents: &[Extent], complete: bool, pack: &mut PackWriter) -> Result<(), Error> {
     let mut buffer = vec![0u8; CHUNK_BYTES];
     let mut filled = 0usize;
     let mut filled_at = 0u64;
@@ -102,7 +110,7 @@ pub(crate) fn copy(extents: &[Extent], pack: &mut PackWriter) -> Result<(), Erro
         while done < extent.len_bytes {
             let pack_offset = extent.pack_offset + done;
             if filled == CHUNK_BYTES || (filled > 0 && filled_at + filled as u64 != pack_offset) {
-                write_at(pack, &buffer[..filled], filled_at)?;
+                write_at(pack, &buffer[..filled], filled_at, complete)?;
                 filled = 0;
             }
             if filled == 0 {
@@ -130,12 +138,12 @@ pub(crate) fn copy(extents: &[Extent], pack: &mut PackWriter) -> Result<(), Erro
         }
     }
     if filled > 0 {
-        write_at(pack, &buffer[..filled], filled_at)?;
+        write_at(pack, &buffer[..filled], filled_at, complete)?;
     }
     Ok(())
 }
 
-fn write_at(pack: &mut PackWriter, bytes: &[u8], at: u64) -> Result<(), Error> {
+fn write_at(pack: &mut PackWriter, bytes: &[u8], at: u64, complete: bool) -> Result<(), Error> {
     let mut done = 0;
     while done < bytes.len() {
         match rustix::io::pwrite(pack.file(), &bytes[done..], at + done as u64) {
@@ -145,7 +153,9 @@ fn write_at(pack: &mut PackWriter, bytes: &[u8], at: u64) -> Result<(), Error> {
             Err(source) => return Err(Error::Write { source }),
         }
     }
-    pack.filled(at + bytes.len() as u64);
+    if complete {
+        pack.filled(at + bytes.len() as u64);
+    }
     Ok(())
 }
 

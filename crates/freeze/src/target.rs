@@ -59,14 +59,12 @@ pub(crate) fn validate(pid: i32, force: bool) -> Result<Stat, Failure> {
             .cause(format!("process {} ({tracer}) is tracing it", status.tracer))
             .hint("detach the debugger, then freeze it"));
     }
-    if !force {
-        if let Some((unit, restart)) = restarting_unit(pid) {
-            return Err(cannot(FailureKind::Unsupported, &stat)
+    if !force && let Some((unit, restart)) = restarting_unit(pid) {
+        return Err(cannot(FailureKind::Unsupported, &stat)
                 .cause(format!("it is the main process of {unit}, which has Restart={restart}: systemd would start it again"))
                 .hint(format!(
                     "set Restart=no by `systemctl edit --runtime {unit}`, or use --force if a second instance does no harm"
                 )));
-        }
     }
     Ok(stat)
 }
@@ -131,25 +129,25 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status) -> Vec<Obstacle> {
     }
     for (file, name) in SHARED_NAMESPACES {
         let link = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/{file}"), Vec::new()).ok();
-        if let (Some(theirs), Some(ours)) = (link(&pid.to_string()), link("self")) {
-            if theirs != ours {
-                add(
-                    &format!("{name} namespace"),
-                    format!("it is in another {name} namespace than this command, as in a container"),
-                    "run frost inside of the container",
-                );
-            }
+        if let (Some(theirs), Some(ours)) = (link(&pid.to_string()), link("self"))
+            && theirs != ours
+        {
+            add(
+                &format!("{name} namespace"),
+                format!("it is in another {name} namespace than this command, as in a container"),
+                "run frost inside of the container",
+            );
         }
     }
     let root = |path: String| rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
-    if let (Some(theirs), Some(ours)) = (root(format!("/proc/{pid}/root")), root("/".to_owned())) {
-        if theirs != ours {
-            add(
-                "root directory",
-                "its root directory is not that of this command, as in a chroot or container".to_owned(),
-                "run frost inside of it",
-            );
-        }
+    if let (Some(theirs), Some(ours)) = (root(format!("/proc/{pid}/root")), root("/".to_owned()))
+        && theirs != ours
+    {
+        add(
+            "root directory",
+            "its root directory is not that of this command, as in a chroot or container".to_owned(),
+            "run frost inside of it",
+        );
     }
     let mut class = [0u8; 5];
     let exe = rustix::fs::open(

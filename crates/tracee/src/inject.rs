@@ -115,12 +115,15 @@ pub struct Job {
     pub tape: Vec<Entry>,
     /// What the calls point to; after [`Area::run`] what they left there.
     pub data: Vec<u8>,
+    /// Calls that are made only if we die before the thread was stopped at the end of its tape: what it takes to
+    /// leave nothing behind.
+    pub cleanup: Vec<Entry>,
 }
 
 impl Job {
     /// Starts an empty job.
     pub fn new(thread: usize) -> Self {
-        Self { thread, tape: Vec::new(), data: Vec::new() }
+        Self { thread, tape: Vec::new(), data: Vec::new(), cleanup: Vec::new() }
     }
 }
 
@@ -228,6 +231,9 @@ impl<'a> Area<'a> {
         }
         let ids = [self.process.inner as u64, thread.inner as u64, self.signal as u64];
         tape.call(libc::SYS_tgkill, &ids);
+        for entry in &job.cleanup {
+            tape.push(*entry);
+        }
         let frame_at = (tape.end() + frost_abi::tape::ENTRY_BYTES as u64).next_multiple_of(64);
         let xstate =
             ptrace::xstate(thread.tid).map_err(|source| self.fault("PTRACE_GETREGSET", thread, source))?;
