@@ -1,6 +1,7 @@
 //! The project's chores: `cargo xtask help` lists them.
 #![forbid(unsafe_code)]
 
+mod fuzz;
 mod kinds;
 mod licences;
 mod run;
@@ -32,6 +33,12 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Runs each fuzz target
+    Fuzz {
+        /// How long each runs
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        seconds: u64,
+    },
     /// Checks the licences of everything that is linked in
     Licences,
     /// Builds for release and measures freeze and thaw beside their floors
@@ -48,6 +55,7 @@ fn main() -> ExitCode {
         Chore::Test(options) => return suite::run(&root, &options),
         Chore::Setup => setup::install(&root),
         Chore::Kinds { check } => kinds::run(&root, check),
+        Chore::Fuzz { seconds } => fuzz::run(&root, seconds),
         Chore::Licences => licences::check(&root),
         Chore::Bench { options } => bench(&root, &options),
     };

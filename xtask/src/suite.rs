@@ -1,7 +1,7 @@
 //! Everything that must hold before a change is taken, as steps that are reported one by one.
 
-use crate::run::{Outcome, is_installed, limited, watched};
-use crate::{kinds, licences, setup};
+use crate::run::{Outcome, limited, watched};
+use crate::{fuzz, kinds, licences, setup};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
                 watched(&mut command, minutes(25), |line| tally.read(line))
             }),
         ),
-        ("fuzz", Box::new(|_| fuzz(root, options.fuzz_seconds))),
+        ("fuzz", Box::new(|_| fuzz::run(root, options.fuzz_seconds))),
     ];
     let mut tally = Tally::default();
     let mut failed = false;
@@ -114,30 +114,6 @@ impl Tally {
             self.reasons.push(reason.to_owned());
         }
     }
-}
-
-/// Runs each fuzz target for a short time. They need a nightly compiler and cargo-fuzz.
-fn fuzz(root: &Path, seconds: u64) -> Outcome {
-    let targets: Vec<String> = match std::fs::read_dir(root.join("fuzz/fuzz_targets")) {
-        Ok(entries) => entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_string_lossy().strip_suffix(".rs").map(str::to_owned))
-            .collect(),
-        Err(_) => return Outcome::Skipped("there are no fuzz targets yet".to_owned()),
-    };
-    if !is_installed("cargo-fuzz") {
-        return Outcome::Skipped("cargo-fuzz is not installed: cargo install cargo-fuzz".to_owned());
-    }
-    for target in &targets {
-        let mut command = Command::new("cargo");
-        command
-            .args(["+nightly", "fuzz", "run", target, "--", &format!("-max_total_time={seconds}")])
-            .current_dir(root);
-        if let failed @ Outcome::Failed(_) = limited(&mut command, Duration::from_secs(600 + seconds)) {
-            return failed;
-        }
-    }
-    Outcome::Passed(Some(format!("{} targets, {seconds} s each", targets.len())))
 }
 
 #[cfg(test)]

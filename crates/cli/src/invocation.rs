@@ -3,8 +3,10 @@
 use crate::failure::Failure;
 use crate::output;
 use crate::place::{self, Place};
+use crate::trouble;
 use clap::Args;
 use frost_model::Steps;
+use frost_store::{OpenOptions, Store};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -55,6 +57,25 @@ impl Invocation {
             output::note(remark);
         }
         Ok(place)
+    }
+
+    /// Opens the store, and tells what dead commands had left there.
+    pub(crate) fn store(&mut self) -> Result<Store, Failure> {
+        let place = self.place()?;
+        let options = OpenOptions { root: place.directory, trust_owner: self.global.trust_owner };
+        let store =
+            Store::open(&options).map_err(|error| trouble::of_store("cannot use the store", error))?;
+        for left in store.swept() {
+            output::note(&format!(
+                "note: removed what an unfinished {} of {} had left (process {}, {} freed)",
+                left.doing,
+                left.name,
+                left.pid,
+                output::bytes(left.freed_bytes)
+            ));
+        }
+        self.steps.end("store.open");
+        Ok(store)
     }
 
     /// Tells the timings, if they were asked for.

@@ -9,8 +9,10 @@ mod commands;
 mod failure;
 mod help;
 mod invocation;
+mod object;
 mod output;
 mod place;
+mod trouble;
 
 use failure::Failure;
 use invocation::Invocation;

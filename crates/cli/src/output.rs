@@ -71,6 +71,11 @@ pub(crate) fn bytes(count: u64) -> String {
     if value < 99.95 { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
 }
 
+/// Renders a number of things, as `1 process`.
+pub(crate) fn count(count: u32, one: &str, many: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {many}") }
+}
+
 /// Renders a span, as `3.2 ms`.
 pub(crate) fn span(span: Duration) -> String {
     let us = span.as_secs_f64() * 1e6;
@@ -81,6 +86,26 @@ pub(crate) fn span(span: Duration) -> String {
     } else {
         format!("{:.2} s", us / 1e6)
     }
+}
+
+/// Renders a time in UTC, as `2026-11-23 19:31:10`.
+pub(crate) fn time(seconds_since_1970: i64) -> String {
+    let (days, second) = (seconds_since_1970.div_euclid(86_400), seconds_since_1970.rem_euclid(86_400));
+    // Days are counted from 1 March of year 0, so that a leap day is the last of its year; 400 years have 146,097.
+    let shifted = days + 719_468;
+    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// Makes a text of the world outside fit to be printed: control characters would talk to the terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// Renders columns: each as wide as its widest cell, the last one as it is.
@@ -125,6 +150,14 @@ mod tests {
         assert_eq!(span(Duration::from_micros(12)), "12 us");
         assert_eq!(span(Duration::from_micros(3_240)), "3.2 ms");
         assert_eq!(span(Duration::from_millis(1_500)), "1.50 s");
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(time(0), "1970-01-01 00:00:00");
+        assert_eq!(time(951_827_696), "2000-02-29 12:34:56");
+        assert_eq!(time(1_795_462_270), "2026-11-23 19:31:10");
+        assert_eq!(time(-1), "1969-12-31 23:59:59");
     }
 
     #[test]

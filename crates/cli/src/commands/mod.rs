@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
 mod check;
+mod freeze;
+mod inspect;
 
 use crate::failure::Failure;
 use crate::invocation::Invocation;
@@ -11,6 +13,8 @@ use std::process::ExitCode;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Check(check::Options),
+    Freeze(freeze::Options),
+    Inspect(inspect::Options),
 }
 
 impl Command {
@@ -18,6 +22,8 @@ impl Command {
     pub(crate) fn run(self, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
         match self {
             Command::Check(options) => check::run(&options, invocation),
+            Command::Inspect(options) => inspect::run(&options, invocation),
+            Command::Freeze(options) => freeze::run(&options, invocation),
         }
     }
 }

@@ -4,18 +4,56 @@ mod host;
 
 use crate::failure::{Failure, Status};
 use crate::invocation::Invocation;
-use crate::output;
+use crate::{output, trouble};
 use clap::Args;
 use std::process::ExitCode;
 
-/// Tells what this machine lacks to freeze and thaw
+/// Tells what stands in the way of a freeze or a thaw
 ///
-/// Each feature of the kernel that frost uses is tried. `ok` is all there; `limited` works, but not for everything or
-/// everybody; `missing` is needed. The exit status is 5 if something needed is missing.
+/// Without a target, each feature of the kernel that frost uses is tried. `ok` is all there; `limited` works, but not
+/// for everything or everybody; `missing` is needed, and the exit status is then 5.
+///
+/// With a target, each object in its processes that cannot be carried is listed, with the reason and the remedy; the
+/// exit status is 3 if there is any. The program is not stopped.
 #[derive(Args, Debug)]
-pub(crate) struct Options {}
+pub(crate) struct Options {
+    /// A process id, or the name of a program that was thawed
+    #[arg(value_name = "PID|NAME")]
+    target: Option<String>,
+}
 
-pub(crate) fn run(_options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    match &options.target {
+        Some(target) => check_target(target, invocation),
+        None => check_host(invocation),
+    }
+}
+
+/// Lists what is in the way of freezing one program.
+fn check_target(target: &str, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    // A pid needs no store, which may not even be usable.
+    let pid = match target.parse::<i32>() {
+        Ok(pid) => pid,
+        Err(_) => super::freeze::find(&invocation.store()?, target)?,
+    };
+    let obstacles = frost_freeze::check(pid, false).map_err(trouble::of_freeze)?;
+    invocation.steps.end("check.target");
+    if invocation.global.json {
+        for obstacle in &obstacles {
+            output::record(obstacle)?;
+        }
+    } else if obstacles.is_empty() {
+        output::line(&format!("process {pid} can be frozen"))?;
+    } else {
+        for obstacle in &obstacles {
+            output::line(&trouble::obstacle(obstacle).replace('\n', "\n    "))?;
+        }
+    }
+    Ok(ExitCode::from(if obstacles.is_empty() { 0 } else { Status::Unsupported.code() }))
+}
+
+/// Lists the features of the machine.
+fn check_host(invocation: &mut Invocation) -> Result<ExitCode, Failure> {
     let place = invocation.place()?;
     let features = host::features(&place);
     invocation.steps.end("check.host");

@@ -1,0 +1,140 @@
+//! `frost freeze`: a running program to an image.
+
+use crate::failure::{Failure, Status, Told};
+use crate::invocation::Invocation;
+use crate::{output, trouble};
+use clap::Args;
+use frost_store::{ImageId, Name, Store};
+use frost_sys::proc;
+use serde::Serialize;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Freezes a running program into an image and ends it
+///
+/// The process and all its descendants become one image. The command returns when the image is complete and synced;
+/// the program is then gone, or goes on with --leave-running. If anything fails, the program runs on as it was.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// A process id, or the name of a program that was thawed
+    #[arg(value_name = "PID|NAME")]
+    target: String,
+    /// The name of the image [default: the name it was thawed from, else its command's]
+    #[arg(long, value_name = "NAME")]
+    to: Option<String>,
+    /// Let the program go on afterwards
+    #[arg(long)]
+    leave_running: bool,
+    /// Also keep the files that it has open for writing, as they are at this instant
+    #[arg(long)]
+    files: bool,
+    /// Freeze even if a service manager would start the program again
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    name: &'a str,
+    version: u32,
+    bytes: u64,
+    pause_us: u64,
+    elapsed_us: u64,
+    pid: i32,
+    processes: u32,
+    threads: u32,
+    running: bool,
+    warnings: &'a [String],
+}
+
+pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    let store = invocation.store()?;
+    let pid = find(&store, &options.target)?;
+    let name = name(&store, options, pid)?;
+    let how = frost_freeze::Options {
+        leave_running: options.leave_running,
+        files: options.files,
+        force: options.force,
+        ..frost_freeze::Options::default()
+    };
+    invocation.steps.end("freeze.find");
+    let frozen = frost_freeze::freeze(&store, pid, &name, how).map_err(trouble::of_freeze)?;
+    invocation.steps.extend(frozen.steps.clone());
+    for warning in &frozen.warnings {
+        output::note(&format!("warning: {warning}"));
+    }
+    if invocation.global.json {
+        output::record(&Record {
+            name: &frozen.name,
+            version: frozen.version,
+            bytes: frozen.bytes,
+            pause_us: frozen.pause_us,
+            elapsed_us: frozen.elapsed_us,
+            pid,
+            processes: frozen.processes,
+            threads: frozen.threads,
+            running: frozen.running,
+            warnings: &frozen.warnings,
+        })?;
+    } else {
+        let end = if frozen.running {
+            format!(
+                "the program goes on after a pause of {}",
+                output::span(Duration::from_micros(frozen.pause_us))
+            )
+        } else {
+            "the program is gone".to_owned()
+        };
+        output::line(&format!(
+            "{}@{}: {}, {}, {} in {}; {end}",
+            frozen.name,
+            frozen.version,
+            output::count(frozen.processes, "process", "processes"),
+            output::count(frozen.threads, "thread", "threads"),
+            output::bytes(frozen.bytes),
+            output::span(Duration::from_micros(frozen.elapsed_us)),
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Finds the process that is meant: digits are a pid, anything else names a program that was thawed.
+pub(super) fn find(store: &Store, target: &str) -> Result<i32, Failure> {
+    if target.bytes().all(|byte| byte.is_ascii_digit()) && !target.is_empty() {
+        return target.parse().map_err(|_| {
+            Told::new(Status::Missing, format!("cannot freeze process {target}"))
+                .cause("no process has so high a number")
+                .into()
+        });
+    }
+    let failed = |error| trouble::of_store(format!("cannot freeze {target}"), error);
+    let name = Name::new(target)
+        .map_err(|error| Told::new(Status::Usage, format!("cannot freeze {target:?}")).chain(&error))?;
+    for version in store.versions(&name).map_err(failed)?.into_iter().rev() {
+        let state = store.state(&ImageId { name: name.clone(), version }).map_err(failed)?;
+        if let Some(instance) = state.instance() {
+            return Ok(instance.pid);
+        }
+    }
+    Err(Told::new(Status::Missing, format!("cannot freeze {target}"))
+        .cause("no program runs that was thawed from an image of that name")
+        .hint("name a process id; `frost list` shows which images run")
+        .into())
+}
+
+/// The name of the image: as asked for, or that of the instance, or that of the command.
+fn name(store: &Store, options: &Options, pid: i32) -> Result<Name, Failure> {
+    let what = || format!("cannot freeze {}", options.target);
+    if let Some(name) = &options.to {
+        return Name::new(name).map_err(|error| {
+            Told::new(Status::Usage, what()).cause(format!("{name:?} is no name")).chain(&error).into()
+        });
+    }
+    let failed = |error| trouble::of_store(what(), error);
+    if let Some(instance) = frost_store::observe(pid).map_err(failed)?
+        && let Some(image) = store.thawed_from(&instance).map_err(failed)?
+    {
+        return Ok(image.name);
+    }
+    Ok(Name::from_command(proc::command(pid).as_bytes()))
+}

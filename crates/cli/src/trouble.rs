@@ -1,0 +1,91 @@
+//! Errors of the crates below, with the exit status and the advice that belong to each kind.
+
+use crate::failure::{Failure, Status, Told};
+use crate::output;
+use frost_model::Obstacle;
+use frost_store::Error as Store;
+use std::io::ErrorKind;
+
+/// Tells an error of the store. `what` says what failed, as `cannot verify web@2`.
+pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
+    let status = match &error {
+        Store::NoSpace { .. } => Status::NoSpace,
+        Store::OtherOwner { .. } | Store::Writable { .. } => Status::Denied,
+        Store::Name { .. } => Status::Usage,
+        Store::NoSuchImage { .. } => Status::Missing,
+        Store::Image { .. } | Store::BlockDamaged { .. } | Store::Foreign { .. } => Status::Damaged,
+        Store::Io { source, .. } => match source.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Status::Denied,
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Status::NoSpace,
+            ErrorKind::BrokenPipe => return Failure::ClosedPipe,
+            _ => Status::Failed,
+        },
+        _ => Status::Failed,
+    };
+    let hint = match &error {
+        Store::NoSpace { .. } => Some(
+            "free some space there (`frost gc`, `frost rm`), or keep images elsewhere by --store".to_owned(),
+        ),
+        Store::OtherOwner { user: 0, .. } => {
+            Some("--trust-owner uses it all the same; its images hold code that would run as root".to_owned())
+        }
+        Store::OtherOwner { .. } => Some("use a store of your own: --store DIR, or FROST_HOME".to_owned()),
+        Store::Writable { path, .. } => {
+            Some(format!("look at what it holds; if you trust it: chmod go-w {}", path.display()))
+        }
+        Store::NoSuchImage { .. } => Some("`frost list` shows what there is".to_owned()),
+        Store::Image { source, .. } => image_hint(source),
+        Store::BlockDamaged { .. } => Some(
+            "the disk changed what was written; take another version, or import the image again".to_owned(),
+        ),
+        Store::Runs { instance, .. } => Some(format!(
+            "freeze it first (`frost freeze {}`), or thaw a copy beside it by --clone",
+            instance.pid
+        )),
+        _ => None,
+    };
+    let mut told = Told::new(status, what).chain(&error);
+    told.hints.extend(hint);
+    told.into()
+}
+
+fn image_hint(error: &frost_image::Error) -> Option<String> {
+    use frost_image::Error as Image;
+    match error {
+        Image::TooNew { .. } | Image::UnknownFeatures { .. } => {
+            Some("the image is as it was; use the frost that wrote it, or a later one".to_owned())
+        }
+        Image::OtherArchitecture { .. } => Some("thaw it on a machine of that architecture".to_owned()),
+        Image::NotAnImage => None,
+        _ => Some("take another version (`frost list`), or import the image again".to_owned()),
+    }
+}
+
+/// Tells how a freeze failed, or the check before it.
+pub(crate) fn of_freeze(failure: frost_freeze::Failure) -> Failure {
+    use frost_freeze::FailureKind;
+    let status = match failure.kind {
+        FailureKind::Failed => Status::Failed,
+        FailureKind::Usage => Status::Usage,
+        FailureKind::Unsupported => Status::Unsupported,
+        FailureKind::Denied => Status::Denied,
+        FailureKind::NotFound => Status::Missing,
+        FailureKind::NoSpace => Status::NoSpace,
+    };
+    let mut told = Told::new(status, failure.what);
+    told.causes = failure.causes;
+    told.causes.extend(failure.obstacles.iter().map(obstacle));
+    told.state = Some(failure.state).filter(|state| !state.is_empty());
+    told.hints.extend(failure.hint);
+    told.into()
+}
+
+/// One obstacle with its remedy, on two lines.
+pub(crate) fn obstacle(obstacle: &Obstacle) -> String {
+    let text = output::printable(&obstacle.to_string());
+    if obstacle.remedy.is_empty() {
+        text
+    } else {
+        format!("{text}\n-> {}", output::printable(&obstacle.remedy))
+    }
+}
