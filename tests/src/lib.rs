@@ -1,1 +1,32 @@
+//! The harness of the whole-system tests: a scene of its own for each test, real processes, the real command.
+//!
+//! A test takes a [`Scene`] (a directory, a store, a user), starts a program in it, and lets it make a [`journey`]:
+//! frozen, gone, thawed, judged by itself. Scenes share nothing, so tests run beside each other. Nothing sleeps to
+//! synchronise; every wait polls for what it waits for, with a limit that only a hang reaches. What a machine cannot
+//! do is told in a line that begins with `skipped: `.
+#![forbid(unsafe_code)]
 
+pub mod image;
+pub mod journey;
+mod processes;
+mod scene;
+
+pub use processes::{Started, is_alive, tree_of};
+pub use scene::{Outcome, Scene, Stdio, Who, frost_binary, is_root, skip};
+
+use std::time::{Duration, Instant};
+
+/// Beyond this a wait is a hang.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// Polls until `condition` holds.
+///
+/// # Panics
+/// After [`LIMIT`], with what was waited for.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LIMIT, "waited {LIMIT:?} until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

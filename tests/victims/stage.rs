@@ -74,6 +74,11 @@ impl Stage {
         unsafe { libc::access(self.go.as_ptr(), libc::F_OK) == 0 }
     }
 
+    /// Whether this is the thawed program; after `go`.
+    pub(crate) fn was_thawed(&self) -> bool {
+        std::fs::read(self.path("go")).is_ok_and(|text| text == b"thawed")
+    }
+
     pub(crate) fn wait(&self) {
         while !self.gone() {
             nap(Duration::from_millis(2));

@@ -117,17 +117,20 @@ fn established(stage: &Stage) -> Verdict {
     let (server, _) = text(listener.accept())?;
     stage.freeze_here()?;
     text(client.set_read_timeout(Some(Duration::from_secs(20)))).ok();
-    let alive = (&server).write_all(b"hello").is_ok();
-    let mut bytes = [0; 5];
-    let outcome = match client.read(&mut bytes) {
-        Ok(0) => "end".to_owned(),
-        Ok(_) => "data".to_owned(),
-        Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => {
-            return Err("the connection hangs".to_owned());
-        }
-        Err(why) => format!("error {:?}", why.raw_os_error()),
-    };
-    std::fs::write(stage.path("seen"), format!("{alive} {outcome}")).map_err(|why| why.to_string())?;
+    let sent = (&server).write_all(b"hello");
+    let received = client.read(&mut [0; 5]);
+    if stage.was_thawed() {
+        let hangs = matches!(&received, Err(why) if why.kind() == std::io::ErrorKind::WouldBlock);
+        check!(
+            !hangs && !matches!(received, Ok(1..)),
+            "the closed connection: sent {sent:?}, received {received:?}"
+        );
+    } else {
+        check!(
+            sent.is_ok() && matches!(received, Ok(5)),
+            "the connection: sent {sent:?}, received {received:?}"
+        );
+    }
     serve(&listener)
 }
 

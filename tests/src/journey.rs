@@ -1,0 +1,211 @@
+//! What is done with a program while it waits: the ways through a freeze, each written once.
+
+use crate::{LIMIT, Scene, Started, Stdio, Who, is_alive, tree_of, until};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// A victim on its way.
+#[derive(Debug)]
+pub struct Traveller<'a> {
+    scene: &'a Scene,
+    name: String,
+    started: Option<Started>,
+    /// Its pid as this test sees it.
+    pub pid: i32,
+    /// All pids of its tree when it was last frozen or started.
+    pub tree: Vec<i32>,
+}
+
+fn victim(scene: &Scene, binary: &Path, name: &str) -> Command {
+    let stage = scene.path("stage");
+    // Its own copy, in a place that the scene's user can reach.
+    let copy = scene.path("bin").join("victim");
+    if !copy.exists() && std::fs::hard_link(binary, &copy).is_err() {
+        std::fs::copy(binary, &copy).expect("our own directory");
+    }
+    let mut command = scene.command(copy);
+    command.arg(name).arg(stage);
+    command
+}
+
+impl<'a> Traveller<'a> {
+    /// Starts a victim and waits until it stands.
+    ///
+    /// # Panics
+    /// If it fails before that.
+    pub fn set_out(scene: &'a Scene, binary: &Path, name: &str, stdio: Stdio) -> Self {
+        let mut started = scene.start(&mut victim(scene, binary, name), stdio);
+        until(&format!("{name} is ready"), || {
+            scene.stage("ready").exists() || scene.stage("result").exists() || started.ended().is_some()
+        });
+        let result = std::fs::read_to_string(scene.stage("result")).unwrap_or_default();
+        assert!(scene.stage("ready").exists(), "{name} did not get ready: {result}");
+        let pid = started.pid();
+        Self { scene, name: name.to_owned(), started: Some(started), pid, tree: tree_of(pid) }
+    }
+
+    /// Freezes it, and checks that nothing of it is left.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn freeze(&mut self) {
+        self.tree = tree_of(self.pid);
+        let pid = self.pid.to_string();
+        let outcome = self.scene.frost(&["freeze", &pid, "--to", "victim", "--json"]).ok();
+        assert_eq!(outcome.record()["name"], "victim", "{outcome}");
+        for field in ["version", "bytes", "pause_us", "elapsed_us"] {
+            outcome.number(field);
+        }
+        self.is_gone();
+    }
+
+    /// Expects that none of its processes runs.
+    ///
+    /// # Panics
+    /// If one does, though the command has returned.
+    #[track_caller]
+    pub fn is_gone(&mut self) {
+        for pid in &self.tree {
+            assert!(!is_alive(*pid), "process {pid} of {} runs although it is frozen", self.name);
+        }
+        if let Some(mut started) = self.started.take() {
+            started.wait("the frozen program", LIMIT);
+        }
+        // Its pids are free once all have been reaped.
+        until("the frozen tree is reaped", || {
+            self.tree.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        });
+    }
+
+    /// Thaws it, and checks that it runs, under its old pids if it can.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn thaw(&mut self, more: &[&str]) {
+        let mut arguments = vec!["thaw", "victim", "--json"];
+        arguments.extend(more);
+        let outcome = self.scene.frost(&arguments).ok();
+        assert_eq!(outcome.record()["name"], "victim", "{outcome}");
+        for field in ["version", "processes", "threads", "elapsed_us"] {
+            outcome.number(field);
+        }
+        self.pid = outcome.number("pid") as i32;
+        let same_pids = self.scene.who() == Who::Myself && crate::is_root() && !more.contains(&"--clone");
+        if same_pids {
+            assert_eq!(self.pid, self.tree[0], "root gets the same pid back");
+        }
+        assert_eq!(
+            outcome.number("inner_pid"),
+            i64::from(self.tree[0]),
+            "the pid that the program sees\n{outcome}"
+        );
+        assert!(
+            is_alive(self.pid) || self.scene.stage("result").exists(),
+            "{} does not run after its thaw\n{outcome}",
+            self.name
+        );
+    }
+
+    /// Lets it judge itself; `how` tells it what it went through.
+    ///
+    /// # Panics
+    /// If it is not content.
+    #[track_caller]
+    pub fn arrive(mut self, how: &str) {
+        let result = self.scene.stage("result");
+        self.say_go(how);
+        until(&format!("{} tells its verdict", self.name), || result.exists() || !is_alive(self.pid));
+        let text = std::fs::read_to_string(&result).unwrap_or_else(|_| "died without a verdict".to_owned());
+        let why = std::fs::read_to_string(self.scene.stage("why")).unwrap_or_default();
+        assert_eq!(text, "ok", "{} was {how}\n{why}", self.name);
+        if let Some(mut started) = self.started.take() {
+            started.wait("a victim that has told its verdict", LIMIT);
+        }
+    }
+
+    fn say_go(&self, how: &str) {
+        let draft = self.scene.stage("go.draft");
+        std::fs::write(&draft, how).expect("our own directory");
+        std::fs::rename(draft, self.scene.stage("go")).expect("our own directory");
+    }
+}
+
+/// Unfrozen: tests the victim itself.
+pub fn unfrozen(binary: &Path, name: &str) {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    Traveller::set_out(&scene, binary, name, Stdio::Files).arrive("left alone");
+    told_all(&scene, name);
+    scene.is_empty_soon();
+}
+
+/// Frozen, gone, thawed.
+pub fn thawed(binary: &Path, name: &str, who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
+    let mut traveller = Traveller::set_out(&scene, binary, name, Stdio::Files);
+    traveller.freeze();
+    let away = Duration::from_millis(1500);
+    if name == "clock_continues" {
+        // Not to synchronise: the time away is what this victim must not see.
+        std::thread::sleep(away);
+    }
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    if name == "clock_continues" {
+        let jump: u128 = scene.await_file("jump_ms").parse().expect("a number");
+        assert!(jump < away.as_millis(), "CLOCK_MONOTONIC jumped by {jump} ms");
+    }
+    told_all(&scene, name);
+    scene.is_empty_soon();
+}
+
+/// Frozen and thawed twice in a row.
+pub fn twice(binary: &Path, name: &str) {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let mut traveller = Traveller::set_out(&scene, binary, name, Stdio::Files);
+    for _ in 0..2 {
+        traveller.freeze();
+        traveller.thaw(&[]);
+    }
+    traveller.arrive("thawed");
+    told_all(&scene, name);
+    scene.is_empty_soon();
+}
+
+/// Frozen with `--leave-running`: the program goes on unharmed; then its image is thawed as a copy.
+pub fn copied(binary: &Path, name: &str) {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let traveller = Traveller::set_out(&scene, binary, name, Stdio::Null);
+    let pid = traveller.pid.to_string();
+    scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running", "--json"]).ok();
+    let (number, tree) = (traveller.pid, traveller.tree.clone());
+    traveller.arrive("left running");
+    for name in ["go", "result", "why", "seen"] {
+        let _absent = std::fs::remove_file(scene.stage(name));
+    }
+    let mut copy = Traveller { scene: &scene, name: name.to_owned(), started: None, pid: number, tree };
+    copy.thaw(&["--clone"]);
+    copy.arrive("thawed");
+    scene.is_empty_soon();
+}
+
+/// Something in it cannot be carried: refused by name before anything is touched, and it runs on unharmed.
+pub fn refused(binary: &Path, name: &str, object: &str) {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let traveller = Traveller::set_out(&scene, binary, name, Stdio::Files);
+    let pid = traveller.pid.to_string();
+    scene.frost(&["check", &pid]).refused(3, object);
+    scene.frost(&["freeze", &pid, "--to", "victim"]).refused(3, object);
+    traveller.arrive("left alone");
+    told_all(&scene, name);
+    scene.is_empty_soon();
+}
+
+/// What a victim wrote to its standard output is there, all of it, once.
+fn told_all(scene: &Scene, name: &str) {
+    if name == "outside_standard" {
+        assert_eq!(scene.await_file("out"), "before\nafter\n", "what the program wrote");
+    }
+}

@@ -1,0 +1,161 @@
+//! The processes of a test: started, adopted, reaped, and found again by the scene they belong to.
+//!
+//! A thawed program has no parent that waits for it; on a real machine init adopts and reaps it. Here the test
+//! process declares itself subreaper and reaps what it did not start itself, so that no pid stays taken by a zombie.
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Children that somebody waits for; the others are reaped as they end.
+static OWNED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn owned() -> MutexGuard<'static, BTreeSet<u32>> {
+    OWNED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A process that the test started and waits for.
+#[derive(Debug)]
+pub struct Started(Child);
+
+impl Started {
+    /// Starts a command.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn spawn(command: &mut Command) -> Self {
+        static REAPER: Once = Once::new();
+        REAPER.call_once(|| {
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+                .expect("Linux has subreapers");
+            std::thread::spawn(reap);
+        });
+        // Held over both, so that the reaper cannot see the child before we have its number.
+        let mut owned = owned();
+        let child = command.spawn().unwrap_or_else(|why| panic!("{command:?} cannot be started: {why}"));
+        owned.insert(child.id());
+        Self(child)
+    }
+
+    /// Returns its pid.
+    pub fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+
+    /// Gives out what it was started with: pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+
+    /// Returns its status if it has ended.
+    ///
+    /// # Panics
+    /// If it cannot be waited for, which only a fault of the harness brings about.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().expect("it is our child")
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// If it does not end within `limit`; it is killed then.
+    pub fn wait(&mut self, what: &str, limit: Duration) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            if start.elapsed() > limit {
+                let _killed = self.0.kill();
+                let _reaped = self.0.wait();
+                panic!("{what} did not end within {limit:?}");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // A child that was not waited for is left to the reaper.
+        owned().remove(&self.0.id());
+    }
+}
+
+fn reap() {
+    loop {
+        {
+            let owned = owned();
+            for pid in children_of(std::process::id() as i32) {
+                if !owned.contains(&(pid as u32)) {
+                    let _status = rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::NOHANG);
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn children_of(pid: i32) -> Vec<i32> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<i32>>())
+        .collect()
+}
+
+/// Returns a process and all its descendants, as they are now.
+pub fn tree_of(pid: i32) -> Vec<i32> {
+    let mut tree = vec![pid];
+    let mut next = 0;
+    while next < tree.len() {
+        tree.extend(children_of(tree[next]));
+        next += 1;
+    }
+    tree
+}
+
+/// Returns whether a process exists and has not ended; a zombie has.
+pub fn is_alive(pid: i32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => !matches!(
+            stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()),
+            Some('Z' | 'X') | None
+        ),
+        Err(_) => false,
+    }
+}
+
+/// Returns every living process that belongs to a scene: its environment names the scene's directory, or it stands
+/// in there.
+pub(crate) fn belonging_to(directory: &Path) -> Vec<i32> {
+    let text = directory.as_os_str().as_encoded_bytes();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let us = std::process::id() as i32;
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| *pid != us && is_alive(*pid))
+        .filter(|pid| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let stands = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+            environment.windows(text.len()).any(|window| window == text)
+                || stands.as_os_str().as_encoded_bytes().starts_with(text)
+        })
+        .collect()
+}
+
+/// Kills a process if it still is there.
+pub(crate) fn kill(pid: i32) {
+    let send = || -> io::Result<()> {
+        let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(rustix::process::pidfd_send_signal(pidfd, Signal::KILL)?)
+    };
+    // That it is gone is what we want.
+    let _sent = send();
+}

@@ -1,0 +1,292 @@
+//! Every victim on every journey. A test is named after both: `pipe_full::thawed_twice`.
+
+use frost_tests::{Who, journey};
+use std::path::Path;
+
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_victim"))
+}
+
+/// A victim whose state is carried.
+macro_rules! carried {
+    ($($name:ident)*) => {$(
+        mod $name {
+            use super::*;
+
+            const NAME: &str = stringify!($name);
+
+            #[test]
+            fn unfrozen() {
+                journey::unfrozen(binary(), NAME);
+            }
+
+            #[test]
+            fn thawed() {
+                journey::thawed(binary(), NAME, Who::Myself);
+            }
+
+            #[test]
+            fn thawed_by_an_ordinary_user() {
+                journey::thawed(binary(), NAME, Who::Ordinary);
+            }
+
+            #[test]
+            fn thawed_twice() {
+                journey::twice(binary(), NAME);
+            }
+
+            #[test]
+            fn left_running_and_copied() {
+                journey::copied(binary(), NAME);
+            }
+        }
+    )*
+
+        const CARRIED: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+/// A victim that has something which cannot be carried, named in the refusal.
+macro_rules! refused {
+    ($($name:ident $object:literal)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn unfrozen() {
+                journey::unfrozen(binary(), stringify!($name));
+            }
+
+            #[test]
+            fn refused() {
+                journey::refused(binary(), stringify!($name), $object);
+            }
+        }
+    )*
+
+        const REFUSED: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+#[test]
+fn each_victim_makes_its_journeys() {
+    let output = std::process::Command::new(binary()).arg("list").output().expect("the victim can be run");
+    let listed: std::collections::BTreeSet<String> =
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    let tested = CARRIED.iter().chain(REFUSED).map(|name| (*name).to_owned()).collect();
+    assert_eq!(listed, tested);
+}
+
+refused! {
+    restart_semtimedop "semaphore"
+}
+
+carried! {
+    anonymous_filled
+    anonymous_sparse
+    anonymous_forked
+    anonymous_protections
+    anonymous_unreadable
+    anonymous_guards
+    anonymous_guard_regions
+    anonymous_reservation
+    anonymous_advice
+    anonymous_locked
+    anonymous_discarded
+    anonymous_huge_pages
+    anonymous_heap
+    anonymous_stack
+    anonymous_growsdown
+    anonymous_many_mappings
+    anonymous_executable
+    clock_continues
+    clock_cpu_time
+    credentials_plain
+    credentials_dropped
+    credentials_capabilities
+    credentials_of_threads
+    device_stateless
+    directory_open
+    directory_half_read
+    epoll_watches
+    epoll_edge
+    epoll_oneshot
+    epoll_nested
+    epoll_many
+    epoll_other_number
+    epoll_shared
+    eventfd_count
+    eventfd_semaphore
+    eventfd_shared
+    eventfd_full
+    fifo_open
+    fifo_one_end
+    fifo_deleted
+    file_private_untouched
+    file_private_written
+    file_private_read_only
+    file_shared
+    file_shared_read_only
+    file_deleted_mapped
+    file_beyond_end
+    limits_soft
+    limits_hard
+    limits_tight_files
+    limits_tight_size
+    memfd_plain
+    memfd_shared
+    memfd_private
+    memfd_sealed
+    memfd_closed
+    memfd_sparse
+    outside_standard
+    outside_pipe
+    pidfd_child
+    pidfd_self
+    pidfd_zombie
+    pidfd_gone
+    pipe_empty
+    pipe_half_full
+    pipe_full
+    pipe_large
+    pipe_packets
+    pipe_no_writer
+    pipe_no_reader
+    pipe_blocked_reader
+    pipe_blocked_writer
+    pipe_reopened
+    pipe_stream
+    place_directory
+    place_deleted_directory
+    place_umask
+    place_root
+    prctl_settings
+    prctl_not_dumpable
+    prctl_membarrier
+    registers_of_leader
+    registers_of_threads
+    registers_segment_base
+    regular_offset
+    regular_append
+    regular_read_only
+    regular_path_only
+    regular_shared_offset
+    regular_shared_offset_fork
+    regular_deleted
+    regular_deleted_large
+    regular_deleted_shared
+    regular_tmpfile
+    regular_renamed
+    regular_high_numbers
+    regular_thousand
+    regular_locks
+    regular_proc
+    restart_nanosleep
+    restart_nanosleep_interrupted
+    restart_clock_nanosleep
+    restart_clock_nanosleep_absolute
+    restart_clock_nanosleep_realtime
+    restart_poll_timeout
+    restart_ppoll_timeout
+    restart_select_timeout
+    restart_pselect_timeout
+    restart_futex_timeout
+    restart_futex_absolute
+    restart_epoll_wait_timeout
+    restart_epoll_pwait2_timeout
+    restart_sigtimedwait
+    restart_recv_timeout
+    restart_poll
+    restart_select
+    restart_futex
+    restart_epoll_wait
+    restart_sigwaitinfo
+    restart_recv
+    restart_recv_all
+    restart_accept
+    restart_read_pipe
+    restart_write_pipe
+    restart_open_fifo
+    restart_wait4
+    restart_waitid
+    restart_pause
+    restart_sigsuspend
+    restart_flock
+    restart_fcntl_lock
+    restart_in_threads
+    shared_alone
+    shared_between_processes
+    shared_sparse
+    shared_part_unmapped
+    signalfd_pending
+    signalfd_epoll
+    signals_actions
+    signals_pending_process
+    signals_pending_thread
+    signals_pending_many
+    signals_alternate_stack
+    signals_in_handler
+    signals_ignored_stop
+    tcp_listening
+    tcp_listening_v6
+    tcp_options
+    tcp_unconnected
+    tcp_bound
+    tcp_established
+    tcp_accepting_server
+    thread_local_storage
+    thread_two_hundred
+    thread_leader_gone
+    thread_joined_later
+    thread_rseq
+    thread_robust_mutex
+    thread_robust_mutex_process
+    thread_names_and_masks
+    thread_scheduling
+    thread_conditions
+    timerfd_far
+    timerfd_interval
+    timerfd_expired
+    timerfd_absolute
+    timerfd_unarmed
+    timerfd_due
+    timers_interval_real
+    timers_interval_cpu
+    timers_interval_far
+    timers_alarm
+    timers_posix_signal
+    timers_posix_thread
+    timers_posix_none
+    timers_posix_ids
+    tree_deep
+    tree_fifty
+    tree_groups
+    tree_sessions
+    tree_group_without_leader
+    tree_session_without_leader
+    tree_zombies
+    tree_zombie_group_leader
+    tree_stopped_child
+    tree_orphan
+    tree_death_signal
+    tree_exit_signal
+    udp_bound
+    udp_connected
+    udp_v6
+    unix_stream
+    unix_datagram
+    unix_seqpacket
+    unix_between_processes
+    unix_shutdown
+    unix_peer_closed
+    unix_listening
+    unix_pending_connection
+    unix_abstract
+    unix_datagram_named
+    unix_rights_in_flight
+    unix_options
+    unix_unconnected
+    unix_full
+    vfork_soon_over
+    vfork_and_exec_in_turn
+}
