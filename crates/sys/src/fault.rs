@@ -8,11 +8,17 @@ use rustix::io::{Errno, Result};
 use rustix::process::Signal;
 use std::sync::OnceLock;
 
-/// Fails, dies or stops here if the environment asks for it; else does nothing.
-pub fn point(step: &str) -> Result<()> {
+/// Returns what the environment asks for at a step that is not ours to make, as one of a tape: `kill`, `stop`, or an
+/// error.
+pub fn planned(step: &str) -> Option<&'static str> {
     static PLAN: OnceLock<Vec<(String, String)>> = OnceLock::new();
     let plan = PLAN.get_or_init(|| parse(&std::env::var("FROST_FAIL_AT").unwrap_or_default()));
-    match plan.iter().find(|(name, _)| name == step).map(|(_, what)| what.as_str()) {
+    plan.iter().find(|(name, _)| name == step).map(|(_, what)| what.as_str())
+}
+
+/// Fails, dies or stops here if the environment asks for it; else does nothing.
+pub fn point(step: &str) -> Result<()> {
+    match planned(step) {
         None => Ok(()),
         Some("kill") => raise(Signal::KILL),
         Some("stop") => raise(Signal::STOP),

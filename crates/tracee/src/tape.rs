@@ -69,6 +69,11 @@ impl Tape {
         &self.entries
     }
 
+    /// Returns the place of the entry with that number, which must exist by the time it is used.
+    pub fn index(&self, number: usize) -> EntryIndex {
+        EntryIndex(number)
+    }
+
     /// Returns an entry for change.
     pub fn entry_mut(&mut self, index: EntryIndex) -> &mut Entry {
         &mut self.entries[index.0]

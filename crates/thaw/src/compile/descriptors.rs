@@ -1,0 +1,76 @@
+//! Descriptors get their numbers.
+
+use super::Compiler;
+use crate::script::{Script, Subject};
+use crate::stage::Stage;
+use frost_model::Process;
+
+impl Compiler<'_> {
+    /// Duplicates the inherited descriptions to the numbers they have in `process`, and closes all others but those
+    /// that the rest of the tape needs.
+    pub(super) fn descriptors(&mut self, script: &mut Script, index: usize, process: &Process) {
+        for descriptor in &process.pd.descriptors {
+            let number = self.numbers.descriptions.get(descriptor.description.index()).copied().flatten();
+            // A description without a number is closed by its route.
+            let Some(number) = number else { continue };
+            let fd = descriptor.fd.raw();
+            self.about(script, index, Stage::Descriptors, Subject::Fd(fd));
+            let flags = if descriptor.close_on_exec { libc::O_CLOEXEC } else { 0 };
+            script.call(libc::SYS_dup3, &[number as u64, fd as u64, flags as u64]);
+        }
+        self.about(script, index, Stage::Descriptors, Subject::Named("descriptors of the thaw"));
+        let mut keep = self.own_numbers(process);
+        keep.extend([self.numbers.pack, self.numbers.gate, self.numbers.arrived]);
+        keep.extend(self.numbers.files.values());
+        keep.extend(self.numbers.dataspaces.iter().flatten());
+        keep.extend(self.mapped_descriptions(process));
+        close_all_but(script, keep);
+        for call in std::mem::take(&mut self.calls[index]) {
+            self.about(script, index, Stage::Descriptors, Subject::Fd(call.fd));
+            let mut args = call.args;
+            for (argument, bytes) in &call.data {
+                args[*argument] = self.control.blob(bytes);
+            }
+            script.call(call.nr, &args);
+        }
+    }
+
+    /// Closes what only the building needed; the gate stays.
+    pub(super) fn close_rest(&mut self, script: &mut Script, index: usize) {
+        self.about(script, index, Stage::Descriptors, Subject::Named("descriptors of the thaw"));
+        let mut keep = self.own_numbers(&self.checkpoint.processes[index]);
+        keep.extend([self.numbers.gate, self.numbers.arrived]);
+        close_all_but(script, keep);
+    }
+
+    fn own_numbers(&self, process: &Process) -> Vec<i32> {
+        let placed = |descriptor: &&frost_model::pd::Descriptor| {
+            matches!(self.numbers.descriptions.get(descriptor.description.index()), Some(Some(_)))
+        };
+        process.pd.descriptors.iter().filter(placed).map(|descriptor| descriptor.fd.raw()).collect()
+    }
+
+    fn mapped_descriptions(&self, process: &Process) -> Vec<i32> {
+        let mapped = process.rm.regions.iter().filter_map(|region| match region.attachment {
+            frost_model::rm::Attachment::Description { description, .. } => {
+                self.numbers.descriptions.get(description.index()).copied().flatten()
+            }
+            _ => None,
+        });
+        mapped.collect()
+    }
+}
+
+/// Closes every descriptor but these.
+fn close_all_but(script: &mut Script, mut keep: Vec<i32>) {
+    keep.sort_unstable();
+    keep.dedup();
+    let mut from = 0;
+    for fd in keep {
+        if fd > from {
+            script.call(libc::SYS_close_range, &[from as u64, fd as u64 - 1, 0]);
+        }
+        from = fd + 1;
+    }
+    script.call(libc::SYS_close_range, &[from as u64, u32::MAX.into(), 0]);
+}

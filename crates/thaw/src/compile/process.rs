@@ -1,0 +1,197 @@
+//! What a process has beside memory, descriptors and threads.
+
+use super::{Compiler, FileMode, FileUse, credentials_of};
+use crate::script::{Script, Subject};
+use crate::stage::Stage;
+use frost_model::clock::TimerSpec;
+use frost_model::pd::{Limit, Notify};
+use frost_model::rm::Bounds;
+use frost_model::Process;
+
+/// include/uapi/linux/prctl.h.
+const PR_SET_MM: u64 = 35;
+const PR_SET_MM_MAP: u64 = 14;
+const PR_SET_THP_DISABLE: u64 = 41;
+const PR_SET_MDWE: u64 = 65;
+const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
+/// The size of `struct prctl_mm_map`.
+const MM_MAP_BYTES: u64 = 104;
+/// Commands of membarrier(2) that register, as MEMBARRIER_CMD_GET_REGISTRATIONS reports them.
+const MEMBARRIER_REGISTER: [u32; 4] = [1 << 2, 1 << 4, 1 << 6, 1 << 8];
+/// The most timers that are made in vain to reach an identifier on a kernel where it cannot be chosen.
+pub(crate) const MOST_TIMER_STEPS: i32 = 4096;
+
+impl Compiler<'_> {
+    /// Tells the kernel where heap, stack, arguments and binary are.
+    pub(super) fn bounds(&mut self, script: &mut Script, index: usize, process: &Process) {
+        let bounds = &process.rm.bounds;
+        if *bounds == Bounds::default() {
+            return;
+        }
+        self.about(script, index, Stage::Bounds, Subject::Step);
+        let exe = process.pd.exe.as_ref();
+        let exe = exe.and_then(|file| self.numbers.files.get(&FileUse::new(file, FileMode::Read)).copied());
+        let auxv = self.control.blob(&bounds.auxv);
+        let exe_and_size = u64::from(exe.unwrap_or(-1) as u32) << 32 | bounds.auxv.len() as u64;
+        let map = self.control.words(&[
+            bounds.start_code,
+            bounds.end_code,
+            bounds.start_data,
+            bounds.end_data,
+            bounds.start_brk,
+            bounds.brk,
+            bounds.start_stack,
+            bounds.arg_start,
+            bounds.arg_end,
+            bounds.env_start,
+            bounds.env_end,
+            auxv,
+            exe_and_size,
+        ]);
+        script.call(libc::SYS_prctl, &[PR_SET_MM, PR_SET_MM_MAP, map, MM_MAP_BYTES, 0]);
+    }
+
+    /// Root directory, working directory and file mode mask.
+    pub(super) fn directories(&mut self, script: &mut Script, index: usize, process: &Process) {
+        let number = |file| self.numbers.files.get(&FileUse::new(file, FileMode::Directory)).copied();
+        let root = process.pd.root.as_ref().and_then(number);
+        let cwd = process.pd.cwd.as_ref().and_then(number);
+        if let Some(root) = root {
+            self.about(script, index, Stage::Directories, Subject::Named("root directory"));
+            let here = self.control.string(b".");
+            script.call(libc::SYS_fchdir, &[root as u64]);
+            script.call(libc::SYS_chroot, &[here]);
+        }
+        if let Some(cwd) = cwd {
+            self.about(script, index, Stage::Directories, Subject::Named("working directory"));
+            script.call(libc::SYS_fchdir, &[cwd as u64]);
+        }
+        self.about(script, index, Stage::Directories, Subject::Named("file mode mask"));
+        script.call(libc::SYS_umask, &[process.pd.umask.into()]);
+    }
+
+    /// What each signal does.
+    pub(super) fn actions(&mut self, script: &mut Script, index: usize, process: &Process) {
+        for (number, action) in process.pd.actions.iter().enumerate() {
+            let signal = number as i32 + 1;
+            let is_default = action.handler == 0 && action.flags == 0 && action.mask == 0;
+            if is_default || signal == libc::SIGKILL || signal == libc::SIGSTOP {
+                continue;
+            }
+            self.about(script, index, Stage::Actions, Subject::Signal(signal));
+            let words = [action.handler, action.flags, action.restorer, action.mask];
+            let address = self.control.words(&words);
+            script.call(libc::SYS_rt_sigaction, &[signal as u64, address, 0, 8]);
+        }
+    }
+
+    /// Settings made by prctl(2) and its like, before there are threads.
+    pub(super) fn settings(&mut self, script: &mut Script, index: usize, process: &Process) {
+        let prctl = &process.pd.prctl;
+        if prctl.personality != self.baseline.personality {
+            self.about(script, index, Stage::Settings, Subject::Named("personality"));
+            script.call(libc::SYS_personality, &[prctl.personality.into()]);
+        }
+        if prctl.thp_disable {
+            self.about(script, index, Stage::Settings, Subject::Named("PR_SET_THP_DISABLE"));
+            script.call(libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
+        }
+        if prctl.mdwe != 0 {
+            self.about(script, index, Stage::Settings, Subject::Named("PR_SET_MDWE"));
+            script.call(libc::SYS_prctl, &[PR_SET_MDWE, prctl.mdwe.into()]);
+        }
+        for command in MEMBARRIER_REGISTER {
+            if prctl.membarrier & command != 0 {
+                self.about(script, index, Stage::Settings, Subject::Named("membarrier registration"));
+                script.call(libc::SYS_membarrier, &[command.into(), 0, 0]);
+            }
+        }
+    }
+
+    /// Interval timers and POSIX timers.
+    pub(super) fn timers(&mut self, script: &mut Script, index: usize, process: &Process) {
+        let timers = &process.pd.posix_timers;
+        if !timers.is_empty() && self.baseline.timer_ids {
+            self.about(script, index, Stage::Timers, Subject::Named("PR_TIMER_CREATE_RESTORE_IDS"));
+            script.call(libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 1]);
+        }
+        let mut next = 0;
+        let mut sorted: Vec<_> = timers.iter().collect();
+        sorted.sort_unstable_by_key(|timer| timer.id);
+        for timer in sorted {
+            self.about(script, index, Stage::Timers, Subject::Timer(timer.id));
+            let (notify, thread) = match timer.notify {
+                Notify::Process => (0, 0),
+                Notify::Nobody => (1, 0),
+                Notify::Thread(tid) => (4, tid.raw()),
+            };
+            let mut event = vec![timer.value, timer.signal as u64 | notify << 32, thread as u64];
+            event.resize(8, 0);
+            let event = self.control.words(&event);
+            let clock = timer.clock as u64;
+            if !self.baseline.timer_ids {
+                // Identifiers are given in ascending order, one for each timer ever made.
+                while next < timer.id.min(MOST_TIMER_STEPS) {
+                    let id = self.control.words(&[0]);
+                    script.call(libc::SYS_timer_create, &[clock, event, id]);
+                    script.call(libc::SYS_timer_delete, &[next as u64]);
+                    next += 1;
+                }
+                next += 1;
+            }
+            let id = self.control.words(&[timer.id as u64]);
+            script.call(libc::SYS_timer_create, &[clock, event, id]);
+        }
+        if !timers.is_empty() && self.baseline.timer_ids {
+            self.about(script, index, Stage::Timers, Subject::Named("PR_TIMER_CREATE_RESTORE_IDS"));
+            script.call(libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 0]);
+        }
+        // They go on from here: as late as may be.
+        for timer in timers.iter().filter(|timer| !timer.spec.value.is_zero()) {
+            self.about(script, index, Stage::Timers, Subject::Timer(timer.id));
+            let TimerSpec { interval, value } = timer.spec;
+            let words = [interval.sec, interval.nsec, value.sec, value.nsec].map(|word| word as u64);
+            let spec = self.control.words(&words);
+            script.call(libc::SYS_timer_settime, &[timer.id as u64, 0, spec, 0]);
+        }
+        let interval_timers = &process.pd.interval_timers;
+        let all = [interval_timers.real, interval_timers.virtual_, interval_timers.prof];
+        for (which, TimerSpec { interval, value }) in all.into_iter().enumerate() {
+            if value.is_zero() && interval.is_zero() {
+                continue;
+            }
+            self.about(script, index, Stage::Timers, Subject::Timer(-1 - which as i32));
+            // A value of less than a microsecond would disarm the timer.
+            let micros = |nanos: i64| (nanos + 999) / 1000;
+            let words = [interval.sec, micros(interval.nsec), value.sec, micros(value.nsec)];
+            let spec = self.control.words(&words.map(|word| word as u64));
+            script.call(libc::SYS_setitimer, &[which as u64, spec, 0]);
+        }
+    }
+
+    /// Resource limits that differ from the builder's.
+    pub(super) fn limits(&mut self, script: &mut Script, index: usize, process: &Process) {
+        for (number, limit) in process.pd.limits.iter().enumerate() {
+            if self.baseline.limits.get(number) == Some(limit) {
+                continue;
+            }
+            self.about(script, index, Stage::Limits, Subject::Limit(number as u32));
+            let Limit { soft, hard } = *limit;
+            let address = self.control.words(&[soft, hard]);
+            script.call(libc::SYS_prlimit64, &[0, number as u64, address, 0]);
+        }
+    }
+
+    /// The last settings of a process: they depend on its credentials.
+    pub(super) fn dumpable(&mut self, script: &mut Script, index: usize, process: &Process) {
+        let ours = &self.baseline.credentials;
+        let dumpable = process.pd.prctl.dumpable;
+        if dumpable == 1 && credentials_of(process, 0) == ours {
+            return;
+        }
+        self.about(script, index, Stage::Settings, Subject::Named("PR_SET_DUMPABLE"));
+        // 2 cannot be set; a change of credentials leaves it as the system's default.
+        script.call(libc::SYS_prctl, &[libc::PR_SET_DUMPABLE as u64, u64::from(dumpable == 1)]);
+    }
+}
+

@@ -1,0 +1,215 @@
+//! Threads: how they are cloned, what is theirs, and the gate.
+
+use super::tree::CLONE_ARGS_BYTES;
+use super::{Compiler, credentials_of};
+use crate::error::Error;
+use crate::script::{Script, Subject};
+use crate::stage::Stage;
+use frost_model::Process;
+use frost_model::cpu::Thread;
+use frost_sys::clone::CloneArgs;
+use frost_sys::ptrace::REGISTER_WORDS;
+use frost_tracee::frame::{self, Frame};
+use frost_tracee::restart;
+
+const ARCH_SET_GS: u64 = 0x1001;
+const ARCH_SET_FS: u64 = 0x1002;
+/// The exit status of processes that find the gate closed.
+pub(crate) const GATE_CLOSED: u64 = 98;
+/// SS_ONSTACK: reported, but not settable.
+const SS_ONSTACK: u32 = 1;
+
+/// Returns the registers of a thread in the order of `struct user_regs_struct`.
+pub(crate) fn words(thread: &Thread) -> [u64; REGISTER_WORDS] {
+    let r = &thread.registers;
+    [
+        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi,
+        r.rdi, r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
+    ]
+}
+
+impl Compiler<'_> {
+    /// Writes the tape of a thread other than the leader and returns its address.
+    pub(super) fn thread(&mut self, index: usize, process: &Process, number: usize) -> Result<u64, Error> {
+        let mut script = Script::start_of_clone(&self.control);
+        self.thread_state(&mut script, index, process, number);
+        self.gate(&mut script, index, process, number);
+        let address = script.tape.address();
+        let placed = script.place(&mut self.control, index, number)?;
+        self.tapes.push(placed);
+        Ok(address)
+    }
+
+    /// Clones the threads other than the leader.
+    pub(super) fn clone_threads(
+        &mut self,
+        script: &mut Script,
+        index: usize,
+        process: &Process,
+        tapes: &[u64],
+    ) {
+        for (thread, tape) in process.cpu.threads.iter().skip(1).zip(tapes) {
+            let clear = thread.clear_child_tid.raw();
+            let shared = libc::CLONE_VM
+                | libc::CLONE_FS
+                | libc::CLONE_FILES
+                | libc::CLONE_SIGHAND
+                | libc::CLONE_THREAD
+                | libc::CLONE_SYSVSEM
+                | libc::CLONE_SETTLS
+                | if clear == 0 { 0 } else { libc::CLONE_CHILD_CLEARTID };
+            let set_tid = self.control.words(&[thread.tid.raw() as u64]);
+            let args = self.clone_args(&CloneArgs {
+                flags: shared as u64,
+                child_tid: clear,
+                stack: tape - 64,
+                stack_size: 64,
+                tls: thread.registers.fs_base,
+                set_tid,
+                set_tid_size: 1,
+                ..Default::default()
+            });
+            self.about(script, index, Stage::Thread, Subject::Id(thread.tid.raw()));
+            script.call(libc::SYS_clone3, &[args, CLONE_ARGS_BYTES]);
+        }
+    }
+
+    /// Names the calling thread.
+    pub(super) fn name(&mut self, script: &mut Script, name: &[u8]) {
+        let name = self.control.string(name);
+        script.attempt(libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name]);
+    }
+
+    /// What belongs to a thread alone.
+    pub(super) fn thread_state(
+        &mut self,
+        script: &mut Script,
+        index: usize,
+        process: &Process,
+        number: usize,
+    ) {
+        let thread = &process.cpu.threads[number];
+        self.about(script, index, Stage::ThreadState, Subject::Id(thread.tid.raw()));
+        self.name(script, thread.name.as_bytes());
+        self.scheduling(script, thread);
+        if number == 0 {
+            script.call(libc::SYS_arch_prctl, &[ARCH_SET_FS, thread.registers.fs_base]);
+            script.call(libc::SYS_set_tid_address, &[thread.clear_child_tid.raw()]);
+        }
+        if thread.registers.gs_base != 0 {
+            script.call(libc::SYS_arch_prctl, &[ARCH_SET_GS, thread.registers.gs_base]);
+        }
+        if let Some(list) = thread.robust_list {
+            script.call(libc::SYS_set_robust_list, &[list.head.raw(), list.len_bytes]);
+        }
+        let stack = thread.alt_stack;
+        if stack.address != 0 || stack.len_bytes != 0 {
+            let flags = u64::from(stack.flags & !SS_ONSTACK);
+            let stack = self.control.words(&[stack.address, flags, stack.len_bytes]);
+            script.call(libc::SYS_sigaltstack, &[stack, 0]);
+        }
+        if let Some(rseq) = thread.rseq {
+            let args = [rseq.address.raw(), rseq.len_bytes.into(), 0, rseq.signature.into()];
+            script.call(libc::SYS_rseq, &args);
+        }
+        let pid = process.pd.relation.pid.raw() as u64;
+        self.about(script, index, Stage::Signals, Subject::Id(thread.tid.raw()));
+        for signal in &thread.pending {
+            let info = self.control.blob(signal.as_bytes());
+            let args = [pid, thread.tid.raw() as u64, signal.signal() as u64, info];
+            script.call(libc::SYS_rt_tgsigqueueinfo, &args);
+        }
+        if number == 0 {
+            for signal in &process.pd.pending {
+                let info = self.control.blob(signal.as_bytes());
+                script.call(libc::SYS_rt_sigqueueinfo, &[pid, signal.signal() as u64, info]);
+            }
+        }
+        self.about(script, index, Stage::Credentials, Subject::Id(thread.tid.raw()));
+        self.credentials(script, credentials_of(process, number));
+        if thread.parent_death_signal != 0 {
+            // A change of credentials clears it.
+            let signal = thread.parent_death_signal as u64;
+            script.call(libc::SYS_prctl, &[libc::PR_SET_PDEATHSIG as u64, signal]);
+        }
+        if number == 0 {
+            self.dumpable(script, index, process);
+        }
+    }
+
+    fn scheduling(&mut self, script: &mut Script, thread: &Thread) {
+        let want = &thread.scheduling;
+        let have = &self.baseline.sched;
+        let differs = want.policy != have.policy
+            || want.flags != have.flags
+            || want.nice != have.nice
+            || want.priority != have.priority
+            || want.runtime_ns != have.runtime
+            || want.deadline_ns != have.deadline
+            || want.period_ns != have.period;
+        if differs {
+            let attr = self.control.words(&[
+                48 | u64::from(want.policy) << 32,
+                want.flags,
+                u64::from(want.nice as u32) | u64::from(want.priority) << 32,
+                want.runtime_ns,
+                want.deadline_ns,
+                want.period_ns,
+            ]);
+            script.call(libc::SYS_sched_setattr, &[0, attr, 0]);
+        }
+        if !want.affinity.is_empty() && want.affinity != self.baseline.affinity {
+            let mut mask = vec![0u64; want.affinity.last().map_or(0, |cpu| *cpu as usize / 64 + 1).min(1024)];
+            for cpu in &want.affinity {
+                if let Some(word) = mask.get_mut(*cpu as usize / 64) {
+                    *word |= 1 << (cpu % 64);
+                }
+            }
+            let bytes = mask.len() as u64 * 8;
+            let mask = self.control.words(&mask);
+            // EINVAL if none of these processors exists here: then it runs wherever it can.
+            script.attempt(libc::SYS_sched_setaffinity, &[0, bytes, mask]);
+        }
+        if want.io_priority != self.baseline.io_priority {
+            const IOPRIO_WHO_PROCESS: u64 = 1;
+            script.call(libc::SYS_ioprio_set, &[IOPRIO_WHO_PROCESS, 0, want.io_priority.into()]);
+        }
+        if want.timer_slack_ns != self.baseline.timer_slack_ns && want.timer_slack_ns != 0 {
+            script.call(libc::SYS_prctl, &[libc::PR_SET_TIMERSLACK as u64, want.timer_slack_ns]);
+        }
+    }
+
+    /// The end of every tape: says that it is there, and waits.
+    ///
+    /// A token of 8 bytes lets it go, into the program's own registers through a signal frame; end of file ends it.
+    /// The tape has no condition but failure, so what read returned becomes an argument that only 8 makes valid.
+    pub(super) fn gate(&mut self, script: &mut Script, index: usize, process: &Process, number: usize) {
+        let thread = &process.cpu.threads[number];
+        let (gate, arrived) = (self.numbers.gate as u64, self.numbers.arrived as u64);
+        self.about(script, index, Stage::Gate, Subject::Id(thread.tid.raw()));
+        let slot = self.control.words(&[0]);
+        script.call(libc::SYS_write, &[arrived, self.one, 8]);
+        let token = script.call(libc::SYS_read, &[gate, slot, 8]);
+        let check = script.attempt(libc::SYS_rt_sigprocmask, &[libc::SIG_BLOCK as u64, 0, 0, 0]);
+        script.tape.forward(token, check, 3);
+        let registers = words(thread);
+        let registers = match thread.restart {
+            frost_model::cpu::Restart::Reissue { .. } => restart::reissued(&registers),
+            frost_model::cpu::Restart::None | frost_model::cpu::Restart::Block { .. } => {
+                frame::restarted(&registers)
+            }
+        };
+        let room = Frame::len_bytes(thread.xstate.len());
+        let address = self.control.blob_aligned(&vec![0; room], 16) + 8;
+        let frame = Frame::new(address, &registers, &thread.xstate, thread.blocked, 0);
+        self.control.overwrite(address, frame.bytes());
+        let syscall = self.control.syscall_address();
+        script.leave(syscall, frame.sigreturn_stack(), libc::SYS_rt_sigreturn as u64);
+        let closed = script.attempt(libc::SYS_exit_group, &[GATE_CLOSED]);
+        script.tape.on_error(check, closed);
+        let tail = script.attempt(libc::SYS_write, &[arrived, self.failure, 8]);
+        script.attempt(libc::SYS_read, &[gate, slot, 8]);
+        script.attempt(libc::SYS_exit_group, &[GATE_CLOSED]);
+        script.fail_to(tail);
+    }
+}

@@ -1,0 +1,351 @@
+//! The tree of processes: who clones whom, sessions, groups, and those that had ended.
+
+use super::{Compiler, Relation};
+use crate::error::Error;
+use crate::script::{Script, Subject};
+use crate::stage::Stage;
+use frost_model::pd::Life;
+use frost_model::{Checkpoint, Obstacle, Pid, Process};
+use std::collections::HashMap;
+
+/// What follows from the relations of all processes.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    /// The index of each process by its pid.
+    pub(crate) index: HashMap<Pid, usize>,
+    /// Children of each process that are cloned before it makes a session of its own.
+    before: Vec<Vec<usize>>,
+    /// Children that are cloned after.
+    after: Vec<Vec<usize>>,
+    /// The session each has in the end; `None` is that of the builder.
+    session: Vec<Option<Pid>>,
+    /// The group each has in the end, and the one it is born in.
+    group: Vec<Option<Pid>>,
+    birth_group: Vec<Option<Pid>>,
+    /// Processes whose session cannot be had by any order of calls.
+    pub(crate) misplaced: Vec<usize>,
+    /// For each group that is joined: its word, 1 until it exists, and the members.
+    joins: HashMap<Pid, Join>,
+}
+
+#[derive(Debug, Default)]
+struct Join {
+    members: Vec<usize>,
+    /// The address of the word that its leader sets to 0.
+    word: u64,
+    /// A word for each member of a group without a living leader.
+    joined: Vec<u64>,
+}
+
+impl Tree {
+    /// Works it out.
+    pub(crate) fn of(checkpoint: &Checkpoint, relation: Relation) -> Self {
+        let processes = &checkpoint.processes;
+        let index: HashMap<Pid, usize> =
+            processes.iter().enumerate().map(|(index, process)| (process.pd.relation.pid, index)).collect();
+        let root = processes.first().map_or(Pid::new(0), |process| process.pd.relation.pid);
+        // A tree that is not attached gets a session of its own, so that nobody's terminal reaches it. One that
+        // is attached stays in ours, as a job of its own, even if it led a session: the terminal is ours to lend.
+        let detached = !relation.attach;
+        let lends = relation.attach && processes.first().is_some_and(|p| p.pd.relation.controls_terminal);
+        let mut session: Vec<Option<Pid>> = Vec::with_capacity(processes.len());
+        for process in processes {
+            let wanted = process.pd.relation.session.filter(|leader| index.contains_key(leader));
+            session.push(match wanted {
+                Some(leader) if leader == root && lends => None,
+                Some(leader) => Some(leader),
+                None if detached => Some(root),
+                None => None,
+            });
+        }
+        let mut group = vec![None; processes.len()];
+        let mut birth_group = vec![None; processes.len()];
+        let mut birth_session = vec![None; processes.len()];
+        let mut before = vec![Vec::new(); processes.len()];
+        let mut after = vec![Vec::new(); processes.len()];
+        let mut misplaced = Vec::new();
+        let mut joins: HashMap<Pid, Join> = HashMap::new();
+        for (number, process) in processes.iter().enumerate() {
+            let relation = &process.pd.relation;
+            let leads_session = session[number] == Some(relation.pid);
+            if let Some(parent) = relation.parent.and_then(|pid| index.get(&pid).copied()) {
+                let parent_session = session[parent];
+                if leads_session || session[number] == parent_session {
+                    after[parent].push(number);
+                    birth_session[number] = parent_session;
+                    // The parent has led its own group by then, if it does, but not joined another's.
+                    let own = processes[parent].pd.relation.pid;
+                    birth_group[number] =
+                        if group[parent] == Some(own) { Some(own) } else { birth_group[parent] };
+                } else if session[number] == birth_session[parent] {
+                    before[parent].push(number);
+                    birth_session[number] = birth_session[parent];
+                    birth_group[number] = birth_group[parent];
+                } else {
+                    misplaced.push(number);
+                }
+            }
+            let leads_group = relation.group == Some(relation.pid);
+            group[number] = if leads_session || leads_group {
+                Some(relation.pid)
+            } else if relation.group == Some(root) && session[0] == Some(root) {
+                Some(root)
+            } else {
+                relation.group
+            };
+            match group[number] {
+                Some(leader) if leader != relation.pid && group[number] != birth_group[number] => {
+                    joins.entry(leader).or_default().members.push(number);
+                }
+                _ => {}
+            }
+        }
+        // A group whose leader has moved to another one cannot be made while that process lives.
+        joins.retain(|leader, join| {
+            let lives = index.get(leader).is_none_or(|number| group[*number] == Some(*leader));
+            if !lives {
+                for member in &join.members {
+                    group[*member] = birth_group[*member];
+                }
+            }
+            lives
+        });
+        Self { index, before, after, session, group, birth_group, misplaced, joins }
+    }
+
+    fn leads_session(&self, index: usize, pid: Pid) -> bool {
+        self.session[index] == Some(pid)
+    }
+
+    /// Returns whether a process is made the leader of its group by a call, and not by making a session.
+    fn leads_group(&self, index: usize, pid: Pid) -> bool {
+        self.group[index] == Some(pid)
+            && !self.leads_session(index, pid)
+            && self.birth_group[index] != Some(pid)
+    }
+}
+
+/// Lists the processes whose place in a session cannot be rebuilt.
+pub(crate) fn obstacles(checkpoint: &Checkpoint, relation: Relation) -> Vec<Obstacle> {
+    let tree = Tree::of(checkpoint, relation);
+    let obstacle = |index: &usize| {
+        let process = &checkpoint.processes[*index];
+        let relation = &process.pd.relation;
+        Obstacle {
+            pid: relation.pid,
+            command: process.pd.command.to_string(),
+            object: "its session".to_owned(),
+            reason: "it was adopted from another session than its parent's, which no order of calls gives"
+                .to_owned(),
+            remedy: "freeze the tree when that process has ended".to_owned(),
+        }
+    };
+    tree.misplaced.iter().map(obstacle).collect()
+}
+
+/// A process that only lends its pid to a group whose leader has ended.
+#[derive(Debug)]
+pub(super) struct Ghost {
+    pid: Pid,
+    tape: u64,
+}
+
+impl Compiler<'_> {
+    /// Makes the words by which processes wait for each other.
+    pub(super) fn make_words(&mut self) {
+        for (leader, join) in &mut self.tree.joins {
+            join.word = self.control.words(&[1]);
+            if !self.tree.index.contains_key(leader) {
+                join.joined = join.members.iter().map(|_| self.control.words(&[1])).collect();
+            }
+        }
+    }
+
+    /// Writes the arguments of a clone and returns their address.
+    pub(super) fn clone_args(&mut self, args: &frost_sys::clone::CloneArgs) -> u64 {
+        let words = [
+            args.flags,
+            args.pidfd,
+            args.child_tid,
+            args.parent_tid,
+            args.exit_signal,
+            args.stack,
+            args.stack_size,
+            args.tls,
+            args.set_tid,
+            args.set_tid_size,
+            args.cgroup,
+        ];
+        self.control.words(&words)
+    }
+
+    fn fork(&mut self, script: &mut Script, pid: Pid, exit_signal: i32, tape: u64) {
+        let set_tid = self.control.words(&[pid.raw() as u64]);
+        // The interpreter of the child keeps its place in its stack pointer, which the kernel sets to the end of
+        // the stack it is given; it refuses an empty one.
+        let address = self.clone_args(&frost_sys::clone::CloneArgs {
+            exit_signal: exit_signal as u64,
+            stack: tape - 64,
+            stack_size: 64,
+            set_tid,
+            set_tid_size: 1,
+            ..Default::default()
+        });
+        script.call(libc::SYS_clone3, &[address, CLONE_ARGS_BYTES]);
+    }
+
+    /// Writes the tapes of the ghosts that process `index` has to make.
+    pub(super) fn ghosts(&mut self, index: usize, process: &Process) -> Result<Vec<Ghost>, Error> {
+        let mut ghosts = Vec::new();
+        let Some(leader) = self.tree.group[index].filter(|leader| *leader != process.pd.relation.pid) else {
+            return Ok(ghosts);
+        };
+        let Some(join) = self.tree.joins.get(&leader) else { return Ok(ghosts) };
+        if self.tree.index.contains_key(&leader) || join.members.first() != Some(&index) {
+            return Ok(ghosts);
+        }
+        let (word, joined) = (join.word, join.joined.clone());
+        let mut script = Script::start_of_clone(&self.control);
+        self.about(&mut script, index, Stage::Group, Subject::Id(leader.raw()));
+        let made = script.attempt(libc::SYS_setpgid, &[0, 0]);
+        script.tape.entry_mut(made).forward = word;
+        self.wake(&mut script, word);
+        for word in joined {
+            self.wait_for(&mut script, word);
+        }
+        script.attempt(libc::SYS_exit_group, &[0]);
+        ghosts.push(Ghost { pid: leader, tape: script.tape.address() });
+        let placed = script.place(&mut self.control, index, usize::MAX)?;
+        self.tapes.push(placed);
+        Ok(ghosts)
+    }
+
+    fn wake(&self, script: &mut Script, word: u64) {
+        script.attempt(libc::SYS_futex, &[word, libc::FUTEX_WAKE as u64, i32::MAX as u64]);
+    }
+
+    fn wait_for(&self, script: &mut Script, word: u64) {
+        // EAGAIN if the word has changed already. After a timeout the call that relies on it fails by itself.
+        script.attempt(libc::SYS_futex, &[word, libc::FUTEX_WAIT as u64, 1, self.long_wait]);
+    }
+
+    /// Session, group and children of a process.
+    pub(super) fn family(&mut self, script: &mut Script, index: usize, process: &Process, ghosts: &[Ghost]) {
+        let pid = process.pd.relation.pid;
+        if process.pd.relation.subreaper {
+            self.about(script, index, Stage::Settings, Subject::Named("child subreaper"));
+            script.call(libc::SYS_prctl, &[libc::PR_SET_CHILD_SUBREAPER as u64, 1]);
+        }
+        for child in self.tree.before[index].clone() {
+            self.child(script, index, child);
+        }
+        self.own_place(script, index, pid);
+        for child in self.tree.after[index].clone() {
+            self.child(script, index, child);
+        }
+        for ghost in ghosts {
+            self.about(script, index, Stage::Group, Subject::Id(ghost.pid.raw()));
+            self.fork(script, ghost.pid, 0, ghost.tape);
+        }
+        self.join(script, index, pid);
+        for ghost in ghosts {
+            self.about(script, index, Stage::Group, Subject::Id(ghost.pid.raw()));
+            script.call(libc::SYS_wait4, &[ghost.pid.raw() as u64, 0, libc::__WALL as u64, 0]);
+        }
+        let zombies = self.tree.before[index].iter().chain(&self.tree.after[index]).copied();
+        let zombies: Vec<usize> =
+            zombies.filter(|child| self.checkpoint.processes[*child].cpu.threads.is_empty()).collect();
+        if zombies.is_empty() {
+            return;
+        }
+        for child in zombies {
+            let id = self.checkpoint.processes[child].pd.relation.pid.raw();
+            self.about(script, index, Stage::Zombie, Subject::Id(id));
+            let options = libc::WEXITED | libc::WNOWAIT | libc::__WALL;
+            script.call(libc::SYS_waitid, &[libc::P_PID as u64, id as u64, 0, options as u64, 0]);
+        }
+        // Their ends have been signalled; what was pending in the image is queued later.
+        let chld = self.control.words(&[1 << (libc::SIGCHLD - 1)]);
+        let at_once = self.control.words(&[0, 0]);
+        for _ in 0..2 {
+            script.attempt(libc::SYS_rt_sigtimedwait, &[chld, 0, at_once, 8]);
+        }
+    }
+
+    /// Makes the session or group that a process leads.
+    fn own_place(&mut self, script: &mut Script, index: usize, pid: Pid) {
+        if self.tree.leads_session(index, pid) {
+            self.about(script, index, Stage::Session, Subject::Id(pid.raw()));
+            let made = script.call(libc::SYS_setsid, &[]);
+            self.tell(script, pid, made);
+        } else if self.tree.leads_group(index, pid) {
+            self.about(script, index, Stage::Group, Subject::Id(pid.raw()));
+            let made = script.call(libc::SYS_setpgid, &[0, 0]);
+            self.tell(script, pid, made);
+        }
+    }
+
+    fn tell(&mut self, script: &mut Script, pid: Pid, made: frost_tracee::tape::EntryIndex) {
+        if let Some(word) = self.tree.joins.get(&pid).map(|join| join.word) {
+            // setsid returns the session's number, which is not 1 either unless it is that of pid 1.
+            script.tape.entry_mut(made).forward = word;
+            self.wake(script, word);
+        }
+    }
+
+    fn child(&mut self, script: &mut Script, index: usize, child: usize) {
+        let process = &self.checkpoint.processes[child];
+        let relation = &process.pd.relation;
+        self.about(script, index, Stage::Clone, Subject::Id(relation.pid.raw()));
+        self.fork(script, relation.pid, relation.exit_signal, self.process_tapes[child]);
+    }
+
+    /// Joins the group of another process.
+    fn join(&mut self, script: &mut Script, index: usize, pid: Pid) {
+        let Some(leader) = self.tree.group[index] else { return };
+        if leader == pid || self.tree.birth_group[index] == Some(leader) {
+            return;
+        }
+        let Some(join) = self.tree.joins.get(&leader) else { return };
+        let member = join.members.iter().position(|member| *member == index);
+        let joined = member.and_then(|member| join.joined.get(member).copied());
+        let word = join.word;
+        self.about(script, index, Stage::Group, Subject::Id(leader.raw()));
+        self.wait_for(script, word);
+        let made = script.call(libc::SYS_setpgid, &[0, leader.raw() as u64]);
+        if let Some(word) = joined {
+            script.tape.entry_mut(made).forward = word;
+            self.wake(script, word);
+        }
+    }
+
+    /// Writes the tape of a process that had ended.
+    pub(super) fn zombie(&mut self, index: usize, process: &Process) -> Result<(), Error> {
+        let pid = process.pd.relation.pid;
+        let status = match process.pd.life {
+            Life::Zombie { status } => status,
+            Life::Running | Life::Stopped { .. } => 0,
+        };
+        let mut script = Script::start_of_clone(&self.control);
+        self.about(&mut script, index, Stage::Zombie, Subject::Id(pid.raw()));
+        self.name(&mut script, process.pd.command.as_bytes());
+        self.own_place(&mut script, index, pid);
+        self.join(&mut script, index, pid);
+        let signal = status & 0x7f;
+        if signal != 0 {
+            let core = self.control.words(&[0, 0]);
+            script.attempt(libc::SYS_prlimit64, &[0, libc::RLIMIT_CORE.into(), core, 0]);
+            let mask = self.control.words(&[1 << (signal - 1)]);
+            script.attempt(libc::SYS_rt_sigprocmask, &[libc::SIG_UNBLOCK as u64, mask, 0, 8]);
+            script.attempt(libc::SYS_kill, &[pid.raw() as u64, signal as u64]);
+        }
+        script.attempt(libc::SYS_exit_group, &[(status >> 8 & 0xff) as u64]);
+        self.process_tapes[index] = script.tape.address();
+        let placed = script.place(&mut self.control, index, usize::MAX)?;
+        self.tapes.push(placed);
+        Ok(())
+    }
+}
+
+/// The size of `struct clone_args` that we fill.
+pub(super) const CLONE_ARGS_BYTES: u64 = size_of::<frost_sys::clone::CloneArgs>() as u64;
