@@ -2,9 +2,11 @@
 
 use crate::error::{Context, Error};
 use crate::stage::Stage;
+use frost_model::Checkpoint;
 use frost_model::pd::{Credentials, Limit};
 use frost_sys::proc;
-use frost_sys::thread::{self, SchedAttr};
+use frost_sys::sched::{self, SchedAttr};
+use frost_sys::time;
 
 /// The number of resource limits (RLIM_NLIMITS).
 pub(crate) const LIMITS: usize = 16;
@@ -75,12 +77,12 @@ impl Baseline {
         Ok(Self {
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             limits: (0..LIMITS).map(|number| limit(number as u32)).collect(),
-            sched: thread::sched_attr().at(stage, || "its scheduling".to_owned())?,
+            sched: sched::attributes(0).at(stage, || "its scheduling".to_owned())?,
             affinity: (0..rustix::thread::CpuSet::MAX_CPU)
                 .filter(|cpu| affinity.is_set(*cpu))
                 .map(|cpu| cpu as u32)
                 .collect(),
-            io_priority: thread::io_priority().unwrap_or(0),
+            io_priority: sched::io_priority(0).unwrap_or(0),
             timer_slack_ns: rustix::thread::current_timer_slack().unwrap_or(50_000),
             credentials,
             oom_score_adj: text("oom_score_adj").ok().and_then(|text| text.parse().ok()).unwrap_or(0),
@@ -92,7 +94,7 @@ impl Baseline {
                 .ok()
                 .and_then(|text| u32::from_str_radix(&text, 16).ok())
                 .unwrap_or(0),
-            timer_ids: thread::timer_ids_can_be_chosen(),
+            timer_ids: time::timer_ids_can_be_chosen(),
         })
     }
 
@@ -104,15 +106,18 @@ impl Baseline {
 
 /// Reads a limit of the calling process by its number.
 pub(crate) fn limit(number: u32) -> Limit {
-    // /proc gives names; the call takes numbers, which is what an image has.
-    frost_sys::limits::get(number).map_or(Limit { soft: u64::MAX, hard: u64::MAX }, |(soft, hard)| Limit {
-        soft,
-        hard,
-    })
+    frost_sys::limits::get(number)
+        .map_or(Limit { soft: u64::MAX, hard: u64::MAX }, |(soft, hard)| Limit { soft, hard })
 }
 
-/// Returns the command name of a process, or `?`.
+/// Returns the command name of a process that runs here, or `?`.
 pub(crate) fn command(pid: i32) -> String {
     let command = proc::command(pid);
     if command.is_empty() { "?".to_owned() } else { command }
+}
+
+/// Returns the command name of a process of the image, or `?`.
+pub(crate) fn command_in(checkpoint: &Checkpoint, pid: i32) -> String {
+    let process = checkpoint.processes.iter().find(|process| process.pd.relation.pid.raw() == pid);
+    process.map_or_else(|| "?".to_owned(), |process| process.pd.command.to_string())
 }

@@ -1,8 +1,10 @@
 //! The named steps of a thaw, for timings, messages and fault injection.
+//!
+//! A fault (see [`frost_sys::fault`]) at a step of the builder (`thaw.…`) strikes when it begins. One at a step of a tape
+//! (`tape.…`) strikes in the root process: `kill` kills the builder from there, unless that is pid 1 of a namespace of
+//! its own, and anything else makes the tape fail.
 
-use rustix::io::Errno;
 use std::fmt;
-use std::str::FromStr;
 
 macro_rules! stages {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -103,64 +105,9 @@ impl fmt::Display for Stage {
     }
 }
 
-/// A fault to be injected, for tests: `STEP`, `STEP:ERRNO` with a number, or `STEP:kill`.
-///
-/// A step of the builder (`thaw.…`) fails, or kills the builder, when it begins. A step of a tape (`tape.…`) does so
-/// in the root process; there `kill` kills the builder too, unless that is pid 1 of a namespace of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FailAt {
-    /// Where.
-    pub stage: Stage,
-    /// How.
-    pub fault: Fault,
-}
-
-/// How an injected fault looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The step fails with this error.
-    Error(Errno),
-    /// The thawing process is killed.
-    Kill,
-}
-
-/// The text does not describe a fault.
-#[derive(Debug, thiserror::Error)]
-#[error("`{text}` is no fault: expected STEP, STEP:NUMBER or STEP:kill with a step of a thaw")]
-pub struct NoFault {
-    text: String,
-}
-
-impl FromStr for FailAt {
-    type Err = NoFault;
-
-    fn from_str(text: &str) -> Result<Self, NoFault> {
-        let error = || NoFault { text: text.to_owned() };
-        let (name, fault) = match text.split_once(':') {
-            None => (text, Fault::Error(Errno::IO)),
-            Some((name, "kill")) => (name, Fault::Kill),
-            Some((name, number)) => {
-                let number = number.parse::<i32>().ok().filter(|n| (1..4096).contains(n)).ok_or_else(error)?;
-                (name, Fault::Error(Errno::from_raw_os_error(number)))
-            }
-        };
-        let stage = Stage::ALL.iter().copied().find(|stage| stage.name() == name).ok_or_else(error)?;
-        Ok(Self { stage, fault })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn faults_are_parsed() {
-        let fault: FailAt = "tape.map:12".parse().unwrap();
-        assert_eq!(fault, FailAt { stage: Stage::Map, fault: Fault::Error(Errno::NOMEM) });
-        assert_eq!("thaw.commit:kill".parse::<FailAt>().unwrap().fault, Fault::Kill);
-        assert!("tape.nothing".parse::<FailAt>().is_err());
-        assert!("tape.map:0".parse::<FailAt>().is_err());
-    }
 
     #[test]
     fn names_are_unique() {

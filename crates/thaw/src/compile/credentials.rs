@@ -53,7 +53,9 @@ impl Compiler<'_> {
         let half = |low: bool, set: u64| if low { set as u32 } else { (set >> 32) as u32 };
         let data: Vec<u8> = [true, false]
             .into_iter()
-            .flat_map(|low| [half(low, want.effective), half(low, want.permitted), half(low, want.inheritable)])
+            .flat_map(|low| {
+                [half(low, want.effective), half(low, want.permitted), half(low, want.inheritable)]
+            })
             .flat_map(u32::to_ne_bytes)
             .collect();
         let data = self.control.blob(&data);

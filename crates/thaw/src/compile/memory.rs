@@ -156,7 +156,8 @@ impl Compiler<'_> {
                 bits |= libc::MAP_ANONYMOUS | if flags.droppable { MAP_DROPPABLE } else { libc::MAP_PRIVATE };
                 // Heuristic overcommit judges each call by itself, so a region that has grown by and by is mapped
                 // by and by; the kernel joins the parts. A stack that grows down is one region from the start.
-                let step = if flags.grows_down || flags.no_reserve || protection == 0 { u64::MAX } else { MOST };
+                let step =
+                    if flags.grows_down || flags.no_reserve || protection == 0 { u64::MAX } else { MOST };
                 let mut at = range.start();
                 while at < range.end() {
                     let len = step.min(range.end() - at);

@@ -11,14 +11,19 @@ mod process;
 mod thread;
 mod tree;
 
+pub(crate) use process::MOST_TIMER_STEPS;
+pub(crate) use thread::words;
+pub(crate) use tree::obstacles as tree_obstacles;
+
 use crate::baseline::Baseline;
 use crate::control::Control;
 use crate::error::Error;
 use crate::layout::Gaps;
 use crate::script::{Placed, Script, Subject};
-use crate::stage::{FailAt, Fault, Stage};
+use crate::stage::Stage;
 use frost_model::cap::FileRef;
 use frost_model::{Checkpoint, Process};
+use frost_sys::fault;
 use std::collections::HashMap;
 use tree::Tree;
 
@@ -88,6 +93,8 @@ pub(crate) struct Program {
     pub(crate) root: u64,
     /// How many threads come to the gate.
     pub(crate) arrivals: u64,
+    /// Where the time lies that the interrupted call of a thread had left, by its number.
+    pub(crate) remaining: HashMap<i32, u64>,
 }
 
 /// The value by which a thread says at the gate's eventfd that it failed.
@@ -110,8 +117,8 @@ struct Compiler<'a> {
     failure: u64,
     long_wait: u64,
     calls: Vec<Vec<InnerCall>>,
-    fail_at: Option<FailAt>,
     fault_due: bool,
+    remaining: HashMap<i32, u64>,
 }
 
 /// A call that a process makes once its descriptors are in place.
@@ -138,12 +145,11 @@ pub(crate) struct Input<'a> {
     /// Where the control area lies.
     pub(crate) base: u64,
     pub(crate) gaps: Gaps,
-    pub(crate) fail_at: Option<FailAt>,
 }
 
 /// Compiles a checkpoint.
 pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
-    let Input { checkpoint, numbers, baseline, relation, calls, base, gaps, fail_at } = input;
+    let Input { checkpoint, numbers, baseline, relation, calls, base, gaps } = input;
     let mut control = Control::at(base);
     let one = control.words(&[1]);
     let failure = control.words(&[FAILURE]);
@@ -164,8 +170,8 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
         failure,
         long_wait,
         calls,
-        fail_at,
-        fault_due: fail_at.is_some(),
+        fault_due: true,
+        remaining: HashMap::new(),
     };
     compiler.park(gaps)?;
     compiler.make_words();
@@ -175,26 +181,30 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
         arrivals += checkpoint.processes[index].cpu.threads.len() as u64;
     }
     let root = compiler.process_tapes[0];
-    Ok(Program { control: compiler.control, tapes: compiler.tapes, root, arrivals })
+    Ok(Program {
+        control: compiler.control,
+        tapes: compiler.tapes,
+        root,
+        arrivals,
+        remaining: compiler.remaining,
+    })
 }
 
 impl Compiler<'_> {
     /// Says what the next entries of `script` are about, and injects a fault if one is due there.
     fn about(&mut self, script: &mut Script, process: usize, stage: Stage, subject: Subject) {
         script.about(stage, subject);
-        if self.fault_due && process == 0 && self.fail_at.is_some_and(|fail| fail.stage == stage) {
-            self.fault_due = false;
-            match self.fail_at.map(|fail| fail.fault) {
-                Some(Fault::Error(_)) => {
-                    script.about(stage, Subject::Injected);
-                    script.call(libc::SYS_close, &[u64::MAX]);
-                    script.about(stage, subject);
-                }
-                Some(Fault::Kill) => {
-                    script.attempt(libc::SYS_kill, &[self.baseline.pid as u64, libc::SIGKILL as u64]);
-                }
-                None => {}
-            }
+        if !self.fault_due || process != 0 {
+            return;
+        }
+        let Some(fault) = fault::planned(stage.name()) else { return };
+        self.fault_due = false;
+        if fault == "kill" {
+            script.attempt(libc::SYS_kill, &[self.baseline.pid as u64, libc::SIGKILL as u64]);
+        } else {
+            script.about(stage, Subject::Injected);
+            script.call(libc::SYS_close, &[u64::MAX]);
+            script.about(stage, subject);
         }
     }
 

@@ -3,10 +3,10 @@
 use super::{Compiler, FileMode, FileUse, credentials_of};
 use crate::script::{Script, Subject};
 use crate::stage::Stage;
+use frost_model::Process;
 use frost_model::clock::TimerSpec;
 use frost_model::pd::{Limit, Notify};
 use frost_model::rm::Bounds;
-use frost_model::Process;
 
 /// include/uapi/linux/prctl.h.
 const PR_SET_MM: u64 = 35;
@@ -194,4 +194,3 @@ impl Compiler<'_> {
         script.call(libc::SYS_prctl, &[libc::PR_SET_DUMPABLE as u64, u64::from(dumpable == 1)]);
     }
 }
-

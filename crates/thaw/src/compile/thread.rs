@@ -192,6 +192,10 @@ impl Compiler<'_> {
         let token = script.call(libc::SYS_read, &[gate, slot, 8]);
         let check = script.attempt(libc::SYS_rt_sigprocmask, &[libc::SIG_BLOCK as u64, 0, 0, 0]);
         script.tape.forward(token, check, 3);
+        if let frost_model::cpu::Restart::Block { remaining: Some(time) } = thread.restart {
+            let address = self.control.words(&[time.sec as u64, time.nsec as u64]);
+            self.remaining.insert(thread.tid.raw(), address);
+        }
         let registers = words(thread);
         let registers = match thread.restart {
             frost_model::cpu::Restart::Reissue { .. } => restart::reissued(&registers),

@@ -1,0 +1,447 @@
+//! Builds the tree: starts the root as a stub that runs its tape, and waits until every thread is at the gate.
+
+use crate::baseline::{self, Baseline};
+use crate::compile::{self, FAILURE, InnerCall, Numbers, Program, Relation};
+use crate::control::{Area, CONTROL_BYTES, Results};
+use crate::error::{Context, Error};
+use crate::layout::Gaps;
+use crate::pool::{self, Pool};
+use crate::script::{Expect, Note, Placed, Subject};
+use crate::stage::Stage;
+use frost_model::{Checkpoint, Pid, Steps};
+use frost_sys::{fault, proc, ptrace};
+use frost_tracee::stub::Stub;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// Where the stub lies: below all that [`Gaps`] considers.
+const STUB_LOAD: u64 = 0x40_0000;
+/// How often is looked for deaths that nothing tells of.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long no call at all may end before the thaw gives up. One call reads 1 GiB at most.
+const NO_PROGRESS: Duration = Duration::from_secs(300);
+
+/// What is built, opened by the caller.
+pub(crate) struct Material {
+    /// The raw pages.
+    pub(crate) pack: OwnedFd,
+    /// Open file descriptions by their index; `None` for those that are not there any more.
+    pub(crate) descriptions: Vec<Option<OwnedFd>>,
+    /// Calls of each process about its descriptors.
+    pub(crate) calls: Vec<Vec<InnerCall>>,
+}
+
+/// A tree of which not all is known to be right yet; dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Half<'a> {
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) program: Program,
+    pub(crate) numbers: Numbers,
+    area: Area,
+    /// The root and its pid in our namespace.
+    pub(crate) root: i32,
+    pub(crate) pidfd: OwnedFd,
+    /// The writing end of the gate.
+    gate: Option<OwnedFd>,
+    pub(crate) baseline: Baseline,
+    armed: bool,
+}
+
+/// Marks the beginning of a step of ours, where a fault may be injected.
+pub(crate) fn begin(stage: Stage) -> Result<(), Error> {
+    fault::point(stage.name()).at(stage, || "injected fault".to_owned())
+}
+
+/// Raises soft limits as far as they go: the tree's own are set when it is built.
+fn raise_limits() {
+    for number in [libc::RLIMIT_NOFILE, libc::RLIMIT_AS, libc::RLIMIT_DATA, libc::RLIMIT_STACK]
+        .into_iter()
+        .chain([libc::RLIMIT_MEMLOCK, libc::RLIMIT_FSIZE, libc::RLIMIT_NPROC, libc::RLIMIT_SIGPENDING])
+    {
+        if let Ok((soft, hard)) = frost_sys::limits::get(number as u32)
+            && soft < hard
+        {
+            // If it does not work, what needs it fails by name.
+            let _ = frost_sys::limits::set(number as u32, hard, hard);
+        }
+    }
+}
+
+/// Opens, compiles and starts, and returns when every thread is at the gate and all results are as they must be.
+pub(crate) fn build<'a>(
+    checkpoint: &'a Checkpoint,
+    relation: Relation,
+    material: impl FnOnce() -> Result<Material, Error>,
+    steps: &mut Steps,
+) -> Result<Half<'a>, Error> {
+    begin(Stage::Open)?;
+    raise_limits();
+    let Material { pack, descriptions, calls } = material()?;
+    let stage = Stage::Open;
+    let (gate_read, gate_write) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at(stage, || "the gate".to_owned())?;
+    let arrived = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).at(stage, || "an eventfd".to_owned())?;
+    let our_arrived = arrived.try_clone().map_err(|error| Error::Builder {
+        stage,
+        object: "an eventfd".to_owned(),
+        source: Errno::from_io_error(&error).unwrap_or(Errno::MFILE),
+    })?;
+    let (mut pool, mut numbers) = pool::open_all(checkpoint, pack, descriptions, gate_read, arrived)?;
+    steps.end(Stage::Open.name());
+
+    begin(Stage::Compile)?;
+    let baseline = Baseline::read()?;
+    let mut gaps = Gaps::of(checkpoint);
+    let base = gaps.take(CONTROL_BYTES)?;
+    let program = compile::compile(compile::Input {
+        checkpoint,
+        numbers: &numbers,
+        baseline: &baseline,
+        relation,
+        calls,
+        base,
+        gaps,
+    })?;
+    let tokens = program.arrivals * 8;
+    if tokens > 65_536 {
+        rustix::pipe::fcntl_setpipe_size(&gate_write, tokens as usize)
+            .at(Stage::Compile, || format!("a gate for {} threads", program.arrivals))?;
+    }
+    let area = program.control.write()?;
+    let copy = area.fd().try_clone().map_err(|error| Error::Builder {
+        stage: Stage::Compile,
+        object: "the control area".to_owned(),
+        source: Errno::from_io_error(&error).unwrap_or(Errno::MFILE),
+    })?;
+    numbers.control = pool.adopt(copy).at(Stage::Compile, || "the control area".to_owned())?;
+    let stub = stub(&program, &numbers).at(Stage::Compile, || "the stub".to_owned())?;
+    steps.end(Stage::Compile.name());
+
+    begin(Stage::Spawn)?;
+    let pid = checkpoint.processes[0].pd.relation.pid;
+    let name = checkpoint.processes[0].pd.command.as_bytes();
+    let name = std::ffi::CString::new(name).unwrap_or_default();
+    // Processes of a half-built tree whose parent ended must not become anybody else's children.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    let (root, pidfd) = frost_sys::stub::spawn(stub.as_fd(), &name, &[pid.raw()])
+        .at(Stage::Spawn, || format!("process {pid}"))?;
+    let half = Half {
+        checkpoint,
+        program,
+        numbers,
+        area,
+        root,
+        pidfd,
+        gate: Some(gate_write),
+        baseline,
+        armed: true,
+    };
+    // The tree has its own copies.
+    drop::<Pool>(pool);
+    drop(stub);
+    steps.end(Stage::Spawn.name());
+
+    begin(Stage::Arrive)?;
+    half.arrive(&our_arrived)?;
+    steps.end(Stage::Arrive.name());
+    begin(Stage::Check)?;
+    half.check()?;
+    steps.end(Stage::Check.name());
+    Ok(half)
+}
+
+fn stub(program: &Program, numbers: &Numbers) -> rustix::io::Result<OwnedFd> {
+    let stub = Stub {
+        load: STUB_LOAD,
+        control_fd: numbers.control,
+        control: program.control.base(),
+        control_bytes: CONTROL_BYTES,
+        tape: program.root,
+    };
+    // Where memfds are sealed against execution by default (vm.memfd_noexec) it must be asked for; kernels before
+    // 6.3 do not know the flag and need none.
+    let fd = match rustix::fs::memfd_create("frost-stub", MemfdFlags::CLOEXEC | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create("frost-stub", MemfdFlags::CLOEXEC),
+        other => other,
+    }?;
+    rustix::io::write(&fd, &stub.to_elf())?;
+    Ok(fd)
+}
+
+impl Half<'_> {
+    /// Waits until every thread is at the gate.
+    fn arrive(&self, arrived: &OwnedFd) -> Result<(), Error> {
+        let stage = Stage::Arrive;
+        let mut count = 0u64;
+        let mut progress = (0, Instant::now());
+        while count < self.program.arrivals {
+            let mut fds = [PollFd::new(arrived, PollFlags::IN), PollFd::new(&self.pidfd, PollFlags::IN)];
+            let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY.subsec_nanos().into() };
+            let ready = match rustix::event::poll(&mut fds, Some(&timeout)) {
+                Err(Errno::INTR) => continue,
+                other => other.at(stage, || "waiting for the tree".to_owned())?,
+            };
+            if fds[0].revents().contains(PollFlags::IN) {
+                let mut word = [0; 8];
+                rustix::io::read(arrived, &mut word).at(stage, || "waiting for the tree".to_owned())?;
+                count += u64::from_ne_bytes(word);
+                if count >= FAILURE {
+                    return Err(self.failure());
+                }
+                continue;
+            }
+            if fds[1].revents().contains(PollFlags::IN) {
+                return Err(self.death(0));
+            }
+            if ready == 0 {
+                let results = self.results()?;
+                if let Some(index) = self.dead(&results) {
+                    return Err(self.death(index));
+                }
+                let done = self.entries(&results).filter(|(_, _, result)| result.is_some()).count();
+                if done != progress.0 {
+                    progress = (done, Instant::now());
+                } else if progress.1.elapsed() > NO_PROGRESS {
+                    return Err(self.stuck(&results));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn results(&self) -> Result<Results, Error> {
+        self.area.results().at(Stage::Check, || "the control area".to_owned())
+    }
+
+    fn entries<'r>(
+        &'r self,
+        results: &'r Results,
+    ) -> impl Iterator<Item = (&'r Placed, &'r Note, Option<i64>)> + 'r {
+        self.program.tapes.iter().flat_map(move |tape| {
+            tape.notes
+                .iter()
+                .enumerate()
+                .map(move |(index, note)| (tape, note, results.get(tape.offset, index)))
+        })
+    }
+
+    /// Checks what every call returned.
+    fn check(&self) -> Result<(), Error> {
+        let results = self.results()?;
+        for (tape, note, result) in self.entries(&results) {
+            let Some(result) = result else { continue };
+            match note.expect {
+                Expect::Success if is_error(result) => return Err(self.call_failed(tape, note, result)),
+                Expect::Bytes(wanted) if result != wanted as i64 => {
+                    if is_error(result) {
+                        return Err(self.call_failed(tape, note, result));
+                    }
+                    return Err(Error::Short {
+                        pid: self.pid(tape.process),
+                        object: self.describe(tape.process, note),
+                        got: result as u64,
+                        wanted,
+                    });
+                }
+                Expect::Success | Expect::Bytes(_) | Expect::Anything => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn pid(&self, process: usize) -> Pid {
+        self.checkpoint.processes[process].pd.relation.pid
+    }
+
+    fn call_failed(&self, tape: &Placed, note: &Note, result: i64) -> Error {
+        let mut errno = Errno::from_raw_os_error(-result as i32);
+        if note.subject == Subject::Injected
+            && let Err(injected) = fault::point(note.stage.name())
+        {
+            errno = injected;
+        }
+        Error::Call {
+            pid: self.pid(tape.process),
+            stage: note.stage,
+            object: self.describe(tape.process, note),
+            source: errno,
+        }
+    }
+
+    /// Tells which call failed.
+    fn failure(&self) -> Error {
+        match self.check() {
+            Err(error) => error,
+            Ok(()) => self.death(0),
+        }
+    }
+
+    /// Finds a process that ended though it should not have.
+    fn dead(&self, results: &Results) -> Option<usize> {
+        let made = self.made(results);
+        self.checkpoint.processes.iter().position(|process| {
+            let pid = process.pd.relation.pid.raw();
+            !process.cpu.threads.is_empty()
+                && made.contains(&pid)
+                && proc::stat(pid).map_or(true, |stat| matches!(stat.state, b'Z' | b'X'))
+        })
+    }
+
+    /// Returns the pids of all processes that were cloned so far.
+    fn made(&self, results: &Results) -> HashSet<i32> {
+        let mut made = HashSet::from([self.root]);
+        for (_, note, result) in self.entries(results) {
+            if matches!(note.stage, Stage::Clone | Stage::Group)
+                && let (Some(pid), Subject::Id(wanted)) = (result, note.subject)
+                && pid == i64::from(wanted)
+            {
+                made.insert(wanted);
+            }
+        }
+        made
+    }
+
+    /// Says how a process ended and what it did last.
+    fn death(&self, process: usize) -> Error {
+        let pid = self.pid(process);
+        let mut how = "ended".to_owned();
+        if let Ok(results) = self.results() {
+            for (tape, note, result) in self.entries(&results) {
+                if let (Expect::Success | Expect::Bytes(_), Some(result)) = (note.expect, result)
+                    && is_error(result)
+                {
+                    return self.call_failed(tape, note, result);
+                }
+            }
+            let last = self
+                .entries(&results)
+                .filter(|(tape, _, result)| tape.process == process && result.is_some())
+                .last()
+                .map(|(tape, note, _)| format!("{}: {}", note.stage, self.describe(tape.process, note)));
+            how = match last {
+                Some(last) => format!("ended after {last}"),
+                None => "ended before its first call".to_owned(),
+            };
+        }
+        Error::Died { pid, how }
+    }
+
+    fn stuck(&self, results: &Results) -> Error {
+        let waiting = self.program.tapes.iter().find_map(|tape| {
+            if tape.thread == usize::MAX {
+                return None;
+            }
+            let reached = |index: &usize| results.get(tape.offset, *index).is_some();
+            let last = (0..tape.notes.len()).rev().find(reached).unwrap_or(0);
+            let note = &tape.notes[last];
+            (note.stage != Stage::Gate).then(|| {
+                (self.pid(tape.process), format!("{}: {}", note.stage, self.describe(tape.process, note)))
+            })
+        });
+        let (pid, at) = waiting.unwrap_or((self.pid(0), "the gate".to_owned()));
+        Error::Stuck { pid, seconds: NO_PROGRESS.as_secs(), at }
+    }
+
+    /// Says what a call was about.
+    fn describe(&self, process: usize, note: &Note) -> String {
+        let process = &self.checkpoint.processes[process];
+        match note.subject {
+            Subject::Step => "its own memory".to_owned(),
+            Subject::Injected => "injected fault".to_owned(),
+            Subject::Named(name) => name.to_owned(),
+            Subject::Region(index) => match process.rm.regions.get(index as usize) {
+                Some(region) => crate::plan::region_text(region),
+                None => format!("region {index}"),
+            },
+            Subject::Dataspace(index) => format!("shared memory {index}"),
+            Subject::Fd(fd) => format!("fd {fd}"),
+            Subject::Id(id) => match note.stage {
+                Stage::Session => format!("session {id}"),
+                Stage::Group => format!("process group {id}"),
+                Stage::Clone | Stage::Zombie => {
+                    format!("process {id} ({})", baseline::command_in(self.checkpoint, id))
+                }
+                _ => format!("thread {id}"),
+            },
+            Subject::Signal(signal) => format!("the action of signal {signal}"),
+            Subject::Limit(number) => crate::plan::limit_name(number).to_owned(),
+            Subject::Timer(id) if id >= 0 => format!("timer {id}"),
+            Subject::Timer(id) => format!("interval timer {}", -1 - id),
+        }
+    }
+
+    /// Opens the gate: from here on the tree lives, whatever becomes of us.
+    pub(crate) fn open_gate(&mut self) -> Result<(), Error> {
+        let tokens = vec![1u8; self.program.arrivals as usize * 8];
+        if let Some(gate) = &self.gate {
+            // One write, into a pipe with room for all of it: the kernel copies it without an end in between.
+            let written = rustix::io::write(gate, &tokens).at(Stage::Commit, || "the gate".to_owned())?;
+            if written != tokens.len() {
+                return Err(Error::Builder {
+                    stage: Stage::Commit,
+                    object: "the gate".to_owned(),
+                    source: Errno::NOSPC,
+                });
+            }
+        }
+        self.armed = false;
+        self.gate = None;
+        let _ = rustix::process::set_child_subreaper(None);
+        Ok(())
+    }
+
+    /// Ends all that was built and waits until it is gone.
+    fn end(&mut self) {
+        self.gate = None;
+        let mut gone: HashSet<i32> = HashSet::new();
+        let kill = |pid: i32| {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        };
+        loop {
+            // The results of a process that ended are final, so this finds every child in the end.
+            let made = self.area.results().map(|results| self.made(&results)).unwrap_or_default();
+            let mut fresh: Vec<i32> = made.into_iter().filter(|pid| !gone.contains(pid)).collect();
+            fresh.sort_by_key(|pid| *pid != self.root);
+            if fresh.is_empty() {
+                break;
+            }
+            for pid in &fresh {
+                kill(*pid);
+            }
+            // Parents before children: then a child is ours to reap when its turn has come.
+            let order = |pid: &i32| {
+                self.checkpoint.processes.iter().position(|process| process.pd.relation.pid.raw() == *pid)
+            };
+            fresh.sort_by_key(order);
+            for pid in fresh {
+                while let Ok(Some(stop)) = ptrace::wait(pid, true) {
+                    if matches!(stop, ptrace::Stop::Exited(_) | ptrace::Stop::Killed(_)) {
+                        break;
+                    }
+                    kill(pid);
+                }
+                gone.insert(pid);
+            }
+        }
+        let _ = rustix::process::set_child_subreaper(None);
+    }
+}
+
+impl Drop for Half<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.end();
+        }
+    }
+}
+
+fn is_error(result: i64) -> bool {
+    (-4095..0).contains(&result)
+}

@@ -1,0 +1,284 @@
+//! The last part: all threads are stopped, the gate is opened, true registers are set, our area is taken away.
+//!
+//! What happens if we die here: before the gate is opened every thread finds its end and the tree ends; after it,
+//! every thread finds a token and goes on through its signal frame, and the area stays behind.
+
+use crate::build::{Half, begin};
+use crate::compile::words;
+use crate::control::CONTROL_BYTES;
+use crate::error::{Context, Error};
+use crate::stage::Stage;
+use frost_model::clock::Timespec;
+use frost_model::cpu::{NOT_IN_SYSCALL, Restart, Thread};
+use frost_model::{Process, Steps};
+use frost_sys::proc;
+use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
+use frost_tracee::restart::{ORIG_RAX, RAX, RIP};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+// Indices of `struct user_regs_struct`: arguments of a system call.
+const RDI: usize = 14;
+const RSI: usize = 13;
+const RDX: usize = 12;
+const R10: usize = 7;
+const R8: usize = 9;
+const R9: usize = 8;
+
+/// Stops every thread at the gate. None of them is in any state that a stop could disturb.
+pub(crate) fn stop(half: &Half<'_>, steps: &mut Steps) -> Result<(), Error> {
+    begin(Stage::Stop)?;
+    let tids =
+        || half.checkpoint.processes.iter().flat_map(|process| &process.cpu.threads).map(|t| t.tid.raw());
+    let about = |tid: i32| move || format!("thread {tid}");
+    for tid in tids() {
+        ptrace::seize(tid, Options::SYSGOOD).at(Stage::Stop, about(tid))?;
+        ptrace::interrupt(tid).at(Stage::Stop, about(tid))?;
+    }
+    for tid in tids() {
+        wait_for_interrupt(tid).at(Stage::Stop, about(tid))?;
+    }
+    steps.end(Stage::Stop.name());
+    Ok(())
+}
+
+fn wait_for_interrupt(tid: i32) -> rustix::io::Result<()> {
+    loop {
+        match ptrace::wait(tid, true)? {
+            Some(Stop::Interrupt) => return Ok(()),
+            Some(Stop::Exited(_) | Stop::Killed(_)) => return Err(Errno::SRCH),
+            Some(Stop::Signal(signal)) => ptrace::cont(tid, signal)?,
+            Some(_) => ptrace::cont(tid, 0)?,
+            None => {}
+        }
+    }
+}
+
+/// Settings that only the outside can make.
+pub(crate) fn settings(half: &Half<'_>) -> Result<(), Error> {
+    for process in half.checkpoint.processes.iter().filter(|process| !process.cpu.threads.is_empty()) {
+        let pid = process.pd.relation.pid.raw();
+        let prctl = &process.pd.prctl;
+        if prctl.oom_score_adj != half.baseline.oom_score_adj {
+            proc::write(pid, "oom_score_adj", prctl.oom_score_adj.to_string().as_bytes())
+                .at(Stage::Settings, || format!("oom_score_adj of process {pid}"))?;
+        }
+        if prctl.coredump_filter != half.baseline.coredump_filter {
+            proc::write(pid, "coredump_filter", format!("{:#x}", prctl.coredump_filter).as_bytes())
+                .at(Stage::Settings, || format!("coredump_filter of process {pid}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens the gate and lets every thread go on as the program. Returns whether our area was taken out of each.
+pub(crate) fn release(half: &mut Half<'_>, steps: &mut Steps) -> Result<bool, Error> {
+    begin(Stage::Commit)?;
+    half.open_gate()?;
+    steps.end(Stage::Commit.name());
+    let mut clean = true;
+    // Errors from here on are no reason to fail: a process may have been killed meanwhile, and whoever is left finds
+    // its own way.
+    for process in half.checkpoint.processes.iter().filter(|process| !process.cpu.threads.is_empty()) {
+        clean &= process_goes_on(half, process).is_ok();
+    }
+    steps.end(Stage::Registers.name());
+    for thread in half.checkpoint.processes.iter().flat_map(|process| &process.cpu.threads) {
+        let _ = ptrace::detach(thread.tid.raw(), 0);
+    }
+    steps.end(Stage::Release.name());
+    Ok(clean)
+}
+
+/// Sets the true state of all threads of a process and takes our area away.
+fn process_goes_on(half: &Half<'_>, process: &Process) -> Result<(), Error> {
+    let pid = process.pd.relation.pid;
+    let about = || format!("process {pid}");
+    begin(Stage::Registers)?;
+    let gateway = Gateway::find(process).at(Stage::Registers, about)?;
+    let Some((leader, others)) = process.cpu.threads.split_first() else { return Ok(()) };
+    for thread in others {
+        let primed = prime(half, thread, &gateway).at(Stage::Registers, about)?;
+        set(thread, primed).at(Stage::Registers, about)?;
+    }
+    // No other thread needs the area any more.
+    begin(Stage::Unmap)?;
+    let primed = unmap(half, leader, &gateway).at(Stage::Unmap, about)?;
+    drop(gateway);
+    set(leader, primed).at(Stage::Registers, about)
+}
+
+/// A `syscall` instruction of the process outside of our area.
+struct Gateway {
+    address: u64,
+    /// The two bytes that were there, if it is one that we put there.
+    covered: Option<[u8; 2]>,
+    pid: i32,
+}
+
+impl Gateway {
+    fn find(process: &Process) -> rustix::io::Result<Self> {
+        let pid = process.pd.relation.pid.raw();
+        if let Some(vdso) = &process.rm.vdso
+            && let Some(offset) = crate::vdso::syscall_offset()
+        {
+            return Ok(Self { address: vdso.code + offset, covered: None, pid });
+        }
+        let text = process.rm.regions.iter().find(|region| region.protection.execute);
+        let address = text.ok_or(Errno::NOENT)?.range.start();
+        let covered = poke(pid, address, [0x0f, 0x05])?;
+        Ok(Self { address, covered: Some(covered), pid })
+    }
+
+    /// Makes one call in a stopped thread and returns its result. The thread is then in a stop at the call's exit.
+    fn call(&self, tid: i32, nr: libc::c_long, args: &[u64]) -> rustix::io::Result<i64> {
+        self.enter(tid, nr, args)?;
+        ptrace::cont_to_syscall(tid, 0)?;
+        wait_for_syscall(tid)?;
+        Ok(ptrace::registers(tid)?[RAX] as i64)
+    }
+
+    /// Lets a stopped thread begin a call; it is then in a stop at the call's entry.
+    fn enter(&self, tid: i32, nr: libc::c_long, args: &[u64]) -> rustix::io::Result<()> {
+        let mut registers = ptrace::registers(tid)?;
+        registers[RIP] = self.address;
+        registers[RAX] = nr as u64;
+        // Nothing that was interrupted is to be restarted.
+        registers[ORIG_RAX] = NOT_IN_SYSCALL;
+        for (index, value) in [RDI, RSI, RDX, R10, R8, R9].into_iter().zip(args) {
+            registers[index] = *value;
+        }
+        ptrace::set_registers(tid, &registers)?;
+        ptrace::cont_to_syscall(tid, 0)?;
+        wait_for_syscall(tid)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(covered) = self.covered {
+            let _ = poke(self.pid, self.address, covered);
+        }
+    }
+}
+
+/// Writes two bytes of text, whatever its protection, and returns those that were there.
+fn poke(pid: i32, address: u64, bytes: [u8; 2]) -> rustix::io::Result<[u8; 2]> {
+    let memory = rustix::fs::open(proc::path(pid, "mem"), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let mut old = [0; 2];
+    rustix::io::pread(&memory, &mut old, address)?;
+    rustix::io::pwrite(&memory, &bytes, address)?;
+    Ok(old)
+}
+
+fn wait_for_syscall(tid: i32) -> rustix::io::Result<()> {
+    loop {
+        match ptrace::wait(tid, true)? {
+            Some(Stop::Syscall) => return Ok(()),
+            Some(Stop::Exited(_) | Stop::Killed(_)) => return Err(Errno::SRCH),
+            Some(_) => ptrace::cont_to_syscall(tid, 0)?,
+            None => {}
+        }
+    }
+}
+
+/// Closes the gate in a process and unmaps our area; its leader is then in a stop in which registers can be set.
+///
+/// Returns what the leader's interrupted call returned when it was made again.
+fn unmap(half: &Half<'_>, leader: &Thread, gateway: &Gateway) -> rustix::io::Result<Option<i64>> {
+    let tid = leader.tid.raw();
+    let [low, high] = {
+        let mut both = [half.numbers.gate, half.numbers.arrived];
+        both.sort_unstable();
+        both
+    };
+    if high == low + 1 {
+        gateway.call(tid, libc::SYS_close_range, &[low as u64, high as u64, 0])?;
+    } else {
+        gateway.call(tid, libc::SYS_close, &[low as u64])?;
+        gateway.call(tid, libc::SYS_close, &[high as u64])?;
+    }
+    // While the area is still there, for the time it is asked to sleep lies in it.
+    let primed = prime(half, leader, gateway)?;
+    let result = gateway.call(tid, libc::SYS_munmap, &[half.program.control.base(), CONTROL_BYTES])?;
+    if result != 0 {
+        return Err(Errno::from_raw_os_error(-result as i32));
+    }
+    to_interrupt(tid)?;
+    Ok(primed)
+}
+
+/// Brings a thread from a stop at a call's exit to an interrupt stop, without letting it run: only from there does
+/// the kernel look at an interrupted call's registers (`arch_do_signal_or_restart`).
+fn to_interrupt(tid: i32) -> rustix::io::Result<()> {
+    ptrace::interrupt(tid)?;
+    ptrace::cont(tid, 0)?;
+    wait_for_interrupt(tid)
+}
+
+/// Sets the state of a thread that no tape can set.
+fn set(thread: &Thread, primed: Option<i64>) -> rustix::io::Result<()> {
+    let tid = thread.tid.raw();
+    if !thread.xstate.is_empty() {
+        ptrace::set_xstate(tid, &thread.xstate)?;
+    }
+    // The mask first: a signal that is due goes to its handler when the true registers are there, or, should we die
+    // in between, from the gate.
+    ptrace::set_signal_mask(tid, thread.blocked)?;
+    ptrace::set_registers(tid, &final_registers(thread, primed))
+}
+
+/// The registers with which a thread goes on, `primed` being what its call returned when it was made again.
+fn final_registers(thread: &Thread, primed: Option<i64>) -> [u64; REGISTER_WORDS] {
+    let mut registers = words(thread);
+    if let Some(result) = primed {
+        registers[RAX] = result as u64;
+        if !matches!(result, -516..=-512) {
+            // It has ended by now: what it waited for was there.
+            registers[ORIG_RAX] = NOT_IN_SYSCALL;
+        }
+        return registers;
+    }
+    if let Restart::Reissue { remaining } = thread.restart {
+        if let Some(remaining) = remaining {
+            if matches!(registers[ORIG_RAX] as libc::c_long, libc::SYS_epoll_wait | libc::SYS_epoll_pwait) {
+                registers[R10] = whole_millis(remaining);
+            }
+        }
+        registers = frost_tracee::restart::reissued(&registers);
+    }
+    registers
+}
+
+/// Gives a thread the restart block that its interrupted call had: it makes the call with the time that was left,
+/// and is interrupted before it waits. Returns what the call returned, -516 as a rule.
+fn prime(half: &Half<'_>, thread: &Thread, gateway: &Gateway) -> rustix::io::Result<Option<i64>> {
+    let Restart::Block { remaining } = thread.restart else { return Ok(None) };
+    let registers = words(thread);
+    if registers[ORIG_RAX] == NOT_IN_SYSCALL {
+        return Ok(None);
+    }
+    let nr = registers[ORIG_RAX] as libc::c_long;
+    let mut args = [RDI, RSI, RDX, R10, R8, R9].map(|index| registers[index]);
+    if let (Some(remaining), Some(address)) = (remaining, half.program.remaining.get(&thread.tid.raw())) {
+        const FUTEX_CMD_MASK: u64 = 0x7f;
+        match nr {
+            libc::SYS_nanosleep => args[0] = *address,
+            libc::SYS_clock_nanosleep if args[1] & libc::TIMER_ABSTIME as u64 == 0 => args[2] = *address,
+            libc::SYS_poll => args[2] = whole_millis(remaining),
+            // All other operations that have a restart block take an absolute time.
+            libc::SYS_futex if args[1] & FUTEX_CMD_MASK == libc::FUTEX_WAIT as u64 => args[3] = *address,
+            _ => {}
+        }
+    }
+    let tid = thread.tid.raw();
+    gateway.enter(tid, nr, &args)?;
+    to_interrupt(tid)?;
+    Ok(Some(ptrace::registers(tid)?[RAX] as i64))
+}
+
+/// Rounds up, so that a wait is never too short.
+fn whole_millis(time: Timespec) -> u64 {
+    let millis = (time.as_nanos() + 999_999) / 1_000_000;
+    millis.clamp(0, i32::MAX.into()) as u64
+}
