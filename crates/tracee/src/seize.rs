@@ -75,6 +75,15 @@ pub enum Error {
     },
 }
 
+/// What a thread was stopped with.
+#[derive(Clone, Copy, Debug)]
+struct Context {
+    stop: Stop,
+    registers: [u64; REGISTER_WORDS],
+    mask: u64,
+    reissue: bool,
+}
+
 /// A thread in a ptrace stop.
 #[derive(Clone, Debug)]
 pub struct StoppedThread {
@@ -135,10 +144,12 @@ const MOST_PROCESSES: usize = 32_768;
 
 struct Seizing {
     root: i32,
-    /// Seized threads and their process, with their stop once they have one.
-    threads: BTreeMap<i32, (i32, Option<Stop>)>,
+    /// Seized threads and their process, with what they were stopped with once they are.
+    threads: BTreeMap<i32, (i32, Option<Context>)>,
     /// When threads in calls with a timeout fell asleep.
     asleep: BTreeMap<i32, i128>,
+    /// Threads that are seized and not yet interrupted.
+    fresh: Vec<i32>,
     waiting: usize,
     deadline: Instant,
     timeout: Duration,
@@ -154,6 +165,7 @@ impl StoppedTree {
             root,
             threads: BTreeMap::new(),
             asleep: BTreeMap::new(),
+            fresh: Vec::new(),
             waiting: 0,
             deadline: Instant::now() + timeout,
             timeout,
@@ -229,6 +241,7 @@ impl Seizing {
             if !found && self.waiting == 0 {
                 break;
             }
+            self.interrupt()?;
             self.wait_for_stops()?;
         }
         let mut processes = Vec::with_capacity(order.len());
@@ -267,13 +280,22 @@ impl Seizing {
                 self.asleep.extend(proc::last_ran(tid).map(|since| (tid, since)));
             }
             self.threads.insert(tid, (pid, None));
+            self.fresh.push(tid);
+        }
+        Ok(found)
+    }
+
+    /// Interrupts all threads that were seized, one right after the other: what a thread was in the middle of shows
+    /// the interruption until we have examined it.
+    fn interrupt(&mut self) -> Result<(), Error> {
+        for tid in std::mem::take(&mut self.fresh) {
             self.waiting += 1;
             match ptrace::interrupt(tid) {
                 Ok(()) | Err(Errno::SRCH) => {}
                 Err(source) => return Err(Error::Kernel { call: "PTRACE_INTERRUPT", tid, source }),
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     fn refusal(&self, pid: i32, tid: i32, source: Errno) -> Error {
@@ -323,7 +345,8 @@ impl Seizing {
         let Some((_, state)) = self.threads.get_mut(&tid) else { return Ok(()) };
         match stop {
             Stop::Interrupt | Stop::Group(_) => {
-                if state.replace(stop).is_none() {
+                if state.is_none() {
+                    *state = examine(tid, stop)?;
                     self.waiting -= 1;
                 }
             }
@@ -331,7 +354,7 @@ impl Seizing {
             Stop::Signal(signal) => continue_thread(tid, signal)?,
             Stop::Syscall | Stop::Event(_) => continue_thread(tid, 0)?,
             Stop::Exited(_) | Stop::Killed(_) => {
-                if state.is_none() {
+                if state.is_none() && self.waiting > 0 {
                     self.waiting -= 1;
                 }
                 self.threads.remove(&tid);
@@ -369,13 +392,18 @@ impl Seizing {
         let mut threads = Vec::with_capacity(tids.len());
         let mut job_stop = None;
         for tid in tids {
-            if let Some((_, Some(Stop::Group(signal)))) = self.threads.get(&tid) {
-                job_stop = Some(*signal);
+            let Some((_, Some(context))) = self.threads.get(&tid) else { continue };
+            if let Stop::Group(signal) = context.stop {
+                job_stop = Some(signal);
             }
-            if let Some(mut thread) = describe_thread(tid)? {
-                thread.asleep_since = self.asleep.get(&tid).copied();
-                threads.push(thread);
-            }
+            threads.push(StoppedThread {
+                tid,
+                inner: inner(tid),
+                registers: context.registers,
+                mask: context.mask,
+                reissue: context.reissue,
+                asleep_since: self.asleep.get(&tid).copied(),
+            });
         }
         let zombie = stat.is_zombie() && threads.is_empty();
         Ok(Some(StoppedProcess {
@@ -424,7 +452,9 @@ fn continue_thread(tid: i32, signal: i32) -> Result<(), Error> {
     }
 }
 
-fn describe_thread(tid: i32) -> Result<Option<StoppedThread>, Error> {
+/// Reads the registers of a thread that has just stopped, and sets a call that our stop alone has interrupted to be
+/// issued again: at once, so that our death at any later moment leaves no trace of the interruption.
+fn examine(tid: i32, stop: Stop) -> Result<Option<Context>, Error> {
     let registers = match ptrace::registers(tid) {
         Ok(registers) => registers,
         Err(Errno::SRCH) => return Ok(None),
@@ -435,21 +465,27 @@ fn describe_thread(tid: i32) -> Result<Option<StoppedThread>, Error> {
         tid,
         source,
     })?;
-    let mut thread = StoppedThread { tid, inner: tid, registers, mask, reissue: false, asleep_since: None };
-    if let Ok(status) = proc::status(tid) {
-        thread.inner = status.inner_pids.last().copied().unwrap_or(tid);
-        if restart::stopped_with_eintr(&registers) {
-            let due = (status.pending | status.shared_pending) & !mask;
-            thread.reissue = due == 0;
+    let mut reissue = false;
+    if restart::stopped_with_eintr(&registers) {
+        let set = |registers| {
+            ptrace::set_registers(tid, &registers).map_err(|source| Error::Kernel {
+                call: "PTRACE_SETREGSET",
+                tid,
+                source,
+            })
+        };
+        set(restart::reissued(&registers))?;
+        // A signal that is due would have interrupted the call without us.
+        let status = proc::status(tid).unwrap_or_default();
+        reissue = (status.pending | status.shared_pending) & !mask == 0;
+        if !reissue {
+            set(registers)?;
         }
     }
-    if thread.reissue {
-        // At once, so that our death at any later moment leaves no trace of the interruption.
-        ptrace::set_registers(tid, &restart::reissued(&registers)).map_err(|source| Error::Kernel {
-            call: "PTRACE_SETREGSET",
-            tid,
-            source,
-        })?;
-    }
-    Ok(Some(thread))
+    Ok(Some(Context { stop, registers, mask, reissue }))
+}
+
+/// Returns a thread's number in its own pid namespace.
+fn inner(tid: i32) -> i32 {
+    proc::status(tid).ok().and_then(|status| status.inner_pids.last().copied()).unwrap_or(tid)
 }
