@@ -12,7 +12,7 @@ use rustix::io::Result;
 pub fn unshare_time() -> Result<()> {
     const CLONE_NEWTIME: libc::c_int = 0x80;
     // SAFETY: the flag concerns children born later only; no state that the standard library relies on changes.
-    check(unsafe { libc::unshare(CLONE_NEWTIME) }.into()).map(drop)
+    check(unsafe { libc::unshare(CLONE_NEWTIME) }).map(drop)
 }
 
 /// Returns whether POSIX timers can be made with chosen identifiers.
@@ -20,5 +20,5 @@ pub fn unshare_time() -> Result<()> {
 /// Source: PR_TIMER_CREATE_RESTORE_IDS (77) with PR_TIMER_CREATE_RESTORE_IDS_GET (2), Linux 6.15.
 pub fn timer_ids_can_be_chosen() -> bool {
     // SAFETY: the call takes integers only, and changes nothing.
-    check(unsafe { libc::prctl(77, 2u64, 0u64, 0u64, 0u64) }.into()).is_ok()
+    check(unsafe { libc::prctl(77, 2u64, 0u64, 0u64, 0u64) }).is_ok()
 }
