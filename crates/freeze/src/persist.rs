@@ -1,6 +1,6 @@
 //! The life of a freeze, in its guardian.
 
-use crate::cap::Captured;
+use crate::cap::{Captured, Motion};
 use crate::failure::{Failure, FailureKind};
 use crate::inner::{self, ProcessFacts};
 use crate::rm::{Backing, Behind, FileCache};
@@ -107,7 +107,7 @@ pub(crate) fn run(
     let tree = StoppedTree::stop(pid, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
     let clocks = host::clocks(pid);
     freeze.step("freeze.stop")?;
-    let checkpoint = capture(&mut freeze, &tree, clocks, &mut draft)?;
+    let checkpoint = capture(&mut freeze, &tree, clocks, &mut draft, options.files)?;
     let threads = checkpoint.processes.iter().map(|process| process.cpu.threads.len()).sum::<usize>() as u32;
     let mut frozen = Frozen {
         name: name.to_string(),
@@ -155,6 +155,7 @@ fn capture(
     tree: &StoppedTree,
     clocks: Clocks,
     draft: &mut Draft,
+    with_files: bool,
 ) -> Result<Checkpoint, Failure> {
     let living: Vec<&StoppedProcess> = tree.processes().iter().filter(|process| !process.zombie).collect();
     let mut maps = Vec::with_capacity(living.len());
@@ -168,7 +169,8 @@ fn capture(
 
     let mut files = FileCache::default();
     let seen: Vec<Seen<'_>> = living.iter().zip(&maps).map(|(process, maps)| seen(process, maps)).collect();
-    let (catalog, mut obstacles) = survey::look(&seen, &mut files).map_err(|error| freeze.failed(&error))?;
+    let (catalog, mut obstacles) =
+        survey::look(&seen, &mut files, Motion::Stopped).map_err(|error| freeze.failed(&error))?;
     obstacles.extend(living.iter().filter_map(|process| lost_leader(process)));
     if !obstacles.is_empty() {
         return Err(Failure {
@@ -203,7 +205,7 @@ fn capture(
         Referents { dataspaces: BTreeMap::new(), catalog: BTreeMap::new(), descriptions: BTreeMap::new() };
     behind.learn(&catalog, known.values().flat_map(|known| &known.mappings));
     let Captured { descriptions, objects, mut dataspaces } =
-        catalog.capture(draft.pack()).map_err(|error| freeze.failed(&error))?;
+        catalog.capture(draft.pack(), with_files).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.descriptors")?;
     for (key, object) in &unnamed {
         let id = DataspaceId::new(dataspaces.len() as u32);

@@ -1,6 +1,6 @@
 //! All that is in the way of a freeze, in one list.
 
-use crate::cap::{Catalog, Observed};
+use crate::cap::{Catalog, Motion, Observed};
 use crate::failure::{Failure, FailureKind};
 use crate::rm::{self, Behind, FileCache};
 use crate::{file, target};
@@ -34,6 +34,7 @@ impl Behind for Catalog {
 pub(crate) fn look(
     seen: &[Seen<'_>],
     files: &mut FileCache,
+    motion: Motion,
 ) -> Result<(Catalog, Vec<Obstacle>), crate::cap::Error> {
     let observed: Vec<Observed<'_>> = seen
         .iter()
@@ -44,7 +45,7 @@ pub(crate) fn look(
             pidfd: process.pidfd,
         })
         .collect();
-    let (catalog, mut obstacles) = Catalog::survey(&observed)?;
+    let (catalog, mut obstacles) = Catalog::survey(&observed, motion)?;
     for process in seen {
         obstacles.extend(target::survey(process.pid, process.inner, process.status));
         obstacles.extend(rm::survey(process.inner, &process.command, process.mappings, &catalog, files));
@@ -114,7 +115,7 @@ pub fn check(pid: i32, force: bool) -> Result<Vec<Obstacle>, Failure> {
             mappings,
         })
         .collect();
-    match look(&seen, &mut FileCache::default()) {
+    match look(&seen, &mut FileCache::default(), Motion::Running) {
         Ok((_, obstacles)) => Ok(obstacles),
         Err(error) => {
             Err(Failure::new(FailureKind::Failed, what).because(&error).state("nothing was touched"))

@@ -174,6 +174,46 @@ pub fn peek(fd: impl AsFd, max: usize) -> Result<Option<Peeked>> {
     }))
 }
 
+/// Looks at the next bytes of a unix stream socket and returns how many of them lie in pieces, as they were sent,
+/// that end within `room` bytes. Needs SO_PEEK_OFF to be set, which moves on.
+///
+/// A look does not tell where the piece begins with which descriptors travel, since it runs on through the pieces
+/// before it. But it copies each piece whole or not at all, so memory that cannot be written behind `room` bytes
+/// makes it stop at the end of the last piece that fits (unix_stream_read_generic, net/unix/af_unix.c).
+pub fn whole_pieces(fd: impl AsFd, room: usize) -> Result<usize> {
+    let mut data = vec![0u8; room];
+    let wall_len = 1 << 20;
+    // SAFETY: a new mapping at an address of the kernel's choice; it is removed below and nobody else knows of it.
+    let wall = unsafe {
+        rustix::mm::mmap_anonymous(
+            std::ptr::null_mut(),
+            wall_len,
+            rustix::mm::ProtFlags::empty(),
+            rustix::mm::MapFlags::PRIVATE,
+        )
+    }?;
+    let mut iov = [
+        libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() },
+        libc::iovec { iov_base: wall, iov_len: wall_len },
+    ];
+    // SAFETY: the struct consists of integers and pointers, for which zero is valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = iov.as_mut_ptr();
+    header.msg_iovlen = iov.len();
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: `header` describes live memory; the kernel cannot write the second part, which has no rights. Without
+    // room for control messages no descriptor is installed.
+    let got = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut header, flags) };
+    let got = check(got as libc::c_long);
+    // SAFETY: the mapping made above, of that length.
+    unsafe { rustix::mm::munmap(wall, wall_len) }?;
+    match got {
+        Ok(got) => Ok(got as usize),
+        Err(Errno::FAULT | Errno::AGAIN) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
 /// Sends bytes through a unix socket without waiting and without SIGPIPE, with descriptors (at most 253), to
 /// `name` or to whom it is connected.
 pub fn send_unix(
@@ -233,6 +273,18 @@ mod tests {
         for _ in 0..2 {
             let seen = peek(&b, 100).unwrap().unwrap();
             assert_eq!((seen.data.as_slice(), seen.rights.len(), seen.truncated), (&b"one"[..], 1, false));
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_piece_is_found_without_taking_it() {
+        let (a, b) = pair(SocketType::STREAM);
+        for piece in [&b"one"[..], b"three", b"5"] {
+            send_unix(&a, piece, None, &[]).unwrap();
+        }
+        for (room, whole) in [(2, 0), (3, 3), (7, 3), (8, 8), (9, 9), (100, 9)] {
+            set_int_option(&b, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0).unwrap();
+            assert_eq!(whole_pieces(&b, room).unwrap(), whole, "{room}");
         }
     }
 

@@ -1,67 +1,548 @@
-//! Capture of descriptors by kind.
+//! Capture of descriptors: from the descriptor tables of a tree to the capabilities of a checkpoint.
+//!
+//! It is done from outside, in two steps. [`Catalog::survey`] duplicates every descriptor of every process into our
+//! own table (pidfd_getfd), finds out which of them share an open file description (kcmp), recognises the kind of
+//! each, and returns all obstacles at once. [`Catalog::capture`] then reads states and contents. One kind, one file,
+//! under the same name as in `frost_model::cap`.
+//!
+//! Nothing the program could notice is changed, whether a capture succeeds, fails, or is killed halfway. A duplicate
+//! shares offset, flags and queue with the program's descriptor, so pipes are copied by tee(2), sockets are looked at
+//! with MSG_PEEK, files are opened anew to be read, and no call here can block: the tree stands still, so nobody
+//! would wake us. The one thing that is moved for an instant, and put back, is SO_PEEK_OFF of a unix socket whose
+//! queue cannot be seen by one look.
+//!
+//! Not seen from outside, so not carried: multicast memberships and eBPF filters of sockets, and datagrams that wait
+//! in a UDP socket.
 
-use frost_model::cap::{Description, Objects};
+mod content;
+mod device;
+mod directory;
+mod epoll;
+mod error;
+mod eventfd;
+mod fifo;
+mod held;
+mod lock;
+mod memfd;
+mod outside;
+mod pidfd;
+mod pipe;
+mod recognise;
+mod regular;
+mod signalfd;
+mod tcp;
+mod timerfd;
+mod udp;
+mod unix;
+
+pub use content::{Sink, StoreError};
+pub use error::Error;
+
+use frost_model::cap::{Capability, Description, Message, Objects, OutsideKind, Owner, Pipe};
+use frost_model::id::{DataspaceId, DescriptionId, ObjectId, TargetFd};
 use frost_model::pd::Descriptor;
 use frost_model::ram::Dataspace;
-use frost_model::{DataspaceId, DescriptionId, Obstacle, Pid};
-use frost_store::PackWriter;
-use rustix::fd::BorrowedFd;
+use frost_model::{Obstacle, Pid};
+use frost_sys::fdinfo::FdInfo;
+use frost_sys::kcmp::{Resource, kcmp};
+use frost_sys::pidfd::pidfd_getfd;
+use held::{Held, Place};
+use recognise::{Found, Refusal};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
+use unix::Relation;
 
-/// A process whose descriptors are looked at.
+/// A process to be looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Observed<'a> {
     /// Its pid as we see it.
     pub pid: Pid,
-    /// Its pid in its own namespace.
+    /// Its pid in its own pid namespace.
     pub inner: Pid,
-    /// Its command name.
+    /// Its command name, for messages.
     pub command: &'a str,
-    /// The process.
+    /// Our hold on it.
     pub pidfd: BorrowedFd<'a>,
 }
 
-/// The descriptors of a tree.
-#[derive(Debug)]
-pub struct Catalog;
+/// Whether the tree stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Motion {
+    /// Every thread is stopped: queues may be walked.
+    Stopped,
+    /// It runs, as for `frost check`: only what no program can notice is done, and descriptors in flight are not seen.
+    Running,
+}
 
-/// Why descriptors could not be captured.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {}
+/// The processes of the tree, by both their pids.
+#[derive(Debug, Default)]
+struct Members(Vec<(Pid, Pid)>);
 
-/// What a capture gives.
+impl Members {
+    fn inner(&self, outer: Pid) -> Option<Pid> {
+        self.0.iter().find(|(pid, _)| *pid == outer).map(|(_, inner)| *inner)
+    }
+
+    fn outer(&self) -> impl Iterator<Item = Pid> {
+        self.0.iter().map(|(pid, _)| *pid)
+    }
+}
+
+/// All descriptions of a tree, each held by a duplicate of ours.
 #[derive(Debug)]
+pub struct Catalog {
+    members: Members,
+    tables: BTreeMap<Pid, Vec<Descriptor>>,
+    /// Indexed by [`DescriptionId`].
+    held: Vec<Held>,
+    /// What each of them is; parallel to `held`.
+    found: Vec<Option<Found>>,
+    /// Descriptions of the same file, in the order kcmp gives.
+    by_file: HashMap<(u64, u64), Vec<usize>>,
+    pipes: BTreeMap<(u64, u64), pipe::Ends>,
+    unix: unix::Table,
+    relations: BTreeMap<usize, Relation>,
+    queues: BTreeMap<usize, Vec<Message>>,
+    /// Files without a name and memfds, in the order of their identifiers.
+    unnamed: Vec<(u64, u64)>,
+    memfds: Vec<(u64, u64)>,
+    memfd_device: Option<u64>,
+}
+
+/// The capabilities of a checkpoint.
+#[derive(Clone, Debug)]
 pub struct Captured {
-    /// Open file descriptions.
+    /// Open file descriptions, indexed by [`DescriptionId`].
     pub descriptions: Vec<Description>,
-    /// Objects behind them.
+    /// What several of them share.
     pub objects: Objects,
-    /// Memory behind them.
+    /// Memory behind descriptors. More may be added behind these.
     pub dataspaces: Vec<Dataspace>,
 }
 
+/// What is mapped, if it is something that descriptors can denote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapped {
+    /// A memfd.
+    Dataspace(DataspaceId),
+    /// A file without a name, through this description.
+    Description(DescriptionId),
+}
+
 impl Catalog {
-    /// Looks at every descriptor.
-    pub fn survey(_processes: &[Observed<'_>]) -> Result<(Self, Vec<Obstacle>), Error> {
-        Ok((Self, Vec::new()))
+    /// Looks at every descriptor of every process, and collects all that is in the way.
+    ///
+    /// A catalog with obstacles can be asked, but not captured.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] if a process ended meanwhile, [`Error::Process`] if we may not look at it. Nothing was changed.
+    pub fn survey(processes: &[Observed<'_>], motion: Motion) -> Result<(Self, Vec<Obstacle>), Error> {
+        raise_limit();
+        let mut catalog = Self {
+            members: Members(processes.iter().map(|process| (process.pid, process.inner)).collect()),
+            tables: BTreeMap::new(),
+            held: Vec::new(),
+            found: Vec::new(),
+            by_file: HashMap::new(),
+            pipes: BTreeMap::new(),
+            unix: unix::Table::default(),
+            relations: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            unnamed: Vec::new(),
+            memfds: Vec::new(),
+            memfd_device: memfd::device(),
+        };
+        let mut obstacles = Vec::new();
+        for process in processes {
+            catalog.read_table(process, &mut obstacles)?;
+        }
+        let mut refusals = Vec::new();
+        catalog.recognise_from(0, &mut refusals)?;
+        catalog.look_at_unix(motion, &mut refusals)?;
+        catalog.look_at_pipes();
+        catalog.look_at_watches(motion, &mut refusals)?;
+        for (index, refusal) in refusals {
+            let place = &catalog.held[index].place;
+            obstacles.push(obstacle(place, refusal));
+        }
+        Ok((catalog, obstacles))
     }
 
-    /// Returns the descriptor table of a process.
-    pub fn descriptors(&self, _inner: Pid) -> Vec<Descriptor> {
-        Vec::new()
+    /// Returns the descriptor table of a process, by its inner pid.
+    pub fn descriptors(&self, inner: Pid) -> Vec<Descriptor> {
+        self.tables.get(&inner).cloned().unwrap_or_default()
     }
 
-    /// Returns the dataspace of a memfd.
-    pub fn dataspace_of(&self, _device: u64, _inode: u64) -> Option<DataspaceId> {
-        None
+    /// Returns the dataspace of a mapped memfd, if a descriptor denotes it.
+    pub fn dataspace_of(&self, device: u64, inode: u64) -> Option<DataspaceId> {
+        let index = self.memfds.iter().position(|key| *key == (device, inode))?;
+        Some(DataspaceId::new(index as u32))
     }
 
-    /// Returns a description of an unnamed file.
-    pub fn description_of(&self, _device: u64, _inode: u64) -> Option<DescriptionId> {
-        None
+    /// Returns a description of a mapped file without a name, if a descriptor denotes it; one that can be written if
+    /// there is such a one, so that a shared mapping can be made from it.
+    pub fn description_of(&self, device: u64, inode: u64) -> Option<DescriptionId> {
+        let group = self.by_file.get(&(device, inode))?;
+        let usable = |index: &&usize| {
+            matches!(self.found[**index], Some(Found::Unnamed)) && self.held[**index].is_readable()
+        };
+        let candidates = || group.iter().filter(usable);
+        let best =
+            candidates().find(|index| self.held[**index].is_writable()).or_else(|| candidates().next())?;
+        Some(DescriptionId::new(*best as u32))
     }
 
-    /// Reads contents.
-    pub fn capture(self, _pack: &mut PackWriter) -> Result<Captured, Error> {
-        Ok(Captured { descriptions: Vec::new(), objects: Objects::default(), dataspaces: Vec::new() })
+    /// Adds a mapped file that no descriptor denotes any more, opened by way of `/proc/PID/map_files`.
+    ///
+    /// `None` if it is neither a memfd nor a file without a name.
+    ///
+    /// # Errors
+    /// [`Error::Process`] if its facts cannot be read.
+    pub fn adopt(&mut self, file: OwnedFd, pid: Pid, command: &str) -> Result<Option<Mapped>, Error> {
+        let place = Place { pid, command: command.to_owned(), number: None };
+        let id = self.identify(file, place)?;
+        let mut refusals = Vec::new();
+        self.recognise_from(self.found.len(), &mut refusals)?;
+        let (device, inode) = self.held[id.index()].key();
+        Ok(match self.found[id.index()] {
+            Some(Found::Memfd) => self.dataspace_of(device, inode).map(Mapped::Dataspace),
+            Some(Found::Unnamed) => Some(Mapped::Description(id)),
+            _ => None,
+        })
+    }
+
+    /// Reads states and contents. With `files` also the content of named files that are open for writing.
+    ///
+    /// Files that are open for writing must have been synced, so that the identity recorded here stays.
+    ///
+    /// # Errors
+    /// The first thing that could not be read or stored. The program is as it was.
+    pub fn capture(self, sink: &mut dyn Sink, files: bool) -> Result<Captured, Error> {
+        let mut objects = Objects::default();
+        let mut pipe_ids: BTreeMap<(u64, u64), ObjectId> = BTreeMap::new();
+        for (key, ends) in self.pipes.iter().filter(|(_, ends)| !ends.outside) {
+            pipe_ids.insert(*key, ObjectId::new(objects.pipes.len() as u32));
+            objects.pipes.push(self.capture_pipe(ends)?);
+        }
+        for key in &self.unnamed {
+            let index = self.first_of(*key, Held::is_readable);
+            let held = &self.held[index];
+            let path = held::without_deleted(held.link.as_deref().unwrap_or_default());
+            objects.unnamed.push(regular::capture_unnamed(held, path, sink)?);
+        }
+        let mut dataspaces = Vec::new();
+        for key in &self.memfds {
+            let held = &self.held[self.first_of(*key, Held::is_readable)];
+            let name = memfd::name(held, self.memfd_device)
+                .ok_or_else(|| Error::Refused { object: held.describe() })?;
+            dataspaces.push(memfd::capture_memory(held, name, sink)?);
+        }
+        let outside: Vec<Vec<u8>> = self
+            .pipes
+            .values()
+            .filter(|ends| ends.outside)
+            .filter_map(|ends| self.held[*ends.descriptions.first()?].link.clone())
+            .collect();
+        let holders = outside::find_holders(&outside, &self.members);
+        let mut descriptions = Vec::with_capacity(self.held.len());
+        for (index, held) in self.held.iter().enumerate() {
+            let found =
+                self.found[index].as_ref().ok_or_else(|| Error::Refused { object: held.describe() })?;
+            let capability = match found {
+                Found::Named(path) => regular::capture_named(held, path.clone(), files, sink)?,
+                Found::Unnamed => regular::capture_of_unnamed(held, self.unnamed_id(held)?)?,
+                Found::Directory(path) => directory::capture(held, path.clone())?,
+                Found::Device(path) => device::capture(held, path.clone())?,
+                Found::Pipe => match (self.pipes.get(&held.key()), pipe_ids.get(&held.key())) {
+                    (_, Some(pipe)) => Capability::Pipe(frost_model::cap::PipeEnd { pipe: *pipe }),
+                    (Some(ends), None) => outside::capture_pipe(ends, held, &holders)?,
+                    (None, None) => return Err(Error::Refused { object: held.describe() }),
+                },
+                Found::Fifo(path) => {
+                    let pipe = pipe_ids
+                        .get(&held.key())
+                        .ok_or_else(|| Error::Refused { object: held.describe() })?;
+                    let file = regular::reference(held, path.clone())?;
+                    Capability::Fifo(frost_model::cap::Fifo { file, pipe: *pipe })
+                }
+                Found::EventFd => eventfd::capture(held)?,
+                Found::Epoll => self.capture_epoll(held)?,
+                Found::SignalFd => signalfd::capture(held)?,
+                Found::TimerFd => timerfd::capture(held)?,
+                Found::PidFd => pidfd::capture(held, &self.members)?,
+                Found::Memfd => {
+                    let (device, inode) = held.key();
+                    let dataspace = self
+                        .dataspace_of(device, inode)
+                        .ok_or_else(|| Error::Refused { object: held.describe() })?;
+                    memfd::capture(held, dataspace)?
+                }
+                Found::Unix => self.capture_unix(index, held)?,
+                Found::Tcp => tcp::capture(held)?,
+                Found::Udp => udp::capture(held)?,
+                Found::Terminal(path) => outside::capture_terminal(held, path.clone(), &self.members)?,
+            };
+            descriptions.push(Description {
+                flags: held.flags.bits() & !OFlags::CLOEXEC.bits(),
+                owner: self.owner(held),
+                locks: held.locks.clone(),
+                capability,
+            });
+        }
+        Ok(Captured { descriptions, objects, dataspaces })
+    }
+
+    /// Duplicates all descriptors of a process.
+    fn read_table(&mut self, process: &Observed<'_>, obstacles: &mut Vec<Obstacle>) -> Result<(), Error> {
+        let pid = process.pid;
+        let fail = |what: &str, source| match source {
+            Errno::NOENT | Errno::SRCH => Error::Gone { pid },
+            source => Error::Process { pid, what: what.to_owned(), source },
+        };
+        let numbers = frost_sys::proc::numbers(pid.raw(), "fd").map_err(|e| fail("the descriptors", e))?;
+        let mut table = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let info = match FdInfo::of(pid.raw(), number) {
+                Ok(info) => info,
+                // Closed since it was listed; only a running process does that.
+                Err(Errno::NOENT) => continue,
+                Err(error) => return Err(fail(&format!("fd {number}"), error)),
+            };
+            let fd = match pidfd_getfd(process.pidfd, number) {
+                Ok(fd) => fd,
+                Err(Errno::BADF) => continue,
+                Err(error) => return Err(fail(&format!("fd {number}"), error)),
+            };
+            let place = Place { pid, command: process.command.to_owned(), number: Some(number) };
+            let id = self.identify(fd, place.clone())?;
+            for lock in lock::parse(&info, process.inner) {
+                match lock {
+                    Ok(lock) if self.held[id.index()].locks.contains(&lock) => {}
+                    Ok(lock) => self.held[id.index()].locks.push(lock),
+                    Err(refusal) => obstacles.push(obstacle(&place, refusal)),
+                }
+            }
+            table.push(Descriptor {
+                fd: TargetFd::new(number),
+                close_on_exec: info.flags() & OFlags::CLOEXEC.bits() != 0,
+                description: id,
+            });
+        }
+        self.tables.insert(process.inner, table);
+        Ok(())
+    }
+
+    /// Finds the description behind `fd` among those we hold, or adds it.
+    fn identify(&mut self, fd: OwnedFd, place: Place) -> Result<DescriptionId, Error> {
+        let own = std::process::id() as i32;
+        let pid = place.pid;
+        let fail = |source| Error::Process { pid, what: "an open file".to_owned(), source };
+        let held = Held::new(fd, place).map_err(fail)?;
+        let group = self.by_file.entry(held.key()).or_default();
+        // All anonymous inodes of many kernels are one, so the group may be large; kcmp gives it an order.
+        let mut failure = None;
+        let position = group.binary_search_by(|index| {
+            let file = Resource::File(self.held[*index].fd.as_raw_fd(), held.fd.as_raw_fd());
+            kcmp(own, own, file).unwrap_or_else(|source| {
+                failure = Some(source);
+                Ordering::Equal
+            })
+        });
+        if let Some(source) = failure {
+            return Err(Error::NoKcmp { source });
+        }
+        let index = match position {
+            Ok(position) => group[position],
+            Err(position) => {
+                let index = self.held.len();
+                group.insert(position, index);
+                self.held.push(held);
+                index
+            }
+        };
+        Ok(DescriptionId::new(index as u32))
+    }
+
+    /// Recognises the descriptions from `first` on that were not looked at yet.
+    fn recognise_from(&mut self, first: usize, refusals: &mut Vec<(usize, Refusal)>) -> Result<(), Error> {
+        for index in first..self.held.len() {
+            let held = &self.held[index];
+            let key = held.key();
+            let mut found = recognise::recognise(held, self.memfd_device)?;
+            if matches!(found, Ok(Found::PidFd)) {
+                found = pidfd::target(held, &self.members)?.map(|_| Found::PidFd);
+            }
+            match &found {
+                Ok(Found::Pipe | Found::Fifo(_)) => self.pipes.entry(key).or_default().add(index, held),
+                Ok(Found::Unnamed) if !self.unnamed.contains(&key) => self.unnamed.push(key),
+                Ok(Found::Memfd) if !self.memfds.contains(&key) => self.memfds.push(key),
+                _ => {}
+            }
+            match found {
+                Ok(found) => self.found.push(Some(found)),
+                Err(refusal) => {
+                    self.found.push(None);
+                    refusals.push((index, refusal));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the queues of unix sockets and finds their peers. Descriptors in flight join the catalog.
+    fn look_at_unix(&mut self, motion: Motion, refusals: &mut Vec<(usize, Refusal)>) -> Result<(), Error> {
+        let is_unix = |found: &Option<Found>| matches!(found, Some(Found::Unix));
+        if !self.found.iter().any(is_unix) {
+            return Ok(());
+        }
+        self.unix = unix::Table::read()?;
+        // Sockets in flight may have descriptors in their own queues, so the list grows while it is walked.
+        let mut index = 0;
+        while index < self.held.len() {
+            let held = &self.held[index];
+            if motion == Motion::Stopped && is_unix(&self.found[index]) && self.unix.has_queue(held) {
+                let place = Place { number: None, ..held.place.clone() };
+                let mut messages = Vec::new();
+                for seen in unix::peek_all(held)? {
+                    messages.push(unix::record(seen, |fd| self.identify(fd, place.clone()))?);
+                }
+                self.queues.insert(index, messages);
+                self.recognise_from(self.found.len(), refusals)?;
+            }
+            index += 1;
+        }
+        let sockets = || self.held.iter().enumerate().filter(|(index, _)| is_unix(&self.found[*index]));
+        let inside: HashMap<u32, usize> =
+            sockets().map(|(index, held)| (held.stat.st_ino as u32, index)).collect();
+        let relations: Vec<_> =
+            sockets().map(|(index, held)| (index, self.unix.relation(held, &inside))).collect();
+        for (index, relation) in relations {
+            match relation {
+                Ok(relation) => {
+                    self.relations.insert(index, relation);
+                }
+                Err(refusal) => refusals.push((index, refusal)),
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_pipes(&mut self) {
+        for ends in self.pipes.values_mut() {
+            let first = ends.descriptions.first().copied();
+            if let Some(index) = first.filter(|index| matches!(self.found[*index], Some(Found::Pipe))) {
+                ends.look_outside(&self.held[index]);
+            }
+        }
+    }
+
+    /// Refuses epoll instances that watch what the tree does not hold.
+    fn look_at_watches(&self, motion: Motion, refusals: &mut Vec<(usize, Refusal)>) -> Result<(), Error> {
+        for (index, held) in self.held.iter().enumerate() {
+            if !matches!(self.found[index], Some(Found::Epoll)) {
+                continue;
+            }
+            for seen in epoll::watches(held, &self.held)? {
+                if seen.description.is_none() && motion == Motion::Stopped {
+                    refusals.push((
+                        index,
+                        Refusal::new(
+                            "epoll instance",
+                            format!(
+                                "it watches a file that was added as fd {} and that no process of the tree holds",
+                                seen.number
+                            ),
+                            "freeze an ancestor of all that hold the file, or let the program remove the watch",
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn capture_pipe(&self, ends: &pipe::Ends) -> Result<Pipe, Error> {
+        let descriptions = || ends.descriptions.iter().map(|index| &self.held[*index]);
+        let reader = descriptions().find(|held| held.is_readable());
+        let first = &self.held[ends.descriptions[0]];
+        match self.found[ends.descriptions[0]] {
+            Some(Found::Fifo(_)) => fifo::capture(ends, first, reader),
+            _ => pipe::capture(ends, first, reader.map(|held| held.fd.as_fd())),
+        }
+    }
+
+    fn capture_epoll(&self, held: &Held) -> Result<Capability, Error> {
+        let watches = epoll::watches(held, &self.held)?
+            .iter()
+            .map(|seen| seen.record().ok_or_else(|| Error::Refused { object: held.describe() }))
+            .collect::<Result<_, _>>()?;
+        Ok(Capability::Epoll(frost_model::cap::Epoll { watches }))
+    }
+
+    fn capture_unix(&self, index: usize, held: &Held) -> Result<Capability, Error> {
+        let queue = self.queues.get(&index).cloned().unwrap_or_default();
+        match self.relations.get(&index) {
+            Some(Relation::Inside(state)) => self.unix.capture(held, state.clone(), queue, &self.members),
+            Some(Relation::Outside(peer)) => Ok(self.unix.capture_outside(held, *peer, queue, &self.members)),
+            None => Err(Error::Refused { object: held.describe() }),
+        }
+    }
+
+    /// The first description of a file that has a property, else the first.
+    fn first_of(&self, key: (u64, u64), property: impl Fn(&Held) -> bool) -> usize {
+        let group = self.by_file.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let found = group.iter().find(|index| property(&self.held[**index])).or(group.first());
+        found.copied().unwrap_or(0)
+    }
+
+    fn unnamed_id(&self, held: &Held) -> Result<ObjectId, Error> {
+        let index = self.unnamed.iter().position(|key| *key == held.key());
+        let index = index.ok_or_else(|| Error::Refused { object: held.describe() })?;
+        Ok(ObjectId::new(index as u32))
+    }
+
+    /// Whom a description signals, by the pid inside; nobody, if that is no process of the tree.
+    fn owner(&self, held: &Held) -> Option<Owner> {
+        let owner = held.owner()?;
+        let id = self.members.inner(Pid::new(owner.id))?.raw();
+        Some(Owner { id, ..owner })
+    }
+}
+
+impl Captured {
+    /// Returns one line for each description that thaw will not find as it was, for people: what lies outside.
+    pub fn outside(&self) -> impl Iterator<Item = &Capability> {
+        self.descriptions.iter().map(|description| &description.capability).filter(|capability| {
+            matches!(capability, Capability::Outside(outside)
+                if !matches!(outside.kind, OutsideKind::Terminal { .. }))
+                || matches!(capability, Capability::TcpStream(_))
+        })
+    }
+}
+
+fn obstacle(place: &Place, refusal: Refusal) -> Obstacle {
+    let object = match place.number {
+        Some(number) => format!("fd {number} ({})", refusal.what),
+        None => format!("descriptor in flight ({})", refusal.what),
+    };
+    Obstacle {
+        pid: place.pid,
+        command: place.command.clone(),
+        object,
+        reason: refusal.reason,
+        remedy: refusal.remedy,
+    }
+}
+
+/// Lets our own table grow as far as we may: we hold one duplicate for each description of the tree.
+fn raise_limit() {
+    let limit = getrlimit(Limit::Nofile);
+    if limit.current != limit.maximum {
+        // Should it fail, a table that is too small is reported as such (EMFILE).
+        let _ = setrlimit(Limit::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
 }

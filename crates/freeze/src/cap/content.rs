@@ -1,0 +1,129 @@
+//! Content of files, on its way into the pack.
+
+use super::{Error, Held};
+use frost_model::PAGE_SIZE;
+use frost_model::ram::{Pages, Run};
+use frost_store::PackWriter;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::SeekFrom;
+use rustix::io::{Errno, ReadWriteFlags};
+use std::io::IoSliceMut;
+
+/// Where contents go: the pack of an image; a vector in tests.
+pub trait Sink {
+    /// Adds `bytes` and returns the offset at which they lie, a multiple of the page size.
+    ///
+    /// The bytes of consecutive calls lie side by side if their lengths are multiples of the page size.
+    ///
+    /// # Errors
+    /// What writing gave, as no space.
+    fn append(&mut self, bytes: &[u8]) -> Result<u64, StoreError>;
+}
+
+/// What a [`Sink`] gives when it cannot take more.
+pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Sink for PackWriter {
+    fn append(&mut self, bytes: &[u8]) -> Result<u64, StoreError> {
+        Ok(Self::append(self, bytes)?)
+    }
+}
+
+impl Sink for Vec<u8> {
+    fn append(&mut self, bytes: &[u8]) -> Result<u64, StoreError> {
+        self.resize(self.len().next_multiple_of(PAGE_SIZE as usize), 0);
+        let offset = self.len() as u64;
+        self.extend_from_slice(bytes);
+        Ok(offset)
+    }
+}
+
+/// How much is read at once.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Stores the data of the file behind `held`; holes stay holes. `whole` pads the end to a page with zeros.
+pub(super) fn store(held: &Held, len_bytes: u64, whole: bool, sink: &mut dyn Sink) -> Result<Pages, Error> {
+    let file = Source::open(held)?;
+    let mut pages = Pages::default();
+    let mut buffer = vec![0u8; CHUNK_BYTES];
+    let mut at = 0;
+    while let Some((start, end)) = file.next_data(at, len_bytes).map_err(|e| held.error(e))? {
+        // Where the file system keeps data in smaller blocks, the rest of the page is a hole, which reads as zeros.
+        let start = start / PAGE_SIZE * PAGE_SIZE;
+        let end = end.next_multiple_of(PAGE_SIZE).min(len_bytes);
+        let mut offset = start.max(at);
+        while offset < end {
+            let want = CHUNK_BYTES.min((end - offset) as usize);
+            let got = file.read(&mut buffer[..want], offset).map_err(|e| held.error(e))?;
+            // The file became shorter than it was, although everybody in the tree stands still.
+            if got != want {
+                return Err(Error::Changed { object: held.describe() });
+            }
+            let mut stored = want;
+            if whole {
+                stored = want.next_multiple_of(PAGE_SIZE as usize);
+                buffer[want..stored].fill(0);
+            }
+            let pack_offset = sink
+                .append(&buffer[..stored])
+                .map_err(|source| Error::Store { object: held.describe(), source })?;
+            pages.push(Run { offset, len_bytes: stored as u64, pack_offset });
+            offset += want as u64;
+        }
+        at = end;
+    }
+    Ok(pages)
+}
+
+/// A file that is read without moving the program's offset.
+enum Source<'a> {
+    /// Opened anew, so that the offset is ours to seek for data and holes.
+    Anew(OwnedFd),
+    /// The program's own description, where the file may not be opened again: read with pread(2) only, and holes
+    /// are not found.
+    Shared(&'a Held),
+}
+
+impl<'a> Source<'a> {
+    fn open(held: &'a Held) -> Result<Self, Error> {
+        match held.open_anew() {
+            Ok(fd) => Ok(Self::Anew(fd)),
+            Err(_) if held.is_readable() => Ok(Self::Shared(held)),
+            Err(error) => Err(held.error(error)),
+        }
+    }
+
+    fn next_data(&self, at: u64, len_bytes: u64) -> Result<Option<(u64, u64)>, Errno> {
+        if at >= len_bytes {
+            return Ok(None);
+        }
+        let Self::Anew(fd) = self else { return Ok(Some((at, len_bytes))) };
+        let start = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(None),
+            // A file system that does not know of holes.
+            Err(Errno::INVAL) => return Ok(Some((at, len_bytes))),
+            Err(error) => return Err(error),
+        };
+        let end = rustix::fs::seek(fd, SeekFrom::Hole(start))?;
+        Ok((start < len_bytes).then_some((start, end.min(len_bytes))))
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let fd = match self {
+            Self::Anew(fd) => fd.as_fd(),
+            Self::Shared(held) => held.fd.as_fd(),
+        };
+        let mut done = 0;
+        while done < buffer.len() {
+            let slice = &mut [IoSliceMut::new(&mut buffer[done..])];
+            match rustix::io::preadv2(fd, slice, offset + done as u64, ReadWriteFlags::empty()) {
+                Ok(0) => break,
+                Ok(got) => done += got,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+}

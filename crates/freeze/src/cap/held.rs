@@ -1,0 +1,138 @@
+//! An open file description of the tree, held by a duplicate of ours.
+//!
+//! A duplicate shares everything with the program's descriptor: offset, status flags, position in a queue. So
+//! nothing here may seek, read, or set a flag through it; where content must be read, the file is opened anew.
+
+use super::Error;
+use frost_model::cap::{FileIdentity, Lock, Owner};
+use frost_model::clock::Timespec;
+use frost_model::{BytePath, Pid};
+use frost_sys::fdinfo::FdInfo;
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{OFlags, Stat};
+use rustix::io::{Errno, Result};
+
+/// Where a description was found first.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The process, as the freezer sees it.
+    pub(super) pid: Pid,
+    /// Its command name.
+    pub(super) command: String,
+    /// The number of the descriptor, or `None` for one in flight.
+    pub(super) number: Option<i32>,
+}
+
+/// An open file description of the tree.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Our duplicate.
+    pub(super) fd: OwnedFd,
+    /// What fstat(2) says.
+    pub(super) stat: Stat,
+    /// F_GETFL.
+    pub(super) flags: OFlags,
+    /// What the kernel calls it: a path, or a name as `pipe:[77]`; none if it is longer than a page.
+    pub(super) link: Option<Vec<u8>>,
+    /// Where it was found.
+    pub(super) place: Place,
+    /// Locks held through it.
+    pub(super) locks: Vec<Lock>,
+}
+
+impl Held {
+    pub(super) fn new(fd: OwnedFd, place: Place) -> Result<Self> {
+        let link = match rustix::fs::readlink(own_path(fd.as_fd()), Vec::new()) {
+            Ok(link) => Some(link.into_bytes()),
+            Err(Errno::NAMETOOLONG) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            stat: rustix::fs::fstat(&fd)?,
+            flags: rustix::fs::fcntl_getfl(&fd)?,
+            link,
+            fd,
+            place,
+            locks: Vec::new(),
+        })
+    }
+
+    /// The name the kernel gives it, for messages.
+    pub(super) fn name(&self) -> String {
+        match &self.link {
+            Some(link) => String::from_utf8_lossy(link).into_owned(),
+            None => "a path longer than 4095 bytes".to_owned(),
+        }
+    }
+
+    /// Returns the descriptor for messages: `fd 3 of process 12 (/tmp/x)`.
+    pub(super) fn describe(&self) -> String {
+        let pid = self.place.pid;
+        match self.place.number {
+            Some(number) => format!("fd {number} of process {pid} ({})", self.name()),
+            None => format!("a descriptor in flight in process {pid} ({})", self.name()),
+        }
+    }
+
+    pub(super) fn error(&self, source: Errno) -> Error {
+        Error::Object { object: self.describe(), source }
+    }
+
+    pub(super) fn info(&self) -> std::result::Result<FdInfo, Error> {
+        FdInfo::of_ours(&self.fd).map_err(|e| self.error(e))
+    }
+
+    /// The key of what lies behind it: device and inode.
+    pub(super) fn key(&self) -> (u64, u64) {
+        (self.stat.st_dev, self.stat.st_ino)
+    }
+
+    pub(super) fn is_readable(&self) -> bool {
+        !self.flags.contains(OFlags::PATH) && self.flags & OFlags::RWMODE != OFlags::WRONLY
+    }
+
+    pub(super) fn is_writable(&self) -> bool {
+        !self.flags.contains(OFlags::PATH) && self.flags & OFlags::RWMODE != OFlags::RDONLY
+    }
+
+    /// Opens the same file with a description of its own, to read without moving the program's offset.
+    pub(super) fn open_anew(&self) -> Result<OwnedFd> {
+        let path = own_path(self.fd.as_fd());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        // Reading leaves the access time alone where we may ask for that.
+        rustix::fs::open(&path, flags | OFlags::NOATIME, rustix::fs::Mode::empty())
+            .or_else(|_| rustix::fs::open(&path, flags, rustix::fs::Mode::empty()))
+    }
+
+    /// Returns whom it signals, in our pid namespace.
+    pub(super) fn owner(&self) -> Option<Owner> {
+        let owner = frost_sys::fcntl::owner(&self.fd).ok().filter(|owner| owner.id != 0)?;
+        let signal = frost_sys::fcntl::signal(&self.fd).unwrap_or(0);
+        Some(Owner { kind: owner.kind, id: owner.id, signal })
+    }
+}
+
+/// The path that leads to the file behind a descriptor of ours.
+pub(super) fn own_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Takes what is recorded of a file out of `stat`.
+pub(super) fn identity(stat: &Stat) -> FileIdentity {
+    FileIdentity {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        mode: stat.st_mode,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        rdev: stat.st_rdev,
+        len_bytes: stat.st_size as u64,
+        modified: Timespec { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as i64 },
+        build_id: None,
+    }
+}
+
+/// Takes the suffix away that the kernel adds to the path of a file without a name.
+pub(super) fn without_deleted(link: &[u8]) -> BytePath {
+    BytePath::new(link.strip_suffix(b" (deleted)").unwrap_or(link))
+}

@@ -1,0 +1,37 @@
+//! Memory behind a descriptor.
+
+use super::{Error, Held, Sink, content};
+use frost_model::BytePath;
+use frost_model::cap::{Capability, Memfd};
+use frost_model::id::DataspaceId;
+use frost_model::ram::{Dataspace, DataspaceKind};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+/// Returns the device number of memfds: they all lie in one file system of the kernel's own.
+pub(super) fn device() -> Option<u64> {
+    let own = memfd_create("frost-probe", MemfdFlags::CLOEXEC).ok()?;
+    rustix::fs::fstat(own).ok().map(|stat| stat.st_dev)
+}
+
+/// Returns the name of a memfd, or `None` if this is something else.
+pub(super) fn name(held: &Held, device: Option<u64>) -> Option<BytePath> {
+    let link = held.link.as_deref()?;
+    let name = link.strip_prefix(b"/memfd:")?;
+    (held.stat.st_nlink == 0 && Some(held.stat.st_dev) == device)
+        .then(|| BytePath::new(name.strip_suffix(b" (deleted)").unwrap_or(name)))
+}
+
+/// Captures the memory.
+pub(super) fn capture_memory(held: &Held, name: BytePath, sink: &mut dyn Sink) -> Result<Dataspace, Error> {
+    let stat = rustix::fs::fstat(&held.fd).map_err(|e| held.error(e))?;
+    let seals = rustix::fs::fcntl_get_seals(&held.fd).map_err(|e| held.error(e))?;
+    let len_bytes = stat.st_size as u64;
+    let pages = content::store(held, len_bytes, true, sink)?;
+    let kind = DataspaceKind::Memfd { name, seals: seals.bits(), mode: stat.st_mode & 0o7777, huge_shift: 0 };
+    Ok(Dataspace { kind, len_bytes, pages })
+}
+
+/// Captures a description of it.
+pub(super) fn capture(held: &Held, dataspace: DataspaceId) -> Result<Capability, Error> {
+    Ok(Capability::Memfd(Memfd { dataspace, position: held.info()?.position() }))
+}

@@ -1,0 +1,74 @@
+//! Descriptions whose other end is not in the tree.
+
+use super::pipe::{self, Ends};
+use super::{Error, Held, Members, held};
+use frost_model::cap::{Capability, FileRef, Outside, OutsideKind};
+use frost_model::{BytePath, Pid};
+use rustix::fd::AsFd;
+use rustix::fs::{major, makedev, minor};
+use rustix::termios::tcgetwinsize;
+use std::collections::BTreeMap;
+
+/// Processes that are not in the tree and hold one of the sought objects, by the name the kernel gives it.
+pub(super) type Holders = BTreeMap<Vec<u8>, (Pid, String)>;
+
+/// Looks through the descriptors of all processes outside of the tree for the names in `sought`.
+///
+/// An ordinary user sees only processes of their own; what is not found stays unknown, for it only serves messages.
+pub(super) fn find_holders(sought: &[Vec<u8>], members: &Members) -> Holders {
+    let mut holders = Holders::new();
+    if sought.is_empty() {
+        return holders;
+    }
+    let Ok(directory) = std::fs::read_dir("/proc") else { return holders };
+    let own = std::process::id();
+    for pid in directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+        if members.inner(Pid::new(pid)).is_some() || pid as u32 == own {
+            continue;
+        }
+        for number in frost_sys::proc::numbers(pid, "fd").unwrap_or_default() {
+            let Ok(link) = frost_sys::proc::link(pid, &format!("fd/{number}")) else { continue };
+            if sought.contains(&link) {
+                holders.entry(link).or_insert_with(|| (Pid::new(pid), frost_sys::proc::command(pid)));
+            }
+        }
+        if holders.len() == sought.len() {
+            break;
+        }
+    }
+    holders
+}
+
+/// Captures a pipe to another program: what waits in it, if the tree reads it.
+pub(super) fn capture_pipe(ends: &Ends, held: &Held, holders: &Holders) -> Result<Capability, Error> {
+    let capacity_bytes = pipe::capacity(held)?;
+    let content = match ends.reader {
+        true => pipe::content(held, held.fd.as_fd(), capacity_bytes)?.into_iter().flatten().collect(),
+        false => Vec::new(),
+    };
+    let peer = held.link.as_ref().and_then(|link| holders.get(link)).cloned();
+    let kind = OutsideKind::Pipe { inode: held.stat.st_ino, capacity_bytes, content };
+    Ok(Capability::Outside(Outside { kind, peer }))
+}
+
+/// Captures a terminal: what it was, and its settings.
+pub(super) fn capture_terminal(held: &Held, path: BytePath, members: &Members) -> Result<Capability, Error> {
+    // A terminal that was hung up gives EIO: it has no settings any more.
+    let settings = frost_sys::pty::settings(&held.fd).map(Vec::from).unwrap_or_default();
+    let size = tcgetwinsize(&held.fd).map(|size| (size.ws_row, size.ws_col)).unwrap_or_default();
+    let rdev = held.stat.st_rdev;
+    // /dev/tty is whatever terminal controls the one who opens it.
+    let controlling = (major(rdev), minor(rdev)) == (5, 0)
+        || members
+            .outer()
+            .any(|pid| frost_sys::proc::stat(pid.raw()).is_ok_and(|stat| is_terminal(stat.tty_nr, rdev)));
+    let file = FileRef { path, identity: held::identity(&held.stat) };
+    let kind = OutsideKind::Terminal { file, settings, size, controlling };
+    Ok(Capability::Outside(Outside { kind, peer: None }))
+}
+
+/// Compares the terminal of `/proc/PID/stat`, in the kernel's old form (minor in bits 31-20 and 7-0), with a device.
+fn is_terminal(tty_nr: i32, rdev: u64) -> bool {
+    let number = tty_nr as u32;
+    makedev((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xfff00)) == rdev
+}

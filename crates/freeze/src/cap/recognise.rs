@@ -1,0 +1,227 @@
+//! What a description is, and whether that can be carried.
+
+use super::{Error, Held, device, eventfd, memfd, regular};
+use frost_model::BytePath;
+use frost_sys::sock::int_option;
+use rustix::fs::{FileType, OFlags, major, minor};
+
+/// A kind of description that is carried, with what is known of it at once.
+#[derive(Clone, Debug)]
+pub(super) enum Found {
+    Named(BytePath),
+    Unnamed,
+    Directory(BytePath),
+    Device(BytePath),
+    Pipe,
+    Fifo(BytePath),
+    EventFd,
+    Epoll,
+    SignalFd,
+    TimerFd,
+    PidFd,
+    Memfd,
+    Unix,
+    Tcp,
+    Udp,
+    Terminal(BytePath),
+}
+
+/// Why something is not carried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// What it is, a noun.
+    pub(super) what: String,
+    /// Why it cannot be carried.
+    pub(super) reason: String,
+    /// What the user can do.
+    pub(super) remedy: String,
+}
+
+impl Refusal {
+    pub(super) fn new(what: impl Into<String>, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what: what.into(), reason: reason.into(), remedy: remedy.into() }
+    }
+}
+
+const CLOSE_FIRST: &str = "let the program close it first";
+const FALL_BACK: &str = "start it under `frost run`, which makes it fall back";
+
+/// Decides what `held` is. `memfds` is the device number of memfds.
+pub(super) fn recognise(held: &Held, memfds: Option<u64>) -> Result<Result<Found, Refusal>, Error> {
+    let link = held.link.as_deref().unwrap_or_default();
+    // First, since some kernels give these the type of a regular file.
+    if let Some(name) = link.strip_prefix(b"anon_inode:") {
+        return anonymous(held, name);
+    }
+    if memfd::name(held, memfds).is_some() && !held.flags.contains(OFlags::PATH) {
+        return Ok(Ok(Found::Memfd));
+    }
+    let kind = FileType::from_raw_mode(held.stat.st_mode);
+    if held.flags.contains(OFlags::PATH) {
+        return Ok(match kind {
+            _ if !link.starts_with(b"/") => Err(Refusal::new(
+                format!("O_PATH descriptor of {}", held.name()),
+                "it has no path to open again",
+                CLOSE_FIRST,
+            )),
+            FileType::Directory => named_directory(held),
+            _ => regular::recognise(held),
+        });
+    }
+    Ok(match kind {
+        FileType::RegularFile => match special_file_system(held) {
+            Some(refusal) => Err(refusal),
+            None => regular::recognise(held),
+        },
+        FileType::Directory => named_directory(held),
+        FileType::CharacterDevice => character_device(held),
+        FileType::Fifo if link.starts_with(b"pipe:") => Ok(Found::Pipe),
+        FileType::Fifo if held.stat.st_nlink == 0 => Err(Refusal::new(
+            format!("fifo {}", held.name()),
+            "it was deleted, so it cannot be opened again",
+            CLOSE_FIRST,
+        )),
+        FileType::Fifo => regular::named_path(held).map(Found::Fifo),
+        FileType::Socket => socket(held),
+        FileType::BlockDevice => Err(Refusal::new(
+            format!("block device {}", held.name()),
+            "what is on it may change while the program is away",
+            CLOSE_FIRST,
+        )),
+        _ => Err(Refusal::new(held.name(), "frost does not know this kind of file", CLOSE_FIRST)),
+    })
+}
+
+fn anonymous(held: &Held, name: &[u8]) -> Result<Result<Found, Refusal>, Error> {
+    let refuse = |what: &str, reason: &str, remedy: &str| Ok(Err(Refusal::new(what, reason, remedy)));
+    match name {
+        b"[eventfd]" if eventfd::is_told(held)? => Ok(Ok(Found::EventFd)),
+        b"[eventfd]" => refuse(
+            "eventfd",
+            "this kernel does not tell whether it is a semaphore",
+            "freeze it on Linux 6.5 or later",
+        ),
+        b"[eventpoll]" => Ok(Ok(Found::Epoll)),
+        b"[signalfd]" => Ok(Ok(Found::SignalFd)),
+        b"[timerfd]" => Ok(Ok(Found::TimerFd)),
+        b"[pidfd]" => Ok(Ok(Found::PidFd)),
+        b"[io_uring]" => {
+            refuse("io_uring ring", "its state is one that the kernel does not give back", FALL_BACK)
+        }
+        b"inotify" | b"[inotify]" => refuse(
+            "inotify instance",
+            "what happens to the watched files while the program is away would be missed",
+            CLOSE_FIRST,
+        ),
+        b"[fanotify]" => refuse("fanotify group", "events would be missed while it is away", CLOSE_FIRST),
+        b"[userfaultfd]" => {
+            refuse("userfaultfd", "who registered which memory with it is not told by the kernel", FALL_BACK)
+        }
+        b"[perf_event]" => refuse("perf event", "its counters cannot be set", FALL_BACK),
+        b"seccomp notify" => {
+            refuse("seccomp listener", "the filter that it belongs to cannot be read back", CLOSE_FIRST)
+        }
+        b"bpf-map" | b"bpf-prog" | b"bpf_link" | b"[bpf-link]" | b"btf" => {
+            refuse("BPF object", "the kernel does not give back what it was loaded from", FALL_BACK)
+        }
+        b"[landlock-ruleset]" => refuse("landlock ruleset", "its rules cannot be read back", CLOSE_FIRST),
+        name => {
+            let name = String::from_utf8_lossy(name).trim_matches(['[', ']']).to_owned();
+            refuse(&format!("{name} descriptor"), "its state is not given back by the kernel", CLOSE_FIRST)
+        }
+    }
+}
+
+/// File systems whose files are not data that lies somewhere: opening them again would give something else.
+fn special_file_system(held: &Held) -> Option<Refusal> {
+    let magic = rustix::fs::fstatfs(&held.fd).ok()?.f_type as u32;
+    // Magic numbers of include/uapi/linux/magic.h.
+    let (what, reason) = match magic {
+        0x9fa0 => {
+            // Files of /proc/PID and /proc/self tell of one process; those elsewhere tell of the system.
+            let name = held.name();
+            let first = name.strip_prefix("/proc/").and_then(|rest| rest.split('/').next());
+            if !first.is_some_and(|first| first.bytes().all(|byte| byte.is_ascii_digit())) {
+                return None;
+            }
+            ("file of /proc", "it tells of one process, and was partly read")
+        }
+        0x6e73_6673 => ("namespace", "it cannot be opened again"),
+        0x1980_0202 => ("POSIX message queue", "its messages cannot be read without taking them"),
+        0x5049_4446 => ("pidfd", "the kernel does not tell of which process"),
+        0x5345_434d => ("secret memory", "nobody but the program may read it"),
+        0x9584_58f6 => ("file of huge pages", "its content would need as many huge pages at thaw"),
+        0xcafe_4a11 => ("BPF file", "it is an object of the kernel"),
+        0x7472_6163 | 0x6462_6720 => ("file of tracefs or debugfs", "it is a stream of events"),
+        _ => return None,
+    };
+    Some(Refusal::new(format!("{what} {}", held.name()), reason, CLOSE_FIRST))
+}
+
+fn named_directory(held: &Held) -> Result<Found, Refusal> {
+    if held.stat.st_nlink == 0 {
+        return Err(Refusal::new(
+            format!("directory {}", held.name()),
+            "it was deleted, so it cannot be opened again",
+            CLOSE_FIRST,
+        ));
+    }
+    let name = held.name();
+    let process = name.strip_prefix("/proc/").and_then(|rest| rest.split('/').next());
+    if process.is_some_and(|first| !first.is_empty() && first.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err(Refusal::new(
+            format!("directory {name}"),
+            "it tells of one process, which may be another one after the thaw",
+            CLOSE_FIRST,
+        ));
+    }
+    regular::named_path(held).map(Found::Directory)
+}
+
+fn character_device(held: &Held) -> Result<Found, Refusal> {
+    let rdev = held.stat.st_rdev;
+    if device::is_stateless(rdev) {
+        return regular::named_path(held).map(Found::Device);
+    }
+    let path = || BytePath::new(held.link.clone().unwrap_or_default());
+    // Documentation/admin-guide/devices.txt: 4 consoles and serial lines, 5 /dev/tty, /dev/console, /dev/ptmx,
+    // 136-143 pseudoterminals.
+    match (major(rdev), minor(rdev)) {
+        (5, 2) => Err(Refusal::new(
+            "master of a pseudoterminal",
+            "what is written to its slave is held by a line discipline that cannot be read back",
+            "freeze only the programs below it, not the terminal emulator or sshd itself",
+        )),
+        (4 | 5 | 136..=143, _) => Ok(Found::Terminal(path())),
+        // Other serial lines and consoles answer as a terminal does.
+        _ if frost_sys::pty::settings(&held.fd).is_ok() => Ok(Found::Terminal(path())),
+        _ => Err(Refusal::new(
+            format!("device {}", held.name()),
+            "what it holds is not given back by the kernel",
+            CLOSE_FIRST,
+        )),
+    }
+}
+
+fn socket(held: &Held) -> Result<Found, Refusal> {
+    let fact = |name| int_option(&held.fd, libc::SOL_SOCKET, name).unwrap_or(-1);
+    let (domain, kind, protocol) = (fact(libc::SO_DOMAIN), fact(libc::SO_TYPE), fact(libc::SO_PROTOCOL));
+    let what = match (domain, kind, protocol) {
+        (libc::AF_UNIX, ..) => return Ok(Found::Unix),
+        // 262 is IPPROTO_MPTCP.
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_TCP | 262) => {
+            return Ok(Found::Tcp);
+        }
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP) => return Ok(Found::Udp),
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_RAW, _) => "raw socket",
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, _) => "ping socket",
+        (libc::AF_NETLINK, ..) => "netlink socket",
+        (libc::AF_PACKET, ..) => "packet socket",
+        (libc::AF_VSOCK, ..) => "vsock socket",
+        (libc::AF_ALG, ..) => "crypto (AF_ALG) socket",
+        (libc::AF_XDP, ..) => "XDP socket",
+        (libc::AF_INET | libc::AF_INET6, ..) => "socket of another protocol (SCTP, DCCP)",
+        _ => "socket of another family",
+    };
+    Err(Refusal::new(what, "its state is not given back by the kernel", CLOSE_FIRST))
+}

@@ -1,0 +1,107 @@
+//! Regular files, with and without a name.
+
+use super::held::identity;
+use super::recognise::{Found, Refusal};
+use super::{Error, Held, Sink, content};
+use frost_model::BytePath;
+use frost_model::cap::{Capability, Content, FileRef, RegularFile, Unnamed};
+use frost_model::id::ObjectId;
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+
+/// Decides what a file of the file system is: it has a name, none, or one that leads elsewhere.
+pub(super) fn recognise(held: &Held) -> Result<Found, Refusal> {
+    if held.stat.st_nlink == 0 {
+        if held.flags.contains(OFlags::PATH)
+            && FileType::from_raw_mode(held.stat.st_mode) != FileType::RegularFile
+        {
+            return Err(Refusal::new(
+                "O_PATH descriptor of a deleted node",
+                "a node that is no regular file cannot be made again without a name",
+                "close it first",
+            ));
+        }
+        return Ok(Found::Unnamed);
+    }
+    named_path(held).map(Found::Named)
+}
+
+/// Returns the path of a file, if that path leads to this very file.
+pub(super) fn named_path(held: &Held) -> Result<BytePath, Refusal> {
+    let Some(link) = &held.link else {
+        return Err(Refusal::new(
+            "file",
+            "its path is longer than 4095 bytes, so it cannot be opened again",
+            "move it to a shorter path",
+        ));
+    };
+    let path = BytePath::new(link.as_slice());
+    let found = if FileType::from_raw_mode(held.stat.st_mode) == FileType::Symlink {
+        rustix::fs::lstat(path.as_path())
+    } else {
+        rustix::fs::stat(path.as_path())
+    };
+    let what = format!("file {path}");
+    match found {
+        Ok(stat) if (stat.st_dev, stat.st_ino) == held.key() => Ok(path),
+        Ok(_) => Err(Refusal::new(
+            what,
+            "its path leads to another file (another mount namespace, or something mounted over it)",
+            "freeze it from within its mount namespace, or undo the mount",
+        )),
+        Err(Errno::NOENT | Errno::NOTDIR) if link.ends_with(b" (deleted)") => Err(Refusal::new(
+            what,
+            "this name of it was deleted, while it has another one, which the kernel does not tell",
+            "give it this name again with ln(1), or delete the other one",
+        )),
+        Err(Errno::NOENT | Errno::NOTDIR) => Err(Refusal::new(
+            what,
+            "its path does not exist here (another mount namespace or root directory)",
+            "freeze it from within its mount namespace",
+        )),
+        Err(error) => Err(Refusal::new(
+            what,
+            format!("its path cannot be looked up: {error}"),
+            "freeze it as a user who may",
+        )),
+    }
+}
+
+/// Makes a reference to a named file, with its identity as of now.
+pub(super) fn reference(held: &Held, path: BytePath) -> Result<FileRef, Error> {
+    let stat = rustix::fs::fstat(&held.fd).map_err(|e| held.error(e))?;
+    Ok(FileRef { path, identity: identity(&stat) })
+}
+
+/// Captures a named file. One that is open for writing was synced before, so its time of change stays.
+pub(super) fn capture_named(
+    held: &Held,
+    path: BytePath,
+    files: bool,
+    sink: &mut dyn Sink,
+) -> Result<Capability, Error> {
+    let mut captured = None;
+    let file = reference(held, path)?;
+    if files && held.is_writable() {
+        captured = Some(content::store(held, file.identity.len_bytes, false, sink)?);
+    }
+    let position = position(held)?;
+    Ok(Capability::Regular(RegularFile { content: Content::Named { file, captured }, position }))
+}
+
+/// Captures a file without a name.
+pub(super) fn capture_unnamed(held: &Held, path: BytePath, sink: &mut dyn Sink) -> Result<Unnamed, Error> {
+    let stat = rustix::fs::fstat(&held.fd).map_err(|e| held.error(e))?;
+    let identity = identity(&stat);
+    let pages = content::store(held, identity.len_bytes, false, sink)?;
+    Ok(Unnamed { path, identity, pages })
+}
+
+/// Captures a description of a file without a name.
+pub(super) fn capture_of_unnamed(held: &Held, object: ObjectId) -> Result<Capability, Error> {
+    Ok(Capability::Regular(RegularFile { content: Content::Unnamed(object), position: position(held)? }))
+}
+
+fn position(held: &Held) -> Result<u64, Error> {
+    if held.flags.contains(OFlags::PATH) { Ok(0) } else { Ok(held.info()?.position()) }
+}

@@ -1,0 +1,299 @@
+//! Unix sockets: who is connected to whom, and what waits in their queues.
+
+use super::recognise::Refusal;
+use super::{Error, Held, Members, pipe, tcp};
+use frost_model::BytePath;
+use frost_model::Pid;
+use frost_model::cap::{
+    Capability, Message, Outside, OutsideKind, UnixName, UnixSocket, UnixState, UnixType,
+};
+use frost_model::id::DescriptionId;
+use frost_sys::sock::{self, Peeked, int_option, set_int_option};
+use frost_sys::unix_diag::{self, ESTABLISHED, LISTENING};
+use rustix::event::PollFlags;
+use rustix::fd::OwnedFd;
+use rustix::fs::FileType;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The unix sockets of our network namespace, as the kernel listed them.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    sockets: HashMap<u32, unix_diag::UnixSocket>,
+    /// The listening socket at which a client waits to be accepted, by the client's inode.
+    pending_at: HashMap<u32, u32>,
+}
+
+/// What a socket of the tree is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Relation {
+    /// Nothing outside of the tree.
+    Inside(UnixState),
+    /// A socket of another program, by its inode, if that is known.
+    Outside(Option<u32>),
+}
+
+impl Table {
+    pub(super) fn read() -> Result<Self, Error> {
+        let listed = unix_diag::unix_sockets().map_err(|source| Error::NoUnixDiag { source })?;
+        let mut table = Self::default();
+        for socket in listed {
+            for client in socket.pending.iter().filter(|client| **client != 0) {
+                table.pending_at.insert(*client, socket.inode);
+            }
+            table.sockets.insert(socket.inode, socket);
+        }
+        Ok(table)
+    }
+
+    fn of(&self, held: &Held) -> Option<&unix_diag::UnixSocket> {
+        self.sockets.get(&(held.stat.st_ino as u32))
+    }
+
+    /// Returns whether something waits in the queue of a socket.
+    pub(super) fn has_queue(&self, held: &Held) -> bool {
+        self.of(held).is_some_and(|socket| socket.state != LISTENING && socket.receive_queue != 0)
+            // A datagram of no bytes counts nothing; poll tells of it.
+            || (kind(held) != UnixType::Stream && pipe::events(&held.fd).contains(PollFlags::IN))
+    }
+
+    /// Finds out what `held` is connected to; `inside` finds the descriptions of the tree by inode.
+    pub(super) fn relation(&self, held: &Held, inside: &HashMap<u32, usize>) -> Result<Relation, Refusal> {
+        let Some(socket) = self.of(held) else {
+            return Err(Refusal::new(
+                "unix socket",
+                "it belongs to another network namespace",
+                "freeze it from within its network namespace",
+            ));
+        };
+        let id = |inode: &u32| inside.get(inode).map(|index| DescriptionId::new(*index as u32));
+        Ok(match (socket.state, socket.peer) {
+            (LISTENING, _) => {
+                let pending = socket.pending.iter();
+                // A client of another program will find the connection reset, as when a server ends.
+                let pending =
+                    pending.filter(|inode| **inode == 0 || inside.contains_key(inode)).map(id).collect();
+                Relation::Inside(UnixState::Listening { backlog: socket.send_queue, pending })
+            }
+            (_, Some(peer)) if peer != 0 => match id(&peer) {
+                Some(peer) => Relation::Inside(UnixState::Connected { peer }),
+                None => Relation::Outside(Some(peer)),
+            },
+            // A peer without inode: it was not accepted yet, or it is closed.
+            (ESTABLISHED, _) => match self.pending_at.get(&socket.inode) {
+                Some(listener) if inside.contains_key(listener) && socket.send_queue > 0 => {
+                    return Err(Refusal::new(
+                        "unix socket whose connection was not accepted yet",
+                        "what it sent already lies in a queue that nobody can read before it is accepted",
+                        "try again in a moment, when the server has accepted it",
+                    ));
+                }
+                Some(listener) if inside.contains_key(listener) => Relation::Inside(UnixState::Pending),
+                Some(listener) => Relation::Outside(Some(*listener)),
+                None if pipe::events(&held.fd).contains(PollFlags::ERR) => {
+                    Relation::Inside(UnixState::PeerReset)
+                }
+                None => Relation::Inside(UnixState::PeerClosed),
+            },
+            (_, Some(_)) => Relation::Inside(UnixState::PeerClosed),
+            (_, None) => Relation::Inside(UnixState::Unconnected),
+        })
+    }
+
+    /// Captures a socket whose peers are in the tree.
+    pub(super) fn capture(
+        &self,
+        held: &Held,
+        state: UnixState,
+        queue: Vec<Message>,
+        members: &Members,
+    ) -> Result<Capability, Error> {
+        let kind = kind(held);
+        let socket_type = match kind {
+            UnixType::Stream => SocketType::STREAM,
+            UnixType::Datagram => SocketType::DGRAM,
+            UnixType::SeqPacket => SocketType::SEQPACKET,
+        };
+        let fresh = socket_with(AddressFamily::UNIX, socket_type, SocketFlags::CLOEXEC, None)
+            .map_err(|e| held.error(e))?;
+        let listed = self.of(held);
+        let shutdown = listed.map_or(0, |socket| socket.shutdown);
+        Ok(Capability::Unix(UnixSocket {
+            inode: held.stat.st_ino,
+            kind,
+            name: listed.and_then(|socket| name(socket, members)),
+            state,
+            queue,
+            shut_read: shutdown & 1 != 0,
+            shut_write: shutdown & 2 != 0,
+            options: tcp::options(held, &fresh),
+        }))
+    }
+
+    /// Captures a socket that is connected to another program.
+    pub(super) fn capture_outside(
+        &self,
+        held: &Held,
+        peer: Option<u32>,
+        queue: Vec<Message>,
+        members: &Members,
+    ) -> Capability {
+        let peer_name =
+            peer.and_then(|inode| self.sockets.get(&inode)).and_then(|socket| name(socket, members));
+        let kind = OutsideKind::Unix { inode: held.stat.st_ino, kind: kind(held), peer_name, queue };
+        Capability::Outside(Outside { kind, peer: peer_process(held, members) })
+    }
+}
+
+/// Who was at the other end when the connection was made.
+fn peer_process(held: &Held, members: &Members) -> Option<(Pid, String)> {
+    // struct ucred: pid, uid, gid.
+    let mut credentials = [0u8; 12];
+    sock::option(&held.fd, libc::SOL_SOCKET, libc::SO_PEERCRED, &mut credentials).ok()?;
+    let pid = Pid::new(credentials[..4].try_into().map(i32::from_ne_bytes).ok()?);
+    (pid.raw() > 0 && members.inner(pid).is_none())
+        .then(|| (pid, frost_sys::proc::command(pid.raw())))
+        .filter(|(_, command)| !command.is_empty())
+}
+
+fn kind(held: &Held) -> UnixType {
+    match int_option(&held.fd, libc::SOL_SOCKET, libc::SO_TYPE) {
+        Ok(libc::SOCK_DGRAM) => UnixType::Datagram,
+        Ok(libc::SOCK_SEQPACKET) => UnixType::SeqPacket,
+        _ => UnixType::Stream,
+    }
+}
+
+/// Makes the record of a socket's name, and looks whether its node is still there.
+fn name(socket: &unix_diag::UnixSocket, members: &Members) -> Option<UnixName> {
+    let raw = socket.name.as_deref()?;
+    if let Some(name) = raw.strip_prefix(b"\0") {
+        return Some(UnixName::Abstract(name.to_vec()));
+    }
+    let path = BytePath::new(raw);
+    let node = |full: &Path| {
+        let stat = rustix::fs::lstat(full).ok()?;
+        let same = socket.node.is_some_and(|(_, inode)| inode == stat.st_ino as u32);
+        (same && FileType::from_raw_mode(stat.st_mode) == FileType::Socket).then_some(stat.st_mode & 0o7777)
+    };
+    if path.as_path().is_absolute() {
+        let mode = node(path.as_path());
+        let present = mode.is_some();
+        return Some(UnixName::Path { path, directory: None, present, mode: mode.unwrap_or(0o777) });
+    }
+    // A relative name counts from what was the working directory then; most programs have not left it.
+    let directories = members.outer().filter_map(|pid| {
+        let link = frost_sys::proc::link(pid.raw(), "cwd").ok()?;
+        Some(PathBuf::from(std::ffi::OsStr::from_bytes(&link)))
+    });
+    for directory in directories {
+        if let Some(mode) = node(&directory.join(path.as_path())) {
+            let directory = Some(BytePath::from(directory.as_path()));
+            return Some(UnixName::Path { path, directory, present: true, mode });
+        }
+    }
+    Some(UnixName::Path { path, directory: None, present: false, mode: 0o777 })
+}
+
+/// Turns an address into the record of a sender.
+pub(super) fn sender(raw: &[u8]) -> UnixName {
+    match raw.strip_prefix(b"\0") {
+        Some(name) => UnixName::Abstract(name.to_vec()),
+        None => UnixName::Path { path: BytePath::new(raw), directory: None, present: false, mode: 0o777 },
+    }
+}
+
+/// Most messages that are read from one queue; the kernel's own limit is net.unix.max_dgram_qlen.
+const MESSAGES_MAX: usize = 65_536;
+
+/// Looks at all that waits in a socket's queue without taking it.
+///
+/// Only for a socket of a stopped tree: where one look is not enough, SO_PEEK_OFF walks along the queue, and is put
+/// back to what it was.
+pub(super) fn peek_all(held: &Held) -> Result<Vec<Peeked>, Error> {
+    let fail = |source| held.error(source);
+    let is_stream = kind(held) == UnixType::Stream;
+    let before = int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF).map_err(fail)?;
+    if is_stream && before < 0 {
+        // One look sees all bytes up to the first descriptors in flight.
+        let waiting = rustix::io::ioctl_fionread(&held.fd).map_err(fail)? as usize;
+        match sock::peek(&held.fd, waiting.max(1)).map_err(fail)? {
+            None => return Ok(Vec::new()),
+            Some(seen) if seen.data.len() == waiting && seen.rights.is_empty() => {
+                return Ok(if seen.data.is_empty() { Vec::new() } else { vec![seen] });
+            }
+            Some(_) => {}
+        }
+    }
+    let seen = walk(held, is_stream);
+    set_int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, before).map_err(fail)?;
+    seen
+}
+
+fn walk(held: &Held, is_stream: bool) -> Result<Vec<Peeked>, Error> {
+    let fail = |source| held.error(source);
+    let at = |offset: usize| {
+        set_int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, offset as i32).map_err(fail)
+    };
+    let mut all = Vec::new();
+    let mut offset = 0;
+    let mut room = 256 * 1024;
+    while all.len() < MESSAGES_MAX {
+        at(offset)?;
+        let Some(seen) = sock::peek(&held.fd, room).map_err(fail)? else { break };
+        if seen.truncated && !is_stream {
+            // A packet larger than our buffer; socket buffers are limited, so this ends.
+            room *= 2;
+            continue;
+        }
+        let at_end = seen.data.is_empty() && (is_stream || pipe::events(&held.fd).contains(PollFlags::RDHUP));
+        if at_end {
+            break;
+        }
+        if seen.data.is_empty() {
+            // An empty packet has no place of its own: the kernel marks it as seen, and the next look passes it.
+            all.push(seen);
+            continue;
+        }
+        let len = seen.data.len();
+        if is_stream && !seen.rights.is_empty() && len > 1 {
+            split_before_rights(held, &at, offset, seen, &mut all)?;
+        } else {
+            all.push(seen);
+        }
+        offset += len;
+    }
+    Ok(all)
+}
+
+/// Splits bytes with descriptors where the piece begins that was sent with them: a look returns the plain bytes
+/// before it together with it, while a read would give them apart.
+fn split_before_rights(
+    held: &Held,
+    at: &dyn Fn(usize) -> Result<(), Error>,
+    offset: usize,
+    seen: Peeked,
+    all: &mut Vec<Peeked>,
+) -> Result<(), Error> {
+    at(offset)?;
+    // The piece with the descriptors is the last one seen, so all that fits into one byte less lies before it.
+    let plain = sock::whole_pieces(&held.fd, seen.data.len() - 1).map_err(|e| held.error(e))?;
+    let Peeked { mut data, sender, rights, truncated } = seen;
+    let rest = data.split_off(plain.min(data.len() - 1));
+    if !data.is_empty() {
+        all.push(Peeked { data, sender: None, rights: Vec::new(), truncated: false });
+    }
+    all.push(Peeked { data: rest, sender, rights, truncated });
+    Ok(())
+}
+
+/// Makes the record of a message; `identify` finds or adds the descriptions in flight.
+pub(super) fn record(
+    seen: Peeked,
+    mut identify: impl FnMut(OwnedFd) -> Result<DescriptionId, Error>,
+) -> Result<Message, Error> {
+    let rights = seen.rights.into_iter().map(&mut identify).collect::<Result<_, _>>()?;
+    Ok(Message { data: seen.data, rights, sender: seen.sender.as_deref().map(sender) })
+}
