@@ -4,8 +4,8 @@ use frost_model::clock::{Clocks, Timespec};
 use frost_model::host::Host;
 use rustix::time::ClockId;
 
-/// Describes this host. `xstate` is the xsave area of any thread, which tells what this processor saves.
-pub(crate) fn describe(xstate: &[u8]) -> Host {
+/// Describes this host, as it is for process `pid`. `xstate` is the xsave area of any thread, which tells what this processor saves.
+pub(crate) fn describe(pid: i32, xstate: &[u8]) -> Host {
     let uname = rustix::system::uname();
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let info = text("/proc/cpuinfo");
@@ -24,7 +24,12 @@ pub(crate) fn describe(xstate: &[u8]) -> Host {
         cpu_features: flags.split_ascii_whitespace().map(str::to_owned).collect(),
         uid: euid.as_raw(),
         privileged: euid.is_root(),
+        pid_namespace: namespace("self") != namespace(&pid.to_string()),
     }
+}
+
+fn namespace(id: &str) -> Option<Vec<u8>> {
+    rustix::fs::readlink(format!("/proc/{id}/ns/pid"), Vec::new()).ok().map(|link| link.into_bytes())
 }
 
 /// Reads the clocks as a program in the time namespace of `pid` sees them.

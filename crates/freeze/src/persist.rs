@@ -227,7 +227,7 @@ fn capture(
         });
     }
     let xstate = processes.first().and_then(|process| process.cpu.threads.first());
-    let host = host::describe(xstate.map_or(&[], |thread| thread.xstate.as_slice()));
+    let host = host::describe(freeze.pid, xstate.map_or(&[], |thread| thread.xstate.as_slice()));
     freeze.step("freeze.sessions")?;
     copy_memory(tree, &extents, draft).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.memory")?;

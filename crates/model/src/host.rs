@@ -19,4 +19,6 @@ pub struct Host {
     pub uid: u32,
     /// Whether the freezer had the privileges of root over the program.
     pub privileged: bool,
+    /// Whether the program lived in a pid namespace other than the freezer's: its pids mean nothing outside.
+    pub pid_namespace: bool,
 }

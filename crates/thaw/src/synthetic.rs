@@ -143,6 +143,7 @@ pub(crate) fn checkpoint(processes: Vec<Process>) -> Checkpoint {
             cpu_features: Vec::new(),
             uid: 0,
             privileged: true,
+            pid_namespace: false,
         },
         clocks: Clocks::default(),
         processes,

@@ -134,6 +134,7 @@ pub fn checkpoint() -> Checkpoint {
             cpu_features: vec!["fpu".to_owned(), "avx2".to_owned()],
             uid: 1000,
             privileged: false,
+            pid_namespace: false,
         },
         clocks: Clocks {
             monotonic: Timespec { sec: 1000, nsec: 1 },
