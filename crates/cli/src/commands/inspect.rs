@@ -177,9 +177,8 @@ fn render(record: &Record<'_>, header: &Header, state: &State, verbose: bool) ->
     let mut text = format!("{}@{}: {}\n", record.name, record.version, output::printable(record.command));
     let then = match (header.then, state.instance()) {
         (_, Some(instance)) => format!("{}, as process {}", record.state, instance.pid),
-        (Then::End, None) => record.state.to_owned(),
-        (Then::GoOn, None) => "frozen; the program went on and has ended since".to_owned(),
-        (Then::Elsewhere, None) => "frozen; imported".to_owned(),
+        (Then::GoOn, None) => "frozen; the program went on, and does not run here any more".to_owned(),
+        (_, None) => record.state.to_owned(),
     };
     let rows = [
         ("state", then),
