@@ -22,7 +22,7 @@
 //! | 212 | 4 | uid of the user whose program it was |
 //! | 216 | 8 | time of the freeze, seconds since 1970 |
 //! | 224 | 4 | its nanoseconds |
-//! | 228 | 4 | what became of the program: 0 it was ended, 1 it went on, 2 it is of another machine (imported) |
+//! | 228 | 4 | what was to become of the program: 0 it is ended, 1 it goes on |
 //! | 232 | 4 | pid of the frozen program's root process |
 //! | 236 | 4 | zero |
 //! | 240 | 8 | its start time, field 22 of `/proc/PID/stat` |
@@ -41,6 +41,9 @@ use crate::{FORMAT, KNOWN_FEATURES};
 use frost_model::Checkpoint;
 use frost_model::clock::Timespec;
 use serde::{Deserialize, Serialize};
+
+/// The longest pack that is accepted: the longest file of ext4.
+pub const PACK_LIMIT_BYTES: u64 = 1 << 44;
 
 const MAGIC: [u8; 8] = *b"\x89FROST\x1a\n";
 const SEALED: usize = Header::LEN_BYTES - Digest::LEN_BYTES;
@@ -108,8 +111,6 @@ pub enum Then {
     End,
     /// It goes on: the image is a snapshot of an instance that runs.
     GoOn,
-    /// It was on another machine, or in another store: the image was imported.
-    Elsewhere,
 }
 
 /// A running process, named so that no other one is taken for it.
@@ -258,7 +259,6 @@ impl Then {
         match self {
             Self::End => 0,
             Self::GoOn => 1,
-            Self::Elsewhere => 2,
         }
     }
 }
@@ -301,19 +301,14 @@ impl Fields<'_> {
         let features_optional = self.u64();
         let architecture = self.text::<16>("architecture")?;
         let manifest_bytes = self.u64();
-        if manifest_bytes > MANIFEST_LIMIT_BYTES {
-            return Err(Error::TooLarge {
-                what: "manifest",
-                found_bytes: manifest_bytes,
-                limit_bytes: MANIFEST_LIMIT_BYTES,
-            });
-        }
+        bounded("manifest", manifest_bytes, MANIFEST_LIMIT_BYTES)?;
         let manifest_digest = Digest::new(self.take());
         let table_bytes = self.u64();
         let len_bytes = self.u64();
         let pack =
             PackRef { root: Digest::new(self.take()), len_bytes, blocks: Blocks::count_for(len_bytes) };
-        if len_bytes > i64::MAX as u64 || table_bytes != pack.blocks * Digest::LEN_BYTES as u64 {
+        bounded("pack", len_bytes, PACK_LIMIT_BYTES)?;
+        if table_bytes != pack.blocks * Digest::LEN_BYTES as u64 {
             return Err(Error::damaged(WHAT, "the lengths of pack and block table do not fit together"));
         }
         let name = self.text::<{ Name::MAX_BYTES }>("name")?;
@@ -330,7 +325,6 @@ impl Fields<'_> {
         let then = match self.u32() {
             0 => Then::End,
             1 => Then::GoOn,
-            2 => Then::Elsewhere,
             _ => return Err(Error::damaged(WHAT, "it does not say what became of the program")),
         };
         let pid = self.u32().cast_signed();
@@ -360,6 +354,10 @@ impl Fields<'_> {
             command,
         })
     }
+}
+
+fn bounded(what: &'static str, found_bytes: u64, limit_bytes: u64) -> Result<(), Error> {
+    if found_bytes > limit_bytes { Err(Error::TooLarge { what, found_bytes, limit_bytes }) } else { Ok(()) }
 }
 
 fn command_of(checkpoint: &Checkpoint) -> String {

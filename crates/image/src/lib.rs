@@ -21,13 +21,15 @@ mod error;
 mod header;
 mod manifest;
 mod name;
+mod seek;
 
 pub use blocks::{BLOCK_BYTES, Blocks, Tree};
 pub use digest::Digest;
 pub use error::Error;
-pub use header::{Header, Instance, PackRef, Then};
+pub use header::{Header, Instance, PACK_LIMIT_BYTES, PackRef, Then};
 pub use manifest::{MANIFEST_LIMIT_BYTES, Manifest, Parent, decode, encode};
 pub use name::{ImageId, Name, NameError};
+pub use seek::{COMPRESSED_LIMIT_BYTES, FRAME_BYTES, SeekTable};
 
 /// The version of the image format that is written, and the newest that is read.
 pub const FORMAT: u32 = 1;

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::instance::{Liveness, liveness};
 use crate::pack::PackWriter;
-use crate::root::{DRAFTS, IMAGES, LAST, MANIFEST, PACK, Root, dir_of, dir_of_name, write_all_at};
+use crate::root::{DRAFTS, IMAGES, LAST, MANIFEST, PACK, Root, dir_of, dir_of_name, fault, write_all_at};
 use frost_image::{Blocks, Header, ImageId, Instance, Name, Then, encode};
 use frost_model::Checkpoint;
 use rustix::fd::{AsFd, OwnedFd};
@@ -61,6 +61,7 @@ impl Draft {
     /// Whatever it is, there is no new image then, and the draft is gone. [`Error::NoSpace`] if there was no room;
     /// [`Error::Image`] if the checkpoint contradicts itself.
     pub fn commit(mut self, checkpoint: &Checkpoint, origin: Instance, then: Then) -> Result<Committed> {
+        fault("store.pack.sync", self.pack.path(), self.pack.len_bytes())?;
         let blocks = self.pack.seal()?;
         let bad = |source| Error::Image { path: self.place.show(MANIFEST), source };
         checkpoint.validate(blocks.len_bytes()).map_err(|malformed| bad(malformed.into()))?;
@@ -111,9 +112,16 @@ impl Place {
         self.root.create(self.relative.join(file), OFlags::RDWR | OFlags::EXCL)
     }
 
+    /// Removes the directory with all in it; returns how many bytes of disk that frees.
+    pub(crate) fn clear(mut self) -> Result<u64> {
+        self.published = true;
+        self.root.remove_tree(&self.relative)
+    }
+
     /// Writes the manifest file and renames the whole to the next version of its name.
     ///
-    /// The pack is synced already. `header` gets its version here; `bytes` is the manifest file.
+    /// The pack is synced already. `header` gets the next version here, or keeps a later one; `bytes` is the
+    /// manifest file.
     pub(crate) fn publish(
         mut self,
         mut header: Header,
@@ -123,14 +131,16 @@ impl Place {
         let path = self.show(MANIFEST);
         let failed = |errno| Error::write(&path, errno, bytes.len() as u64, || self.root.free_bytes());
         let file = self.create(MANIFEST)?;
+        fault("store.manifest.write", &path, bytes.len() as u64)?;
         write_all_at(file.as_fd(), &bytes[Header::LEN_BYTES..], Header::LEN_BYTES as u64).map_err(failed)?;
 
         let lock = self.root.lock()?;
         let name = header.id.name.clone();
-        header.id.version = next_version(&self.root, &name)?;
+        header.id.version = next_version(&self.root, &name)?.max(header.id.version);
         bytes[..Header::LEN_BYTES].copy_from_slice(&header.encode());
         let failed = |errno| Error::write(&path, errno, bytes.len() as u64, || self.root.free_bytes());
         write_all_at(file.as_fd(), &bytes[..Header::LEN_BYTES], 0).map_err(failed)?;
+        fault("store.manifest.sync", &path, bytes.len() as u64)?;
         fs::fdatasync(&file).map_err(failed)?;
         fs::fsync(&self.dir).map_err(failed)?;
 
@@ -139,8 +149,10 @@ impl Place {
             self.root.sync_dir(IMAGES)?;
         }
         let target = dir_of(&header.id);
+        fault("store.rename", &path, 0)?;
         self.root.rename(&self.relative, &target)?;
-        if let Err(error) = self.root.sync_dir(&home) {
+        let synced = fault("store.renamed", &path, 0).and_then(|()| self.root.sync_dir(&home));
+        if let Err(error) = synced {
             // It may not survive a power loss, so it must not be taken for an image.
             self.root.rename(&target, &self.relative)?;
             return Err(error);

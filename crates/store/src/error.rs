@@ -156,6 +156,11 @@ impl Error {
         matches!(self, Self::NoSuchImage { .. } | Self::Name { .. })
     }
 
+    /// Whether a file that should be there is not.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path, errno: impl Into<io::Error>) -> Self {
         Self::Io { action, path: path.to_owned(), source: errno.into() }
     }

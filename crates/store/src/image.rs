@@ -1,12 +1,13 @@
 //! An image of the store, opened for reading.
 
+use crate::cold::open_raw;
 use crate::error::{Error, Result};
 use crate::root::{MANIFEST, PACK, Root, dir_of, read_full_at};
 use frost_image::{BLOCK_BYTES, Blocks, Header, ImageId, decode};
 use frost_model::Checkpoint;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// An image whose header and manifest were read, verified and validated; its pack was not read yet.
@@ -50,18 +51,15 @@ impl Image {
 
     /// Opens the pack for reading: raw pages at the offsets that the checkpoint names.
     ///
-    /// Its bytes are not verified; [`blocks`](Self::blocks) has the digests to do that with, beside other work.
+    /// The bytes of a hot pack are not verified; [`blocks`](Self::blocks) has the digests to do that with, beside
+    /// other work. A cold pack is inflated into a file without a name in the store, and verified on the way, some
+    /// 1 GB/s.
     ///
     /// # Errors
-    /// [`Error::Image`] if the pack is missing or has another length than it was committed with.
+    /// [`Error::Image`] if the pack has another length than it was committed with, [`Error::Io`] if it is missing;
+    /// of a cold one also [`Error::BlockDamaged`], and [`Error::NoSpace`].
     pub fn pack(&self) -> Result<OwnedFd> {
-        let relative = dir_of(self.id()).join(PACK);
-        let path = self.root.show(&relative);
-        let Some((file, stat)) = self.root.open_file(&relative)? else {
-            return Err(Error::io("open", &path, rustix::io::Errno::NOENT));
-        };
-        check_length(&path, "pack", self.header.pack.len_bytes, stat.st_size.cast_unsigned())?;
-        Ok(file)
+        open_raw(&self.root, &self.header, || self.blocks())
     }
 
     /// Reads the digests of the blocks of the pack.
@@ -91,6 +89,10 @@ pub struct PackBlocks {
 }
 
 impl PackBlocks {
+    pub(crate) fn new(blocks: Blocks, path: PathBuf) -> Self {
+        Self { blocks, path }
+    }
+
     /// Returns the length of the pack.
     pub fn len_bytes(&self) -> u64 {
         self.blocks.len_bytes()
@@ -101,19 +103,10 @@ impl PackBlocks {
     /// # Errors
     /// [`Error::BlockDamaged`] names the first block that is not what it was, also if the pack ends before it.
     pub fn verify(&self, pack: BorrowedFd<'_>, range: Range<u64>) -> Result<()> {
-        self.damaged(pack, range, 1).map(|damaged| match damaged.first() {
-            None => Ok(()),
-            Some(block) => Err(self.error(*block)),
-        })?
-    }
-
-    /// The first blocks of `range` that are damaged, `limit` at most.
-    pub(crate) fn damaged(&self, pack: BorrowedFd<'_>, range: Range<u64>, limit: usize) -> Result<Vec<u64>> {
         let mut buffer = vec![0; BLOCK_BYTES as usize];
-        let mut damaged = Vec::new();
         let range = range.start..range.end.min(self.len_bytes());
         if range.is_empty() {
-            return Ok(damaged);
+            return Ok(());
         }
         for block in range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES) {
             let place = self.blocks.range(block);
@@ -121,19 +114,37 @@ impl PackBlocks {
             let read = read_full_at(pack, bytes, place.start)
                 .map_err(|errno| Error::io("read", &self.path, errno))?;
             if !self.blocks.verify(block, &bytes[..read]) {
-                damaged.push(block);
-                if damaged.len() == limit {
-                    break;
-                }
+                return Err(self.error(block));
             }
         }
-        Ok(damaged)
+        Ok(())
     }
 
-    pub(crate) fn error(&self, block: u64) -> Error {
-        let place = self.blocks.range(block);
-        let len_bytes = place.end - place.start;
-        Error::BlockDamaged { path: self.path.clone(), block, offset: place.start, len_bytes }
+    fn error(&self, block: u64) -> Error {
+        self.frame_error(&self.path, self.blocks.range(block))
+    }
+
+    /// The error that names a range of the pack.
+    pub(crate) fn frame_error(&self, path: &Path, range: Range<u64>) -> Error {
+        Error::BlockDamaged {
+            path: path.to_owned(),
+            block: range.start / BLOCK_BYTES,
+            offset: range.start,
+            len_bytes: range.end - range.start,
+        }
+    }
+
+    /// Verifies consecutive blocks in memory, the first of them being block `first`.
+    pub(crate) fn verify_frame(&self, path: &Path, first: u64, raw: &[u8]) -> Result<()> {
+        self.damaged_in(path, first, raw).next().map_or(Ok(()), Err)
+    }
+
+    /// The damaged ones of consecutive blocks in memory.
+    pub(crate) fn damaged_in(&self, path: &Path, first: u64, raw: &[u8]) -> impl Iterator<Item = Error> {
+        raw.chunks(BLOCK_BYTES as usize)
+            .zip(first..)
+            .filter(|(bytes, block)| !self.blocks.verify(*block, bytes))
+            .map(|(_, block)| self.frame_error(path, self.blocks.range(block)))
     }
 }
 
@@ -162,8 +173,8 @@ pub(crate) fn open_manifest(root: &Root, id: &ImageId) -> Result<(OwnedFd, Heade
     Ok((file, header))
 }
 
-fn check_length(
-    path: &std::path::Path,
+pub(crate) fn check_length(
+    path: &Path,
     what: &'static str,
     expected_bytes: u64,
     found_bytes: u64,

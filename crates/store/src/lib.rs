@@ -29,20 +29,32 @@
 //! The layout of the directory is in `root.rs`, that of the files in `docs/image.md`.
 #![forbid(unsafe_code)]
 
+mod cold;
 mod draft;
 mod error;
+mod frame;
+mod gc;
 mod image;
 mod instance;
+mod list;
 mod pack;
+mod remove;
 mod root;
 mod state;
 mod store;
+mod stream;
+mod verify;
 
+pub use cold::Compressed;
 pub use draft::{Committed, Draft};
 pub use error::{Error, Result, SpaceLimit};
 pub use frost_image::{Header, ImageId, Instance, Name, NameError, Then};
+pub use gc::{Collected, GcOptions};
 pub use image::{Image, PackBlocks};
 pub use instance::{Liveness, liveness, observe};
+pub use list::Summary;
 pub use pack::PackWriter;
+pub use remove::Removed;
 pub use state::State;
 pub use store::{Leftover, OpenOptions, Store};
+pub use stream::Imported;

@@ -18,12 +18,13 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub(crate) const IMAGES: &str = "images";
 pub(crate) const DRAFTS: &str = "drafts";
 pub(crate) const MANIFEST: &str = "manifest";
 pub(crate) const PACK: &str = "pack";
+pub(crate) const COLD: &str = "pack.zst";
 pub(crate) const STATE: &str = "state";
 pub(crate) const LAST: &str = "last";
 
@@ -192,18 +193,19 @@ impl Root {
         }
     }
 
-    /// Removes a directory with all in it, two levels at most; returns how many bytes of disk that frees.
+    /// Removes a directory with all in it; returns how many bytes of disk that frees.
     pub(crate) fn remove_tree(&self, relative: &Path) -> Result<u64> {
+        self.remove_levels(relative, 3)
+    }
+
+    /// The store has a name, a version and its files below each other, and nothing deeper.
+    fn remove_levels(&self, relative: &Path, levels: u32) -> Result<u64> {
         let mut freed_bytes = 0;
         for name in self.names(relative)? {
             let child = relative.join(&name);
             let Ok(stat) = fs::statat(&self.fd, &child, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                for file in self.names(&child)? {
-                    freed_bytes += self.disk_bytes(child.join(&file));
-                    self.unlink(child.join(&file))?;
-                }
-                self.remove_dir(&child)?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory && levels > 0 {
+                freed_bytes += self.remove_levels(&child, levels - 1)?;
             } else {
                 freed_bytes += self.disk_bytes(&child);
                 self.unlink(&child)?;
@@ -217,6 +219,16 @@ impl Root {
     pub(crate) fn disk_bytes(&self, relative: impl AsRef<Path>) -> u64 {
         let stat = fs::statat(&self.fd, relative.as_ref(), AtFlags::SYMLINK_NOFOLLOW);
         stat.map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
+    }
+
+    pub(crate) fn exists(&self, relative: impl AsRef<Path>) -> bool {
+        fs::statat(&self.fd, relative.as_ref(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// When a file was last written; `None` if it does not exist.
+    pub(crate) fn modified(&self, relative: impl AsRef<Path>) -> Option<SystemTime> {
+        let stat = fs::statat(&self.fd, relative.as_ref(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0)))
     }
 
     /// Makes what was created, renamed and removed in a directory survive a power loss.
@@ -238,6 +250,11 @@ pub(crate) fn dir_of_name(name: &Name) -> PathBuf {
 
 pub(crate) fn dir_of(id: &ImageId) -> PathBuf {
     dir_of_name(&id.name).join(id.version.to_string())
+}
+
+/// Fails at a named step if a test asks for it, as that step itself would.
+pub(crate) fn fault(step: &str, path: &Path, needed_bytes: u64) -> Result<()> {
+    frost_sys::fault::point(step).map_err(|errno| Error::write(path, errno, needed_bytes, || 0))
 }
 
 /// Writes all of `bytes` at `offset`, however short the single writes are.

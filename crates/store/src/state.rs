@@ -102,11 +102,10 @@ pub(crate) fn state_of(root: &Root, header: &Header) -> Result<State> {
     {
         return Ok(State::Running(instance));
     }
-    let origin_runs = header.then != Then::Elsewhere && liveness(&header.origin)? == Liveness::Runs;
-    Ok(match header.then {
-        Then::End if origin_runs => State::Superseded(header.origin.clone()),
-        Then::GoOn if origin_runs => State::Running(header.origin.clone()),
-        Then::End | Then::GoOn | Then::Elsewhere => State::Frozen,
+    Ok(match (liveness(&header.origin)?, header.then) {
+        (Liveness::Runs, Then::End) => State::Superseded(header.origin.clone()),
+        (Liveness::Runs, Then::GoOn) => State::Running(header.origin.clone()),
+        (Liveness::Ended | Liveness::Unknown, _) => State::Frozen,
     })
 }
 

@@ -157,7 +157,7 @@ impl Store {
 }
 
 /// Removes the drafts whose process has died. What cannot be removed, or not now, stays for the next command.
-fn sweep(root: &Arc<Root>) -> Vec<Leftover> {
+pub(crate) fn sweep(root: &Arc<Root>) -> Vec<Leftover> {
     let mut swept = Vec::new();
     let drafts = root.names(DRAFTS).unwrap_or_default();
     if drafts.is_empty() {

@@ -1,4 +1,5 @@
 //! Drafts become images: whole, in ascending versions, or not at all.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
 
 #[path = "../../image/tests/sample/mod.rs"]
 mod sample;

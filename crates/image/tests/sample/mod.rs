@@ -1,5 +1,5 @@
 //! A checkpoint with one of each kind of record, for the tests of image and store and as a seed for fuzzing.
-#![allow(dead_code, unreachable_pub, reason = "each user takes what it needs")]
+#![allow(dead_code, unreachable_pub, clippy::expect_used, reason = "each user takes what it needs")]
 
 use frost_model::cap::{
     Capability, Content, Description, Epoll, EventFd, FileIdentity, FileRef, Inet, Memfd, Message, Objects,
