@@ -90,18 +90,29 @@ impl Place {
         Self::new_locked(root, kind, name)
     }
 
-    /// As `new`, for a caller that holds the lock of the store.
-    pub(crate) fn new_locked(root: &Arc<Root>, kind: &str, name: &Name) -> Result<Self> {
+    fn new_locked(root: &Arc<Root>, kind: &str, name: &Name) -> Result<Self> {
+        let relative = Self::path(root, kind, name)?;
+        root.make_dir(&relative)?;
+        let dir = lock_dir(root, &relative)?;
+        Ok(Self { root: Arc::clone(root), relative, dir, published: false })
+    }
+
+    /// Takes a directory of the images away, to be removed. The caller holds the lock of the store.
+    ///
+    /// It is renamed as a whole and nothing is made for it, so that it works on a full disk.
+    pub(crate) fn adopt(root: &Arc<Root>, name: &Name, from: &Path) -> Result<Self> {
+        let relative = Self::path(root, "remove", name)?;
+        let dir = lock_dir(root, from)?;
+        root.rename(from, &relative)?;
+        Ok(Self { root: Arc::clone(root), relative, dir, published: false })
+    }
+
+    fn path(root: &Root, kind: &str, name: &Name) -> Result<PathBuf> {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
             .map_err(|errno| Error::io("get random bytes for", &root.show(DRAFTS), errno))?;
         let (pid, random) = (std::process::id(), u64::from_ne_bytes(random));
-        let relative = Path::new(DRAFTS).join(format!("{kind}.{pid}.{random:016x}.{name}"));
-        root.make_dir(&relative)?;
-        let dir = root.open_dir(&relative)?;
-        fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|errno| Error::io("lock", &root.show(&relative), errno))?;
-        Ok(Self { root: Arc::clone(root), relative, dir, published: false })
+        Ok(Path::new(DRAFTS).join(format!("{kind}.{pid}.{random:016x}.{name}")))
     }
 
     pub(crate) fn show(&self, file: &str) -> PathBuf {
@@ -158,6 +169,8 @@ impl Place {
             return Err(error);
         }
         self.published = true;
+        // A child that we forked may have the descriptor still; nobody shall wait for it.
+        let _ = fs::flock(&self.dir, FlockOperation::Unlock);
         let replaced = remove_superseded(&self.root, &header);
         drop(lock);
         Ok(Committed { id: header.id, bytes: bytes.len() as u64 + blocks.len_bytes(), replaced })
@@ -195,12 +208,16 @@ fn next_version(root: &Root, name: &Name) -> Result<u32> {
 
 /// The highest version that was ever removed by number, 0 if none was.
 pub(crate) fn last_version(root: &Root, name: &Name) -> Result<u32> {
-    let relative = dir_of_name(name).join(LAST);
-    let Some((file, _)) = root.open_file(&relative)? else { return Ok(0) };
-    let mut text = [0; 16];
-    let len = crate::root::read_full_at(file.as_fd(), &mut text, 0)
-        .map_err(|errno| Error::io("read", &root.show(&relative), errno))?;
-    Ok(std::str::from_utf8(&text[..len]).ok().and_then(|text| version_of(text.trim_end())).unwrap_or(0))
+    let text = root.read_link(dir_of_name(name).join(LAST))?;
+    Ok(text.as_deref().and_then(version_of).unwrap_or(0))
+}
+
+/// Locks a directory, by which others see that its process lives.
+fn lock_dir(root: &Root, relative: &Path) -> Result<OwnedFd> {
+    let dir = root.open_dir(relative)?;
+    fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|errno| Error::io("lock", &root.show(relative), errno))?;
+    Ok(dir)
 }
 
 /// Removes the images that the new one replaces: of the same process, which was to be ended and was not.
@@ -215,8 +232,8 @@ fn remove_superseded(root: &Arc<Root>, new: &Header) -> Vec<ImageId> {
         let id = ImageId { name: new.id.name.clone(), version };
         let Ok(old) = crate::image::read_header(root, &id) else { continue };
         if id != new.id && old.origin == new.origin && old.then == Then::End {
-            let Ok(place) = Place::new_locked(root, "remove", &id.name) else { continue };
-            if root.rename(dir_of(&id), place.relative.join(version.to_string())).is_ok() {
+            // The place goes at once, and the files with it.
+            if Place::adopt(root, &id.name, &dir_of(&id)).is_ok() {
                 replaced.push(id);
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::image::{PackBlocks, check_length};
-use crate::root::{COLD, PACK, Root, dir_of, read_full_at, write_all_at};
+use crate::root::{COLD, PACK, Root, dir_of, read_full_at, within_limit, write_all_at};
 use frost_image::{BLOCK_BYTES, COMPRESSED_LIMIT_BYTES, FRAME_BYTES, Header, SeekTable};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs;
@@ -171,13 +171,7 @@ impl<'a> RawWriter<'a> {
     /// Begins a pack of `len_bytes` in an empty file.
     pub(crate) fn new(file: BorrowedFd<'a>, path: &'a Path, len_bytes: u64) -> Result<Self> {
         let writer = Self { file, path, len_bytes };
-        // Asked before the write: the signal that comes with EFBIG (SIGXFSZ) would end us.
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-        let grown = if limit.is_some_and(|limit| limit < len_bytes) {
-            Err(rustix::io::Errno::FBIG)
-        } else {
-            fs::ftruncate(file, len_bytes)
-        };
+        let grown = within_limit(len_bytes).and_then(|()| fs::ftruncate(file, len_bytes));
         grown.map_err(|errno| writer.error(errno))?;
         Ok(writer)
     }

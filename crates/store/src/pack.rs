@@ -1,13 +1,12 @@
 //! Writing a pack: raw pages, hashed beside the writing.
 
 use crate::error::{Error, Result, SpaceLimit};
-use crate::root::{free_bytes, read_full_at, write_all_at};
+use crate::root::{free_bytes, read_full_at, within_limit, write_all_at};
 use frost_image::{BLOCK_BYTES, Blocks, Tree};
 use frost_model::PAGE_SIZE;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs;
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -37,7 +36,6 @@ pub struct PackWriter {
     end: u64,
     /// All below is written. Never more than `end`.
     filled: u64,
-    limit_bytes: u64,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<std::result::Result<Tree, Errno>>>,
     /// Whether the thread could not be started, so that all is hashed at the end.
@@ -75,13 +73,11 @@ impl Shared {
 impl PackWriter {
     /// Begins a pack in an empty file that can be read and written.
     pub(crate) fn new(file: OwnedFd, path: PathBuf) -> Self {
-        let limit_bytes = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
         Self {
             file: Arc::new(file),
             path,
             end: 0,
             filled: 0,
-            limit_bytes,
             shared: Arc::default(),
             thread: None,
             alone: false,
@@ -100,7 +96,9 @@ impl PackWriter {
     /// # Errors
     /// [`Error::NoSpace`] by free blocks, or by RLIMIT_FSIZE. A used-up quota shows only when writing.
     pub fn require_space(&self, len_bytes: u64) -> Result<()> {
-        self.require_length(self.end.saturating_add(len_bytes))?;
+        if within_limit(self.end.saturating_add(len_bytes)).is_err() {
+            return Err(self.no_space(SpaceLimit::FileSize, len_bytes));
+        }
         let free = free_bytes(self.file());
         if free < len_bytes {
             return Err(self.no_space(SpaceLimit::FileSystem, len_bytes));
@@ -116,7 +114,6 @@ impl PackWriter {
     pub fn append(&mut self, bytes: &[u8]) -> Result<u64> {
         let offset = self.end;
         let end = page_end(offset, bytes.len() as u64);
-        self.require_length(end)?;
         write_all_at(self.file(), bytes, offset)
             .map_err(|errno| self.write_error(errno, bytes.len() as u64))?;
         self.end = end;
@@ -169,7 +166,9 @@ impl PackWriter {
     /// Ends the pack: hashes what is left, and makes its bytes survive a power loss.
     pub(crate) fn seal(&mut self) -> Result<Blocks> {
         // Reserved bytes at the end that nobody wrote are zeros; the file is made as long as the pack.
-        fs::ftruncate(self.file(), self.end).map_err(|errno| self.write_error(errno, self.end))?;
+        within_limit(self.end)
+            .and_then(|()| fs::ftruncate(self.file(), self.end))
+            .map_err(|errno| self.write_error(errno, self.end))?;
         let end = self.end;
         self.shared.order(|orders| {
             orders.filled = end;
@@ -186,14 +185,6 @@ impl PackWriter {
         }
         fs::fdatasync(self.file()).map_err(|errno| self.write_error(errno, end))?;
         Ok(tree.finish())
-    }
-
-    fn require_length(&self, len_bytes: u64) -> Result<()> {
-        // Asked before the write: the signal that comes with EFBIG (SIGXFSZ) would end us.
-        if len_bytes > self.limit_bytes {
-            return Err(self.no_space(SpaceLimit::FileSize, len_bytes - self.end));
-        }
-        Ok(())
     }
 
     fn no_space(&self, limit: SpaceLimit, needed_bytes: u64) -> Error {

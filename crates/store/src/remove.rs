@@ -2,11 +2,9 @@
 
 use crate::draft::{Place, last_version, versions};
 use crate::error::{Error, Result};
-use crate::root::{IMAGES, LAST, MANIFEST, dir_of, dir_of_name, fault, write_all_at};
+use crate::root::{IMAGES, LAST, MANIFEST, dir_of, dir_of_name, fault};
 use crate::store::Store;
 use frost_image::{ImageId, Name};
-use rustix::fd::AsFd;
-use rustix::fs::{self, OFlags};
 
 /// What a removal took away.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +34,7 @@ impl Store {
             self.write_last(&id.name, last)?;
         }
         fault("store.remove", &self.path_of(id), 0)?;
-        let place = Place::new_locked(&self.root, "remove", &id.name)?;
-        self.root.rename(dir_of(id), place.relative.join(id.version.to_string()))?;
+        let place = Place::adopt(&self.root, &id.name, &dir_of(id))?;
         self.root.sync_dir(dir_of_name(&id.name))?;
         drop(lock);
         Ok(Removed { ids: vec![id.clone()], freed_bytes: place.clear()? })
@@ -53,8 +50,7 @@ impl Store {
         if present.is_empty() && !self.root.exists(dir_of_name(name)) {
             return Err(Error::NoSuchImage { spec: name.to_string(), versions: present });
         }
-        let place = Place::new_locked(&self.root, "remove", name)?;
-        self.root.rename(dir_of_name(name), place.relative.join(name.as_str()))?;
+        let place = Place::adopt(&self.root, name, &dir_of_name(name))?;
         self.root.sync_dir(IMAGES)?;
         drop(lock);
         let ids = present.into_iter().map(|version| ImageId { name: name.clone(), version }).collect();
@@ -67,8 +63,7 @@ impl Store {
         for version in versions(&self.root, name)? {
             let id = ImageId { name: name.clone(), version };
             if !self.root.exists(dir_of(&id).join(MANIFEST)) {
-                let place = Place::new_locked(&self.root, "remove", name)?;
-                self.root.rename(dir_of(&id), place.relative.join(version.to_string()))?;
+                Place::adopt(&self.root, name, &dir_of(&id))?.clear()?;
                 strays.push(id);
             }
         }
@@ -76,15 +71,13 @@ impl Store {
     }
 
     /// Remembers the highest version of a name, before it may vanish.
+    ///
+    /// The text of a symbolic link that leads nowhere is kept in its inode, so this needs no room for data, and is
+    /// made and replaced at once. The sync of the directory that follows the removal covers it.
     fn write_last(&self, name: &Name, version: u32) -> Result<()> {
-        let relative = dir_of_name(name).join(LAST);
         let new = dir_of_name(name).join("last.new");
-        let path = self.root.show(&relative);
-        let text = format!("{version}\n");
-        let failed = |errno| Error::write(&path, errno, text.len() as u64, || self.root.free_bytes());
-        let file = self.root.create(&new, OFlags::WRONLY | OFlags::TRUNC)?;
-        write_all_at(file.as_fd(), text.as_bytes(), 0).map_err(failed)?;
-        fs::fdatasync(&file).map_err(failed)?;
-        self.root.rename(&new, &relative)
+        self.root.unlink(&new)?;
+        self.root.make_link(&version.to_string(), &new)?;
+        self.root.rename(&new, dir_of_name(name).join(LAST))
     }
 }

@@ -6,7 +6,7 @@
 //! <root>/images/<name>/<version>/pack        raw pages, while hot
 //! <root>/images/<name>/<version>/pack.zst    the same, while cold
 //! <root>/images/<name>/<version>/state       which process runs it, if it was thawed
-//! <root>/images/<name>/last                  the highest version ever, once versions were removed
+//! <root>/images/<name>/last                  a link whose text is the highest version ever, once one was removed
 //! <root>/drafts/<kind>.<pid>.<random>.<name> being made or unmade; locked by whoever does it
 //! ```
 //!
@@ -146,6 +146,22 @@ impl Root {
         Ok(Some((file, stat)))
     }
 
+    /// Returns the text of a symbolic link; `None` if there is none.
+    pub(crate) fn read_link(&self, relative: impl AsRef<Path>) -> Result<Option<String>> {
+        match fs::readlinkat(&self.fd, relative.as_ref(), Vec::new()) {
+            Ok(text) => Ok(text.into_string().ok()),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::INVAL) => Ok(None),
+            Err(errno) => Err(Error::io("read", &self.show(relative), errno)),
+        }
+    }
+
+    /// Makes a symbolic link that only its text is wanted of.
+    pub(crate) fn make_link(&self, text: &str, relative: &Path) -> Result<()> {
+        fs::symlinkat(text, &self.fd, relative)
+            .map_err(|errno| Error::write(&self.show(relative), errno, 4096, || self.free_bytes()))?;
+        self.give(relative)
+    }
+
     /// Returns the names in a directory, sorted; nothing if it does not exist.
     pub(crate) fn names(&self, relative: impl AsRef<Path>) -> Result<Vec<String>> {
         let relative = relative.as_ref();
@@ -257,12 +273,20 @@ pub(crate) fn fault(step: &str, path: &Path, needed_bytes: u64) -> Result<()> {
     frost_sys::fault::point(step).map_err(|errno| Error::write(path, errno, needed_bytes, || 0))
 }
 
+/// Fails as the kernel would if a file may not grow to `len_bytes` (RLIMIT_FSIZE), but without the signal that would
+/// end us (SIGXFSZ).
+pub(crate) fn within_limit(len_bytes: u64) -> std::result::Result<(), Errno> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    if limit.is_some_and(|limit| limit < len_bytes) { Err(Errno::FBIG) } else { Ok(()) }
+}
+
 /// Writes all of `bytes` at `offset`, however short the single writes are.
 pub(crate) fn write_all_at(
     file: BorrowedFd<'_>,
     mut bytes: &[u8],
     mut offset: u64,
 ) -> std::result::Result<(), Errno> {
+    within_limit(offset + bytes.len() as u64)?;
     while !bytes.is_empty() {
         match rustix::io::pwrite(file, bytes, offset) {
             // A file system that takes nothing and names no reason is full.

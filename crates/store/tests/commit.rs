@@ -210,7 +210,7 @@ fn a_superseded_image_is_replaced_by_the_next_freeze() {
     assert!(matches!(store.claim(&first, &Instance::default()), Err(Error::Runs { .. })));
     let second = freeze(Then::End);
     assert_eq!(second.id.version, 3);
-    assert_eq!(second.replaced, [first.clone()]);
+    assert_eq!(second.replaced, std::slice::from_ref(&first));
     assert_eq!(store.versions(&first.name).unwrap(), [1, 3], "a snapshot stays");
     assert_eq!(std::fs::read_dir(dir.path().join("drafts")).unwrap().count(), 0);
 }

@@ -1,0 +1,267 @@
+//! What is written is read; what was changed, cut or made up is refused, and by the right name.
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
+mod sample;
+
+use frost_image::{
+    Blocks, Digest, Error, FORMAT, Header, ImageId, Instance, MANIFEST_LIMIT_BYTES, Manifest, Name,
+    PACK_LIMIT_BYTES, Then, Tree, decode, encode,
+};
+use frost_model::Checkpoint;
+use proptest::prelude::*;
+
+/// A manifest file and its header.
+fn written(checkpoint: &Checkpoint, pack_bytes: u64) -> (Header, Vec<u8>) {
+    let mut tree = Tree::new();
+    tree.push(&vec![7; pack_bytes as usize]);
+    let origin = Instance {
+        pid: 4127,
+        start_time: 812_345,
+        pid_namespace: 4_026_531_836,
+        boot_id: "11111111-2222-3333-4444-555555555555".to_owned(),
+    };
+    let id = ImageId { name: Name::new("web").unwrap(), version: 3 };
+    let mut header = Header::describe(id, checkpoint, origin, Then::End);
+    let bytes = encode(&mut header, checkpoint, &tree.finish()).unwrap();
+    (header, bytes)
+}
+
+/// Reads a manifest file as the store does.
+fn read(file: &[u8]) -> Result<(Header, Manifest, Blocks), Error> {
+    let header = Header::decode(file)?;
+    let found_bytes = file.len() as u64;
+    let expected_bytes = header.file_bytes();
+    if found_bytes < expected_bytes {
+        return Err(Error::CutShort { what: "manifest file", expected_bytes, found_bytes });
+    }
+    let (manifest, table) = file[Header::LEN_BYTES..].split_at(header.manifest_bytes as usize);
+    let manifest = decode(&header, manifest)?;
+    let blocks = Blocks::decode(table, header.pack.len_bytes, &header.pack.root)?;
+    Ok((header, manifest, blocks))
+}
+
+/// Writes `manifest` behind a header that vouches for it, as somebody with bad intentions would.
+fn forged(manifest: &[u8]) -> Result<Manifest, Error> {
+    let (mut header, _) = written(&sample::checkpoint(), sample::PACK_BYTES);
+    header.manifest_bytes = manifest.len() as u64;
+    header.manifest_digest = Digest::of(manifest);
+    decode(&Header::decode(&header.encode()).unwrap(), manifest)
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let checkpoint = sample::checkpoint();
+    let (header, bytes) = written(&checkpoint, 300_000);
+    let (read_header, manifest, blocks) = read(&bytes).unwrap();
+    assert_eq!(read_header, header);
+    assert_eq!(manifest.checkpoint, checkpoint);
+    assert_eq!(manifest.packs, [header.pack]);
+    assert_eq!(blocks.count(), 5);
+    assert_eq!(written(&checkpoint, 300_000).1, bytes, "the same checkpoint gives the same bytes");
+}
+
+#[test]
+fn every_changed_byte_is_found() {
+    let (_, bytes) = written(&sample::checkpoint(), 100_000);
+    for at in 0..bytes.len() {
+        for bit in [0, 7] {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1 << bit;
+            match read(&changed) {
+                Err(Error::Damaged { .. }) => {}
+                Err(Error::NotAnImage) if at < 8 => {}
+                other => panic!("byte {at}, bit {bit}: {:?}", other.map(drop)),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_cut_is_found() {
+    let (_, bytes) = written(&sample::checkpoint(), 100_000);
+    for len in 0..bytes.len() {
+        assert!(matches!(read(&bytes[..len]), Err(Error::CutShort { .. })), "{len} bytes");
+    }
+}
+
+#[test]
+fn what_is_no_image_is_called_so() {
+    for bytes in
+        [b"\x7fELF\x02\x01\x01".as_slice(), b"hello, this is no image", &[0; 600], b"\x89PNG\r\n\x1a\n"]
+    {
+        assert_eq!(Header::decode(bytes), Err(Error::NotAnImage));
+    }
+}
+
+/// Changes bytes of a header and makes its digest right again, as a later version of frost would write it.
+fn resealed(change: impl FnOnce(&mut [u8])) -> Result<Header, Error> {
+    let (header, _) = written(&sample::checkpoint(), sample::PACK_BYTES);
+    let mut bytes = header.encode();
+    change(&mut bytes[..480]);
+    let digest = Digest::of(&bytes[..480]);
+    bytes[480..].copy_from_slice(digest.as_bytes());
+    Header::decode(&bytes)
+}
+
+#[test]
+fn too_new_is_not_damaged() {
+    let newer = resealed(|header| {
+        header[8..12].copy_from_slice(&(FORMAT + 1).to_le_bytes());
+        // Whatever a later version means by the rest.
+        header[16..].fill(0xff);
+    });
+    assert_eq!(newer, Err(Error::TooNew { found: FORMAT + 1, known: FORMAT }));
+    let needed = resealed(|header| header[16..24].copy_from_slice(&(1u64 << 63 | 4).to_le_bytes()));
+    assert_eq!(needed, Err(Error::UnknownFeatures { bits: 1 << 63 | 4 }));
+    let optional = resealed(|header| header[24..32].fill(0xff)).unwrap();
+    assert_eq!(optional.features_optional, u64::MAX, "what may be ignored is");
+    assert!(matches!(resealed(|header| header[8] = 0), Err(Error::Damaged { .. })));
+}
+
+#[test]
+fn another_architecture_is_not_damaged() {
+    let header = resealed(|header| header[32..48].copy_from_slice(b"aarch64\0\0\0\0\0\0\0\0\0")).unwrap();
+    let error = header.require_architecture("x86_64").unwrap_err();
+    assert_eq!(error, Error::OtherArchitecture { found: "aarch64".into(), host: "x86_64".into() });
+    header.require_architecture("aarch64").unwrap();
+}
+
+#[test]
+fn a_header_that_lies_is_refused() {
+    let too_large = |result| matches!(result, Err(Error::TooLarge { .. }));
+    assert!(too_large(resealed(|header| header[48..56].fill(0xff))), "manifest");
+    assert!(too_large(resealed(|header| header[96..104].fill(0xff))), "pack");
+    let limits = [(48, MANIFEST_LIMIT_BYTES + 1), (96, PACK_LIMIT_BYTES + 1)];
+    for (at, length) in limits {
+        assert!(too_large(resealed(|header| header[at..at + 8].copy_from_slice(&length.to_le_bytes()))));
+    }
+    let damaged = |result| matches!(result, Err(Error::Damaged { .. }));
+    assert!(damaged(resealed(|header| header[88] ^= 1)), "block table");
+    for name in [b"../../etc/x".as_slice(), b"", b"12", b"-rf", b"a\0b", b"\xff"] {
+        let named = resealed(|header| {
+            header[136..200].fill(0);
+            header[136..136 + name.len()].copy_from_slice(name);
+        });
+        assert!(damaged(named), "{name:?}");
+    }
+    assert!(damaged(resealed(|header| header[200..204].fill(0))), "version");
+    assert!(damaged(resealed(|header| header[228] = 9)), "what became of it");
+}
+
+#[test]
+fn enormous_counts_allocate_nothing() {
+    let good = {
+        let (header, bytes) = written(&sample::checkpoint(), sample::PACK_BYTES);
+        bytes[Header::LEN_BYTES..][..header.manifest_bytes as usize].to_vec()
+    };
+    assert!(forged(&good).is_ok());
+    // Every array, map, byte string and text in turn claims 2^63 - 1 elements, and a great number that fits memory.
+    let mut claims = 0;
+    for (at, byte) in good.iter().enumerate().step_by(3) {
+        let (major, count) = (byte >> 5, byte & 31);
+        if !(2..=5).contains(&major) || count > 27 {
+            continue;
+        }
+        for claim in [u64::MAX, 1 << 31] {
+            let mut bytes = good[..at].to_vec();
+            bytes.push(major << 5 | 27);
+            bytes.extend(claim.to_be_bytes());
+            bytes.extend(&good[at + 1..]);
+            // Where the byte was content and not a count the rest may still make sense; and a tuple, whose length
+            // the reader knows, is read without regard to the count.
+            claims += u32::from(forged(&bytes).is_err());
+        }
+    }
+    assert!(claims > 1000);
+    assert!(peak_bytes() < 64 << 20, "{} bytes were needed", peak_bytes());
+}
+
+/// The most memory this process ever had.
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn deep_nesting_does_not_overflow_the_stack() {
+    for byte in [0x81, 0xa1, 0xc0, 0x9f, 0xbf] {
+        assert!(forged(&vec![byte; 1 << 20]).is_err());
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_obeyed_is_refused() {
+    let refuse = |change: &dyn Fn(&mut Checkpoint)| {
+        let mut checkpoint = sample::checkpoint();
+        change(&mut checkpoint);
+        let (_, bytes) = written(&checkpoint, sample::PACK_BYTES);
+        assert!(matches!(read(&bytes), Err(Error::Malformed { .. })));
+    };
+    refuse(&|checkpoint| checkpoint.processes.clear());
+    refuse(&|checkpoint| checkpoint.processes.swap(0, 1));
+    refuse(&|checkpoint| checkpoint.descriptions.truncate(3));
+    refuse(&|checkpoint| checkpoint.dataspaces.clear());
+    refuse(&|checkpoint| checkpoint.processes[0].rm.regions.reverse());
+    refuse(&|checkpoint| checkpoint.dataspaces[0].pages.runs[0].pack_offset = 7 * 4096);
+    refuse(&|checkpoint| checkpoint.dataspaces[0].pages.runs[0].len_bytes = u64::MAX - 4095);
+    let mut other = sample::checkpoint();
+    other.host.architecture = "aarch64".to_owned();
+    let (header, _) = written(&other, sample::PACK_BYTES);
+    assert_eq!(header.architecture, "aarch64");
+}
+
+#[test]
+fn bytes_behind_the_manifest_are_found() {
+    let (header, bytes) = written(&sample::checkpoint(), sample::PACK_BYTES);
+    let mut manifest = bytes[Header::LEN_BYTES..][..header.manifest_bytes as usize].to_vec();
+    manifest.push(0);
+    assert!(matches!(forged(&manifest), Err(Error::Damaged { .. })));
+    assert!(matches!(decode(&header, &manifest), Err(Error::Damaged { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn no_change_makes_a_manifest_panic(at in any::<prop::sample::Index>(), with in prop::collection::vec(any::<u8>(), 0..12), cut in 0usize..12) {
+        let (header, bytes) = written(&sample::checkpoint(), sample::PACK_BYTES);
+        let mut manifest = bytes[Header::LEN_BYTES..][..header.manifest_bytes as usize].to_vec();
+        let at = at.index(manifest.len());
+        let end = (at + cut).min(manifest.len());
+        manifest.splice(at..end, with);
+        if let Ok(manifest) = forged(&manifest) {
+            manifest.checkpoint.validate(sample::PACK_BYTES).unwrap();
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_a_header_panic(bytes in prop::collection::vec(any::<u8>(), 480)) {
+        let _ = resealed(|header| header[8..].copy_from_slice(&bytes[8..]));
+        let _ = Header::decode(&bytes);
+    }
+
+    #[test]
+    fn a_header_says_what_it_was_told(
+        name in "[A-Za-z_][A-Za-z0-9._-]{0,63}",
+        version in 1u32..,
+        command in ".{0,300}",
+        pid: i32,
+        start_time: u64,
+        sec: i64,
+        goes_on: bool,
+    ) {
+        let (mut header, _) = written(&sample::checkpoint(), sample::PACK_BYTES);
+        header.id = ImageId { name: Name::new(&name).unwrap(), version };
+        header.command = command.replace('\0', "");
+        header.origin.pid = pid;
+        header.origin.start_time = start_time;
+        header.created.sec = sec;
+        header.then = if goes_on { Then::GoOn } else { Then::End };
+        let read = Header::decode(&header.encode()).unwrap();
+        prop_assert!(header.command.starts_with(&read.command) && read.command.len() <= 128);
+        prop_assert!(header.command.len() - read.command.len() < 300 * 4);
+        header.command = read.command.clone();
+        prop_assert_eq!(read, header);
+    }
+}

@@ -1,0 +1,285 @@
+//! What holds when a process dies, several work at once, or the disk is full.
+//!
+//! The processes are this test program again: [`child`] does what the environment says.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "this is a test")]
+
+#[path = "../../image/tests/sample/mod.rs"]
+mod sample;
+
+use frost_store::{Error, GcOptions, ImageId, Instance, Name, OpenOptions, SpaceLimit, Store, Then};
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const STEPS: [&str; 5] =
+    ["store.pack.sync", "store.manifest.write", "store.manifest.sync", "store.rename", "store.renamed"];
+
+fn open(path: &Path) -> Store {
+    Store::open(&OpenOptions { root: path.to_owned(), trust_owner: false }).unwrap()
+}
+
+fn web() -> Name {
+    Name::new("web").unwrap()
+}
+
+fn pack(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i / 4096 + i % 251) as u8).collect()
+}
+
+fn commit(store: &Store, len: usize) -> Result<ImageId, Error> {
+    let mut draft = store.begin(&web())?;
+    draft.pack().append(&pack(len))?;
+    Ok(draft.commit(&sample::checkpoint(), Instance::default(), Then::End)?.id)
+}
+
+/// All images of the store are whole, and nothing else is in it.
+fn assert_whole(store: &Store) -> Vec<u32> {
+    for image in store.list().unwrap() {
+        let problems = store.verify(&image.id).unwrap();
+        assert!(problems.is_empty(), "{}: {problems:?}", image.id);
+        store.open_image(&image.id).unwrap();
+    }
+    assert_eq!(std::fs::read_dir(store.path().join("drafts")).unwrap().count(), 0, "nothing is left over");
+    store.versions(&web()).unwrap()
+}
+
+fn spawn(wrapper: &[&str], job: &str, root: &Path, fail_at: &str) -> Child {
+    let program = std::env::current_exe().unwrap();
+    let test = ["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"];
+    let mut command = match wrapper {
+        [] => Command::new(&program),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(&program);
+            command
+        }
+    };
+    command.args(test).env("STORE_JOB", job).env("STORE_ROOT", root).env("FROST_FAIL_AT", fail_at);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits for a job that must succeed.
+fn finish(child: Child) -> String {
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// The jobs of the processes that the tests start.
+#[test]
+#[ignore = "it is run by the other tests, with a job"]
+fn child() {
+    let (Ok(job), Ok(root)) = (std::env::var("STORE_JOB"), std::env::var("STORE_ROOT")) else { return };
+    let root = Path::new(&root);
+    match job.as_str() {
+        "commit forever" => loop {
+            println!("committed {}", commit(&open(root), 300_000).unwrap().version);
+        },
+        "commit 12" => (0..12).for_each(|_| drop(commit(&open(root), 100_000).unwrap())),
+        "commit one" => println!("committed {}", commit(&open(root), 300_000).unwrap().version),
+        "fail" => {
+            let error = commit(&open(root), 300_000).unwrap_err();
+            println!("failed: {error}");
+            assert!(error.is_no_space() == std::env::var("FROST_FAIL_AT").unwrap().ends_with("ENOSPC"));
+            assert_eq!(assert_whole(&open(root)), [1]);
+        }
+        "full disk" => full_disk(root),
+        "small files" => small_files(root),
+        other => panic!("no such job: {other}"),
+    }
+}
+
+#[test]
+fn a_process_killed_while_it_commits_leaves_whole_images_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut swept = 0;
+    let mut present = Vec::new();
+    for round in 0..60u64 {
+        let mut child = spawn(&[], "commit forever", dir.path(), "");
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        // Wait for a first commit, so that the kill strikes the work and not the start of the program.
+        let mut committed = Vec::new();
+        let mut line = String::new();
+        while committed.is_empty() && lines.read_line(&mut line).unwrap() > 0 {
+            committed.extend(line.trim().rsplit_once("committed ").map(|(_, version)| version.to_owned()));
+            line.clear();
+        }
+        std::thread::sleep(Duration::from_micros(round * 7919 % 20_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut rest = String::new();
+        lines.read_to_string(&mut rest).unwrap();
+        committed.extend(rest.lines().filter_map(|line| line.strip_prefix("committed ")).map(str::to_owned));
+
+        let store = open(dir.path());
+        swept += store.swept().len();
+        let versions = assert_whole(&store);
+        for version in committed {
+            assert!(versions.contains(&version.parse().unwrap()), "{version} was committed");
+        }
+        assert!(present.iter().all(|version| versions.contains(version)), "what was there is there");
+        present = versions;
+        for version in present.drain(..present.len() - 1) {
+            store.remove(&ImageId { name: web(), version }).unwrap();
+        }
+    }
+    assert!(swept > 10, "only {swept} of 60 were killed amid a draft");
+}
+
+#[test]
+fn a_process_killed_at_a_step_leaves_all_or_nothing() {
+    for step in STEPS {
+        let dir = tempfile::tempdir().unwrap();
+        commit(&open(dir.path()), 50_000).unwrap();
+        let output =
+            spawn(&[], "commit one", dir.path(), &format!("{step}:kill")).wait_with_output().unwrap();
+        assert!(!output.status.success(), "{step}");
+        let store = open(dir.path());
+        let renamed = step == "store.renamed";
+        assert_eq!(store.swept().len(), usize::from(!renamed), "{step}");
+        assert_eq!(assert_whole(&store), if renamed { vec![1, 2] } else { vec![1] }, "{step}");
+        assert_eq!(commit(&store, 50_000).unwrap().version, if renamed { 3 } else { 2 });
+    }
+}
+
+#[test]
+fn an_error_at_a_step_leaves_the_store_as_it_was() {
+    for step in STEPS {
+        for errno in ["EIO", "ENOSPC"] {
+            let dir = tempfile::tempdir().unwrap();
+            commit(&open(dir.path()), 50_000).unwrap();
+            finish(spawn(&[], "fail", dir.path(), &format!("{step}:{errno}")));
+            assert_eq!(commit(&open(dir.path()), 50_000).unwrap().version, 2);
+        }
+    }
+}
+
+#[test]
+fn processes_that_commit_at_once_get_versions_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let children: Vec<_> = (0..5).map(|_| spawn(&[], "commit 12", dir.path(), "")).collect();
+    children.into_iter().for_each(|child| drop(finish(child)));
+    assert_eq!(assert_whole(&open(dir.path())), (1..=60).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_full_tmpfs_is_told_and_nothing_is_lost() {
+    full_disk_of("mount -t tmpfs -o size=8m,mode=700 none DIR");
+}
+
+/// As ext4 allocates blocks when it writes them back, that it is full may show as late as in the sync.
+#[test]
+fn a_full_ext4_is_told_and_nothing_is_lost() {
+    let make =
+        "truncate -s 9m DIR/image && mkfs.ext4 -q -m 0 -I 256 DIR/image && mount -o loop DIR/image DIR";
+    full_disk_of(make);
+}
+
+/// Runs the job in a mount namespace of its own, so that nothing of it remains, however it ends.
+fn full_disk_of(mount: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = mount.replace("DIR", &format!("'{}'", dir.path().display()));
+    let mount = format!("PATH=$PATH:/usr/sbin:/sbin; {mount} && exec \"$@\"");
+    let root = rustix::process::geteuid().is_root();
+    let unshare: &[&str] = if root { &["unshare", "-m"] } else { &["unshare", "-rm"] };
+    let probe =
+        Command::new(unshare[0]).args(&unshare[1..]).args(["sh", "-c", &mount, "sh", "true"]).output();
+    match probe {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            let why = String::from_utf8_lossy(&output.stderr).into_owned();
+            eprintln!("skipped: cannot mount a small file system: {}", why.trim());
+            return;
+        }
+        Err(error) => {
+            eprintln!("skipped: cannot run unshare: {error}");
+            return;
+        }
+    }
+    let wrapper = [unshare, &["sh", "-c", &mount, "sh"]].concat();
+    println!("{}", finish(spawn(&wrapper, "full disk", dir.path(), "")));
+}
+
+/// In a file system of about 8 MiB.
+fn full_disk(root: &Path) {
+    let store = open(root);
+    let free = store.free_bytes();
+    assert!(free > 6 << 20 && free < 9 << 20, "{free} bytes are free, so this is not the small disk");
+    commit(&store, 1 << 20).unwrap();
+
+    let mut draft = store.begin(&web()).unwrap();
+    assert!(matches!(draft.pack().require_space(64 << 20), Err(Error::NoSpace { .. })));
+    draft.pack().require_space(1 << 20).unwrap();
+    let error = loop {
+        if let Err(error) = draft.pack().append(&pack(1 << 20)) {
+            break error;
+        }
+    };
+    let full = |error: &Error| matches!(error, Error::NoSpace { limit: SpaceLimit::FileSystem, needed_bytes, .. } if *needed_bytes > 0);
+    assert!(full(&error), "{error}");
+    println!("append: {error}");
+    drop(draft);
+    assert_eq!(assert_whole(&store), [1]);
+
+    // To the last page, so that there is none for the manifest.
+    let mut draft = store.begin(&web()).unwrap();
+    while draft.pack().append(&[1; 4096]).is_ok() {}
+    let error = draft.commit(&sample::checkpoint(), Instance::default(), Then::End).unwrap_err();
+    assert!(full(&error), "{error}");
+    println!("commit: {error}");
+    assert_eq!(assert_whole(&store), [1]);
+
+    // What was freed is of use again.
+    let large = commit(&store, 4 << 20).unwrap();
+    let mut stream = Vec::new();
+    store.export(&large, &mut stream).unwrap();
+    let error = store.import(&mut stream.as_slice(), None).unwrap_err();
+    assert!(full(&error), "{error}");
+    println!("import: {error}");
+    assert_eq!(assert_whole(&store), [1, 2]);
+
+    let done = store.gc(&GcOptions { compress_after: Some(Duration::ZERO), level: 3 }).unwrap();
+    assert_eq!(done.compressed.len(), 2, "{:?}", done.problems);
+    commit(&store, 4 << 20).unwrap();
+    let error = store.open_image(&large).unwrap().pack().unwrap_err();
+    assert!(full(&error), "{error}");
+    println!("inflate: {error}");
+    assert_eq!(assert_whole(&store), [1, 2, 3]);
+
+    // A disk without room for anything can still be freed.
+    let file = std::fs::File::create(root.join("filler")).unwrap();
+    let mut at = 0;
+    while rustix::io::pwrite(&file, &[1; 4096], at).is_ok() {
+        at += 4096;
+    }
+    let error = commit(&store, 50_000).unwrap_err();
+    assert!(full(&error), "{error}");
+    store.remove(&large).unwrap();
+    store.remove_name(&web()).unwrap();
+    std::fs::remove_file(root.join("filler")).unwrap();
+    assert_eq!(assert_whole(&store), []);
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_told_and_does_not_end_us() {
+    let dir = tempfile::tempdir().unwrap();
+    commit(&open(dir.path()), 50_000).unwrap();
+    finish(spawn(&["sh", "-c", "ulimit -f 200; exec \"$@\"", "sh"], "small files", dir.path(), ""));
+    finish(spawn(&["sh", "-c", "ulimit -f 2; exec \"$@\"", "sh"], "small files", dir.path(), ""));
+    assert_eq!(assert_whole(&open(dir.path())), [1]);
+}
+
+fn small_files(root: &Path) {
+    let store = open(root);
+    let mut draft = store.begin(&web()).unwrap();
+    let limited = |error: Error| {
+        assert!(matches!(error, Error::NoSpace { limit: SpaceLimit::FileSize, .. }), "{error}");
+    };
+    limited(draft.pack().require_space(1 << 20).unwrap_err());
+    limited(draft.pack().append(&pack(1 << 20)).unwrap_err());
+    drop(draft);
+    limited(commit(&store, 150_000).unwrap_err());
+    assert_eq!(assert_whole(&store), [1]);
+}
