@@ -78,7 +78,9 @@ fn each_victim_makes_its_journeys() {
 }
 
 refused! {
-    restart_semtimedop "semaphore"
+    thread_leader_gone "main thread"
+    place_deleted_directory "working directory"
+    vfork_lasting "vfork"
 }
 
 carried! {
@@ -157,7 +159,6 @@ carried! {
     pipe_reopened
     pipe_stream
     place_directory
-    place_deleted_directory
     place_umask
     place_root
     prctl_settings
@@ -210,6 +211,7 @@ carried! {
     restart_wait4
     restart_waitid
     restart_pause
+    restart_semtimedop
     restart_sigsuspend
     restart_flock
     restart_fcntl_lock
@@ -236,7 +238,6 @@ carried! {
     tcp_accepting_server
     thread_local_storage
     thread_two_hundred
-    thread_leader_gone
     thread_joined_later
     thread_rseq
     thread_robust_mutex

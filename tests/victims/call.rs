@@ -128,10 +128,11 @@ pub(crate) fn gettid() -> i32 {
     unsafe { libc::gettid() }
 }
 
-/// Whether the thread sleeps in the system call of this number.
+/// Whether the thread sleeps in the system call of this number, or in its continuation after a stop.
 pub(crate) fn is_in_call(tid: i32, number: i64) -> bool {
-    std::fs::read_to_string(format!("/proc/{tid}/syscall"))
-        .is_ok_and(|line| line.split(' ').next() == Some(number.to_string().as_str()))
+    let line = std::fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
+    let found = line.split(' ').next().and_then(|word| word.parse::<i64>().ok());
+    found == Some(number) || found == Some(libc::SYS_restart_syscall)
 }
 
 /// The state letter of a process or thread, as /proc/PID/stat has it.

@@ -3,6 +3,8 @@
 use crate::Victim;
 use crate::call::{c, open, read_all, write_all, zeroed};
 use crate::stage::{Stage, Verdict};
+use std::sync::atomic::Ordering::SeqCst;
+
 use libc::{O_APPEND, O_CREAT, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, SEEK_CUR, SEEK_END, SEEK_SET};
 
 pub(crate) const VICTIMS: &[Victim] = &[
@@ -94,12 +96,14 @@ fn shared_offset(stage: &Stage) -> Verdict {
 fn shared_offset_fork(stage: &Stage) -> Verdict {
     let path = text(stage, "file", "abcdefgh")?;
     let fd = open(&path, O_RDONLY)?;
+    let words = crate::call::shared_words::<1>()?;
     let child = stage.fork(|| {
-        stage.wait();
+        crate::call::until("the parent goes on", || words[0].load(SeqCst) == 1)?;
         same!(read_all(fd, 3)?, b"abc", "what the child reads");
         Ok(())
     })?;
     stage.freeze_here()?;
+    words[0].store(1, SeqCst);
     stage.reap(child)?;
     same!(read_all(fd, 3)?, b"def", "what the parent reads then");
     Ok(())
