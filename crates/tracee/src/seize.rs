@@ -4,10 +4,12 @@
 //! nothing new: a stopped process cannot fork. Dropping a [`StoppedTree`] lets everything go on as it was.
 
 use crate::restart;
+use frost_sys::kcmp;
 use frost_sys::proc;
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -223,12 +225,15 @@ impl Seizing {
         let mut known: BTreeSet<i32> = order.iter().copied().collect();
         loop {
             let mut found = false;
+            let mut postponed = false;
             let mut index = 0;
             while index < order.len() {
                 let pid = order[index];
                 found |= self.seize_process(pid)?;
                 for child in proc::children(pid).unwrap_or_default() {
-                    if known.insert(child) {
+                    if self.may_hold_up(child, pid) {
+                        postponed = true;
+                    } else if known.insert(child) {
                         order.push(child);
                         found = true;
                     }
@@ -238,7 +243,7 @@ impl Seizing {
             if order.len() > MOST_PROCESSES {
                 return Err(Error::Growing { pid: self.root, processes: order.len() });
             }
-            if !found && self.waiting == 0 {
+            if !found && !postponed && self.waiting == 0 {
                 break;
             }
             self.interrupt()?;
@@ -254,6 +259,13 @@ impl Seizing {
             return Err(Error::Gone { pid: self.root });
         }
         Ok(StoppedTree { processes, armed: true })
+    }
+
+    /// Returns whether `child` may have to run on for its parent to stop: a parent in vfork(2) waits in the kernel,
+    /// deaf to any stop, until its child executes or ends. Such a child shares the memory of its parent.
+    fn may_hold_up(&self, child: i32, parent: i32) -> bool {
+        let stops = self.threads.values().any(|(pid, stop)| *pid == parent && stop.is_none());
+        stops && matches!(kcmp::kcmp(parent, child, kcmp::Resource::Vm), Ok(Ordering::Equal))
     }
 
     /// Seizes the threads of `pid` that are not yet ours; tells whether there were any.
@@ -369,7 +381,8 @@ impl Seizing {
         let syscall = proc::read(tid, "syscall").unwrap_or_default();
         let number = syscall.split(|byte| *byte == b' ').next().unwrap_or_default();
         let why = match (number, proc::stat(tid).map(|stat| stat.state)) {
-            (b"58", _) => "it waits in vfork for its child to execute or exit",
+            // posix_spawn(3) makes its vfork by clone or clone3, which wait for nothing else.
+            (b"58", _) | (b"56" | b"435", Ok(b'D')) => "it waits in vfork for its child to execute or exit",
             (b"59" | b"322", _) => "it is in the middle of exec",
             (_, Ok(b'D')) => "it is in an uninterruptible wait, as for a disk or a network file system",
             _ => "it does not react",
