@@ -203,6 +203,15 @@ pub fn refused(binary: &Path, name: &str, object: &str) {
     scene.is_empty_soon();
 }
 
+/// Some thread does not stop: told by what it waits for, within a bound, and all of it runs on unharmed.
+pub fn unstoppable(binary: &Path, name: &str, object: &str) {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let traveller = Traveller::set_out(&scene, binary, name, Stdio::Files);
+    scene.frost(&["freeze", &traveller.pid.to_string(), "--to", "victim"]).refused(1, object);
+    traveller.arrive("left alone");
+    scene.is_empty_soon();
+}
+
 /// What a victim wrote to its standard output is there, all of it, once.
 fn told_all(scene: &Scene, name: &str) {
     if name == "outside_standard" {

@@ -73,14 +73,21 @@ fn each_victim_makes_its_journeys() {
     let output = std::process::Command::new(binary()).arg("list").output().expect("the victim can be run");
     let listed: std::collections::BTreeSet<String> =
         String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
-    let tested = CARRIED.iter().chain(REFUSED).map(|name| (*name).to_owned()).collect();
+    let tested = CARRIED.iter().chain(REFUSED).chain(SPECIAL).map(|name| (*name).to_owned()).collect();
     assert_eq!(listed, tested);
+}
+
+/// Those that go through what no other does.
+const SPECIAL: &[&str] = &["vfork_lasting", "outside_pipe"];
+
+#[test]
+fn a_lasting_vfork_is_told_by_name() {
+    journey::unstoppable(binary(), "vfork_lasting", "vfork");
 }
 
 refused! {
     thread_leader_gone "main thread"
     place_deleted_directory "working directory"
-    vfork_lasting "vfork"
 }
 
 carried! {
@@ -142,7 +149,6 @@ carried! {
     memfd_closed
     memfd_sparse
     outside_standard
-    outside_pipe
     pidfd_child
     pidfd_self
     pidfd_zombie
