@@ -25,9 +25,11 @@ mod ram;
 mod rm;
 mod survey;
 mod target;
+mod tidy;
 
 pub use failure::{Failure, FailureKind};
 pub use survey::check;
+pub use tidy::tidy;
 
 use frost_model::Steps;
 use frost_model::steps::Step;

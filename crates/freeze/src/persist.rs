@@ -101,6 +101,7 @@ pub(crate) fn run(
     let mut freeze = Freeze { pid, what, steps };
     let mut draft = store.begin(name).map_err(|error| freeze.failed(&error))?;
     let origin = frost_store::observe(pid).map_err(|error| freeze.failed(&error))?.unwrap_or_default();
+    draft.aim_at(&origin).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.begin")?;
 
     let pause = std::time::Instant::now();

@@ -3,11 +3,13 @@
 use crate::error::{Error, Result};
 use crate::instance::{Liveness, liveness};
 use crate::pack::PackWriter;
-use crate::root::{DRAFTS, IMAGES, LAST, MANIFEST, PACK, Root, dir_of, dir_of_name, fault, write_all_at};
+use crate::root::{
+    DRAFTS, IMAGES, LAST, MANIFEST, PACK, Root, TARGET, dir_of, dir_of_name, fault, write_all_at,
+};
 use frost_image::{Blocks, Header, ImageId, Instance, Name, Then, encode};
 use frost_model::Checkpoint;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{self, FlockOperation, OFlags};
+use rustix::fs::{self, AtFlags, FlockOperation, OFlags};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +19,8 @@ pub struct Draft {
     place: Place,
     name: Name,
     pack: PackWriter,
+    /// The file that tells of the target.
+    aimed: Option<String>,
 }
 
 /// What a commit made.
@@ -36,12 +40,23 @@ impl Draft {
         let place = Place::new(root, "freeze", name)?;
         let file = place.create(PACK)?;
         let pack = PackWriter::new(file, root.show(place.relative.join(PACK)));
-        Ok(Self { place, name: name.clone(), pack })
+        Ok(Self { place, name: name.clone(), pack, aimed: None })
     }
 
     /// Returns the name that the image will have.
     pub fn name(&self) -> &Name {
         &self.name
+    }
+
+    /// Notes which process is being frozen, so that whoever sweeps up after us can look whether we left anything in it.
+    ///
+    /// # Errors
+    /// As for any write to the store.
+    pub fn aim_at(&mut self, target: &Instance) -> Result<()> {
+        let file = format!("{TARGET}{}.{}", target.pid, target.start_time);
+        self.place.create(&file)?;
+        self.aimed = Some(file);
+        Ok(())
     }
 
     /// Returns the writer of the pack.
@@ -63,6 +78,11 @@ impl Draft {
     pub fn commit(mut self, checkpoint: &Checkpoint, origin: Instance, then: Then) -> Result<Committed> {
         fault("store.pack.sync", self.pack.path(), self.pack.len_bytes())?;
         let blocks = self.pack.seal()?;
+        if let Some(file) = self.aimed.take() {
+            let path = self.place.show(&file);
+            fs::unlinkat(&self.place.dir, &file, AtFlags::empty())
+                .map_err(|errno| Error::io("remove", &path, errno))?;
+        }
         let bad = |source| Error::Image { path: self.place.show(MANIFEST), source };
         checkpoint.validate(blocks.len_bytes()).map_err(|malformed| bad(malformed.into()))?;
         // Its version stands in the header, and is known only under the lock.

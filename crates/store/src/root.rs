@@ -25,6 +25,8 @@ pub(crate) const DRAFTS: &str = "drafts";
 pub(crate) const MANIFEST: &str = "manifest";
 pub(crate) const PACK: &str = "pack";
 pub(crate) const COLD: &str = "pack.zst";
+/// Begins the name of a file of a draft that tells which process is being frozen: `target.PID.STARTTIME`.
+pub(crate) const TARGET: &str = "target.";
 pub(crate) const STATE: &str = "state";
 pub(crate) const LAST: &str = "last";
 

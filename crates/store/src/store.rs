@@ -3,7 +3,7 @@
 use crate::draft::{Draft, versions};
 use crate::error::{Error, Result};
 use crate::image::Image;
-use crate::root::{DRAFTS, IMAGES, Root, dir_of};
+use crate::root::{DRAFTS, IMAGES, Root, TARGET, dir_of};
 use frost_image::{ImageId, Name};
 use rustix::fs::{self, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -38,6 +38,8 @@ pub struct Leftover {
     pub pid: u32,
     /// How many bytes of disk its removal freed.
     pub freed_bytes: u64,
+    /// The process that was being frozen, by pid and start time in clock ticks since boot.
+    pub target: Option<(i32, u64)>,
 }
 
 impl Store {
@@ -170,11 +172,18 @@ pub(crate) fn sweep(root: &Arc<Root>) -> Vec<Leftover> {
         if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }
+        let target = root.names(&relative).unwrap_or_default().iter().find_map(|name| parse_target(name));
         let Ok(freed_bytes) = root.remove_tree(&relative) else { continue };
         let mut parts = draft.splitn(4, '.');
         let mut part = || parts.next().unwrap_or_default().to_owned();
         let (doing, pid, _random, name) = (part(), part(), part(), part());
-        swept.push(Leftover { doing, name, pid: pid.parse().unwrap_or(0), freed_bytes });
+        swept.push(Leftover { doing, name, pid: pid.parse().unwrap_or(0), freed_bytes, target });
     }
     swept
+}
+
+/// Parses the name of the file that [`Draft::aim_at`] makes.
+fn parse_target(name: &str) -> Option<(i32, u64)> {
+    let (pid, start_time) = name.strip_prefix(TARGET)?.split_once('.')?;
+    Some((pid.parse().ok()?, start_time.parse().ok()?))
 }
