@@ -73,6 +73,13 @@ impl Invocation {
                 left.pid,
                 output::bytes(left.freed_bytes)
             ));
+            if let Some((pid, start_time)) = left.target {
+                match frost_freeze::tidy(pid, start_time) {
+                    Ok(0) => {}
+                    Ok(_) => output::note(&format!("note: process {pid} is rid of what it had left there")),
+                    Err(failure) => output::note(&format!("note: {failure}; {}", failure.state)),
+                }
+            }
         }
         self.steps.end("store.open");
         Ok(store)
