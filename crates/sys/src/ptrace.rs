@@ -36,6 +36,11 @@ pub fn seize(tid: i32, options: Options) -> Result<()> {
     request(libc::PTRACE_SEIZE, tid, 0, options.0 as u64).map(drop)
 }
 
+/// Changes the options of a stopped thread.
+pub fn set_options(tid: i32, options: Options) -> Result<()> {
+    request(libc::PTRACE_SETOPTIONS, tid, 0, options.0 as u64).map(drop)
+}
+
 /// Asks a seized thread to stop; the stop is then waited for.
 pub fn interrupt(tid: i32) -> Result<()> {
     request(libc::PTRACE_INTERRUPT, tid, 0, 0).map(drop)

@@ -192,8 +192,13 @@ impl StoppedTree {
     }
 
     /// Ends all of it by SIGKILL and waits until every process has ended.
+    ///
+    /// Should we die meanwhile, the rest is ended by the kernel: half a tree is nothing that could go on.
     pub fn kill(mut self) {
         self.armed = false;
+        for process in &self.processes {
+            let _ = ptrace::set_options(process.pid, Options::EXITKILL);
+        }
         for process in &self.processes {
             // It may have been killed by someone else meanwhile, which is what we want anyway.
             let _ = rustix::process::pidfd_send_signal(&process.pidfd, rustix::process::Signal::KILL);
