@@ -8,8 +8,8 @@ use std::path::Path;
 const PLACES: [&str; 4] =
     ["crates/model/src/cap", "crates/freeze/src/cap", "crates/thaw/src/cap", "tests/victims"];
 
-/// Files of the model's directory that are no kind: the table of kinds, and what several of them share.
-const NOT_KINDS: [&str; 2] = ["mod", "file"];
+/// Files of the model's directory that are no kind: the table of kinds, their names, and what several of them share.
+const NOT_KINDS: [&str; 4] = ["mod", "describe", "file", "lock"];
 
 /// Checks that each kind has all its files.
 pub(crate) fn run(root: &Path, _check: bool) -> Outcome {

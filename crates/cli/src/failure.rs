@@ -136,7 +136,11 @@ impl From<io::Error> for Failure {
             kind => {
                 let status =
                     if kind == io::ErrorKind::StorageFull { Status::NoSpace } else { Status::Failed };
-                Told::new(status, "cannot write the output").chain(&error).into()
+                Told::new(status, "cannot write the output")
+                    .chain(&error)
+                    .state("what the command was to do is done; its result was not printed")
+                    .hint("`frost list` shows what there is")
+                    .into()
             }
         }
     }

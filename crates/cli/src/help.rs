@@ -3,6 +3,7 @@
 use crate::commands::Command;
 use crate::invocation::Global;
 use clap::{CommandFactory, Parser};
+use std::sync::LazyLock;
 
 /// Freezes a running program, keeps it, and thaws it
 ///
@@ -16,6 +17,11 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+/// What `frost --version` prints behind the name.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!("{} (writes image format {}, reads up to that)", env!("CARGO_PKG_VERSION"), frost_image::FORMAT)
+});
 
 /// The groups of `frost help`, in its order.
 const GROUPS: [(&str, &[&str]); 3] = [

@@ -47,6 +47,7 @@ fn choose(option: Option<&PathBuf>, from: &Surroundings) -> Result<Place, Failur
         .ok_or_else(|| {
             Told::new(Status::Failed, "cannot tell where the images are kept")
                 .cause("neither FROST_HOME nor XDG_DATA_HOME nor HOME is set")
+                .state("nothing was touched")
                 .hint("name a directory by `--store DIR`")
         })?;
     let directory = data.join("permafrost");

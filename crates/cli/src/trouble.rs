@@ -33,7 +33,7 @@ pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
         Store::Writable { path, .. } => {
             Some(format!("look at what it holds; if you trust it: chmod go-w {}", path.display()))
         }
-        Store::NoSuchImage { .. } => Some("`frost list` shows what there is".to_owned()),
+        Store::Name { .. } | Store::NoSuchImage { .. } => Some("`frost list` shows what there is".to_owned()),
         Store::Image { source, .. } => image_hint(source),
         Store::BlockDamaged { .. } => Some(
             "the disk changed what was written; take another version, or import the image again".to_owned(),
@@ -44,9 +44,9 @@ pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
         )),
         _ => None,
     };
-    let mut told = Told::new(status, what).chain(&error);
-    told.hints.extend(hint);
-    told.into()
+    let hint = hint.unwrap_or_else(|| "`frost check` tells whether the store can be used".to_owned());
+    // What each of these errors promises: a failed operation on the store changes nothing.
+    Told::new(status, what).chain(&error).state("the store is as it was before").hint(hint).into()
 }
 
 fn image_hint(error: &frost_image::Error) -> Option<String> {
@@ -56,7 +56,7 @@ fn image_hint(error: &frost_image::Error) -> Option<String> {
             Some("the image is as it was; use the frost that wrote it, or a later one".to_owned())
         }
         Image::OtherArchitecture { .. } => Some("thaw it on a machine of that architecture".to_owned()),
-        Image::NotAnImage => None,
+        Image::NotAnImage => Some("only what `frost export` wrote can be imported".to_owned()),
         _ => Some("take another version (`frost list`), or import the image again".to_owned()),
     }
 }
@@ -76,8 +76,14 @@ pub(crate) fn of_freeze(failure: frost_freeze::Failure) -> Failure {
     told.causes = failure.causes;
     told.causes.extend(failure.obstacles.iter().map(obstacle));
     told.state = Some(failure.state).filter(|state| !state.is_empty());
-    told.hints.extend(failure.hint);
-    told.into()
+    let hint = failure.hint.unwrap_or_else(|| match status {
+        Status::Unsupported => "each cause has its remedy behind the arrow".to_owned(),
+        Status::NoSpace => {
+            "free some space there (`frost gc`, `frost rm`), or keep images elsewhere by --store".to_owned()
+        }
+        _ => "`frost check` tells what this machine lacks".to_owned(),
+    });
+    told.hint(hint).into()
 }
 
 /// One obstacle with its remedy, on two lines.
@@ -88,4 +94,15 @@ pub(crate) fn obstacle(obstacle: &Obstacle) -> String {
     } else {
         format!("{text}\n-> {}", output::printable(&obstacle.remedy))
     }
+}
+
+/// An error and all that lies behind it, on one line.
+pub(crate) fn chained(error: &Store) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        text.push_str(&format!(": {error}"));
+        next = error.source();
+    }
+    text
 }

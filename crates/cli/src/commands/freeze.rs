@@ -104,6 +104,8 @@ pub(super) fn find(store: &Store, target: &str) -> Result<i32, Failure> {
         return target.parse().map_err(|_| {
             Told::new(Status::Missing, format!("cannot freeze process {target}"))
                 .cause("no process has so high a number")
+                .state("nothing was touched")
+                .hint("`ps -e` lists the processes that run")
                 .into()
         });
     }
@@ -118,6 +120,7 @@ pub(super) fn find(store: &Store, target: &str) -> Result<i32, Failure> {
     }
     Err(Told::new(Status::Missing, format!("cannot freeze {target}"))
         .cause("no program runs that was thawed from an image of that name")
+        .state("nothing was touched")
         .hint("name a process id; `frost list` shows which images run")
         .into())
 }

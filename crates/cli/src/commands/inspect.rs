@@ -166,7 +166,7 @@ fn process_record(checkpoint: &Checkpoint, process: &Process) -> ProcessRecord {
                     fd: descriptor.fd.raw(),
                     kind: object::kind(&description.capability),
                     description: descriptor.description.raw(),
-                    object: object::describe(checkpoint, &description.capability),
+                    object: description.capability.to_string(),
                 })
             })
             .collect(),
@@ -193,10 +193,10 @@ fn render(record: &Record<'_>, header: &Header, state: &State, verbose: bool) ->
         let parent = process.parent.map(|parent| format!(", child of {parent}")).unwrap_or_default();
         let life = if process.life == "running" { String::new() } else { format!(", {}", process.life) };
         text.push_str(&format!(
-            "\nprocess {} ({}){parent}{life}: {} threads, {} of its own in {} regions\n",
+            "\nprocess {} ({}){parent}{life}: {}, {} of its own in {} regions\n",
             process.pid,
             output::printable(&process.command),
-            process.threads.len(),
+            output::count(process.threads.len() as u32, "thread", "threads"),
             output::bytes(process.private_bytes),
             process.regions.len(),
         ));

@@ -1,8 +1,14 @@
 //! The commands, one file each.
 
 mod check;
+mod export;
 mod freeze;
+mod gc;
+mod import;
 mod inspect;
+mod list;
+mod rm;
+mod verify;
 
 use crate::failure::Failure;
 use crate::invocation::Invocation;
@@ -13,8 +19,14 @@ use std::process::ExitCode;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Check(check::Options),
+    Export(export::Options),
     Freeze(freeze::Options),
+    Gc(gc::Options),
+    Import(import::Options),
     Inspect(inspect::Options),
+    List(list::Options),
+    Rm(rm::Options),
+    Verify(verify::Options),
 }
 
 impl Command {
@@ -22,8 +34,14 @@ impl Command {
     pub(crate) fn run(self, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
         match self {
             Command::Check(options) => check::run(&options, invocation),
-            Command::Inspect(options) => inspect::run(&options, invocation),
+            Command::Export(options) => export::run(&options, invocation),
             Command::Freeze(options) => freeze::run(&options, invocation),
+            Command::Gc(options) => gc::run(&options, invocation),
+            Command::Import(options) => import::run(&options, invocation),
+            Command::Inspect(options) => inspect::run(&options, invocation),
+            Command::List(options) => list::run(&options, invocation),
+            Command::Rm(options) => rm::run(&options, invocation),
+            Command::Verify(options) => verify::run(&options, invocation),
         }
     }
 }

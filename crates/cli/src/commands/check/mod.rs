@@ -2,7 +2,7 @@
 
 mod host;
 
-use crate::failure::{Failure, Status};
+use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
@@ -49,7 +49,15 @@ fn check_target(target: &str, invocation: &mut Invocation) -> Result<ExitCode, F
             output::line(&trouble::obstacle(obstacle).replace('\n', "\n    "))?;
         }
     }
-    Ok(ExitCode::from(if obstacles.is_empty() { 0 } else { Status::Unsupported.code() }))
+    if obstacles.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let objects: Vec<String> = obstacles.iter().map(|obstacle| output::printable(&obstacle.object)).collect();
+    Err(Told::new(Status::Unsupported, format!("process {pid} cannot be frozen as it is"))
+        .cause(format!("in the way: {}", objects.join(", ")))
+        .state(format!("process {pid} runs on; nothing was touched"))
+        .hint("each object has its remedy behind the arrow")
+        .into())
 }
 
 /// Lists the features of the machine.
