@@ -45,6 +45,23 @@ impl<'a> Traveller<'a> {
         Self { scene, name: name.to_owned(), started: Some(started), pid, tree: tree_of(pid) }
     }
 
+    /// Takes a program that was started otherwise along.
+    pub fn join(scene: &'a Scene, started: Started, name: &str) -> Self {
+        let pid = started.pid();
+        Self { scene, name: name.to_owned(), started: Some(started), pid, tree: tree_of(pid) }
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// If it runs on.
+    pub fn ends(mut self) {
+        match self.started.take() {
+            Some(mut started) => _ = started.wait("the program", LIMIT),
+            None => until("the program ends", || !is_alive(self.pid)),
+        }
+    }
+
     /// Freezes it, and checks that nothing of it is left.
     ///
     /// # Panics

@@ -149,7 +149,8 @@ pub fn frost_binary() -> &'static Path {
         let output = command.stderr(std::process::Stdio::inherit()).output().expect("cargo can be run");
         let text = String::from_utf8_lossy(&output.stdout);
         let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let path = records.filter_map(|record| record["executable"].as_str().map(PathBuf::from)).last();
+        let mut paths = records.filter_map(|record| record["executable"].as_str().map(PathBuf::from));
+        let path = paths.next_back();
         path.unwrap_or_else(|| panic!("the frost command does not build"))
     })
 }

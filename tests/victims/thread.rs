@@ -233,7 +233,7 @@ fn names_and_masks(stage: &Stage) -> Verdict {
         let text = crate::call::c(&format!("odd (name) {number}\u{1}"));
         sys!(prctl(libc::PR_SET_NAME, text.as_ptr()))?;
         let mut set: libc::sigset_t = zeroed();
-        for signal in (1..=64).filter(|s| (*s as u64 + number) % 3 == 0) {
+        for signal in (1..=64).filter(|s| (*s as u64 + number).is_multiple_of(3)) {
             unsafe { libc::sigaddset(&mut set, signal) };
         }
         sys!(pthread_sigmask(libc::SIG_SETMASK, &set, null_mut()))?;

@@ -274,7 +274,7 @@ fn unconnected(stage: &Stage) -> Verdict {
 /// Filled until it takes no more; then a writer waits.
 fn full(stage: &Stage) -> Verdict {
     let [one, two] = pair(SOCK_STREAM)?;
-    let block: Vec<u8> = (0..4096u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let block: Vec<u8> = (0..4096u32).map(|i| ((i * 7) >> 3) as u8).collect();
     let child = stage.fork(|| {
         sys!(close(two))?;
         (0..500).try_for_each(|_| write_all(one, &block))

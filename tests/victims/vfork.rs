@@ -13,7 +13,7 @@ fn amid(stage: &Stage, naps: u32, status: i32) -> Verdict {
     let arguments = [sleeper[0].as_ptr(), sleeper[1].as_ptr(), sleeper[2].as_ptr(), std::ptr::null()];
     std::thread::scope(|scope| {
         let helper = scope.spawn(|| {
-            until("there is a child", || has_child())?;
+            until("there is a child", has_child)?;
             stage.ready();
             stage.wait();
             Ok::<_, String>(())
