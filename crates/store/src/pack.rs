@@ -169,6 +169,8 @@ impl PackWriter {
         within_limit(self.end)
             .and_then(|()| fs::ftruncate(self.file(), self.end))
             .map_err(|errno| self.write_error(errno, self.end))?;
+        // The device works while the rest is hashed; 0 bytes are all to the end.
+        let _ = frost_sys::writeback::start_writeback(self.file(), 0, 0);
         let end = self.end;
         self.shared.order(|orders| {
             orders.filled = end;
