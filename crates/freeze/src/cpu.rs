@@ -1,13 +1,14 @@
 //! Capture of the CPU session.
 
 use crate::inner::ThreadFacts;
-use crate::{elapsed, pd};
+use crate::pd;
+use frost_model::clock::Timespec;
 use frost_model::cpu::{CpuState, Registers, Restart, RobustList, Rseq, Scheduling, Thread};
 use frost_model::id::{TargetAddr, Tid};
 use frost_model::path::BytePath;
 use frost_sys::{proc, ptrace, sched};
-use frost_tracee::restart;
 use frost_tracee::seize::{StoppedProcess, StoppedThread};
+use frost_tracee::{elapsed, restart};
 use rustix::io::Errno;
 
 /// Captures the threads of a process.
@@ -55,12 +56,16 @@ fn capture_thread(
 
 fn restart(thread: &StoppedThread) -> Restart {
     if thread.reissue {
-        Restart::Reissue { remaining: elapsed::remaining(thread) }
+        Restart::Reissue { remaining: remaining(thread) }
     } else if restart::has_restart_block(&thread.registers) {
-        Restart::Block { remaining: elapsed::remaining(thread) }
+        Restart::Block { remaining: remaining(thread) }
     } else {
         Restart::None
     }
+}
+
+fn remaining(thread: &StoppedThread) -> Option<Timespec> {
+    elapsed::remaining(thread).map(|left| Timespec::from_nanos(left.as_nanos() as i128))
 }
 
 fn scheduling(tid: i32, facts: &ThreadFacts) -> Result<Scheduling, Errno> {

@@ -13,7 +13,6 @@
 pub mod cap;
 mod cpu;
 mod deposit;
-mod elapsed;
 mod failure;
 mod file;
 mod guardian;

@@ -4,6 +4,7 @@
 //! memory. A thread that was told to make calls for us finds its way back through such a frame even when we are
 //! gone, and a thread that is thawed can leave its last tape through one.
 
+use frost_sys::proc::Mapping;
 use frost_sys::ptrace::REGISTER_WORDS;
 
 /// A frame that lies at a known address of a target.
@@ -126,6 +127,26 @@ pub fn restarted(registers: &[u64; REGISTER_WORDS]) -> [u64; REGISTER_WORDS] {
         registers[ORIG_RAX] = u64::MAX;
     }
     registers
+}
+
+/// Returns an address with room for `len_bytes` bytes below the red zone of a stack, a multiple of 64; `None` unless
+/// `stack_pointer` lies in a stack whose bounds are known.
+///
+/// Only the main stack and stacks with a guard below are; those of goroutines and fibers lie in heaps, and the map
+/// does not show where they end.
+pub(crate) fn room_on_stack(stack_pointer: u64, len_bytes: u64, mappings: &[Mapping]) -> Option<u64> {
+    let holds = |mapping: &Mapping| mapping.start <= stack_pointer && stack_pointer < mapping.end;
+    let index = mappings.iter().position(holds)?;
+    let mapping = &mappings[index];
+    let guarded = index > 0 && {
+        let below = &mappings[index - 1];
+        below.end == mapping.start && !below.read && !below.write && !below.execute
+    };
+    if !mapping.write || mapping.shared || !(mapping.name == b"[stack]" || guarded) {
+        return None;
+    }
+    let address = stack_pointer.checked_sub(128 + len_bytes)? & !63;
+    (address >= mapping.start + 4096).then_some(address)
 }
 
 #[cfg(test)]

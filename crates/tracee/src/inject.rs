@@ -442,26 +442,10 @@ impl Gateway {
 }
 
 /// Builds the way back on the thread's own stack, if that is one whose bounds are known.
-///
-/// Only the main stack and stacks with a guard below are; those of goroutines and fibers lie in heaps, and the map
-/// does not show where they end.
 fn frame_on_stack(thread: &StoppedThread, mappings: &[Mapping], restorer: u64) -> Option<Frame> {
-    let stack = thread.registers[RSP];
-    let index = mappings.iter().position(|mapping| mapping.start <= stack && stack < mapping.end)?;
-    let mapping = &mappings[index];
-    let guarded = index > 0 && {
-        let below = &mappings[index - 1];
-        below.end == mapping.start && !below.read && !below.write && !below.execute
-    };
-    if !mapping.write || mapping.shared || !(mapping.name == b"[stack]" || guarded) {
-        return None;
-    }
     let xstate = ptrace::xstate(thread.tid).ok()?;
-    // Below the red zone, which belongs to the code that was interrupted.
-    let address = (stack.checked_sub(128 + Frame::len_bytes(xstate.len()) as u64)?) & !63;
-    if address < mapping.start + 4096 {
-        return None;
-    }
+    let len_bytes = Frame::len_bytes(xstate.len()) as u64;
+    let address = frame::room_on_stack(thread.registers[RSP], len_bytes, mappings)?;
     let registers = frame::restarted(&thread.resume_registers());
     Some(Frame::new(address, &registers, &xstate, thread.mask, restorer))
 }

@@ -3,7 +3,7 @@
 //! Threads and children that are born while we stop the others are found by looking again until a look finds
 //! nothing new: a stopped process cannot fork. Dropping a [`StoppedTree`] lets everything go on as it was.
 
-use crate::restart;
+use crate::{elapsed, restart};
 use frost_sys::kcmp;
 use frost_sys::proc;
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
@@ -133,6 +133,23 @@ pub struct StoppedProcess {
     pub status: proc::Status,
 }
 
+impl StoppedProcess {
+    /// Sets calls that are issued again to the time that is left to them.
+    fn shorten_timeouts(&self) {
+        let mut again = self.threads.iter().filter(|thread| thread.reissue).peekable();
+        if again.peek().is_none() {
+            return;
+        }
+        let mappings = proc::bare_mappings(self.pid).unwrap_or_default();
+        for thread in again {
+            if let Some(registers) = elapsed::shortened(thread, &mappings) {
+                // If it cannot be set it is gone, or goes on with the full time.
+                let _ = ptrace::set_registers(thread.tid, &registers);
+            }
+        }
+    }
+}
+
 /// A process tree at a standstill.
 #[derive(Debug)]
 pub struct StoppedTree {
@@ -212,8 +229,11 @@ impl StoppedTree {
             return;
         }
         // Children first, so that a parent that reads its children's state finds them running.
-        for thread in self.processes.iter().rev().flat_map(|process| &process.threads) {
-            let _ = ptrace::detach(thread.tid, 0);
+        for process in self.processes.iter().rev() {
+            process.shorten_timeouts();
+            for thread in &process.threads {
+                let _ = ptrace::detach(thread.tid, 0);
+            }
         }
     }
 }

@@ -54,6 +54,14 @@ pub fn mappings(pid: i32) -> Result<Vec<Mapping>> {
     parse(&super::read(pid, "smaps")?).ok_or(Errno::IO)
 }
 
+/// Reads all mappings without their flags: no walk over the page tables.
+///
+/// # Errors
+/// As [`mappings`].
+pub fn bare_mappings(pid: i32) -> Result<Vec<Mapping>> {
+    parse(&super::read(pid, "maps")?).ok_or(Errno::IO)
+}
+
 fn parse(text: &[u8]) -> Option<Vec<Mapping>> {
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in text.split(|byte| *byte == b'\n') {

@@ -10,7 +10,7 @@ mod status;
 mod timers;
 
 pub use limits::limits;
-pub use maps::{Mapping, VmFlags, mappings};
+pub use maps::{Mapping, VmFlags, bare_mappings, mappings};
 pub use sleep::{blocked_in, last_ran};
 pub use stat::{Stat, stat};
 pub use status::{Status, status};

@@ -4,9 +4,13 @@
 //! memory, the time since the thread fell asleep is told by the scheduler's clock when the thread last ran, read
 //! before it was stopped. It is compared with that of our own thread.
 
-use frost_model::clock::Timespec;
+use crate::frame;
+use crate::restart::{self, RSP};
+use crate::seize::StoppedThread;
+use frost_sys::proc::Mapping;
+use frost_sys::ptrace::REGISTER_WORDS;
 use frost_sys::{memory, proc};
-use frost_tracee::seize::StoppedThread;
+use std::time::Duration;
 
 // Indices of `struct user_regs_struct`.
 const R10: usize = 7;
@@ -20,7 +24,7 @@ const FUTEX_WAIT: u64 = 0;
 
 /// Returns what was left of the timeout of the call that `thread` was stopped in; `None` if it has none, if it is
 /// absolute, or if nothing can be told: the call is then issued again with its own arguments.
-pub(crate) fn remaining(thread: &StoppedThread) -> Option<Timespec> {
+pub fn remaining(thread: &StoppedThread) -> Option<Duration> {
     let registers = &thread.registers;
     let tid = thread.tid;
     let whole = match registers[ORIG_RAX] as libc::c_long {
@@ -36,33 +40,58 @@ pub(crate) fn remaining(thread: &StoppedThread) -> Option<Timespec> {
         libc::SYS_futex if registers[RSI] & FUTEX_CMD_MASK == FUTEX_WAIT => timespec(tid, registers[R10])?,
         _ => return None,
     };
-    let slept = slept_nanos(thread)?.clamp(0, whole.as_nanos());
-    Some(Timespec::from_nanos(whole.as_nanos() - slept))
+    Some(whole.saturating_sub(slept(thread)?))
 }
 
-fn timespec(tid: i32, address: u64) -> Option<Timespec> {
+/// Returns the registers with which a thread issues its call again with what is left of its timeout; `None` if it
+/// has no timeout, or none that can be shortened: then the call gets its full time.
+///
+/// A timeout in memory is replaced by one below the thread's stack, which nothing there outlives.
+pub(crate) fn shortened(thread: &StoppedThread, mappings: &[Mapping]) -> Option<[u64; REGISTER_WORDS]> {
+    let left = remaining(thread)?;
+    let mut registers = restart::reissued(&thread.registers);
+    let argument = match thread.registers[ORIG_RAX] as libc::c_long {
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => {
+            // Rounded up, so that nobody wakes too soon.
+            registers[R10] = left.as_micros().div_ceil(1000) as u64;
+            return Some(registers);
+        }
+        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => R10,
+        libc::SYS_rt_sigtimedwait => RDX,
+        _ => return None,
+    };
+    let address = frame::room_on_stack(thread.registers[RSP], 16, mappings)?;
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&left.as_secs().to_ne_bytes());
+    bytes[8..].copy_from_slice(&u64::from(left.subsec_nanos()).to_ne_bytes());
+    if memory::write(thread.tid, address, &bytes) != Ok(16) {
+        return None;
+    }
+    registers[argument] = address;
+    Some(registers)
+}
+
+fn timespec(tid: i32, address: u64) -> Option<Duration> {
     let mut bytes = [0u8; 16];
     if address == 0 || memory::read(tid, address, &mut bytes) != Ok(16) {
         return None;
     }
     let (sec, nsec) = bytes.split_at(8);
-    Some(Timespec {
-        sec: i64::from_ne_bytes(sec.try_into().ok()?),
-        nsec: i64::from_ne_bytes(nsec.try_into().ok()?),
-    })
+    let nsec = u32::try_from(u64::from_ne_bytes(nsec.try_into().ok()?)).ok()?;
+    Some(Duration::new(u64::from_ne_bytes(sec.try_into().ok()?), nsec.min(999_999_999)))
 }
 
 /// A timeout in milliseconds as an `int`; negative is for ever.
-fn milliseconds(register: u64) -> Option<Timespec> {
-    let timeout = register as u32 as i32;
-    (timeout >= 0).then(|| Timespec::from_nanos(i128::from(timeout) * 1_000_000))
+fn milliseconds(register: u64) -> Option<Duration> {
+    u64::try_from(register as u32 as i32).ok().map(Duration::from_millis)
 }
 
-fn slept_nanos(thread: &StoppedThread) -> Option<i128> {
+fn slept(thread: &StoppedThread) -> Option<Duration> {
     let since = thread.asleep_since?;
     // Our own thread has just been scheduled in after the yield, so its clock is that of now.
     std::thread::yield_now();
-    Some(proc::last_ran(std::process::id() as i32)? - since)
+    let nanos = proc::last_ran(std::process::id() as i32)? - since;
+    Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -72,6 +101,6 @@ mod tests {
     #[test]
     fn a_negative_timeout_is_none() {
         assert_eq!(milliseconds(u64::from(u32::MAX)), None);
-        assert_eq!(milliseconds(1500), Some(Timespec { sec: 1, nsec: 500_000_000 }));
+        assert_eq!(milliseconds(1500), Some(Duration::from_millis(1500)));
     }
 }
