@@ -49,7 +49,10 @@ pub(crate) fn command() -> clap::Command {
     let template = format!(
         "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n{groups}\nOptions:\n{{options}}{{after-help}}"
     );
-    Arguments::command().help_template(template).after_help("`frost help COMMAND` tells all of one command.")
+    Arguments::command()
+        .version(VERSION.as_str())
+        .help_template(template)
+        .after_help("`frost help COMMAND` tells all of one command.")
 }
 
 #[cfg(test)]

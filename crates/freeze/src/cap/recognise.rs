@@ -44,7 +44,7 @@ impl Refusal {
 }
 
 const CLOSE_FIRST: &str = "let the program close it first";
-const FALL_BACK: &str = "start it under `frost run`, which makes it fall back";
+const FALL_BACK: &str = "run the program with that turned off, where it has a switch for it";
 
 /// Decides what `held` is. `memfds` is the device number of memfds.
 pub(super) fn recognise(held: &Held, memfds: Option<u64>) -> Result<Result<Found, Refusal>, Error> {
