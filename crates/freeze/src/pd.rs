@@ -52,6 +52,8 @@ pub(crate) fn credentials(status: &proc::Status, securebits: u32) -> Credentials
 pub(crate) struct Places {
     pub(crate) exe: FileRef,
     pub(crate) cwd: FileRef,
+    /// The root directory, if it is not ours.
+    pub(crate) root: Option<FileRef>,
 }
 
 /// Assembles the PD session of a living process.
@@ -78,7 +80,7 @@ pub(crate) fn capture(
         exe: Some(places.exe),
         credentials: credentials(&process.status, securebits),
         cwd: Some(places.cwd),
-        root: None,
+        root: places.root,
         umask: process.status.umask,
         actions: facts.actions.clone(),
         pending: queued(process.threads[0].tid, true)?,

@@ -18,10 +18,10 @@ use frost_sys::proc::{self, Mapping, Timer};
 use frost_sys::{fault, pidfd};
 use frost_tracee::inject;
 use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
-use rustix::fd::AsFd;
-use rustix::fs::OFlags;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::error::Error;
 
 /// What a living process is known by while it is captured.
@@ -165,7 +165,7 @@ fn capture(
     }
     freeze.step("freeze.sweep")?;
 
-    sync_files(&living).map_err(|errno| freeze.failed(&errno))?;
+    sync_files(&living, &maps).map_err(|errno| freeze.failed(&errno))?;
     freeze.step("freeze.sync-files")?;
 
     let mut files = FileCache::default();
@@ -246,7 +246,7 @@ fn copy_memory(tree: &StoppedTree, extents: &[ram::Extent], draft: &mut Draft) -
         ram::copy(&unreadable, false, draft.pack())?;
         let own = match process {
             Some(process) => {
-                let mappings = proc::mappings(process.pid).unwrap_or_default();
+                let mappings = proc::bare_mappings(process.pid).unwrap_or_default();
                 deposit::write(process, &mappings, &readable, draft.pack())?
             }
             None => false,
@@ -314,30 +314,56 @@ fn lost_leader(process: &StoppedProcess) -> Option<frost_model::Obstacle> {
     })
 }
 
-/// Syncs every regular file that the tree has open for writing, so that the files on disk are those of the image.
-fn sync_files(living: &[&StoppedProcess]) -> Result<(), Errno> {
-    let mut synced = std::collections::HashSet::new();
-    for process in living {
+/// Syncs every regular file that the tree has open for writing or mapped so, so that the files on disk are those of
+/// the image.
+fn sync_files(living: &[&StoppedProcess], maps: &[Vec<Mapping>]) -> Result<(), Errno> {
+    let mut synced = HashSet::new();
+    for (process, mappings) in living.iter().zip(maps) {
         for fd in proc::numbers(process.pid, "fd")? {
             let link = proc::link(process.pid, &format!("fd/{fd}")).unwrap_or_default();
-            if !link.starts_with(b"/") || link.ends_with(file::DELETED) || link.starts_with(b"/memfd:") {
-                continue;
+            if is_file(&link)
+                && let Ok(ours) = pidfd::pidfd_getfd(process.pidfd.as_fd(), fd)
+                && rustix::fs::fcntl_getfl(&ours)?.intersects(OFlags::WRONLY | OFlags::RDWR)
+            {
+                sync(&ours, &mut synced)?;
             }
-            let Ok(ours) = pidfd::pidfd_getfd(process.pidfd.as_fd(), fd) else { continue };
-            let flags = rustix::fs::fcntl_getfl(&ours)?;
-            let stat = rustix::fs::fstat(&ours)?;
-            let regular = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
-            let writable = flags.intersects(OFlags::WRONLY | OFlags::RDWR) && !flags.contains(OFlags::PATH);
-            if regular && writable && synced.insert((stat.st_dev, stat.st_ino)) {
-                match rustix::fs::fsync(&ours) {
-                    // A file system without fsync has nothing to be synced, as proc or sysfs.
-                    Ok(()) | Err(Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP) => {}
-                    Err(errno) => return Err(errno),
-                }
+        }
+        for mapping in mappings.iter().filter(|mapping| mapping.shared && mapping.flags.has(*b"mw")) {
+            // Which of them can be found by its path again is for the survey to tell.
+            if is_file(&mapping.name)
+                && !synced.contains(&(mapping.device, mapping.inode))
+                && let Ok(file) = rustix::fs::open(
+                    proc::as_path(&mapping.name),
+                    OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )
+            {
+                sync(&file, &mut synced)?;
             }
         }
     }
     Ok(())
+}
+
+/// Whether what the kernel shows is the path of a file that still has a name.
+fn is_file(path: &[u8]) -> bool {
+    path.starts_with(b"/")
+        && !path.starts_with(b"/dev/")
+        && !path.starts_with(b"/memfd:")
+        && !path.ends_with(file::DELETED)
+}
+
+fn sync(file: &OwnedFd, synced: &mut HashSet<(u64, u64)>) -> Result<(), Errno> {
+    let stat = rustix::fs::fstat(file)?;
+    let regular = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
+    if !regular || !synced.insert((stat.st_dev, stat.st_ino)) {
+        return Ok(());
+    }
+    match rustix::fs::fsync(file) {
+        // A file system without fsync has nothing to be synced, as proc or sysfs; O_PATH is not open for writing.
+        Ok(()) | Err(Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP | Errno::BADF) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn capture_process(
@@ -351,7 +377,9 @@ fn capture_process(
 ) -> Result<Process, Box<dyn Error>> {
     let pid = process.pid;
     let link = |name: &str| file::behind_link(&proc::path(pid, name));
-    let places = pd::Places { exe: link("exe")?, cwd: link("cwd")? };
+    let root = link("root")?;
+    let root = (root.path.as_bytes() != b"/").then_some(root);
+    let places = pd::Places { exe: link("exe")?, cwd: link("cwd")?, root };
     let pagemap = Pagemap::open(pid)?;
     let mut regions = Vec::with_capacity(known.mappings.len());
     for mapping in &known.mappings {

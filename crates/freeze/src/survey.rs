@@ -49,7 +49,7 @@ pub(crate) fn look(
     for process in seen {
         obstacles.extend(target::survey(process.pid, process.inner, process.status));
         obstacles.extend(rm::survey(process.inner, &process.command, process.mappings, &catalog, files));
-        for (link, object) in [("exe", "binary"), ("cwd", "working directory")] {
+        for (link, object) in [("exe", "binary"), ("cwd", "working directory"), ("root", "root directory")] {
             if let Err(reason) = file::behind_link(&proc::path(process.pid, link)) {
                 obstacles.push(Obstacle {
                     pid: process.inner,

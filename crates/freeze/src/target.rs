@@ -139,14 +139,17 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status) -> Vec<Obstacle> {
             );
         }
     }
+    // A frost thaw of an ordinary user makes a mount namespace too, with nothing but a /proc of its own: what decides
+    // is whether the same files lie below the same paths.
+    let mounts = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/mnt"), Vec::new()).ok();
     let root = |path: String| rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
-    if let (Some(theirs), Some(ours)) = (root(format!("/proc/{pid}/root")), root("/".to_owned()))
-        && theirs != ours
+    if mounts(&pid.to_string()) != mounts("self") && root(format!("/proc/{pid}/root")) != root("/".to_owned())
     {
         add(
-            "root directory",
-            "its root directory is not that of this command, as in a chroot or container".to_owned(),
-            "run frost inside of it",
+            "mount namespace",
+            "it is in another mount namespace than this command, with other files, as in a container"
+                .to_owned(),
+            "run frost inside of the container",
         );
     }
     let mut class = [0u8; 5];
