@@ -4,6 +4,7 @@
 //! anything; what a call means for a freeze or a thaw stands with its caller.
 
 pub mod clone;
+pub mod elf;
 pub mod fault;
 pub mod fcntl;
 pub mod fdinfo;
@@ -15,6 +16,7 @@ pub mod pagemap;
 pub mod pidfd;
 pub mod probe;
 pub mod proc;
+pub mod processor;
 pub mod ptrace;
 pub mod pty;
 pub mod sched;

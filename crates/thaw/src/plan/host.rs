@@ -1,0 +1,103 @@
+//! Whether this host is like the one the program was frozen on, as far as the program can tell.
+
+use super::obstacle;
+use crate::baseline::Baseline;
+use crate::compile::MOST_TIMER_STEPS;
+use crate::vdso;
+use frost_model::{Checkpoint, Obstacle};
+use frost_sys::processor;
+use std::collections::HashSet;
+
+/// State components by their bit in XCR0 (Intel SDM volume 1, 13.1).
+const COMPONENTS: [&str; 20] = [
+    "x87",
+    "SSE",
+    "AVX",
+    "MPX bounds",
+    "MPX configuration",
+    "AVX-512 masks",
+    "AVX-512 upper halves",
+    "AVX-512 upper registers",
+    "processor trace",
+    "protection keys",
+    "PASID",
+    "shadow stack, user",
+    "shadow stack, supervisor",
+    "HDC",
+    "user interrupts",
+    "LBR",
+    "HWP",
+    "AMX configuration",
+    "AMX tiles",
+    "APX",
+];
+
+/// Names of `/proc/cpuinfo` that a program can find by CPUID and then rely on; the others are the kernel's business.
+fn is_for_programs(name: &str) -> bool {
+    const EXACT: [&str; 44] = [
+        "fpu", "tsc", "cx8", "cmov", "mmx", "fxsr", "syscall", "lm", "cx16", "lahf_lm", "abm", "popcnt", "aes",
+        "pclmulqdq", "fma", "fma4", "f16c", "movbe", "rdrand", "rdseed", "adx", "sha_ni", "vaes", "vpclmulqdq",
+        "gfni", "erms", "fsrm", "rdtscp", "fsgsbase", "clflush", "clflushopt", "clwb", "clzero", "rdpid",
+        "serialize", "movdiri", "movdir64b", "waitpkg", "rtm", "hle", "pku", "ospke", "xop", "tbm",
+    ];
+    const PREFIXES: [&str; 9] = ["sse", "ssse3", "avx", "bmi", "xsave", "amx_", "3dnow", "mmxext", "xgetbv"];
+    EXACT.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+pub(super) fn obstacles(checkpoint: &Checkpoint, baseline: &Baseline) -> Vec<Obstacle> {
+    let root = &checkpoint.processes[0];
+    let host = &checkpoint.host;
+    let mut found = Vec::new();
+    if host.architecture != std::env::consts::ARCH {
+        let reason = format!("it is of {}, this machine is {}", host.architecture, std::env::consts::ARCH);
+        let remedy = "thaw it on a machine of that architecture";
+        found.push(obstacle(root, "the processor", reason, remedy));
+        return found;
+    }
+    let missing = host.xcr0 & !processor::xcr0();
+    if missing != 0 {
+        let named = (0..64).filter(|bit| missing & (1 << bit) != 0).map(|bit| {
+            COMPONENTS.get(bit).map_or_else(|| format!("component {bit}"), |name| (*name).to_owned())
+        });
+        let reason = format!("it has no {} state", named.collect::<Vec<_>>().join(", no "));
+        found.push(obstacle(root, "the processor", reason, "thaw it on a machine with a processor like the old one"));
+    }
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':'));
+    let ours: HashSet<&str> = flags.map_or("", |(_, flags)| flags).split_ascii_whitespace().collect();
+    let missing: Vec<&str> = host
+        .cpu_features
+        .iter()
+        .map(String::as_str)
+        .filter(|name| is_for_programs(name) && !ours.contains(name))
+        .collect();
+    if !missing.is_empty() {
+        let reason = format!("it lacks {}", missing.join(", "));
+        found.push(obstacle(root, "the processor", reason, "thaw it on a machine with a processor like the old one"));
+    }
+    for process in &checkpoint.processes {
+        if let Some(want) = &process.rm.vdso
+            && vdso::digest() != Some(want.digest)
+        {
+            let reason = "this kernel has another vDSO than the program was started with".to_owned();
+            let remedy = format!("boot the kernel it was frozen on ({})", host.kernel);
+            found.push(obstacle(process, "its vDSO", reason, remedy));
+            break;
+        }
+    }
+    for process in &checkpoint.processes {
+        let highest = process.pd.posix_timers.iter().map(|timer| timer.id).max().unwrap_or(0);
+        if !baseline.timer_ids && highest > MOST_TIMER_STEPS {
+            let reason = "this kernel cannot make a timer of a chosen number";
+            found.push(obstacle(process, format!("timer {highest}"), reason, "use Linux 6.15 or later"));
+        }
+        for region in &process.rm.regions {
+            if region.flags.hugetlb || region.protection.key != 0 {
+                let reason = "huge pages of hugetlbfs and protection keys are not carried";
+                let remedy = "freeze the program without them";
+                found.push(obstacle(process, super::region_text(region), reason, remedy));
+            }
+        }
+    }
+    found
+}

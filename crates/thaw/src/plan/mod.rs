@@ -1,0 +1,216 @@
+//! The plan: what a thaw would do, and all that is in its way.
+//!
+//! A plan is a value. It is made without building anything, can be shown to a person or a program, and is then obeyed as
+//! it stands. What is missing is collected, all of it, each with the process, the object, the reason and a remedy.
+
+mod files;
+mod host;
+mod pids;
+mod rights;
+
+use crate::baseline::Baseline;
+use crate::cap;
+use crate::compile::{self, Relation};
+use crate::error::Error;
+use frost_model::rm::{Attachment, Region};
+use frost_model::{Checkpoint, Obstacle, Pid, Process};
+use frost_store::{Image, State, Store};
+use serde::{Deserialize, Serialize};
+
+/// How to thaw.
+#[derive(Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Stay the parent of the program, lend it our terminal, and learn how it ends.
+    pub attach: bool,
+    /// Make a copy beside the original, in namespaces of its own.
+    pub clone: bool,
+    /// The store in which the image is marked as running; a copy is not marked.
+    pub store: Option<&'a Store>,
+}
+
+/// What a thaw does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The name of the instance.
+    pub name: String,
+    /// The version of the image.
+    pub version: u32,
+    /// Whether we stay its parent.
+    pub attach: bool,
+    /// Whether it becomes a copy.
+    pub copy: bool,
+    /// The namespaces that are made for it.
+    pub namespaces: Namespaces,
+    /// The processes, parents before their children.
+    pub processes: Vec<PlannedProcess>,
+    /// How each open file description is obtained that is not simply made again as it was.
+    pub capabilities: Vec<cap::Planned>,
+    /// What will be different for the program, a line each.
+    pub notes: Vec<String>,
+    /// What is in the way.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// Namespaces of its own that a program gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// A user namespace: whoever thaws is an ordinary user.
+    pub user: bool,
+    /// Pid and mount namespaces with a keeper as pid 1.
+    pub pid: bool,
+    /// A time namespace, in which CLOCK_MONOTONIC and CLOCK_BOOTTIME go on where they were.
+    pub time: bool,
+}
+
+/// A process to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedProcess {
+    /// Its pid, as it sees it.
+    pub pid: Pid,
+    /// Its command name.
+    pub command: String,
+    /// How many threads it has; none if it had ended.
+    pub threads: u32,
+    /// Bytes of memory that are read.
+    pub memory_bytes: u64,
+}
+
+impl Plan {
+    /// Works out what a thaw of `image` takes, and what is in its way.
+    ///
+    /// # Errors
+    /// If the host or the store cannot be asked. What is missing is no error: it stands in
+    /// [`obstacles`](Self::obstacles).
+    pub fn new(image: &Image, options: &Options<'_>) -> Result<Self, Error> {
+        let id = image.id();
+        let mut plan = Self::of(image.checkpoint(), options)?;
+        plan.name = id.name.to_string();
+        plan.version = id.version;
+        if let Some(store) = options.store.filter(|_| !options.clone) {
+            let root = &image.checkpoint().processes[0];
+            let runs = |instance: &frost_store::Instance, reason: &str| {
+                let reason = format!("{reason} as process {}", instance.pid);
+                let remedy = format!(
+                    "end or freeze that process, or thaw a copy beside it (`frost thaw {id} --clone`)"
+                );
+                obstacle(root, format!("image {id}"), reason, remedy)
+            };
+            match store.state(id)? {
+                State::Frozen => {}
+                State::Running(instance) => plan.obstacles.insert(0, runs(&instance, "it runs already")),
+                State::Superseded(instance) => {
+                    plan.obstacles.insert(0, runs(&instance, "the program that it was made of goes on"));
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Works it out for a checkpoint by itself.
+    pub(crate) fn of(checkpoint: &Checkpoint, options: &Options<'_>) -> Result<Self, Error> {
+        let baseline = Baseline::read()?;
+        let ordinary = !rustix::process::geteuid().is_root();
+        let namespaces = Namespaces { user: ordinary, pid: ordinary || options.clone, time: true };
+        let relation = Relation { attach: options.attach, copy: options.clone };
+        let mut obstacles = host::obstacles(checkpoint, &baseline);
+        obstacles.extend(pids::obstacles(checkpoint, namespaces));
+        obstacles.extend(files::obstacles(checkpoint));
+        obstacles.extend(rights::obstacles(checkpoint, &baseline, namespaces));
+        obstacles.extend(compile::tree_obstacles(checkpoint, relation));
+        let context = cap::ThawContext { attach: options.attach, copy: options.clone };
+        let (capabilities, refused) = cap::plan(checkpoint, &context);
+        obstacles.extend(refused);
+        Ok(Self {
+            name: String::new(),
+            version: 0,
+            attach: options.attach,
+            copy: options.clone,
+            namespaces,
+            processes: checkpoint.processes.iter().map(planned).collect(),
+            capabilities,
+            notes: notes(checkpoint, namespaces),
+            obstacles,
+        })
+    }
+
+    /// Returns how processes stand to us under this plan.
+    pub(crate) fn relation(&self) -> Relation {
+        Relation { attach: self.attach, copy: self.copy }
+    }
+}
+
+fn planned(process: &Process) -> PlannedProcess {
+    PlannedProcess {
+        pid: process.pd.relation.pid,
+        command: process.pd.command.to_string(),
+        threads: process.cpu.threads.len() as u32,
+        memory_bytes: process.rm.regions.iter().map(|region| region.private.len_bytes()).sum(),
+    }
+}
+
+fn notes(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<String> {
+    let mut notes = Vec::new();
+    if namespaces.user {
+        notes.push("you are no administrator: it gets user and pid namespaces of its own".to_owned());
+    } else if namespaces.pid {
+        notes.push("it gets a pid namespace of its own".to_owned());
+    }
+    if checkpoint.processes.iter().any(|process| process.pd.root.is_some()) {
+        notes.push("a process has a root directory of its own".to_owned());
+    }
+    notes
+}
+
+/// Makes an obstacle found in `process`.
+fn obstacle(
+    process: &Process,
+    object: impl Into<String>,
+    reason: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Obstacle {
+    Obstacle {
+        pid: process.pd.relation.pid,
+        command: process.pd.command.to_string(),
+        object: object.into(),
+        reason: reason.into(),
+        remedy: remedy.into(),
+    }
+}
+
+/// Says which region is meant.
+pub(crate) fn region_text(region: &Region) -> String {
+    let what = match &region.attachment {
+        Attachment::Anonymous if region.flags.grows_down => "stack".to_owned(),
+        Attachment::Anonymous => "anonymous memory".to_owned(),
+        Attachment::File { file, .. } => file.path.to_string(),
+        Attachment::Dataspace { .. } => "shared memory".to_owned(),
+        Attachment::Description { .. } => "a file without a name".to_owned(),
+        Attachment::Special(_) => "memory of the kernel".to_owned(),
+    };
+    format!("region {} ({what})", region.range)
+}
+
+/// Names of the limits, by number (`include/uapi/asm-generic/resource.h`).
+const LIMIT_NAMES: [&str; 16] = [
+    "RLIMIT_CPU",
+    "RLIMIT_FSIZE",
+    "RLIMIT_DATA",
+    "RLIMIT_STACK",
+    "RLIMIT_CORE",
+    "RLIMIT_RSS",
+    "RLIMIT_NPROC",
+    "RLIMIT_NOFILE",
+    "RLIMIT_MEMLOCK",
+    "RLIMIT_AS",
+    "RLIMIT_LOCKS",
+    "RLIMIT_SIGPENDING",
+    "RLIMIT_MSGQUEUE",
+    "RLIMIT_NICE",
+    "RLIMIT_RTPRIO",
+    "RLIMIT_RTTIME",
+];
+
+/// Returns the name of a limit.
+pub(crate) fn limit_name(number: u32) -> &'static str {
+    LIMIT_NAMES.get(number as usize).copied().unwrap_or("an unknown limit")
+}

@@ -1,0 +1,81 @@
+//! Whether the numbers of all processes and threads are free.
+
+use super::{Namespaces, obstacle};
+use crate::baseline::command;
+use frost_model::{Checkpoint, Obstacle};
+use frost_sys::proc;
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+
+pub(super) fn obstacles(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<Obstacle> {
+    let root = &checkpoint.processes[0];
+    let mut found = Vec::new();
+    let highest = std::fs::read_to_string("/proc/sys/kernel/pid_max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(i32::MAX);
+    // By whoever holds them: the original program, still running, holds a number for each thread.
+    let mut holders: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for process in &checkpoint.processes {
+        let pid = process.pd.relation.pid.raw();
+        let tids = process.cpu.threads.iter().map(|thread| thread.tid.raw()).filter(|tid| *tid != pid);
+        for tid in std::iter::once(pid).chain(tids) {
+            if tid >= highest {
+                let remedy = format!("raise it: sysctl kernel.pid_max={}", tid.saturating_add(1));
+                let reason = format!("numbers end at {highest} here (kernel.pid_max)");
+                found.push(obstacle(process, format!("pid {tid}"), reason, remedy));
+            }
+            if namespaces.pid {
+                if tid == 1 {
+                    let reason = "pid 1 of a namespace of its own is its keeper";
+                    let remedy = "thaw it as root, without --clone, in a fresh pid namespace";
+                    found.push(obstacle(process, "pid 1", reason, remedy));
+                }
+            } else if let Some(holder) = holder(tid) {
+                holders.entry(holder).or_default().push(tid);
+            }
+        }
+    }
+    for (holder, tids) in holders {
+        let some: Vec<String> = tids.iter().take(4).map(i32::to_string).collect();
+        let more = tids.len().saturating_sub(some.len());
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        let object = format!("pid {}{more}", some.join(", "));
+        let name = command(holder);
+        let (reason, remedy) = match proc::stat(holder) {
+            Ok(stat) if stat.is_zombie() => (
+                format!(
+                    "taken by process {holder} ({name}), which has ended, but its parent {} ({}) has not collected it",
+                    stat.ppid,
+                    command(stat.ppid)
+                ),
+                "end that parent, or thaw a copy in a pid namespace of its own (--clone)".to_owned(),
+            ),
+            _ => (
+                format!("taken by process {holder} ({name})"),
+                "end that process, or thaw a copy in a pid namespace of its own (--clone)".to_owned(),
+            ),
+        };
+        found.push(obstacle(root, object, reason, remedy));
+    }
+    found
+}
+
+/// Returns the process that has a number, as process or thread, group or session.
+fn holder(tid: i32) -> Option<i32> {
+    let pid = rustix::process::Pid::from_raw(tid)?;
+    if rustix::process::test_kill_process(pid) == Err(Errno::SRCH) {
+        // A number stays taken while a group has it, though its process has ended.
+        return match rustix::process::test_kill_process_group(pid) {
+            Err(Errno::SRCH) => None,
+            _ => Some(member_of(tid).unwrap_or(tid)),
+        };
+    }
+    let leader = proc::status(tid).ok().and_then(|status| status.inner_tgids.first().copied());
+    Some(leader.unwrap_or(tid))
+}
+
+fn member_of(group: i32) -> Option<i32> {
+    let pids = proc::numbers(0, "..").ok()?;
+    pids.into_iter().find(|pid| proc::stat(*pid).is_ok_and(|stat| stat.pgrp == group))
+}
