@@ -92,3 +92,17 @@ pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) touches no memory of ours.
     unsafe { libc::_exit(status) }
 }
+
+/// Forks into new pid and mount namespaces, and a user namespace if `user`: the child is pid 1 there.
+///
+/// # Errors
+/// Those of [`fork_with`].
+///
+/// The child goes on here with a copy of our memory. If the calling process has other threads, locks that they hold stay
+/// held in the child; so it is to be called from a process with one thread.
+pub fn fork_into_namespaces(user: bool) -> Result<Clone> {
+    let user = if user { libc::CLONE_NEWUSER } else { 0 };
+    let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | user;
+    // SAFETY: the contract above; no memory is shared with the child.
+    unsafe { fork_with(flags as u64, &[], libc::SIGCHLD) }
+}

@@ -21,6 +21,7 @@ pub mod ptrace;
 pub mod pty;
 pub mod sched;
 pub mod signalfd;
+pub mod signals;
 pub mod sock;
 pub mod sock_options;
 pub mod stub;

@@ -126,3 +126,54 @@ mod tests {
         assert!(memory.collapse(usize::MAX, HUGE_PAGE_BYTES).is_err());
     }
 }
+
+/// Closes every descriptor of ours but `keep`, standard input and output included, and opens `/dev/null` for those.
+///
+/// For a process that stays behind and must hold nothing. Whatever still owns a descriptor of ours must not be used nor
+/// dropped afterwards.
+pub fn close_all_but(keep: Option<i32>) {
+    let keep = keep.unwrap_or(-1);
+    // SAFETY: the calls take integers and a constant string; the caller uses no other descriptor from here on.
+    unsafe {
+        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+        for fd in 0..3 {
+            if fd != keep {
+                libc::dup2(null, fd);
+            }
+        }
+        let (mut from, last) = (3u32, libc::c_uint::MAX);
+        if let Ok(keep) = u32::try_from(keep)
+            && keep >= from
+        {
+            if keep > from {
+                libc::syscall(libc::SYS_close_range, from, keep - 1, 0);
+            }
+            from = keep + 1;
+        }
+        libc::syscall(libc::SYS_close_range, from, last, 0);
+    }
+}
+
+/// Makes every capability that we have survive the execution of another program by our children.
+///
+/// Source: capabilities(7): an ambient capability must be permitted and inheritable.
+pub fn keep_capabilities_over_exec() -> Result<()> {
+    const VERSION_3: u32 = 0x2008_0522;
+    const PR_CAP_AMBIENT: libc::c_int = 47;
+    const PR_CAP_AMBIENT_RAISE: libc::c_ulong = 2;
+    let header = [VERSION_3, 0];
+    // Effective, permitted, inheritable; the low halves first, then the high ones.
+    let mut data = [0u32; 6];
+    // SAFETY: header and data have the layout of version 3 (linux/capability.h) and are live.
+    check(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) })?;
+    data[2] = data[1];
+    data[5] = data[4];
+    // SAFETY: as above; only read.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) })?;
+    let permitted = u64::from(data[1]) | u64::from(data[4]) << 32;
+    for capability in (0..64u64).filter(|capability| permitted & (1 << capability) != 0) {
+        // SAFETY: the call takes integers.
+        check(unsafe { libc::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0u64, 0u64) })?;
+    }
+    Ok(())
+}

@@ -73,9 +73,12 @@ fn raise_limits() {
 }
 
 /// Opens, compiles and starts, and returns when every thread is at the gate and all results are as they must be.
+///
+/// `groups` are our supplementary groups, if they cannot be read here.
 pub(crate) fn build<'a>(
     checkpoint: &'a Checkpoint,
     relation: Relation,
+    groups: Option<Vec<u32>>,
     material: impl FnOnce() -> Result<Material, Error>,
     steps: &mut Steps,
 ) -> Result<Half<'a>, Error> {
@@ -95,7 +98,10 @@ pub(crate) fn build<'a>(
     steps.end(Stage::Open.name());
 
     begin(Stage::Compile)?;
-    let baseline = Baseline::read()?;
+    let mut baseline = Baseline::read()?;
+    if let Some(groups) = groups {
+        baseline.credentials.groups = groups;
+    }
     let mut gaps = Gaps::of(checkpoint);
     let base = gaps.take(CONTROL_BYTES)?;
     let program = compile::compile(compile::Input {

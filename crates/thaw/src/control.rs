@@ -19,7 +19,7 @@ const BLOBS_BYTES: u64 = 1 << 30;
 /// The length of the whole area.
 pub(crate) const CONTROL_BYTES: u64 = PAGE_SIZE + TAPES_BYTES + BLOBS_BYTES;
 /// At the end of the first page: recognises an area that was left behind by a thaw that was killed.
-pub const MAGIC: [u8; 16] = *b"frost thaw area\0";
+pub(crate) const MAGIC: [u8; 16] = *b"frost thaw area\0";
 
 /// A control area in the making.
 #[derive(Debug)]

@@ -5,11 +5,15 @@
 //! happened that anybody could see, and our death ends all of it.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod baseline;
 mod build;
+pub mod cap;
+mod clocks;
 mod compile;
 mod control;
 mod error;
+mod inside;
 mod layout;
 mod plan;
 mod pool;
@@ -18,7 +22,12 @@ mod script;
 mod stage;
 #[cfg(test)]
 mod synthetic;
+mod thaw;
 mod vdso;
 
+pub use attach::{Attached, Ending};
+pub use compile::InnerCall;
 pub use error::Error;
+pub use plan::{Namespaces, Options, Plan, PlannedProcess};
 pub use stage::Stage;
+pub use thaw::{Thawed, thaw};

@@ -7,7 +7,7 @@ use frost_model::cap::Capability;
 use frost_model::ram::DataspaceKind;
 use frost_model::rm::Attachment;
 use frost_model::{Checkpoint, DataspaceId};
-use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
 use std::collections::HashSet;
@@ -180,9 +180,4 @@ fn write_all(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Res
         offset += written as u64;
     }
     Ok(())
-}
-
-/// Compares two descriptors for people's messages: whether both refer to the same file.
-pub(crate) fn same_file(a: BorrowedFd<'_>, device: u64, inode: u64) -> bool {
-    rustix::fs::fstat(a).is_ok_and(|stat| stat.st_dev == device && stat.st_ino == inode)
 }

@@ -69,8 +69,6 @@ pub(crate) struct Placed {
     pub(crate) process: usize,
     /// The index of the thread; 0 is the leader, which builds the process too.
     pub(crate) thread: usize,
-    /// Its address in the control area.
-    pub(crate) address: u64,
     /// Its offset in the memfd.
     pub(crate) offset: u64,
     /// What its entries are about.
@@ -149,8 +147,7 @@ impl Script {
 
     /// Places it in the control area.
     pub(crate) fn place(self, control: &mut Control, process: usize, thread: usize) -> Result<Placed, Error> {
-        let address = self.tape.address();
         let offset = control.place(&self.tape)?;
-        Ok(Placed { process, thread, address, offset, notes: self.notes })
+        Ok(Placed { process, thread, offset, notes: self.notes })
     }
 }

@@ -74,9 +74,8 @@ fn difference(was: &FileIdentity, file: &OwnedFd) -> Option<String> {
         return (stat.st_rdev != was.rdev).then(|| "it is another device now".to_owned());
     }
     let modified = Timespec { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as i64 };
-    let same = stat.st_ino == was.inode
-        && stat.st_size.cast_unsigned() == was.len_bytes
-        && modified == was.modified;
+    let same =
+        stat.st_ino == was.inode && stat.st_size.cast_unsigned() == was.len_bytes && modified == was.modified;
     if same {
         return None;
     }

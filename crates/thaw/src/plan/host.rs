@@ -35,10 +35,50 @@ const COMPONENTS: [&str; 20] = [
 /// Names of `/proc/cpuinfo` that a program can find by CPUID and then rely on; the others are the kernel's business.
 fn is_for_programs(name: &str) -> bool {
     const EXACT: [&str; 44] = [
-        "fpu", "tsc", "cx8", "cmov", "mmx", "fxsr", "syscall", "lm", "cx16", "lahf_lm", "abm", "popcnt", "aes",
-        "pclmulqdq", "fma", "fma4", "f16c", "movbe", "rdrand", "rdseed", "adx", "sha_ni", "vaes", "vpclmulqdq",
-        "gfni", "erms", "fsrm", "rdtscp", "fsgsbase", "clflush", "clflushopt", "clwb", "clzero", "rdpid",
-        "serialize", "movdiri", "movdir64b", "waitpkg", "rtm", "hle", "pku", "ospke", "xop", "tbm",
+        "fpu",
+        "tsc",
+        "cx8",
+        "cmov",
+        "mmx",
+        "fxsr",
+        "syscall",
+        "lm",
+        "cx16",
+        "lahf_lm",
+        "abm",
+        "popcnt",
+        "aes",
+        "pclmulqdq",
+        "fma",
+        "fma4",
+        "f16c",
+        "movbe",
+        "rdrand",
+        "rdseed",
+        "adx",
+        "sha_ni",
+        "vaes",
+        "vpclmulqdq",
+        "gfni",
+        "erms",
+        "fsrm",
+        "rdtscp",
+        "fsgsbase",
+        "clflush",
+        "clflushopt",
+        "clwb",
+        "clzero",
+        "rdpid",
+        "serialize",
+        "movdiri",
+        "movdir64b",
+        "waitpkg",
+        "rtm",
+        "hle",
+        "pku",
+        "ospke",
+        "xop",
+        "tbm",
     ];
     const PREFIXES: [&str; 9] = ["sse", "ssse3", "avx", "bmi", "xsave", "amx_", "3dnow", "mmxext", "xgetbv"];
     EXACT.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
@@ -60,7 +100,12 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, baseline: &Baseline) -> Vec<Obs
             COMPONENTS.get(bit).map_or_else(|| format!("component {bit}"), |name| (*name).to_owned())
         });
         let reason = format!("it has no {} state", named.collect::<Vec<_>>().join(", no "));
-        found.push(obstacle(root, "the processor", reason, "thaw it on a machine with a processor like the old one"));
+        found.push(obstacle(
+            root,
+            "the processor",
+            reason,
+            "thaw it on a machine with a processor like the old one",
+        ));
     }
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let flags = info.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':'));
@@ -73,7 +118,12 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, baseline: &Baseline) -> Vec<Obs
         .collect();
     if !missing.is_empty() {
         let reason = format!("it lacks {}", missing.join(", "));
-        found.push(obstacle(root, "the processor", reason, "thaw it on a machine with a processor like the old one"));
+        found.push(obstacle(
+            root,
+            "the processor",
+            reason,
+            "thaw it on a machine with a processor like the old one",
+        ));
     }
     for process in &checkpoint.processes {
         if let Some(want) = &process.rm.vdso

@@ -110,7 +110,11 @@ impl Plan {
     pub(crate) fn of(checkpoint: &Checkpoint, options: &Options<'_>) -> Result<Self, Error> {
         let baseline = Baseline::read()?;
         let ordinary = !rustix::process::geteuid().is_root();
-        let namespaces = Namespaces { user: ordinary, pid: ordinary || options.clone, time: true };
+        let namespaces = Namespaces {
+            user: ordinary,
+            pid: ordinary || options.clone || checkpoint.host.pid_namespace,
+            time: true,
+        };
         let relation = Relation { attach: options.attach, copy: options.clone };
         let mut obstacles = host::obstacles(checkpoint, &baseline);
         obstacles.extend(pids::obstacles(checkpoint, namespaces));

@@ -71,11 +71,12 @@ fn holder(tid: i32) -> Option<i32> {
             _ => Some(member_of(tid).unwrap_or(tid)),
         };
     }
-    let leader = proc::status(tid).ok().and_then(|status| status.inner_tgids.first().copied());
+    let leader = proc::status(tid).ok().map(|status| status.tgid);
     Some(leader.unwrap_or(tid))
 }
 
 fn member_of(group: i32) -> Option<i32> {
-    let pids = proc::numbers(0, "..").ok()?;
-    pids.into_iter().find(|pid| proc::stat(*pid).is_ok_and(|stat| stat.pgrp == group))
+    let entries = std::fs::read_dir("/proc").ok()?;
+    let mut pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    pids.find(|pid| proc::stat(*pid).is_ok_and(|stat| stat.pgrp == group))
 }

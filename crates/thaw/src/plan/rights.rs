@@ -55,7 +55,8 @@ pub(super) fn obstacles(
         }
         let adjusted = process.pd.prctl.oom_score_adj;
         if adjusted < baseline.oom_score_adj && (namespaces.user || !baseline.capable(CAP_SYS_RESOURCE)) {
-            let reason = format!("it was {adjusted}, ours is {} and cannot be lowered", baseline.oom_score_adj);
+            let reason =
+                format!("it was {adjusted}, ours is {} and cannot be lowered", baseline.oom_score_adj);
             found.push(obstacle(process, "its oom_score_adj", reason, "thaw it with CAP_SYS_RESOURCE"));
         }
     }
@@ -85,8 +86,7 @@ fn credentials_obstacle(
         }
     } else {
         let users = want.uids != have.uids && !baseline.capable(CAP_SETUID);
-        let groups =
-            (want.gids != have.gids || want.groups != have.groups) && !baseline.capable(CAP_SETGID);
+        let groups = (want.gids != have.gids || want.groups != have.groups) && !baseline.capable(CAP_SETGID);
         let lacking = (want.permitted & !have.permitted) | (want.bounding & !have.bounding);
         if users || groups {
             ("its user and groups", "we may not set them".to_owned())

@@ -1,0 +1,160 @@
+//! The thaw itself: obeys a plan.
+
+use crate::attach::Attached;
+use crate::build::{self, Half, Material, begin};
+use crate::error::{Context, Error};
+use crate::plan::{Options, Plan};
+use crate::stage::Stage;
+use crate::{cap, clocks, inside, release};
+use frost_model::{Pid, Steps};
+use frost_store::Image;
+use rustix::fd::{AsFd, OwnedFd};
+use std::thread::JoinHandle;
+
+/// A program that runs again.
+#[derive(Debug)]
+pub struct Thawed {
+    /// The root of its tree, in our pid namespace.
+    pub pid: i32,
+    /// The same as the program itself sees it.
+    pub inner_pid: Pid,
+    /// How many processes it has, those included that had ended.
+    pub processes: usize,
+    /// How many threads.
+    pub threads: usize,
+    /// Whether nothing of ours was left in it.
+    pub clean: bool,
+    /// Our hold on it, if we stay its parent.
+    pub attached: Option<Attached>,
+}
+
+/// A tree that goes on: what is known of it where it was built.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) root: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) clean: bool,
+}
+
+/// Thaws `image` as `plan` says.
+///
+/// The calling process should have one thread only, since it forks. It becomes the parent of the tree; if it ends, that
+/// goes on by itself.
+///
+/// # Errors
+/// After any error nothing is left of what was built, and the image is as it was.
+pub fn thaw(image: &Image, plan: &Plan, options: &Options<'_>, steps: &mut Steps) -> Result<Thawed, Error> {
+    if !plan.obstacles.is_empty() {
+        return Err(Error::Obstacles { obstacles: plan.obstacles.clone() });
+    }
+    let checkpoint = image.checkpoint();
+    let inner_pid = checkpoint.processes[0].pd.relation.pid;
+    let mark = |pid: i32| mark(image, plan, options, pid);
+    let (pid, clean, attached) = if plan.namespaces.pid {
+        inside::in_namespaces(image, plan, &mark, steps)?
+    } else {
+        let built = here(image, plan, None, &mut |half| mark(half.root), steps)?;
+        let attached = plan.attach.then(|| Attached::child(built.root, built.pidfd));
+        (built.root, built.clean, attached)
+    };
+    Ok(Thawed {
+        pid,
+        inner_pid,
+        processes: checkpoint.processes.len(),
+        threads: checkpoint.processes.iter().map(|process| process.cpu.threads.len()).sum(),
+        clean,
+        attached,
+    })
+}
+
+/// Marks the image as running, so that it is not thawed twice by accident.
+fn mark(image: &Image, plan: &Plan, options: &Options<'_>, pid: i32) -> Result<(), Error> {
+    let Some(store) = options.store.filter(|_| !plan.copy) else { return Ok(()) };
+    match frost_store::observe(pid)? {
+        Some(instance) => Ok(store.claim(image.id(), &instance)?),
+        None => {
+            Err(Error::Died { pid: image.checkpoint().processes[0].pd.relation.pid, how: "ended".to_owned() })
+        }
+    }
+}
+
+/// Builds the tree as children of this process and lets it go.
+///
+/// `ready` is called when all of it waits at the gate; its error ends the tree. `groups` are our supplementary groups, if
+/// they cannot be read here.
+pub(crate) fn here(
+    image: &Image,
+    plan: &Plan,
+    groups: Option<Vec<u32>>,
+    ready: &mut dyn FnMut(&Half<'_>) -> Result<(), Error>,
+    steps: &mut Steps,
+) -> Result<Built, Error> {
+    let checkpoint = image.checkpoint();
+    begin(Stage::Namespaces)?;
+    if plan.namespaces.time {
+        clocks::go_on(checkpoint)?;
+    }
+    steps.end(Stage::Namespaces.name());
+    let verification = Verification::start(image)?;
+    let material = || {
+        let pack = image.pack()?;
+        let descriptions = cap::build(checkpoint, &plan.capabilities, pack.as_fd())?;
+        let calls = checkpoint.processes.iter().map(|process| cap::tape_calls(checkpoint, process)).collect();
+        Ok(Material { pack, descriptions, calls })
+    };
+    let mut half = build::build(checkpoint, plan.relation(), groups, material, steps)?;
+    release::stop(&half, steps)?;
+    release::settings(&half)?;
+    begin(Stage::Verify)?;
+    verification.finish()?;
+    steps.end(Stage::Verify.name());
+    ready(&half)?;
+    let clean = release::release(&mut half, steps)?;
+    let pidfd = half.pidfd.try_clone().map_err(|error| Error::Builder {
+        stage: Stage::Release,
+        object: "the root's pidfd".to_owned(),
+        source: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::MFILE),
+    });
+    let pidfd = pidfd.or_else(|_| {
+        let pid = rustix::process::Pid::from_raw(half.root).unwrap_or(rustix::process::Pid::INIT);
+        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+            .at(Stage::Release, || "the root's pidfd".to_owned())
+    })?;
+    Ok(Built { root: half.root, pidfd, clean })
+}
+
+/// The comparison of the pack with its digests, beside the building if that takes long.
+enum Verification<'a> {
+    Later(&'a Image),
+    Beside(JoinHandle<Result<(), frost_store::Error>>),
+}
+
+/// Up to this length a thread costs more than it saves.
+const SMALL_PACK_BYTES: u64 = 1 << 20;
+
+impl<'a> Verification<'a> {
+    fn start(image: &'a Image) -> Result<Self, Error> {
+        if image.header().pack.len_bytes <= SMALL_PACK_BYTES {
+            return Ok(Self::Later(image));
+        }
+        let (blocks, pack) = (image.blocks()?, image.pack()?);
+        let verify = move || blocks.verify(pack.as_fd(), 0..blocks.len_bytes());
+        match std::thread::Builder::new().name("frost-verify".to_owned()).spawn(verify) {
+            Ok(handle) => Ok(Self::Beside(handle)),
+            Err(_) => Ok(Self::Later(image)),
+        }
+    }
+
+    fn finish(self) -> Result<(), Error> {
+        match self {
+            Self::Later(image) => {
+                let pack = image.pack()?;
+                Ok(image.verify_pack(pack.as_fd())?)
+            }
+            Self::Beside(handle) => match handle.join() {
+                Ok(result) => Ok(result?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            },
+        }
+    }
+}
