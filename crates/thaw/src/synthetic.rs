@@ -14,6 +14,7 @@ use frost_model::{BytePath, Checkpoint, Pid, Process, Steps, TargetAddr, Tid};
 use frost_sys::ptrace;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 const CODE: u64 = 0x1_0000_0000;
@@ -173,6 +174,18 @@ fn word(file: &tempfile::NamedTempFile, slot: u64) -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
+/// One thaw at a time: whose children orphans become is a setting of the whole test process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Returns the first of 32 free pids.
+fn free_pids() -> i32 {
+    let free = |pid: i32| {
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
+    };
+    (300..30_000).step_by(32).find(|base| (*base..base + 32).all(free)).unwrap()
+}
+
 fn privileged() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
@@ -219,14 +232,16 @@ fn a_process_of_one_page_goes_on_where_it_was() {
     if !privileged() {
         return;
     }
+    let _alone = ALONE.lock();
+    let base = free_pids();
     let file = counters();
-    let checkpoint = checkpoint(vec![process(21_000, None, file.path(), 1, &[])]);
+    let checkpoint = checkpoint(vec![process(base, None, file.path(), 1, &[])]);
     let root = thaw(&checkpoint).unwrap();
-    assert_eq!(root, 21_000);
+    assert_eq!(root, base);
     counts(&file, 1..2);
-    let maps = std::fs::read_to_string("/proc/21000/maps").unwrap();
+    let maps = std::fs::read_to_string(format!("/proc/{base}/maps")).unwrap();
     assert_eq!(maps.lines().filter(|line| !line.contains("vsyscall")).count(), 3, "{maps}");
-    assert_eq!(std::fs::read_dir("/proc/21000/fd").unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(format!("/proc/{base}/fd")).unwrap().count(), 0);
     end(&file, root);
 }
 
@@ -235,22 +250,24 @@ fn threads_and_children_go_on_too() {
     if !privileged() {
         return;
     }
+    let _alone = ALONE.lock();
+    let base = free_pids();
     let file = counters();
-    let mut child = process(21_101, Some(21_100), file.path(), 4, &[21_102]);
-    child.pd.relation.group = Some(Pid::new(21_100));
-    let mut grandchild = process(21_104, Some(21_101), file.path(), 6, &[]);
-    grandchild.pd.relation.session = Some(Pid::new(21_104));
-    let mut zombie = process(21_105, Some(21_100), file.path(), 7, &[]);
+    let mut child = process(base + 1, Some(base), file.path(), 4, &[base + 2]);
+    child.pd.relation.group = Some(Pid::new(base));
+    let mut grandchild = process(base + 4, Some(base + 1), file.path(), 6, &[]);
+    grandchild.pd.relation.session = Some(Pid::new(base + 4));
+    let mut zombie = process(base + 5, Some(base), file.path(), 7, &[]);
     zombie.pd.life = Life::Zombie { status: 3 << 8 };
     zombie.cpu.threads.clear();
     zombie.rm = RmState::default();
-    let mut late = process(21_106, Some(21_100), file.path(), 8, &[]);
+    let mut late = process(base + 6, Some(base), file.path(), 8, &[]);
     // The leader of this group has ended.
-    late.pd.relation.group = Some(Pid::new(21_120));
-    let mut later = process(21_107, Some(21_100), file.path(), 9, &[]);
-    later.pd.relation.group = Some(Pid::new(21_120));
+    late.pd.relation.group = Some(Pid::new(base + 20));
+    let mut later = process(base + 7, Some(base), file.path(), 9, &[]);
+    later.pd.relation.group = Some(Pid::new(base + 20));
     let checkpoint = checkpoint(vec![
-        process(21_100, None, file.path(), 1, &[21_110, 21_111]),
+        process(base, None, file.path(), 1, &[base + 10, base + 11]),
         child,
         grandchild,
         zombie,
@@ -261,12 +278,12 @@ fn threads_and_children_go_on_too() {
     counts(&file, 1..7);
     counts(&file, 8..10);
     let stat = |pid: i32| frost_sys::proc::stat(pid).unwrap();
-    assert_eq!(stat(21_101).ppid, 21_100);
-    assert_eq!(stat(21_101).pgrp, 21_100);
-    assert_eq!(stat(21_104).session, 21_104);
-    assert_eq!(stat(21_105).state, b'Z');
-    assert_eq!((stat(21_106).pgrp, stat(21_107).pgrp), (21_120, 21_120));
-    assert_eq!(frost_sys::proc::status(21_101).unwrap().tracer, 0);
+    assert_eq!(stat(base + 1).ppid, base);
+    assert_eq!(stat(base + 1).pgrp, base);
+    assert_eq!(stat(base + 4).session, base + 4);
+    assert_eq!(stat(base + 5).state, b'Z');
+    assert_eq!((stat(base + 6).pgrp, stat(base + 7).pgrp), (base + 20, base + 20));
+    assert_eq!(frost_sys::proc::status(base + 1).unwrap().tracer, 0);
     end(&file, root);
 }
 
@@ -275,14 +292,16 @@ fn a_taken_pid_leaves_nothing_behind() {
     if !privileged() {
         return;
     }
+    let _alone = ALONE.lock();
+    let base = free_pids();
     let file = counters();
-    let mut child = process(21_201, Some(21_200), file.path(), 3, &[]);
+    let mut child = process(base + 1, Some(base), file.path(), 3, &[]);
     child.pd.relation.pid = Pid::new(1);
-    let other = process(21_202, Some(21_200), file.path(), 4, &[]);
-    let checkpoint = checkpoint(vec![process(21_200, None, file.path(), 1, &[21_203]), other, child]);
+    let other = process(base + 2, Some(base), file.path(), 4, &[]);
+    let checkpoint = checkpoint(vec![process(base, None, file.path(), 1, &[base + 3]), other, child]);
     let error = thaw(&checkpoint).unwrap_err();
     assert!(matches!(error, crate::Error::Call { stage: crate::Stage::Clone, .. }), "{error:?}");
-    for pid in 21_200..21_204 {
+    for pid in base..base + 4 {
         assert!(frost_sys::proc::stat(pid).is_err(), "{pid} is still there");
     }
 }
