@@ -1,0 +1,259 @@
+//! The command as a user and a script meet it: records, messages, exit statuses, streams.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+/// A store of its own, and commands that use it.
+struct Frost {
+    directory: tempfile::TempDir,
+}
+
+impl Frost {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().expect("a temporary directory") }
+    }
+
+    fn store(&self) -> PathBuf {
+        self.directory.path().join("store")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_frost"));
+        command.args(arguments).env("FROST_HOME", self.store()).env_remove("SUDO_USER").stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("frost starts")
+    }
+
+    /// Runs a command that succeeds and says nothing beside its result.
+    #[track_caller]
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && stderr.is_empty(), "{arguments:?}: {}\n{stderr}", output.status);
+        String::from_utf8(output.stdout).expect("results are text")
+    }
+
+    /// Runs a command that fails with `status`, and returns what it says.
+    #[track_caller]
+    fn fails(&self, status: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}\n{stderr}");
+        assert!(stderr.starts_with("error: "), "{arguments:?}\n{stderr}");
+        stderr
+    }
+
+    /// Freezes a program that sleeps, as `name`.
+    fn image(&self, name: &str) {
+        let mut sleeper = Sleeper::start();
+        self.ok(&["freeze", &sleeper.pid(), "--to", name]);
+        assert!(!sleeper.0.wait().expect("our own child").success());
+    }
+}
+
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start() -> Self {
+        let child = Command::new("sleep")
+            .arg("1000")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let child = child.expect("sleep is everywhere");
+        // Until it sleeps it may still be this test's program, or amid its start.
+        let comm = format!("/proc/{}/comm", child.id());
+        while fs::read_to_string(&comm).is_ok_and(|name| name.trim() != "sleep") {
+            std::thread::yield_now();
+        }
+        Self(child)
+    }
+
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn records(text: &str) -> Vec<serde_json::Value> {
+    text.lines()
+        .map(|line| {
+            assert!(line.starts_with("{\"v\":1,"), "{line}");
+            serde_json::from_str(line).expect("a record is JSON")
+        })
+        .collect()
+}
+
+#[test]
+fn a_freeze_reports_what_its_contract_names() {
+    let frost = Frost::new();
+    let mut sleeper = Sleeper::start();
+    let record = &records(&frost.ok(&["freeze", &sleeper.pid(), "--to", "nap", "--json"]))[0];
+    assert_eq!((&record["name"], &record["version"]), (&"nap".into(), &1.into()));
+    for field in ["bytes", "pause_us", "elapsed_us"] {
+        assert!(record[field].as_u64().is_some_and(|value| value > 0), "{field}: {record}");
+    }
+    assert!(!sleeper.0.wait().expect("our own child").success());
+}
+
+#[test]
+fn a_snapshot_leaves_the_program_running() {
+    let frost = Frost::new();
+    let mut sleeper = Sleeper::start();
+    frost.ok(&["freeze", &sleeper.pid(), "--leave-running"]);
+    assert!(sleeper.0.try_wait().expect("our own child").is_none());
+    let record = &records(&frost.ok(&["list", "--json"]))[0];
+    assert_eq!((&record["name"], &record["state"]), (&"sleep".into(), &"running".into()));
+    assert_eq!(record["pid"], sleeper.0.id());
+}
+
+#[test]
+fn an_image_travels_as_one_stream() {
+    let frost = Frost::new();
+    frost.image("nap");
+    let file = frost.directory.path().join("nap.frost");
+    let mut export =
+        frost.command(&["export", "nap", "-"]).stdout(Stdio::piped()).spawn().expect("frost starts");
+    let mut import = frost.command(&["import", "-", "--to", "copy"]);
+    import.stdin(export.stdout.take().expect("it is piped"));
+    assert!(import.status().expect("frost starts").success());
+    assert!(export.wait().expect("our own child").success());
+    assert!(frost.run(&["export", "copy@1", &file.to_string_lossy()]).status.success());
+    assert_eq!(fs::metadata(&file).expect("it was exported").permissions().mode() & 0o777, 0o600);
+    frost.ok(&["import", &file.to_string_lossy()]);
+    let names: Vec<String> = records(&frost.ok(&["list", "--json"]))
+        .iter()
+        .map(|record| format!("{}@{}", record["name"].as_str().unwrap_or(""), record["version"]))
+        .collect();
+    assert_eq!(names, ["copy@1", "copy@2", "nap@1"]);
+    assert_eq!(frost.ok(&["verify"]), "copy@1: sound\ncopy@2: sound\nnap@1: sound\n");
+}
+
+#[test]
+fn an_image_is_told_without_being_thawed() {
+    let frost = Frost::new();
+    frost.image("nap");
+    let record = &records(&frost.ok(&["inspect", "nap", "--json"]))[0];
+    let process = &record["processes"][0];
+    assert_eq!(process["command"], "sleep");
+    assert_eq!(process["arguments"], serde_json::json!(["sleep", "1000"]));
+    assert_eq!(process["descriptors"][0]["kind"], "device");
+    assert!(frost.ok(&["inspect", "nap@1"]).contains("process "));
+}
+
+#[test]
+fn versions_are_removed_one_by_one_and_names_whole() {
+    let frost = Frost::new();
+    frost.image("nap");
+    frost.image("nap");
+    frost.ok(&["rm", "nap@1"]);
+    assert_eq!(records(&frost.ok(&["list", "--json"])).len(), 1);
+    frost.fails(6, &["rm", "nap@1"]);
+    frost.ok(&["rm", "nap"]);
+    assert!(frost.fails(6, &["inspect", "nap"]).contains("there is no image nap"));
+    assert!(frost.ok(&["gc"]).contains("freed"));
+}
+
+#[test]
+fn what_is_missing_or_odd_is_told_with_its_status() {
+    let frost = Frost::new();
+    frost.fails(6, &["freeze", "2147483647"]);
+    frost.fails(6, &["freeze", "99999999999999999999"]);
+    frost.fails(6, &["freeze", "nobody"]);
+    frost.fails(6, &["check", "2147483647"]);
+    frost.fails(6, &["import", "/nonexistent/file"]);
+    frost.fails(2, &["freeze", "a/b"]);
+    frost.fails(2, &["inspect", "a/b"]);
+    frost.fails(2, &["inspect", "nap@x"]);
+    frost.fails(2, &["freeze"]);
+    frost.fails(2, &["nonsense"]);
+    let sleeper = Sleeper::start();
+    for name in ["", ".hidden", "-x", "12", "a b", "a@1", &"long".repeat(20)] {
+        frost.fails(2, &["freeze", &sleeper.pid(), &format!("--to={name}")]);
+    }
+}
+
+#[test]
+fn the_command_and_its_ancestors_are_not_frozen() {
+    let frost = Frost::new();
+    let message = frost.fails(2, &["freeze", &std::process::id().to_string()]);
+    assert!(message.contains("ancestor"), "{message}");
+    for part in ["  cause: ", "  state: nothing was touched", "  hint:  "] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn a_changed_image_is_told_from_a_short_one() {
+    let frost = Frost::new();
+    frost.image("nap");
+    let pack = frost.store().join("images/nap/1/pack");
+    let sound = fs::read(&pack).expect("there is a pack");
+    let mut changed = sound.clone();
+    changed[4096] ^= 1;
+    fs::write(&pack, &changed).expect("our own file");
+    assert!(frost.fails(4, &["verify", "nap"]).contains("cannot be thawed"));
+    fs::write(&pack, &sound[..4096]).expect("our own file");
+    let output = frost.run(&["verify", "nap"]);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("cut short"));
+    fs::write(&pack, &sound).expect("our own file");
+    frost.ok(&["verify", "nap"]);
+}
+
+#[test]
+fn a_store_that_others_can_write_is_refused() {
+    let frost = Frost::new();
+    frost.ok(&["gc"]);
+    assert_eq!(fs::metadata(frost.store()).expect("it was made").permissions().mode() & 0o777, 0o700);
+    fs::set_permissions(frost.store(), fs::Permissions::from_mode(0o777)).expect("our own directory");
+    assert!(frost.fails(5, &["list"]).contains("others may write"));
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let frost = Frost::new();
+    frost.image("nap");
+    for arguments in [&["list"][..], &["inspect", "nap", "--json"], &["export", "nap"], &["check"], &["help"]]
+    {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = frost.command(arguments).stdout(writer).output().expect("frost starts");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn results_and_all_else_go_their_own_ways() {
+    let frost = Frost::new();
+    frost.image("nap");
+    let output = frost.run(&["list", "--timings"]);
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(stdout.starts_with("IMAGE") && stderr.contains("store.list"));
+    assert!(!stdout.contains('\x1b') && !stderr.contains('\x1b'));
+    let output = frost.ok(&["list", "--json", "--timings"]);
+    assert!(records(&output)[1]["timings"].is_array());
+}
+
+#[test]
+fn every_feature_of_the_machine_is_told() {
+    let frost = Frost::new();
+    let output = frost.run(&["check", "--json"]);
+    let features = records(&String::from_utf8_lossy(&output.stdout));
+    assert!(features.len() > 15);
+    let missing = features.iter().any(|feature| feature["status"] == "missing");
+    assert_eq!(output.status.code(), Some(if missing { 5 } else { 0 }));
+    assert!(!Path::new(&frost.store()).exists(), "looking makes no store");
+}
