@@ -98,6 +98,9 @@ pub fn decode(header: &Header, bytes: &[u8]) -> Result<Manifest, Error> {
     if manifest.packs != [header.pack] {
         return Err(Error::damaged(WHAT, "it names another pack than the header"));
     }
+    if manifest.parent.is_some() {
+        return Err(Error::damaged(WHAT, "it has a parent, and the header needs no feature for that"));
+    }
     if manifest.checkpoint.host.architecture != header.architecture {
         return Err(Error::damaged(WHAT, "it names another architecture than the header"));
     }
