@@ -143,7 +143,8 @@ impl<'a> Traveller<'a> {
         }
     }
 
-    fn say_go(&self, how: &str) {
+    /// Lets it go on.
+    pub fn say_go(&self, how: &str) {
         let draft = self.scene.stage("go.draft");
         std::fs::write(&draft, how).expect("our own directory");
         std::fs::rename(draft, self.scene.stage("go")).expect("our own directory");

@@ -87,6 +87,7 @@ fn a_lasting_vfork_is_told_by_name() {
 
 refused! {
     thread_leader_gone "main thread"
+    tree_traced "trac"
     place_deleted_directory "working directory"
 }
 
@@ -251,6 +252,7 @@ carried! {
     thread_names_and_masks
     thread_scheduling
     thread_conditions
+    thread_storm
     timerfd_far
     timerfd_interval
     timerfd_expired
@@ -265,6 +267,7 @@ carried! {
     timers_posix_thread
     timers_posix_none
     timers_posix_ids
+    tree_storm
     tree_deep
     tree_fifty
     tree_groups

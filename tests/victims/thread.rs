@@ -21,6 +21,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("thread_names_and_masks", names_and_masks),
     ("thread_scheduling", scheduling),
     ("thread_conditions", conditions),
+    ("thread_storm", storm),
 ];
 
 thread_local! {
@@ -330,4 +331,27 @@ fn conditions(stage: &Stage) -> Verdict {
     })?;
     same!(*shared.0.lock().map_err(|_| "poisoned")?, 5, "how many threads woke");
     Ok(())
+}
+
+/// Three threads that start and join others without pause.
+fn storm(stage: &Stage) -> Verdict {
+    let (count, over) = (AtomicU32::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !over.load(SeqCst) {
+                    let short = std::thread::spawn(|| OWN.replace(7));
+                    assert_eq!(short.join().ok(), Some(0), "thread-local storage of a new thread");
+                    count.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        let storms = until("it storms", || count.load(SeqCst) > 20);
+        stage.ready();
+        stage.wait();
+        let before = count.load(SeqCst);
+        let storms = storms.and_then(|()| until("it storms on", || count.load(SeqCst) > before + 20));
+        over.store(true, SeqCst);
+        storms
+    })
 }

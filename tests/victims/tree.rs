@@ -19,6 +19,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("tree_orphan", orphan),
     ("tree_death_signal", death_signal),
     ("tree_exit_signal", exit_signal),
+    ("tree_storm", storm),
+    ("tree_traced", traced),
 ];
 
 fn relations() -> [u32; 4] {
@@ -292,4 +294,39 @@ fn exit_signal(stage: &Stage) -> Verdict {
     let none: libc::timespec = zeroed();
     same!(sys!(sigtimedwait(&set, std::ptr::null_mut(), &none))?, libc::SIGUSR2, "the signal of its end");
     Ok(())
+}
+
+/// Four workers that fork and reap without pause.
+fn storm(stage: &Stage) -> Verdict {
+    let words = shared_words::<2>()?;
+    let workers: Vec<i32> = (0..4)
+        .map(|_| {
+            stage.fork(|| {
+                let mut count = 0u32;
+                while words[1].load(SeqCst) == 0 || count < 10 {
+                    let child = stage.fork(|| unsafe { libc::_exit(0) })?;
+                    stage.reap(child)?;
+                    count += 1;
+                    words[0].fetch_add(1, SeqCst);
+                }
+                Ok(())
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    until("it storms", || words[0].load(SeqCst) > 20)?;
+    stage.freeze_here()?;
+    let count = words[0].load(SeqCst);
+    until("it storms on", || words[0].load(SeqCst) > count + 20)?;
+    words[1].store(1, SeqCst);
+    workers.into_iter().try_for_each(|worker| stage.reap(worker))
+}
+
+/// A child that is traced by its parent, as a debugger would.
+fn traced(stage: &Stage) -> Verdict {
+    let words = shared_words::<1>()?;
+    let child = stage.fork(|| until("it may end", || words[0].load(SeqCst) == 1))?;
+    sys!(syscall(libc::SYS_ptrace, libc::PTRACE_SEIZE, child, 0, 0))?;
+    stage.freeze_here()?;
+    words[0].store(1, SeqCst);
+    stage.reap(child)
 }

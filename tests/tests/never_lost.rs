@@ -1,0 +1,269 @@
+//! Never lost: whatever dies or fails, the program runs unharmed or its image is whole; and no half tree stays.
+//!
+//! `FROST_KILLS` says how often something is killed at a random moment (10).
+
+use frost_tests::journey::Traveller;
+use frost_tests::{LIMIT, Outcome, Scene, Started, Stdio, Who, is_alive, until};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_victim"))
+}
+
+fn kills() -> u64 {
+    std::env::var("FROST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+}
+
+/// Programs that notice: all registers in use, calls that must not return EINTR, data under way, memory shared.
+const VICTIMS: [&str; 4] =
+    ["registers_of_threads", "restart_in_threads", "pipe_stream", "shared_between_processes"];
+
+/// Runs `frost` with a fault at a step.
+fn frost_with_fault(scene: &Scene, arguments: &[&str], fault: &str) -> Outcome {
+    let mut command = scene.frost_command(arguments);
+    command.env("FROST_FAIL_AT", fault);
+    scene.run(&mut command, LIMIT)
+}
+
+/// Whatever happened to a freeze: the program runs and is content, or it is gone and its image can be thawed.
+fn safe_and_sound(scene: &Scene, mut traveller: Traveller<'_>, how: &str) {
+    // Whoever was not killed comes to an end by itself: the guardian, the command.
+    until("frost has ended", || scene.processes().iter().all(|pid| !is_frost(*pid)));
+    if is_alive(traveller.pid) {
+        traveller.arrive("left alone");
+    } else {
+        traveller.is_gone();
+        let outcome = scene.frost(&["list", "--json"]).ok();
+        assert!(
+            outcome.stdout.contains("\"victim\""),
+            "{how}: the program is gone, and so is its image\n{outcome}"
+        );
+        traveller.thaw(&[]);
+        traveller.arrive("thawed");
+    }
+    scene.is_empty_soon();
+}
+
+fn is_frost(pid: i32) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path.ends_with("frost"))
+}
+
+fn set_out<'a>(scene: &'a Scene, name: &str) -> Traveller<'a> {
+    Traveller::set_out(scene, binary(), name, Stdio::Files)
+}
+
+fn freeze_fault_at_each_step(kind: &str, more: &[&str]) {
+    for (index, step) in frost_freeze::STEPS.iter().enumerate() {
+        let Some(scene) = Scene::new(Who::Myself) else { return };
+        // Another program at each step; over all the kinds of faults, each step meets several.
+        let traveller = set_out(&scene, VICTIMS[(index + kind.len() + more.len()) % VICTIMS.len()]);
+        let pid = traveller.pid.to_string();
+        let mut arguments = vec!["freeze", &pid, "--to", "victim"];
+        arguments.extend(more);
+        let fault = format!("{step}:{kind}");
+        let outcome = frost_with_fault(&scene, &arguments, &fault);
+        assert!(!outcome.stderr.contains("panicked"), "{fault}\n{outcome}");
+        if outcome.status != Some(0) {
+            // A step that was not reached, or whose failure does no harm, lets the freeze succeed.
+            assert!(outcome.stderr.contains("state:"), "{fault}: nothing tells how things stand\n{outcome}");
+        }
+        safe_and_sound(&scene, traveller, &fault);
+    }
+}
+
+#[test]
+fn the_guardian_dies_at_each_step() {
+    freeze_fault_at_each_step("kill", &[]);
+}
+
+#[test]
+fn the_guardian_dies_at_each_step_of_a_snapshot() {
+    freeze_fault_at_each_step("kill", &["--leave-running"]);
+}
+
+#[test]
+fn each_step_of_a_freeze_fails() {
+    freeze_fault_at_each_step("EIO", &[]);
+}
+
+#[test]
+fn each_step_of_a_freeze_finds_the_disk_full() {
+    freeze_fault_at_each_step("ENOSPC", &[]);
+}
+
+/// A small generator: which moment is not important, that they differ is.
+struct Moments(u64);
+
+impl Moments {
+    fn next(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below
+    }
+}
+
+/// Starts a command and returns while it runs.
+fn start_frost(scene: &Scene, arguments: &[&str]) -> Started {
+    let mut command = scene.frost_command(arguments);
+    let log = File::create(scene.path("logs").join("killed")).expect("our own directory");
+    Started::spawn(command.stdout(log.try_clone().expect("a file")).stderr(log))
+}
+
+/// How long a freeze of this victim takes, so that the moments spread over all of it.
+fn freeze_time(name: &str) -> Duration {
+    let Some(scene) = Scene::new(Who::Myself) else { return Duration::ZERO };
+    let mut traveller = set_out(&scene, name);
+    let start = Instant::now();
+    traveller.freeze();
+    start.elapsed()
+}
+
+fn spin(duration: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        std::hint::spin_loop();
+    }
+}
+
+fn kill(pid: i32) {
+    if let Some(pidfd) =
+        Pid::from_raw(pid).and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok())
+    {
+        let _gone_already = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+    }
+}
+
+#[test]
+fn the_command_dies_at_any_moment() {
+    let mut moments = Moments(0x1234_5678_9abc_def1);
+    for round in 0..kills() {
+        let name = VICTIMS[round as usize % VICTIMS.len()];
+        let whole = freeze_time(name).as_micros() as u64;
+        let Some(scene) = Scene::new(Who::Myself) else { return };
+        let traveller = set_out(&scene, name);
+        let mut command = start_frost(&scene, &["freeze", &traveller.pid.to_string(), "--to", "victim"]);
+        let moment = Duration::from_micros(moments.next(whole.max(1)));
+        spin(moment);
+        kill(command.pid());
+        command.wait("a killed command", LIMIT);
+        safe_and_sound(&scene, traveller, &format!("{name}, the command killed after {moment:?}"));
+    }
+}
+
+#[test]
+fn the_guardian_dies_at_any_moment() {
+    let mut moments = Moments(0x9e37_79b9_7f4a_7c15);
+    for round in 0..kills() {
+        let name = VICTIMS[round as usize % VICTIMS.len()];
+        let whole = freeze_time(name).as_micros() as u64;
+        let Some(scene) = Scene::new(Who::Myself) else { return };
+        let traveller = set_out(&scene, name);
+        let mut command = start_frost(&scene, &["freeze", &traveller.pid.to_string(), "--to", "victim"]);
+        let mut guardian = None;
+        let us = command.pid();
+        until("there is a guardian", || {
+            guardian = frost_tests::tree_of(us).get(1).copied();
+            guardian.is_some() || command.ended().is_some()
+        });
+        let moment = Duration::from_micros(moments.next(whole.max(1)));
+        spin(moment);
+        guardian.into_iter().for_each(kill);
+        command.wait("a command whose guardian was killed", LIMIT);
+        safe_and_sound(&scene, traveller, &format!("{name}, the guardian killed after {moment:?}"));
+    }
+}
+
+/// After a thaw that failed or was killed, nothing of the tree is left, or all of it runs.
+fn all_or_nothing(scene: &Scene, mut traveller: Traveller<'_>, outcome: &Outcome, how: &str) {
+    assert!(!outcome.stderr.contains("panicked"), "{how}\n{outcome}");
+    traveller.say_go("thawed");
+    let result = scene.stage("result");
+    until("the tree runs or is gone", || result.exists() || scene.processes().is_empty());
+    if !result.exists() {
+        assert_ne!(outcome.status, Some(0), "{how}: thaw said it runs, and nothing runs\n{outcome}");
+        // The image is as it was.
+        scene.frost(&["verify", "victim"]).ok();
+        traveller.thaw(&[]);
+    }
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
+
+fn thaw_fault_at_each_stage(kind: &str, who: Who) {
+    for (index, stage) in frost_thaw::Stage::ALL.iter().enumerate() {
+        let Some(scene) = Scene::new(who) else { return };
+        let mut traveller = set_out(
+            &scene,
+            ["tree_zombies", "tree_sessions", "pipe_stream", "thread_local_storage"][index % 4],
+        );
+        traveller.freeze();
+        let fault = format!("{}:{kind}", stage.name());
+        let outcome = frost_with_fault(&scene, &["thaw", "victim"], &fault);
+        all_or_nothing(&scene, traveller, &outcome, &fault);
+    }
+}
+
+#[test]
+fn thaw_dies_at_each_stage() {
+    thaw_fault_at_each_stage("kill", Who::Myself);
+}
+
+#[test]
+fn thaw_dies_at_each_stage_for_an_ordinary_user() {
+    thaw_fault_at_each_stage("kill", Who::Ordinary);
+}
+
+#[test]
+fn each_stage_of_a_thaw_fails() {
+    thaw_fault_at_each_stage("EIO", Who::Myself);
+}
+
+#[test]
+fn thaw_dies_at_any_moment() {
+    let mut moments = Moments(0xfeed_beef_dead_1234);
+    for round in 0..kills() {
+        let Some(scene) = Scene::new(Who::Myself) else { return };
+        let name = ["tree_sessions", "pipe_stream", "anonymous_filled"][round as usize % 3];
+        let mut traveller = set_out(&scene, name);
+        traveller.freeze();
+        let moment = Duration::from_micros(moments.next(60_000));
+        let mut command = start_frost(&scene, &["thaw", "victim"]);
+        spin(moment);
+        kill(command.pid());
+        let status = command.wait("a killed command", LIMIT).code();
+        let stderr = std::fs::read_to_string(scene.path("logs").join("killed")).unwrap_or_default();
+        let outcome =
+            Outcome { status, stdout: String::new(), stderr, command: "frost thaw victim".to_owned() };
+        all_or_nothing(&scene, traveller, &outcome, &format!("{name}, thaw killed after {moment:?}"));
+    }
+}
+
+/// The image of a program that is still alive, since the freeze died between commit and end, cannot be thawed twice.
+#[test]
+fn an_image_of_a_program_that_runs_is_superseded() {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let traveller = set_out(&scene, "anonymous_filled");
+    let pid = traveller.pid.to_string();
+    let outcome = frost_with_fault(&scene, &["freeze", &pid, "--to", "victim"], "freeze.commit:kill");
+    assert_ne!(outcome.status, Some(0), "{outcome}");
+    if is_alive(traveller.pid) && scene.frost(&["list"]).ok().stdout.contains("victim") {
+        scene.frost(&["thaw", "victim"]).refused(1, "--clone");
+    }
+    safe_and_sound(&scene, traveller, "dead between commit and end");
+}
+
+/// A second thaw of one version says that the instance runs already.
+#[test]
+fn an_image_is_thawed_once() {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let mut traveller = set_out(&scene, "anonymous_filled");
+    traveller.freeze();
+    traveller.thaw(&[]);
+    scene.frost(&["thaw", "victim"]).refused(1, "runs");
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
