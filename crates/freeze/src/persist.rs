@@ -108,7 +108,7 @@ pub(crate) fn run(
     let tree = StoppedTree::stop(pid, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
     let clocks = host::clocks(pid);
     freeze.step("freeze.stop")?;
-    let checkpoint = capture(&mut freeze, &tree, clocks, &mut draft, options.files)?;
+    let (checkpoint, written) = capture(&mut freeze, &tree, clocks, &mut draft, options)?;
     let threads = checkpoint.processes.iter().map(|process| process.cpu.threads.len()).sum::<usize>() as u32;
     let mut frozen = Frozen {
         name: name.to_string(),
@@ -129,6 +129,8 @@ pub(crate) fn run(
         }
         frozen.pause_us = pause.elapsed().as_micros() as u64;
         freeze.step("freeze.resume")?;
+        sync(&written).map_err(|errno| freeze.failed(&errno))?;
+        freeze.step("freeze.sync-files")?;
     }
     let then = if options.leave_running { Then::GoOn } else { Then::End };
     let committed = draft.commit(&checkpoint, origin, then).map_err(|error| freeze.failed(&error))?;
@@ -156,8 +158,8 @@ fn capture(
     tree: &StoppedTree,
     clocks: Clocks,
     draft: &mut Draft,
-    with_files: bool,
-) -> Result<Checkpoint, Failure> {
+    options: Options,
+) -> Result<(Checkpoint, Vec<OwnedFd>), Failure> {
     let living: Vec<&StoppedProcess> = tree.processes().iter().filter(|process| !process.zombie).collect();
     let mut maps = Vec::with_capacity(living.len());
     for process in &living {
@@ -165,8 +167,12 @@ fn capture(
     }
     freeze.step("freeze.sweep")?;
 
-    sync_files(&living, &maps).map_err(|errno| freeze.failed(&errno))?;
-    freeze.step("freeze.sync-files")?;
+    let written = written_files(&living, &maps).map_err(|errno| freeze.failed(&errno))?;
+    if !options.leave_running {
+        // Before anything notes what these files are: their times may change by it.
+        sync(&written).map_err(|errno| freeze.failed(&errno))?;
+        freeze.step("freeze.sync-files")?;
+    }
 
     let mut files = FileCache::default();
     let seen: Vec<Seen<'_>> = living.iter().zip(&maps).map(|(process, maps)| seen(process, maps)).collect();
@@ -206,7 +212,7 @@ fn capture(
         Referents { dataspaces: BTreeMap::new(), catalog: BTreeMap::new(), descriptions: BTreeMap::new() };
     behind.learn(&catalog, known.values().flat_map(|known| &known.mappings));
     let Captured { descriptions, objects, mut dataspaces } =
-        catalog.capture(draft.pack(), with_files).map_err(|error| freeze.failed(&error))?;
+        catalog.capture(draft.pack(), options.files).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.descriptors")?;
     for (key, object) in &unnamed {
         let id = DataspaceId::new(dataspaces.len() as u32);
@@ -232,7 +238,7 @@ fn capture(
     freeze.step("freeze.sessions")?;
     copy_memory(tree, &extents, draft).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.memory")?;
-    Ok(Checkpoint { host, clocks, processes, descriptions, objects, dataspaces })
+    Ok((Checkpoint { host, clocks, processes, descriptions, objects, dataspaces }, written))
 }
 
 /// Fills the places that extents have in the pack: each process writes its own where that is sooner and allowed, and
@@ -314,10 +320,19 @@ fn lost_leader(process: &StoppedProcess) -> Option<frost_model::Obstacle> {
     })
 }
 
-/// Syncs every regular file that the tree has open for writing or mapped so, so that the files on disk are those of
-/// the image.
-fn sync_files(living: &[&StoppedProcess], maps: &[Vec<Mapping>]) -> Result<(), Errno> {
-    let mut synced = HashSet::new();
+/// Collects every regular file that the tree has open for writing or mapped so: what must be synced, so that the
+/// files on disk are those of the image.
+fn written_files(living: &[&StoppedProcess], maps: &[Vec<Mapping>]) -> Result<Vec<OwnedFd>, Errno> {
+    let mut files = Vec::new();
+    let mut known = HashSet::new();
+    let mut add = |file: OwnedFd| {
+        let stat = rustix::fs::fstat(&file)?;
+        let regular = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
+        if regular && known.insert((stat.st_dev, stat.st_ino)) {
+            files.push(file);
+        }
+        Ok(())
+    };
     for (process, mappings) in living.iter().zip(maps) {
         for fd in proc::numbers(process.pid, "fd")? {
             let link = proc::link(process.pid, &format!("fd/{fd}")).unwrap_or_default();
@@ -325,24 +340,20 @@ fn sync_files(living: &[&StoppedProcess], maps: &[Vec<Mapping>]) -> Result<(), E
                 && let Ok(ours) = pidfd::pidfd_getfd(process.pidfd.as_fd(), fd)
                 && rustix::fs::fcntl_getfl(&ours)?.intersects(OFlags::WRONLY | OFlags::RDWR)
             {
-                sync(&ours, &mut synced)?;
+                add(ours)?;
             }
         }
         for mapping in mappings.iter().filter(|mapping| mapping.shared && mapping.flags.has(*b"mw")) {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
             // Which of them can be found by its path again is for the survey to tell.
             if is_file(&mapping.name)
-                && !synced.contains(&(mapping.device, mapping.inode))
-                && let Ok(file) = rustix::fs::open(
-                    proc::as_path(&mapping.name),
-                    OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )
+                && let Ok(file) = rustix::fs::open(proc::as_path(&mapping.name), flags, Mode::empty())
             {
-                sync(&file, &mut synced)?;
+                add(file)?;
             }
         }
     }
-    Ok(())
+    Ok(files)
 }
 
 /// Whether what the kernel shows is the path of a file that still has a name.
@@ -353,17 +364,15 @@ fn is_file(path: &[u8]) -> bool {
         && !path.ends_with(file::DELETED)
 }
 
-fn sync(file: &OwnedFd, synced: &mut HashSet<(u64, u64)>) -> Result<(), Errno> {
-    let stat = rustix::fs::fstat(file)?;
-    let regular = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
-    if !regular || !synced.insert((stat.st_dev, stat.st_ino)) {
-        return Ok(());
+fn sync(files: &[OwnedFd]) -> Result<(), Errno> {
+    for file in files {
+        match rustix::fs::fsync(file) {
+            // A file system without fsync has nothing to be synced, as proc or sysfs; O_PATH is not open for writing.
+            Ok(()) | Err(Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP | Errno::BADF) => {}
+            Err(errno) => return Err(errno),
+        }
     }
-    match rustix::fs::fsync(file) {
-        // A file system without fsync has nothing to be synced, as proc or sysfs; O_PATH is not open for writing.
-        Ok(()) | Err(Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP | Errno::BADF) => Ok(()),
-        Err(errno) => Err(errno),
-    }
+    Ok(())
 }
 
 fn capture_process(
