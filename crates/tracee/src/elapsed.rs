@@ -7,9 +7,9 @@
 use crate::frame;
 use crate::restart::{self, RSP};
 use crate::seize::StoppedThread;
+use frost_sys::memory;
 use frost_sys::proc::Mapping;
 use frost_sys::ptrace::REGISTER_WORDS;
-use frost_sys::{memory, proc};
 use std::time::Duration;
 
 // Indices of `struct user_regs_struct`.
@@ -40,7 +40,7 @@ pub fn remaining(thread: &StoppedThread) -> Option<Duration> {
         libc::SYS_futex if registers[RSI] & FUTEX_CMD_MASK == FUTEX_WAIT => timespec(tid, registers[R10])?,
         _ => return None,
     };
-    Some(whole.saturating_sub(slept(thread)?))
+    Some(whole.saturating_sub(thread.asleep?.since()?))
 }
 
 /// Returns the registers with which a thread issues its call again with what is left of its timeout; `None` if it
@@ -84,14 +84,6 @@ fn timespec(tid: i32, address: u64) -> Option<Duration> {
 /// A timeout in milliseconds as an `int`; negative is for ever.
 fn milliseconds(register: u64) -> Option<Duration> {
     u64::try_from(register as u32 as i32).ok().map(Duration::from_millis)
-}
-
-fn slept(thread: &StoppedThread) -> Option<Duration> {
-    let since = thread.asleep_since?;
-    // Our own thread has just been scheduled in after the yield, so its clock is that of now.
-    std::thread::yield_now();
-    let nanos = proc::last_ran(std::process::id() as i32)? - since;
-    Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use crate::{elapsed, restart};
 use frost_sys::kcmp;
-use frost_sys::proc;
+use frost_sys::proc::{self, Asleep};
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -99,8 +99,8 @@ pub struct StoppedThread {
     pub mask: u64,
     /// Whether its call returned EINTR only because of our stop, so that it is to be issued again.
     pub reissue: bool,
-    /// The scheduler's clock when it fell asleep in a call with a timeout, see [`proc::last_ran`].
-    pub asleep_since: Option<i128>,
+    /// When it fell asleep in a call with a timeout.
+    pub asleep: Option<Asleep>,
 }
 
 impl StoppedThread {
@@ -166,7 +166,7 @@ struct Seizing {
     /// Seized threads and their process, with what they were stopped with once they are.
     threads: BTreeMap<i32, (i32, Option<Context>)>,
     /// When threads in calls with a timeout fell asleep.
-    asleep: BTreeMap<i32, i128>,
+    asleep: BTreeMap<i32, Asleep>,
     /// Threads that are seized and not yet interrupted.
     fresh: Vec<i32>,
     waiting: usize,
@@ -314,7 +314,7 @@ impl Seizing {
             found = true;
             // The stop itself lets the thread run for a moment, so this is asked before.
             if proc::blocked_in(tid).is_some_and(restart::may_have_timeout) {
-                self.asleep.extend(proc::last_ran(tid).map(|since| (tid, since)));
+                self.asleep.extend(Asleep::of(tid).map(|asleep| (tid, asleep)));
             }
             self.threads.insert(tid, (pid, None));
             self.fresh.push(tid);
@@ -440,7 +440,7 @@ impl Seizing {
                 registers: context.registers,
                 mask: context.mask,
                 reissue: context.reissue,
-                asleep_since: self.asleep.get(&tid).copied(),
+                asleep: self.asleep.get(&tid).copied(),
             });
         }
         let zombie = stat.is_zombie() && threads.is_empty();

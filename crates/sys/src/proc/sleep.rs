@@ -1,11 +1,47 @@
 //! When a thread last ran.
 
-/// Returns the scheduler's clock, in nanoseconds, when `tid` last began or went on to run: for a sleeping thread the
-/// time it fell asleep, to a tick. `None` where the kernel does not tell (CONFIG_SCHED_DEBUG before Linux 6.13).
+use rustix::thread::CpuSet;
+use std::time::Duration;
+
+/// When a thread fell asleep, in the scheduler's clock of the CPU it was on.
 ///
-/// The clock is that of the thread's CPU (`rq_clock_task`): comparable with other threads of this boot to about a
-/// millisecond. Source: `se.exec_start` of `/proc/TID/sched`, kernel/sched/debug.c.
-pub fn last_ran(tid: i32) -> Option<i128> {
+/// That clock (`rq_clock_task`) leaves out interrupts and time stolen by the hypervisor, so those of two CPUs drift
+/// apart, by seconds in a day; [`since`](Self::since) compares with that of the same one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asleep {
+    nanos: i128,
+    cpu: u32,
+}
+
+impl Asleep {
+    /// Asks when `tid` last began or went on to run: for a sleeping thread the time it fell asleep. `None` where the
+    /// kernel does not tell (CONFIG_SCHED_DEBUG before Linux 6.13).
+    ///
+    /// Source: `se.exec_start` of `/proc/TID/sched`, kernel/sched/debug.c.
+    pub fn of(tid: i32) -> Option<Self> {
+        Some(Self { nanos: last_ran(tid)?, cpu: super::stat(tid).ok()?.processor })
+    }
+
+    /// Returns the time since then, never too much of it.
+    pub fn since(self) -> Option<Duration> {
+        /// The clock is read at a tick at the latest: 100 Hz.
+        const TICK: Duration = Duration::from_millis(10);
+        let us = rustix::thread::gettid();
+        let before = rustix::thread::sched_getaffinity(Some(us)).ok()?;
+        let mut there = CpuSet::new();
+        there.set(self.cpu as usize);
+        // Running there is what brings our own clock up to that CPU's time.
+        rustix::thread::sched_setaffinity(Some(us), &there).ok()?;
+        std::thread::yield_now();
+        let now = last_ran(us.as_raw_nonzero().get());
+        // If the mask cannot be set back we stay there, which does no harm.
+        let _ = rustix::thread::sched_setaffinity(Some(us), &before);
+        let nanos = u64::try_from(now? - self.nanos).unwrap_or(0);
+        Some(Duration::from_nanos(nanos).saturating_sub(TICK))
+    }
+}
+
+fn last_ran(tid: i32) -> Option<i128> {
     parse(&super::read(tid, "sched").ok()?)
 }
 
@@ -32,6 +68,7 @@ mod tests {
     #[test]
     fn the_schedulers_clock_is_read() {
         assert_eq!(parse(b"se.exec_start                :        707870.913560\n"), Some(707_870_913_560));
-        assert!(last_ran(std::process::id() as i32).is_some());
+        let asleep = Asleep::of(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+        assert!(asleep.since().unwrap() < Duration::from_secs(10));
     }
 }

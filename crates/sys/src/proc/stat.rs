@@ -23,6 +23,8 @@ pub struct Stat {
     pub endcode: u64,
     pub startstack: u64,
     pub exit_signal: i32,
+    /// The CPU it last ran on.
+    pub processor: u32,
     pub start_data: u64,
     pub end_data: u64,
     pub start_brk: u64,
@@ -83,6 +85,7 @@ fn parse(text: &[u8]) -> Option<Stat> {
         endcode: unsigned(27),
         startstack: unsigned(28),
         exit_signal: signed(38).unwrap_or(0) as i32,
+        processor: unsigned(39) as u32,
         start_data: unsigned(45),
         end_data: unsigned(46),
         start_brk: unsigned(47),
