@@ -213,10 +213,11 @@ impl StoppedTree {
     /// Should we die meanwhile, the rest is ended by the kernel: half a tree is nothing that could go on.
     pub fn kill(mut self) {
         self.armed = false;
-        for process in &self.processes {
+        // The root last: while it lives, its image counts as superseded and is not thawed beside what is left of it.
+        for process in self.processes.iter().rev() {
             let _ = ptrace::set_options(process.pid, Options::EXITKILL);
         }
-        for process in &self.processes {
+        for process in self.processes.iter().rev() {
             // It may have been killed by someone else meanwhile, which is what we want anyway.
             let _ = rustix::process::pidfd_send_signal(&process.pidfd, rustix::process::Signal::KILL);
         }
