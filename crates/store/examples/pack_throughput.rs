@@ -51,5 +51,5 @@ fn plain(path: &Path, mib: usize, noise: &[u8]) -> (Duration, Duration) {
 
 /// Hands over `mib` MiB in parts of at most 1 MiB.
 fn parts(mib: usize, noise: &[u8], mut each: impl FnMut(&[u8])) {
-    noise.chunks(1 << 20).cycle().take(mib).for_each(|part| each(part));
+    noise.chunks(1 << 20).cycle().take(mib).for_each(each);
 }

@@ -6,7 +6,7 @@ use crate::frame::{FrameEncoder, PackReader, RawWriter};
 use crate::image::{PackBlocks, open_manifest, read_blocks};
 use crate::root::{COLD, DRAFTS, PACK, Root, dir_of, fault, write_all_at};
 use frost_image::{ImageId, SeekTable};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -22,15 +22,23 @@ pub struct Compressed {
     pub after_bytes: u64,
 }
 
+/// A pack as raw pages.
+pub(crate) enum Raw {
+    /// The file in the store, not verified.
+    Hot(OwnedFd),
+    /// A file without a name that was made of a cold pack, verified.
+    Inflated(OwnedFd),
+}
+
 /// Opens the pack of an image as raw pages, read-only: the file itself, or a cold one inflated and verified.
 pub(crate) fn open_raw(
     root: &Arc<Root>,
     header: &frost_image::Header,
     blocks: impl FnOnce() -> Result<PackBlocks>,
-) -> Result<OwnedFd> {
+) -> Result<Raw> {
     let mut reader = PackReader::open(root, header)?;
     if !reader.is_cold() {
-        return Ok(reader.into_file());
+        return Ok(Raw::Hot(reader.into_file()));
     }
     let blocks = blocks()?;
     let file = unnamed(root, header)?;
@@ -40,7 +48,10 @@ pub(crate) fn open_raw(
         let (raw, _) = reader.frame(index, &blocks)?;
         writer.write(raw, SeekTable::held(index, header.pack.len_bytes).start)?;
     }
-    Ok(file)
+    // What nobody may write any more, nobody can. Without /proc it stays as it is.
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let read_only = fs::open(link, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    Ok(Raw::Inflated(read_only.unwrap_or(file)))
 }
 
 /// A file without a name in the store, which goes when it is closed.

@@ -9,7 +9,7 @@ use crate::root::{
 use frost_image::{Blocks, Header, ImageId, Instance, Name, Then, encode};
 use frost_model::Checkpoint;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{self, AtFlags, FlockOperation, OFlags};
+use rustix::fs::{self, FlockOperation, OFlags};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,8 +19,6 @@ pub struct Draft {
     place: Place,
     name: Name,
     pack: PackWriter,
-    /// The file that tells of the target.
-    aimed: Option<String>,
 }
 
 /// What a commit made.
@@ -40,7 +38,7 @@ impl Draft {
         let place = Place::new(root, "freeze", name)?;
         let file = place.create(PACK)?;
         let pack = PackWriter::new(file, root.show(place.relative.join(PACK)));
-        Ok(Self { place, name: name.clone(), pack, aimed: None })
+        Ok(Self { place, name: name.clone(), pack })
     }
 
     /// Returns the name that the image will have.
@@ -55,7 +53,7 @@ impl Draft {
     pub fn aim_at(&mut self, target: &Instance) -> Result<()> {
         let file = format!("{TARGET}{}.{}", target.pid, target.start_time);
         self.place.create(&file)?;
-        self.aimed = Some(file);
+        self.place.passing = Some(file);
         Ok(())
     }
 
@@ -78,11 +76,6 @@ impl Draft {
     pub fn commit(mut self, checkpoint: &Checkpoint, origin: Instance, then: Then) -> Result<Committed> {
         fault("store.pack.sync", self.pack.path(), self.pack.len_bytes())?;
         let blocks = self.pack.seal()?;
-        if let Some(file) = self.aimed.take() {
-            let path = self.place.show(&file);
-            fs::unlinkat(&self.place.dir, &file, AtFlags::empty())
-                .map_err(|errno| Error::io("remove", &path, errno))?;
-        }
         let bad = |source| Error::Image { path: self.place.show(MANIFEST), source };
         checkpoint.validate(blocks.len_bytes()).map_err(|malformed| bad(malformed.into()))?;
         // Its version stands in the header, and is known only under the lock.
@@ -100,6 +93,8 @@ pub(crate) struct Place {
     /// Holds the lock by which others see that we live.
     dir: OwnedFd,
     published: bool,
+    /// A file that is of use only while this is a draft: it tells whom a freeze stops.
+    passing: Option<String>,
 }
 
 impl Place {
@@ -114,7 +109,7 @@ impl Place {
         let relative = Self::path(root, kind, name)?;
         root.make_dir(&relative)?;
         let dir = lock_dir(root, &relative)?;
-        Ok(Self { root: Arc::clone(root), relative, dir, published: false })
+        Ok(Self { root: Arc::clone(root), relative, dir, published: false, passing: None })
     }
 
     /// Takes a directory of the images away, to be removed. The caller holds the lock of the store.
@@ -124,7 +119,7 @@ impl Place {
         let relative = Self::path(root, "remove", name)?;
         let dir = lock_dir(root, from)?;
         root.rename(from, &relative)?;
-        Ok(Self { root: Arc::clone(root), relative, dir, published: false })
+        Ok(Self { root: Arc::clone(root), relative, dir, published: false, passing: None })
     }
 
     fn path(root: &Root, kind: &str, name: &Name) -> Result<PathBuf> {
@@ -189,6 +184,10 @@ impl Place {
             return Err(error);
         }
         self.published = true;
+        if let Some(file) = &self.passing {
+            // Not before the rename, for whoever sweeps after us. If it stays, nobody minds.
+            let _ = self.root.unlink(target.join(file));
+        }
         // A child that we forked may have the descriptor still; nobody shall wait for it.
         let _ = fs::flock(&self.dir, FlockOperation::Unlock);
         let replaced = remove_superseded(&self.root, &header);
