@@ -1,7 +1,9 @@
 //! When a thread last ran.
 
 use rustix::thread::CpuSet;
-use std::time::Duration;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 /// When a thread fell asleep, in the scheduler's clock of the CPU it was on.
 ///
@@ -26,19 +28,45 @@ impl Asleep {
     pub fn since(self) -> Option<Duration> {
         /// The clock is read at a tick at the latest: 100 Hz.
         const TICK: Duration = Duration::from_millis(10);
-        let us = rustix::thread::gettid();
-        let before = rustix::thread::sched_getaffinity(Some(us)).ok()?;
-        let mut there = CpuSet::new();
-        there.set(self.cpu as usize);
-        // Running there is what brings our own clock up to that CPU's time.
-        rustix::thread::sched_setaffinity(Some(us), &there).ok()?;
-        std::thread::yield_now();
-        let now = last_ran(us.as_raw_nonzero().get());
-        // If the mask cannot be set back we stay there, which does no harm.
-        let _ = rustix::thread::sched_setaffinity(Some(us), &before);
-        let nanos = u64::try_from(now? - self.nanos).unwrap_or(0);
+        let nanos = u64::try_from(clock_of(self.cpu)? - self.nanos).unwrap_or(0);
         Some(Duration::from_nanos(nanos).saturating_sub(TICK))
     }
+}
+
+thread_local! {
+    /// The scheduler's clock of each CPU that was asked for, and when that was: asking again for each of thousands
+    /// of threads would take longer than all the rest.
+    static CLOCKS: RefCell<HashMap<u32, (i128, Instant)>> = RefCell::default();
+}
+
+/// Returns the scheduler's clock of a CPU as of now.
+fn clock_of(cpu: u32) -> Option<i128> {
+    /// The clocks drift far less than a tick in this time.
+    const VALID: Duration = Duration::from_secs(1);
+    let known = CLOCKS.with_borrow(|clocks| clocks.get(&cpu).copied());
+    let (clock, read) = match known {
+        Some((clock, read)) if read.elapsed() < VALID => (clock, read),
+        _ => {
+            let fresh = (read_clock_of(cpu)?, Instant::now());
+            CLOCKS.with_borrow_mut(|clocks| clocks.insert(cpu, fresh));
+            fresh
+        }
+    };
+    Some(clock + read.elapsed().as_nanos() as i128)
+}
+
+fn read_clock_of(cpu: u32) -> Option<i128> {
+    let us = rustix::thread::gettid();
+    let before = rustix::thread::sched_getaffinity(Some(us)).ok()?;
+    let mut there = CpuSet::new();
+    there.set(cpu as usize);
+    // Running there is what brings our own clock up to that CPU's time.
+    rustix::thread::sched_setaffinity(Some(us), &there).ok()?;
+    std::thread::yield_now();
+    let now = last_ran(us.as_raw_nonzero().get());
+    // If the mask cannot be set back we stay there, which does no harm.
+    let _ = rustix::thread::sched_setaffinity(Some(us), &before);
+    now
 }
 
 fn last_ran(tid: i32) -> Option<i128> {
