@@ -214,7 +214,9 @@ pub fn refused(binary: &Path, name: &str, object: &str) {
     let Some(scene) = Scene::new(Who::Myself) else { return };
     let traveller = Traveller::set_out(&scene, binary, name, Stdio::Files);
     let pid = traveller.pid.to_string();
-    scene.frost(&["check", &pid]).refused(3, object);
+    // All that is in the way is what `check` is asked for: a result, not an error.
+    let outcome = scene.frost(&["check", &pid]);
+    assert!(outcome.status == Some(3) && outcome.stdout.contains(object), "no word of {object}\n{outcome}");
     scene.frost(&["freeze", &pid, "--to", "victim"]).refused(3, object);
     traveller.arrive("left alone");
     told_all(&scene, name);
