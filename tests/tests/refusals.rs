@@ -1,0 +1,575 @@
+//! Bad input: each time the message says what failed, on which object, why, how things stand and what to do; the
+//! exit status is the documented one; nothing is lost, nothing hangs.
+
+use frost_tests::journey::Traveller;
+use frost_tests::{LIMIT, Outcome, Scene, Started, Stdio, Who, image, is_alive, is_root, skip, until};
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Exit statuses, as documented.
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+const UNSUPPORTED: i32 = 3;
+const DAMAGED: i32 = 4;
+const DENIED: i32 = 5;
+const MISSING: i32 = 6;
+const NO_SPACE: i32 = 7;
+
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_victim"))
+}
+
+fn scene() -> Scene {
+    Scene::new(Who::Myself).expect("whoever runs the tests can have a scene")
+}
+
+fn set_out<'a>(scene: &'a Scene, name: &str) -> Traveller<'a> {
+    Traveller::set_out(scene, binary(), name, Stdio::Files)
+}
+
+/// Expects that a program was left alone.
+fn unharmed(scene: &Scene, traveller: Traveller<'_>) {
+    traveller.arrive("left alone");
+    scene.is_empty_soon();
+}
+
+// What cannot be frozen.
+
+#[test]
+fn no_such_process() {
+    let scene = scene();
+    // A number that was just given up.
+    let mut command = scene.command("true");
+    let mut started = Started::spawn(&mut command);
+    let pid = started.pid().to_string();
+    started.wait("true", LIMIT);
+    scene.frost(&["freeze", &pid]).refused(MISSING, &pid);
+    scene.frost(&["check", &pid]).refused(MISSING, &pid);
+    scene.frost(&["freeze", "99999999999999999999"]).refused(MISSING, "99999999999999999999");
+    scene.frost(&["freeze", "no-such-program"]).refused(MISSING, "no-such-program");
+}
+
+#[test]
+fn a_thread_of_the_kernel() {
+    let scene = scene();
+    if fs::read_to_string("/proc/2/comm").unwrap_or_default() != "kthreadd\n" {
+        skip("no thread of the kernel can be seen from here");
+        return;
+    }
+    scene.frost(&["freeze", "2"]).refused(UNSUPPORTED, "kernel");
+}
+
+#[test]
+fn itself_and_its_ancestors() {
+    let scene = scene();
+    let frost = scene.path("bin").join("frost").display().to_string();
+    for (script, about) in [("exec FROST freeze $$", "itself"), ("FROST freeze $$; exit $?", "ancestor")] {
+        let mut command = scene.command("sh");
+        command.args(["-c", &script.replace("FROST", &frost)]);
+        scene.run(&mut command, LIMIT).refused(USAGE, about);
+    }
+    // Those who run the tests are ancestors, too.
+    scene.frost(&["freeze", &std::process::id().to_string()]).refused(USAGE, "ancestor");
+}
+
+#[test]
+fn a_thread_instead_of_a_process() {
+    let scene = scene();
+    let traveller = set_out(&scene, "thread_local_storage");
+    let tasks = fs::read_dir(format!("/proc/{}/task", traveller.pid)).expect("the victim runs");
+    let mut tids = tasks.flatten().map(|task| task.file_name().to_string_lossy().into_owned());
+    let tid = tids.find(|tid| *tid != traveller.pid.to_string()).expect("it has threads");
+    scene.frost(&["freeze", &tid]).refused(USAGE, &traveller.pid.to_string());
+    unharmed(&scene, traveller);
+}
+
+#[test]
+fn another_user_s_program() {
+    if !is_root() {
+        skip("only root can start programs of two users");
+        return;
+    }
+    let (Some(theirs), Some(ours)) = (Scene::new(Who::Myself), Scene::new(Who::Ordinary)) else { return };
+    let traveller = set_out(&theirs, "anonymous_filled");
+    let pid = traveller.pid.to_string();
+    ours.frost(&["freeze", &pid]).refused(DENIED, &pid);
+    unharmed(&theirs, traveller);
+}
+
+#[test]
+fn a_program_of_32_bits() {
+    let scene = scene();
+    // 29 is pause(2) of i386: mov $29, %eax; int $0x80; jmp back.
+    let code = [0xb8, 29, 0, 0, 0, 0xcd, 0x80, 0xeb, 0xf7];
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let base = 0x0804_8000u32;
+    for half in [2u16, 3] {
+        elf.extend(half.to_le_bytes());
+    }
+    for word in [1u32, base + 84, 52, 0, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    for half in [52u16, 32, 1, 0, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    for word in [1u32, 0, base, base, 84 + code.len() as u32, 84 + code.len() as u32, 5, 4096] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(code);
+    let path = scene.stage("small");
+    fs::write(&path, elf).expect("our own directory");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our own file");
+    let mut probe = scene.command(&path);
+    let started = match probe.spawn() {
+        Ok(mut child) => {
+            // Tried first, since not every kernel runs such programs.
+            let _killed = child.kill();
+            let _reaped = child.wait();
+            scene.start(&mut scene.command(&path), Stdio::Null)
+        }
+        Err(why) => {
+            skip(&format!("this kernel runs no programs of 32 bits: {why}"));
+            return;
+        }
+    };
+    let pid = started.pid();
+    until("it runs", || fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("small")));
+    scene.frost(&["freeze", &pid.to_string()]).refused(UNSUPPORTED, "32");
+    assert!(is_alive(pid), "it does not run any more");
+}
+
+#[test]
+fn a_program_under_a_debugger() {
+    let scene = scene();
+    let traveller = set_out(&scene, "tree_traced");
+    let child = frost_tests::tree_of(traveller.pid)[1].to_string();
+    scene.frost(&["freeze", &child]).refused(UNSUPPORTED, "trac");
+    scene.frost(&["freeze", &traveller.pid.to_string()]).refused(UNSUPPORTED, "trac");
+    unharmed(&scene, traveller);
+}
+
+#[test]
+fn a_service_that_would_be_started_again() {
+    let scene = scene();
+    let state = std::process::Command::new("systemctl").arg("is-system-running").output();
+    let runs = state.is_ok_and(|output| {
+        ["running", "degraded"].contains(&String::from_utf8_lossy(&output.stdout).trim())
+    });
+    if !runs || !is_root() {
+        skip("systemd does not run here, or does not take orders: services with Restart= are not tested");
+        return;
+    }
+    let unit = format!("frost-test-{}", std::process::id());
+    let mut start = scene.command("systemd-run");
+    start.args(["--unit", &unit, "--property=Restart=always", "sleep", "1000"]);
+    scene.run(&mut start, LIMIT).ok();
+    let show = || {
+        let mut show = scene.command("systemctl");
+        scene.run(show.args(["show", "--property=MainPID", "--value", &unit]), LIMIT).stdout.trim().to_owned()
+    };
+    until("it runs", || !["", "0"].contains(&show().as_str()));
+    let pid = show();
+    let outcome = scene.frost(&["freeze", &pid]);
+    scene.run(scene.command("systemctl").args(["stop", &unit]), LIMIT);
+    outcome.refused(UNSUPPORTED, "--force");
+}
+
+// Names.
+
+#[test]
+fn odd_names() {
+    let scene = scene();
+    let traveller = set_out(&scene, "anonymous_stack");
+    let pid = traveller.pid.to_string();
+    let long = "x".repeat(65);
+    for name in ["", ".", "..", ".hidden", "a/b", "../escape", "1234", "a@2", "a b", "a\nb", "ä", &long] {
+        let outcome = scene.frost(&["freeze", &pid, &format!("--to={name}")]).refused(USAGE, "");
+        assert!(is_alive(traveller.pid), "{outcome}");
+    }
+    for name in ["", "a/b", "a@x", "a@", "@1", "a@99999999999"] {
+        let outcome = scene.frost(&["thaw", name]);
+        assert!(matches!(outcome.status, Some(USAGE | MISSING)), "{name:?}\n{outcome}");
+    }
+    for arguments in
+        [&["thaw", "nothing"][..], &["verify", "nothing@3"], &["rm", "nothing"], &["export", "nothing"]]
+    {
+        scene.frost(arguments).refused(MISSING, "nothing");
+    }
+    assert_eq!(image::files(&scene.path("home")).iter().filter(|f| f.ends_with("manifest")).count(), 0);
+    unharmed(&scene, traveller);
+}
+
+/// The name of another program's image: a version more, and the older one stays.
+#[test]
+fn a_name_that_exists() {
+    let scene = scene();
+    let other = scene.path("stage").join("other");
+    fs::create_dir(&other).expect("our own directory");
+    let mut sleeper = scene.start(scene.command("setsid").args(["sleep", "1000"]), Stdio::Null);
+    until("it sleeps", || {
+        fs::read_to_string(format!("/proc/{}/comm", sleeper.pid())).is_ok_and(|name| name == "sleep\n")
+    });
+    scene.frost(&["freeze", &sleeper.pid().to_string(), "--to", "victim"]).ok();
+    sleeper.wait("a frozen program", LIMIT);
+    let mut traveller = set_out(&scene, "anonymous_stack");
+    traveller.freeze();
+    let listed = scene.frost(&["list", "--json"]).ok().stdout;
+    assert!(listed.contains("\"version\":1") && listed.contains("\"version\":2"), "{listed}");
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    scene.frost(&["thaw", "victim@1"]).ok();
+}
+
+// Images that are damaged, or from elsewhere.
+
+/// Freezes a program, hands out its image for harm, and expects that thaw and verify refuse what was made of it.
+fn damaged(status: i32, about: &str, harm: impl FnOnce(&Scene)) {
+    let scene = scene();
+    let mut traveller = set_out(&scene, "anonymous_filled");
+    traveller.freeze();
+    let before: Vec<(PathBuf, Vec<u8>)> = image::files(&scene.path("home"))
+        .into_iter()
+        .map(|path| (path.clone(), fs::read(path).expect("our own store")))
+        .collect();
+    harm(&scene);
+    scene.frost(&["thaw", "victim"]).refused(status, about);
+    assert!(scene.processes().is_empty(), "something runs of an image that was refused");
+    if status == DAMAGED {
+        let outcome = scene.frost(&["verify", "victim"]);
+        assert_eq!(outcome.status, Some(DAMAGED), "{outcome}");
+    }
+    // Everything else goes on working beside it.
+    let listed = scene.frost(&["list"]);
+    assert!(!listed.stderr.contains("panicked"), "{listed}");
+    // Made whole again, it thaws.
+    for (path, bytes) in before {
+        fs::write(path, bytes).expect("our own store");
+    }
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
+
+/// The store's largest file is the pack; a manifest is what begins with the magic.
+fn files(scene: &Scene) -> (PathBuf, PathBuf) {
+    let files = image::files(&scene.path("home"));
+    let begins = |path: &PathBuf| fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"\x89FROST\x1a\n"));
+    let manifest = files.iter().find(|path| begins(path)).expect("there is a manifest").clone();
+    let pack = files.iter().max_by_key(|path| fs::metadata(path).map_or(0, |file| file.len()));
+    (manifest, pack.expect("there is a pack").clone())
+}
+
+fn flip(path: &Path, offset: u64) {
+    let file = fs::File::options().read(true).write(true).open(path).expect("our own store");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("the file is that long");
+    file.write_all_at(&[byte[0] ^ 0x10], offset).expect("our own store");
+}
+
+fn cut(path: &Path, keep: impl Fn(u64) -> u64) {
+    let file = fs::File::options().write(true).open(path).expect("our own store");
+    let len = file.metadata().expect("our own file").len();
+    file.set_len(keep(len)).expect("our own store");
+}
+
+#[test]
+fn a_bit_of_the_pack_is_flipped() {
+    damaged(DAMAGED, "victim", |scene| {
+        let pack = files(scene).1;
+        let len = fs::metadata(&pack).expect("our own file").len();
+        flip(&pack, len / 2 + 77);
+    });
+}
+
+#[test]
+fn bits_of_the_manifest_are_flipped() {
+    // In the magic, in the header, at its end, in the manifest's body.
+    for offset in [3, 60, 500, 700] {
+        damaged(DAMAGED, "victim", |scene| flip(&files(scene).0, offset));
+    }
+}
+
+#[test]
+fn the_pack_is_cut_short() {
+    damaged(DAMAGED, "victim", |scene| cut(&files(scene).1, |len| len / 2));
+}
+
+#[test]
+fn the_manifest_is_cut_short() {
+    for keep in [0, 100, 512, 2000] {
+        damaged(DAMAGED, "victim", |scene| cut(&files(scene).0, |_| keep));
+    }
+}
+
+/// Changes the header, and seals it again as its writer would have.
+fn forge(scene: &Scene, change: impl FnOnce(&mut [u8])) {
+    let path = files(scene).0;
+    let mut bytes = fs::read(&path).expect("our own store");
+    change(&mut bytes);
+    let body = &bytes[512..512
+        + u64::from_le_bytes(bytes[48..56].try_into().expect("8 bytes")).min(bytes.len() as u64 - 512)
+            as usize];
+    let digest = *blake3::hash(body).as_bytes();
+    bytes[56..88].copy_from_slice(&digest);
+    let seal = *blake3::hash(&bytes[..480]).as_bytes();
+    bytes[480..512].copy_from_slice(&seal);
+    fs::write(path, bytes).expect("our own store");
+}
+
+#[test]
+fn an_image_of_a_newer_format() {
+    damaged(DAMAGED, "newer", |scene| {
+        forge(scene, |bytes| bytes[8..12].copy_from_slice(&9999u32.to_le_bytes()))
+    });
+    damaged(DAMAGED, "newer", |scene| forge(scene, |bytes| bytes[23] |= 0x80));
+}
+
+#[test]
+fn an_image_of_another_architecture() {
+    damaged(UNSUPPORTED, "aarch64", |scene| {
+        forge(scene, |bytes| {
+            bytes[32..48].fill(0);
+            bytes[32..39].copy_from_slice(b"aarch64");
+        });
+    });
+}
+
+#[test]
+fn an_image_with_enormous_counts() {
+    // CBOR: an array, a map, a byte string and a text of 2^63 items, where the manifest begins.
+    for first in [0x9b, 0xbb, 0x5b, 0x7b] {
+        damaged(DAMAGED, "victim", |scene| {
+            forge(scene, |bytes| {
+                bytes[512] = first;
+                bytes[513..521].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+            });
+        });
+    }
+    // Lengths in the header: of the manifest, of the block table, of the pack.
+    for offset in [48, 88, 96] {
+        damaged(DAMAGED, "victim", |scene| {
+            forge(scene, |bytes| bytes[offset..offset + 8].copy_from_slice(&(u64::MAX / 2).to_le_bytes()));
+        });
+    }
+}
+
+// The store.
+
+#[test]
+fn a_store_that_others_can_write() {
+    let scene = scene();
+    let traveller = set_out(&scene, "anonymous_stack");
+    fs::set_permissions(scene.path("home"), fs::Permissions::from_mode(0o777)).expect("our own directory");
+    scene.frost(&["freeze", &traveller.pid.to_string(), "--to", "victim"]).refused(DENIED, "home");
+    unharmed(&scene, traveller);
+}
+
+#[test]
+fn a_full_disk() {
+    let scene = scene();
+    let home = scene.path("home");
+    let mut mount = scene.command("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs"]).arg(&home);
+    if !is_root() || scene.run(&mut mount, LIMIT).status != Some(0) {
+        skip("no tmpfs can be mounted here: the full disk is not tested");
+        return;
+    }
+    struct Mounted(PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _unmounted = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+        }
+    }
+    let mounted = Mounted(home.clone());
+    let traveller = set_out(&scene, "anonymous_filled"); // 64 MiB
+    let pid = traveller.pid.to_string();
+    scene.frost(&["freeze", &pid, "--to", "victim"]).refused(NO_SPACE, "space");
+    scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running"]).refused(NO_SPACE, "space");
+    let left: u64 =
+        image::files(&home).iter().map(|path| fs::metadata(path).map_or(0, |file| file.len())).sum();
+    assert!(left < 1 << 20, "{left} bytes of drafts stay on the full disk");
+    traveller.arrive("left alone");
+    // A small program still fits.
+    for name in ["go", "ready", "result"] {
+        let _absent = fs::remove_file(scene.stage(name));
+    }
+    let mut small = set_out(&scene, "eventfd_count");
+    small.freeze();
+    small.thaw(&[]);
+    small.arrive("thawed");
+    scene.is_empty_soon();
+    drop(mounted);
+}
+
+// What changed while the program was away.
+
+/// Freezes a program with an open file, changes that, and expects a refusal that names it; undone, it thaws.
+fn changed(harm: impl FnOnce(&Path), undo: impl FnOnce(&Path)) {
+    let scene = scene();
+    let mut traveller = set_out(&scene, "regular_offset");
+    traveller.freeze();
+    let file = scene.stage("file");
+    harm(&file);
+    let outcome = scene.frost(&["thaw", "victim"]);
+    // The plan tells the same beforehand, and does nothing.
+    let plan = scene.frost(&["thaw", "victim", "--plan"]);
+    assert!(plan.stdout.contains("stage/file") || plan.stderr.contains("stage/file"), "{plan}");
+    assert!(matches!(outcome.status, Some(FAILED | UNSUPPORTED | DENIED | MISSING)), "{outcome}");
+    let status = outcome.status.expect("it has one");
+    outcome.refused(status, "stage/file");
+    assert!(scene.processes().is_empty(), "something runs of a thaw that was refused");
+    undo(&file);
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
+
+#[test]
+fn an_open_file_has_vanished() {
+    changed(
+        |file| fs::rename(file, file.with_extension("away")).expect("our own file"),
+        |file| fs::rename(file.with_extension("away"), file).expect("our own file"),
+    );
+}
+
+#[test]
+fn an_open_file_was_replaced() {
+    changed(
+        |file| {
+            fs::rename(file, file.with_extension("away")).expect("our own file");
+            fs::write(file, "one two three").expect("our own file");
+        },
+        |file| fs::rename(file.with_extension("away"), file).expect("our own file"),
+    );
+}
+
+#[test]
+fn an_open_file_was_changed() {
+    let time = |file: &Path| fs::metadata(file).and_then(|file| file.modified()).expect("our own file");
+    let mut was = None;
+    let was = &mut was;
+    let scene = scene();
+    let mut traveller = set_out(&scene, "regular_offset");
+    traveller.freeze();
+    let file = scene.stage("file");
+    *was = Some(time(&file));
+    fs::write(&file, "one two three, and more").expect("our own file");
+    let outcome = scene.frost(&["thaw", "victim"]);
+    let status = outcome.status.unwrap_or(0);
+    assert_ne!(status, 0, "{outcome}");
+    outcome.refused(status, "stage/file");
+    // The same content, size and time again: the file that it was.
+    fs::write(&file, "one two three").expect("our own file");
+    let open = fs::File::options().write(true).open(&file).expect("our own file");
+    open.set_modified(was.expect("it was set")).expect("our own file");
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
+
+#[test]
+fn an_open_file_is_forbidden_now() {
+    if !is_root() {
+        skip("only root can give a file to somebody else");
+        return;
+    }
+    let Some(scene) = Scene::new(Who::Ordinary) else { return };
+    let mut traveller = set_out(&scene, "regular_offset");
+    traveller.freeze();
+    let file = scene.stage("file");
+    rustix::fs::chown(&file, Some(rustix::fs::Uid::ROOT), None).expect("root may");
+    let outcome = scene.frost(&["thaw", "victim"]);
+    let status = outcome.status.unwrap_or(0);
+    assert_ne!(status, 0, "{outcome}");
+    outcome.refused(status, "stage/file");
+    scene.give(&file);
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
+
+#[test]
+fn a_pid_that_is_taken() {
+    if !is_root() {
+        skip("only root gets the same pids back");
+        return;
+    }
+    let scene = scene();
+    let mut traveller = set_out(&scene, "anonymous_stack");
+    traveller.freeze();
+    let pid = traveller.pid;
+    // Somebody takes the number: as root, by the file that says which is given next, until it works.
+    let mut taker = None;
+    for _ in 0..1000 {
+        if fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).is_err() {
+            skip("the next pid cannot be chosen here");
+            traveller.thaw(&[]);
+            traveller.arrive("thawed");
+            return;
+        }
+        let mut command = scene.command("sleep");
+        let started = scene.start(command.arg("1000"), Stdio::Null);
+        if started.pid() == pid {
+            taker = Some(started);
+            break;
+        }
+    }
+    let mut taker = taker.expect("the number is free, so it can be had");
+    scene.frost(&["thaw", "victim"]).refused(FAILED, "--clone");
+    let outcome = scene.frost(&["thaw", "victim"]);
+    assert!(outcome.stderr.contains("sleep"), "nothing tells who has the pid\n{outcome}");
+    let _killed = taker.child().kill();
+    taker.wait("a killed program", LIMIT);
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+}
+
+// Targets that move.
+
+/// Programs that end while they are frozen: either they are frozen, or they are gone; nothing hangs.
+#[test]
+fn a_program_that_ends_meanwhile() {
+    let scene = scene();
+    for round in 0..30u64 {
+        let mut command = scene.command("setsid");
+        let mut started = scene.start(command.args(["sleep", &format!("0.0{:02}", round * 3)]), Stdio::Null);
+        let outcome: Outcome = scene.frost(&["freeze", &started.pid().to_string(), "--to", "short"]);
+        assert!(!outcome.stderr.contains("panicked"), "{outcome}");
+        assert!(matches!(outcome.status, Some(0 | FAILED | MISSING)), "{outcome}");
+        started.wait("a short program", LIMIT);
+    }
+    until("nothing is left", || scene.processes().is_empty());
+}
+
+/// Frozen again and again, with a program that forks and one that starts threads without pause.
+#[test]
+fn programs_that_fork_and_clone_without_pause() {
+    for name in ["tree_storm", "thread_storm"] {
+        let scene = scene();
+        let traveller = set_out(&scene, name);
+        for _ in 0..10 {
+            let pid = traveller.pid.to_string();
+            scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running"]).ok();
+        }
+        unharmed(&scene, traveller);
+    }
+}
+
+#[test]
+fn wrong_command_lines() {
+    let scene = scene();
+    for arguments in
+        [&["freeze"][..], &["thaw"], &["melt"], &["freeze", "1", "--nonsense"], &["thaw", "a", "b"]]
+    {
+        let outcome = scene.frost(arguments);
+        assert_eq!(outcome.status, Some(USAGE), "{outcome}");
+        assert!(outcome.stderr.contains("error:"), "{outcome}");
+    }
+    // Nobody reads what it prints: no word about that.
+    let mut command = scene.command("sh");
+    let frost = scene.path("bin").join("frost").display().to_string();
+    let outcome =
+        scene.run(command.args(["-c", &format!("{frost} help | true; {frost} check | head -n 1")]), LIMIT);
+    assert!(!outcome.stderr.contains("panicked"), "{outcome}");
+}
