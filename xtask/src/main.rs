@@ -6,6 +6,7 @@ mod kinds;
 mod licences;
 mod run;
 mod setup;
+mod soak;
 mod suite;
 
 use clap::{Parser, Subcommand};
@@ -33,9 +34,11 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
-    /// Runs each fuzz target
+    /// Runs the long versions of the whole-system tests, and keeps their raw results in tests/runs
+    Soak(soak::Options),
+    /// Runs every fuzz target
     Fuzz {
-        /// How long each runs
+        /// How long all of them run together
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         seconds: u64,
     },
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Chore::Test(options) => return suite::run(&root, &options),
         Chore::Setup => setup::install(&root),
         Chore::Kinds { check } => kinds::run(&root, check),
+        Chore::Soak(options) => soak::run(&root, &options),
         Chore::Fuzz { seconds } => fuzz::run(&root, seconds),
         Chore::Licences => licences::check(&root),
         Chore::Bench { options } => bench(&root, &options),

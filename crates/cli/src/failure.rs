@@ -45,6 +45,8 @@ pub(crate) enum Status {
     Missing = 6,
     /// No space is left.
     NoSpace = 7,
+    /// Frost's own failure, where each smaller number is that of the program it runs.
+    Own = 125,
 }
 
 impl Status {
@@ -119,6 +121,16 @@ impl Told {
             line("hint:", "1;36", hint);
         }
         text
+    }
+}
+
+impl Failure {
+    /// Gives it another exit status.
+    pub(crate) fn with_status(mut self, status: Status) -> Self {
+        if let Failure::Told(told) = &mut self {
+            told.status = status;
+        }
+        self
     }
 }
 
