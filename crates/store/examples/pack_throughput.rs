@@ -50,6 +50,6 @@ fn plain(path: &Path, mib: usize, noise: &[u8]) -> (Duration, Duration) {
 }
 
 /// Hands over `mib` MiB in parts of at most 1 MiB.
-fn parts(mib: usize, noise: &[u8], mut each: impl FnMut(&[u8])) {
+fn parts(mib: usize, noise: &[u8], each: impl FnMut(&[u8])) {
     noise.chunks(1 << 20).cycle().take(mib).for_each(each);
 }
