@@ -276,8 +276,12 @@ impl Seizing {
             self.wait_for_stops()?;
         }
         let mut processes = Vec::with_capacity(order.len());
+        let mut owned: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+        for (tid, (pid, _)) in &self.threads {
+            owned.entry(*pid).or_default().push(*tid);
+        }
         for pid in order {
-            if let Some(process) = self.describe(pid)? {
+            if let Some(process) = self.describe(pid, owned.remove(&pid).unwrap_or_default())? {
                 processes.push(process);
             }
         }
@@ -349,34 +353,47 @@ impl Seizing {
     }
 
     fn wait_for_stops(&mut self) -> Result<(), Error> {
-        let mut idle = 0u32;
-        while self.waiting > 0 {
-            match ptrace::wait_any(false) {
-                Ok(Some((tid, stop))) => {
-                    idle = 0;
-                    self.note(tid, stop)?;
+        let unstopped = self.threads.iter().filter(|(_, (_, context))| context.is_none());
+        let mut late: Vec<i32> = unstopped.map(|(tid, _)| *tid).collect();
+        let mut rounds = 0u32;
+        while !late.is_empty() {
+            let mut later = Vec::new();
+            for tid in late {
+                if !self.has_stopped(tid)? {
+                    later.push(tid);
                 }
-                Ok(None) => {
-                    // Most threads stop within microseconds of getting the processor, so it is given away first.
-                    idle += 1;
-                    if idle < 50 {
-                        std::thread::yield_now();
-                    } else {
-                        std::thread::sleep(Duration::from_micros(u64::from(idle.min(2000))));
-                    }
-                    if idle > 50 && Instant::now() > self.deadline {
-                        return Err(self.timed_out());
-                    }
-                }
-                // No child and no tracee is left: every seized thread has ended.
-                Err(Errno::CHILD) => {
-                    self.threads.clear();
-                    self.waiting = 0;
-                }
-                Err(source) => return Err(Error::Kernel { call: "waitpid", tid: self.root, source }),
+            }
+            late = later;
+            // Most threads stop within microseconds of getting the processor, so it is given away first.
+            rounds += 1;
+            if late.is_empty() || rounds < 50 {
+                std::thread::yield_now();
+            } else if Instant::now() > self.deadline {
+                return Err(self.timed_out());
+            } else {
+                std::thread::sleep(Duration::from_micros(u64::from(rounds.min(2000))));
             }
         }
         Ok(())
+    }
+
+    /// Takes note of what has become of a thread since it was interrupted; tells whether it has stopped or ended.
+    ///
+    /// Each thread is asked for by its number: a wait for any of them looks at all of them each time.
+    fn has_stopped(&mut self, tid: i32) -> Result<bool, Error> {
+        while self.threads.get(&tid).is_some_and(|(_, context)| context.is_none()) {
+            match ptrace::wait(tid, false) {
+                Ok(Some(stop)) => self.note(tid, stop)?,
+                Ok(None) => return Ok(false),
+                // Reaped by a wait of someone else's, as of a thread by exec.
+                Err(Errno::CHILD) => {
+                    self.threads.remove(&tid);
+                    self.waiting = self.waiting.saturating_sub(1);
+                }
+                Err(source) => return Err(Error::Kernel { call: "waitpid", tid, source }),
+            }
+        }
+        Ok(true)
     }
 
     fn note(&mut self, tid: i32, stop: Stop) -> Result<(), Error> {
@@ -417,7 +434,7 @@ impl Seizing {
     }
 
     /// Gathers what is known of a stopped process; `None` if it is gone.
-    fn describe(&self, pid: i32) -> Result<Option<StoppedProcess>, Error> {
+    fn describe(&self, pid: i32, mut tids: Vec<i32>) -> Result<Option<StoppedProcess>, Error> {
         let Ok(stat) = proc::stat(pid) else { return Ok(None) };
         let Ok(status) = proc::status(pid) else { return Ok(None) };
         let number = rustix::process::Pid::from_raw(pid);
@@ -425,8 +442,6 @@ impl Seizing {
         let Ok(pidfd) = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty()) else {
             return Ok(None);
         };
-        let mut tids: Vec<i32> =
-            self.threads.iter().filter(|(_, (owner, _))| *owner == pid).map(|(tid, _)| *tid).collect();
         tids.sort_by_key(|tid| (*tid != pid, *tid));
         let mut threads = Vec::with_capacity(tids.len());
         let mut job_stop = None;
@@ -437,7 +452,8 @@ impl Seizing {
             }
             threads.push(StoppedThread {
                 tid,
-                inner: inner(tid),
+                // In our own pid namespace both numbers are one, and asking thousands of threads takes its time.
+                inner: if status.inner_pids.len() > 1 { inner(tid) } else { tid },
                 registers: context.registers,
                 mask: context.mask,
                 reissue: context.reissue,

@@ -12,7 +12,7 @@ mod timers;
 pub use limits::limits;
 pub use maps::{Mapping, VmFlags, bare_mappings, mappings};
 pub use sleep::{Asleep, blocked_in};
-pub use stat::{Stat, stat};
+pub use stat::{Stat, stat, thread_stat};
 pub use status::{Status, status};
 pub use timers::{Target, Timer, timers};
 

@@ -21,7 +21,7 @@ impl Asleep {
     ///
     /// Source: `se.exec_start` of `/proc/TID/sched`, kernel/sched/debug.c.
     pub fn of(tid: i32) -> Option<Self> {
-        Some(Self { nanos: last_ran(tid)?, cpu: super::stat(tid).ok()?.processor })
+        Some(Self { nanos: last_ran(tid)?, cpu: super::thread_stat(tid).ok()?.processor })
     }
 
     /// Returns the time since then, never too much of it.
