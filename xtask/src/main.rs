@@ -4,6 +4,7 @@
 mod fuzz;
 mod kinds;
 mod licences;
+mod records;
 mod run;
 mod setup;
 mod soak;
@@ -34,6 +35,12 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Writes the records of an image into docs/image.md
+    Records {
+        /// Only check, write nothing
+        #[arg(long)]
+        check: bool,
+    },
     /// Runs the long versions of the whole-system tests, and keeps their raw results in tests/runs
     Soak(soak::Options),
     /// Runs every fuzz target
@@ -58,6 +65,7 @@ fn main() -> ExitCode {
         Chore::Test(options) => return suite::run(&root, &options),
         Chore::Setup => setup::install(&root),
         Chore::Kinds { check } => kinds::run(&root, check),
+        Chore::Records { check } => records::run(&root, check),
         Chore::Soak(options) => soak::run(&root, &options),
         Chore::Fuzz { seconds } => fuzz::run(&root, seconds),
         Chore::Licences => licences::check(&root),

@@ -1,7 +1,7 @@
 //! Everything that must hold before a change is taken, as steps that are reported one by one.
 
 use crate::run::{Outcome, limited, watched};
-use crate::{fuzz, kinds, licences, setup};
+use crate::{fuzz, kinds, licences, records, setup};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -41,6 +41,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
         ("setup", Box::new(|_| setup::install(root))),
         ("format", Box::new(|_| limited(&mut cargo(&["fmt", "--all", "--check"]), minutes(2)))),
         ("kinds", Box::new(|_| kinds::run(root, true))),
+        ("records", Box::new(|_| records::run(root, true))),
         ("licences", Box::new(|_| licences::check(root))),
         (
             "lint",
