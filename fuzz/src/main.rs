@@ -1,4 +1,4 @@
-//! `frost-fuzz TARGET|all --seconds N [--seed S]`: runs a target, or each in turn, until the time is over.
+//! `frost-fuzz TARGET|all --seconds N [--seed S]`: runs a target for that time, or all in turn in that time together.
 //!
 //! An input that makes it panic, or take longer than a second, is written to `corpus/TARGET`, and the exit status
 //! is 1. The seed that is printed repeats the run.
@@ -44,7 +44,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Options> {
             _ => return None,
         }
     }
-    (!options.targets.is_empty()).then_some(options)
+    options.time /= u32::try_from(options.targets.len()).ok().filter(|count| *count > 0)?;
+    Some(options)
 }
 
 fn run(target: &Target, time: Duration, seed: u64) -> bool {
