@@ -427,11 +427,16 @@ impl Half<'_> {
             };
             fresh.sort_by_key(order);
             for pid in fresh {
-                while let Ok(Some(stop)) = ptrace::wait(pid, true) {
-                    if matches!(stop, ptrace::Stop::Exited(_) | ptrace::Stop::Killed(_)) {
-                        break;
+                // The end of a process is told when its threads are collected, which is ours to do once we trace them.
+                let process = self.checkpoint.processes.iter().find(|p| p.pd.relation.pid.raw() == pid);
+                let threads = process.map_or(&[][..], |process| &process.cpu.threads);
+                for tid in threads.iter().skip(1).map(|thread| thread.tid.raw()).chain([pid]) {
+                    while let Ok(Some(stop)) = ptrace::wait(tid, true) {
+                        if matches!(stop, ptrace::Stop::Exited(_) | ptrace::Stop::Killed(_)) {
+                            break;
+                        }
+                        kill(pid);
                     }
-                    kill(pid);
                 }
                 gone.insert(pid);
             }

@@ -174,6 +174,9 @@ fn keep(
     let root = built.root;
     drop(built);
     let stream = if plan.attach { Some(stream) } else { None };
+    // It belongs to nobody's job, and a list of processes tells what it is.
+    let _ = rustix::process::setsid();
+    let _ = rustix::thread::set_name(c"frost-keeper");
     let keep_fd = stream.as_ref().map(|stream| std::os::fd::AsRawFd::as_raw_fd(stream));
     frost_sys::own::close_all_but(keep_fd);
     collect(root, stream)

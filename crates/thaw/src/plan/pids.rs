@@ -6,6 +6,7 @@ use frost_model::{Checkpoint, Obstacle};
 use frost_sys::proc;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 pub(super) fn obstacles(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<Obstacle> {
     let root = &checkpoint.processes[0];
@@ -14,8 +15,7 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(i32::MAX);
-    // By whoever holds them: the original program, still running, holds a number for each thread.
-    let mut holders: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    let mut tids_wanted = Vec::new();
     for process in &checkpoint.processes {
         let pid = process.pd.relation.pid.raw();
         let tids = process.cpu.threads.iter().map(|thread| thread.tid.raw()).filter(|tid| *tid != pid);
@@ -31,10 +31,16 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<
                     let remedy = "thaw it as root, without --clone, in a fresh pid namespace";
                     found.push(obstacle(process, "pid 1", reason, remedy));
                 }
-            } else if let Some(holder) = holder(tid) {
-                holders.entry(holder).or_default().push(tid);
+            } else {
+                tids_wanted.push(tid);
             }
         }
+    }
+    let mut holders = holders_of(&tids_wanted);
+    let deadline = Instant::now() + COLLECTED_WITHIN;
+    while !holders.is_empty() && holders.keys().all(|holder| is_zombie(*holder)) && Instant::now() < deadline {
+        std::thread::sleep(LOOK_EVERY);
+        holders = holders_of(&tids_wanted);
     }
     for (holder, tids) in holders {
         let some: Vec<String> = tids.iter().take(4).map(i32::to_string).collect();
@@ -59,6 +65,27 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<
         found.push(obstacle(root, object, reason, remedy));
     }
     found
+}
+
+/// How long we wait for processes that have ended to be collected: a program that was frozen a moment ago leaves its
+/// children to init, which takes its time.
+const COLLECTED_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+fn is_zombie(pid: i32) -> bool {
+    proc::stat(pid).map_or(true, |stat| stat.is_zombie())
+}
+
+/// Returns the numbers that are taken, by whoever holds them: the original program, still running, holds one for each
+/// thread.
+fn holders_of(tids: &[i32]) -> BTreeMap<i32, Vec<i32>> {
+    let mut holders: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for tid in tids {
+        if let Some(holder) = holder(*tid) {
+            holders.entry(holder).or_default().push(*tid);
+        }
+    }
+    holders
 }
 
 /// Returns the process that has a number, as process or thread, group or session.
