@@ -2,8 +2,8 @@
 
 use crate::failure::{Failure, FailureKind};
 use frost_sys::proc;
-use frost_tracee::inject;
 use frost_tracee::seize::StoppedTree;
+use frost_tracee::{inject, leftover};
 use std::time::Duration;
 
 /// How long a thread may take to stop: there is no hurry.
@@ -32,8 +32,10 @@ pub fn tidy(pid: i32, start_time: u64) -> Result<usize, Failure> {
         index += 1;
     }
     let has_leftover = |pid: &i32| {
-        proc::mappings(*pid)
-            .is_ok_and(|mappings| mappings.iter().any(|mapping| inject::is_leftover(*pid, mapping)))
+        proc::mappings(*pid).is_ok_and(|mappings| {
+            mappings.iter().any(|mapping| inject::is_leftover(*pid, mapping))
+                || leftover::is_left_in(*pid, &mappings)
+        })
     };
     if !tree.iter().any(has_leftover) {
         return Ok(0);

@@ -7,8 +7,8 @@ use crate::error::{Context, Error};
 use crate::stage::Stage;
 use frost_abi::tape::{ENTRY_BYTES, PENDING, RESULT_OFFSET};
 use frost_model::PAGE_SIZE;
-use frost_tracee::interpreter;
 use frost_tracee::tape::Tape;
+use frost_tracee::{interpreter, leftover};
 use rustix::fd::OwnedFd;
 use rustix::fs::MemfdFlags;
 
@@ -18,9 +18,6 @@ const TAPES_BYTES: u64 = 256 << 20;
 const BLOBS_BYTES: u64 = 1 << 30;
 /// The length of the whole area.
 pub(crate) const CONTROL_BYTES: u64 = PAGE_SIZE + TAPES_BYTES + BLOBS_BYTES;
-/// At the end of the first page: recognises an area that was left behind by a thaw that was killed.
-pub(crate) const MAGIC: [u8; 16] = *b"frost thaw area\0";
-
 /// A control area in the making.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -99,17 +96,20 @@ impl Control {
     }
 
     /// Writes all of it into a memfd.
-    pub(crate) fn write(&self) -> Result<Area, Error> {
+    ///
+    /// `descriptors` are those of ours that stay in every process as long as the area does.
+    pub(crate) fn write(&self, descriptors: [i32; 2]) -> Result<Area, Error> {
         let stage = Stage::Compile;
         if self.blobs.len() as u64 > BLOBS_BYTES {
             return Err(Error::TooLarge { what: "its arguments" });
         }
         let name = || "the control area".to_owned();
-        let fd = rustix::fs::memfd_create("frost-thaw", MemfdFlags::CLOEXEC).at(stage, name)?;
+        let fd = rustix::fs::memfd_create(leftover::CONTROL_NAME, MemfdFlags::CLOEXEC).at(stage, name)?;
         rustix::fs::ftruncate(&fd, CONTROL_BYTES).at(stage, name)?;
         let mut head = interpreter::code().to_vec();
-        head.resize(PAGE_SIZE as usize - MAGIC.len(), 0);
-        head.extend_from_slice(&MAGIC);
+        let tail = leftover::control_tail(descriptors);
+        head.resize(PAGE_SIZE as usize - tail.len(), 0);
+        head.extend_from_slice(&tail);
         write_at(&fd, &head, 0).at(stage, name)?;
         write_at(&fd, &self.tapes, PAGE_SIZE).at(stage, name)?;
         write_at(&fd, &self.blobs, PAGE_SIZE + TAPES_BYTES).at(stage, name)?;

@@ -478,7 +478,7 @@ pub fn sweep(process: &StoppedProcess, mappings: &[Mapping]) -> Result<bool, Err
         area.unmap()?;
         return Ok(true);
     }
-    Ok(false)
+    crate::leftover::sweep(process, mappings)
 }
 
 /// Returns whether a mapping is an area of ours that was left behind.

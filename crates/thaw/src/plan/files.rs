@@ -11,7 +11,7 @@ use frost_sys::elf;
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
 
-pub(super) fn obstacles(checkpoint: &Checkpoint) -> Vec<Obstacle> {
+pub(super) fn obstacles(checkpoint: &Checkpoint, copy: bool) -> Vec<Obstacle> {
     let mut found = Vec::new();
     let recorded: Vec<HashMap<&[u8], &FileRef>> = checkpoint.processes.iter().map(files_of).collect();
     for (file_use, index) in pool::file_uses(checkpoint) {
@@ -28,6 +28,11 @@ pub(super) fn obstacles(checkpoint: &Checkpoint) -> Vec<Obstacle> {
         };
         let Some(file) = recorded[index].get(file_use.path.as_slice()) else { continue };
         if file_use.mode == FileMode::Directory {
+            continue;
+        }
+        if copy && file_use.mode == FileMode::Write {
+            let reason = "it is mapped for writing, and a copy would write to it beside the original";
+            found.push(obstacle(process, object, reason, "end the original and thaw it without --clone"));
             continue;
         }
         if let Some(reason) = difference(&file.identity, &opened) {

@@ -118,7 +118,7 @@ impl Plan {
         let relation = Relation { attach: options.attach, copy: options.clone };
         let mut obstacles = host::obstacles(checkpoint, &baseline);
         obstacles.extend(pids::obstacles(checkpoint, namespaces));
-        obstacles.extend(files::obstacles(checkpoint));
+        obstacles.extend(files::obstacles(checkpoint, options.clone));
         obstacles.extend(rights::obstacles(checkpoint, &baseline, namespaces));
         obstacles.extend(compile::tree_obstacles(checkpoint, relation));
         let context = cap::ThawContext { attach: options.attach, copy: options.clone };

@@ -38,7 +38,8 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<
     }
     let mut holders = holders_of(&tids_wanted);
     let deadline = Instant::now() + COLLECTED_WITHIN;
-    while !holders.is_empty() && holders.keys().all(|holder| is_zombie(*holder)) && Instant::now() < deadline {
+    while !holders.is_empty() && holders.keys().all(|holder| is_zombie(*holder)) && Instant::now() < deadline
+    {
         std::thread::sleep(LOOK_EVERY);
         holders = holders_of(&tids_wanted);
     }
