@@ -80,6 +80,8 @@ impl Freeze<'_> {
                 .hint("only its owner or root can freeze a process"),
             seize::Error::Traced { .. } => Failure { kind: FailureKind::Unsupported, ..failure }
                 .hint("detach the debugger, then freeze it"),
+            seize::Error::Narrow { .. } => Failure { kind: FailureKind::Unsupported, ..failure }
+                .hint("only programs of 64 bits are carried"),
             seize::Error::Timeout { .. } => {
                 failure.hint("try again; `frost check` shows what the kernel supports")
             }

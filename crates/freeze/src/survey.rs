@@ -90,9 +90,11 @@ pub fn check(pid: i32, force: bool) -> Result<Vec<Obstacle>, Failure> {
         index += 1;
     }
     let mut found: Vec<(i32, OwnedFd, Status, Vec<Mapping>)> = Vec::new();
+    let mut unstoppable = Vec::new();
     for member in tree {
         // Whatever ends while we look is no obstacle.
         let Ok(status) = proc::status(member) else { continue };
+        unstoppable.extend(target::survey_stop(member, &status));
         if proc::stat(member).is_ok_and(|stat| stat.is_zombie()) {
             continue;
         }
@@ -116,7 +118,10 @@ pub fn check(pid: i32, force: bool) -> Result<Vec<Obstacle>, Failure> {
         })
         .collect();
     match look(&seen, &mut FileCache::default(), Motion::Running) {
-        Ok((_, obstacles)) => Ok(obstacles),
+        Ok((_, obstacles)) => {
+            unstoppable.extend(obstacles);
+            Ok(unstoppable)
+        }
         Err(error) => {
             Err(Failure::new(FailureKind::Failed, what).because(&error).state("nothing was touched"))
         }

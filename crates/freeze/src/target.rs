@@ -102,6 +102,45 @@ fn restarting_unit(pid: i32) -> Option<(String, String)> {
         .then(|| (unit.to_owned(), restart.to_owned()))
 }
 
+/// Lists why a process could not be stopped, or not looked at once it is: what a freeze meets before its survey.
+pub(crate) fn survey_stop(pid: i32, status: &Status) -> Option<Obstacle> {
+    let obstacle = |object: &str, reason: String, remedy: &str| {
+        Some(Obstacle {
+            pid: Pid::new(status.inner_pids.last().copied().unwrap_or(pid)),
+            command: proc::command(pid),
+            object: object.to_owned(),
+            reason,
+            remedy: remedy.to_owned(),
+        })
+    };
+    if proc::stat(pid).is_ok_and(|stat| stat.is_zombie()) {
+        // A zombie with threads is no zombie to its parent.
+        return if proc::threads(pid).is_ok_and(|threads| threads.len() > 1) {
+            obstacle(
+                "main thread",
+                "it has ended while other threads go on".to_owned(),
+                "this is not carried yet",
+            )
+        } else {
+            None
+        };
+    }
+    if status.tracer != 0 {
+        let tracer = proc::command(status.tracer);
+        let reason = format!("process {} ({tracer}) is tracing it", status.tracer);
+        return obstacle("debugger", reason, "detach the debugger, then freeze it");
+    }
+    // The fifth byte of an ELF file is its class, 1 for 32 bits.
+    let mut head = [0; 5];
+    let read = std::fs::File::open(proc::path(pid, "exe"))
+        .and_then(|mut exe| std::io::Read::read_exact(&mut exe, &mut head));
+    if read.is_ok() && head == *b"\x7fELF\x01" {
+        let reason = "it is a program of 32 bits".to_owned();
+        return obstacle("binary", reason, "only programs of 64 bits are carried");
+    }
+    None
+}
+
 /// Namespaces that a thaw does not make, and in which the program must therefore be with us.
 const SHARED_NAMESPACES: [(&str, &str); 4] =
     [("net", "network"), ("ipc", "IPC"), ("uts", "host name"), ("cgroup", "cgroup")];

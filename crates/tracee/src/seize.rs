@@ -42,6 +42,14 @@ pub enum Error {
         /// The tracer's command name.
         tracer_command: String,
     },
+    /// A program of 32 bits, whose registers are others.
+    #[error("process {pid} ({command}) is a program of 32 bits")]
+    Narrow {
+        /// Which.
+        pid: i32,
+        /// Its command name.
+        command: String,
+    },
     /// A thread did not stop in time.
     #[error("thread {tid} of process {pid} ({command}) did not stop within {} s: {why}", waited.as_secs())]
     Timeout {
@@ -513,6 +521,8 @@ fn examine(tid: i32, stop: Stop) -> Result<Option<Context>, Error> {
     let registers = match ptrace::registers(tid) {
         Ok(registers) => registers,
         Err(Errno::SRCH) => return Ok(None),
+        // The register set of such a thread is shorter than the one we ask for.
+        Err(Errno::INVAL) => return Err(Error::Narrow { pid: tid, command: proc::command(tid) }),
         Err(source) => return Err(Error::Kernel { call: "PTRACE_GETREGSET", tid, source }),
     };
     let mask = ptrace::signal_mask(tid).map_err(|source| Error::Kernel {
