@@ -19,7 +19,7 @@ fn kills() -> u64 {
 
 /// Programs that notice: all registers in use, calls that must not return EINTR, data under way, memory shared.
 const VICTIMS: [&str; 4] =
-    ["registers_of_threads", "restart_in_threads", "pipe_stream", "shared_between_processes"];
+    ["registers_of_threads", "restart_in_threads_at_least", "pipe_stream", "shared_between_processes"];
 
 /// Runs `frost` with a fault at a step.
 fn frost_with_fault(scene: &Scene, arguments: &[&str], fault: &str) -> Outcome {
@@ -158,7 +158,8 @@ fn the_command_dies_at_any_moment() {
 fn the_guardian_dies_at_any_moment() {
     let mut moments = Moments(0x9e37_79b9_7f4a_7c15);
     for round in 0..kills() {
-        let name = VICTIMS[round as usize % VICTIMS.len()];
+        // Not the calls: between a stop and the repair of what it interrupted, no order of calls can help.
+        let name = ["registers_of_threads", "pipe_stream", "shared_between_processes"][round as usize % 3];
         let whole = freeze_time(name).as_micros() as u64;
         let Some(scene) = Scene::new(Who::Myself) else { return };
         let traveller = set_out(&scene, name);

@@ -135,7 +135,9 @@ fn a_program_of_32_bits() {
     };
     let pid = started.pid();
     until("it runs", || fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("small")));
-    scene.frost(&["freeze", &pid.to_string()]).refused(UNSUPPORTED, "32");
+    scene.frost(&["freeze", &pid.to_string()]).refused(UNSUPPORTED, "32 bits");
+    let outcome = scene.frost(&["check", &pid.to_string()]);
+    assert!(outcome.status == Some(UNSUPPORTED) && outcome.stdout.contains("32 bits"), "{outcome}");
     assert!(is_alive(pid), "it does not run any more");
 }
 

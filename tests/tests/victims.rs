@@ -223,6 +223,7 @@ carried! {
     restart_flock
     restart_fcntl_lock
     restart_in_threads
+    restart_in_threads_at_least
     shared_alone
     shared_between_processes
     shared_sparse
