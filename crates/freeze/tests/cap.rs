@@ -14,10 +14,15 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socke
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid as RawPid, PidfdFlags, pidfd_open};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// Descriptors that are inherited would also reach the children of other tests.
+/// What one test makes would also be inherited by the children of others.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A child that holds descriptors and sleeps.
 struct Victim {
@@ -27,11 +32,19 @@ struct Victim {
 
 impl Victim {
     fn with(fds: &[BorrowedFd<'_>]) -> Self {
-        let _guard = ONE_AT_A_TIME.lock();
         fds.iter().for_each(|fd| fcntl_setfd(fd, FdFlags::empty()).unwrap());
-        let child =
-            Command::new("sleep").arg("60").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let child = Command::new("sleep")
+            .arg("60")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         fds.iter().for_each(|fd| fcntl_setfd(fd, FdFlags::CLOEXEC).unwrap());
+        // It has opened and closed what a program opens at its start when it sleeps, in clock_nanosleep (230).
+        while !std::fs::read_to_string(format!("/proc/{}/syscall", child.id())).unwrap().starts_with("230 ") {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let pid = RawPid::from_raw(child.id() as i32).unwrap();
         Self { pidfd: pidfd_open(pid, PidfdFlags::empty()).unwrap(), child }
     }
@@ -79,6 +92,7 @@ fn joined(content: &[serde_bytes::ByteBuf]) -> Vec<u8> {
 
 #[test]
 fn descriptors_of_one_description_are_found_out() {
+    let _alone = alone();
     let file = tempfile::NamedTempFile::new().unwrap();
     let dup = rustix::io::fcntl_dupfd_cloexec(file.as_file(), 100).unwrap();
     let other = rustix::fs::open(file.path(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
@@ -97,6 +111,7 @@ fn descriptors_of_one_description_are_found_out() {
 
 #[test]
 fn what_waits_in_a_pipe_is_copied_and_stays() {
+    let _alone = alone();
     let (reader, writer) = pipe();
     rustix::pipe::fcntl_setpipe_size(&writer, 1 << 18).unwrap();
     let bytes: Vec<u8> = (0..200_000u32).map(|i| i as u8).collect();
@@ -117,6 +132,7 @@ fn what_waits_in_a_pipe_is_copied_and_stays() {
 
 #[test]
 fn packets_of_a_pipe_stay_apart() {
+    let _alone = alone();
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT).unwrap();
     for packet in [&b"one"[..], b"three", b"5"] {
         rustix::io::write(&writer, packet).unwrap();
@@ -129,6 +145,7 @@ fn packets_of_a_pipe_stay_apart() {
 
 #[test]
 fn a_pipe_to_another_program_is_told_from_one_whose_end_is_closed() {
+    let _alone = alone();
     let (reader, writer) = pipe();
     rustix::io::write(&writer, b"left").unwrap();
     let victim = Victim::with(&[reader.as_fd()]);
@@ -145,6 +162,7 @@ fn a_pipe_to_another_program_is_told_from_one_whose_end_is_closed() {
 
 #[test]
 fn a_deleted_file_is_stored_with_its_holes_and_its_offset_is_not_moved() {
+    let _alone = alone();
     let file = tempfile::NamedTempFile::new().unwrap();
     let (file, path) = file.into_parts();
     rustix::io::pwrite(&file, b"start", 0).unwrap();
@@ -169,6 +187,7 @@ fn a_deleted_file_is_stored_with_its_holes_and_its_offset_is_not_moved() {
 
 #[test]
 fn an_eventfd_is_told_by_the_kernel_alone() {
+    let _alone = alone();
     let counter =
         eventfd(7, EventfdFlags::SEMAPHORE | EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
     let victim = Victim::with(&[counter.as_fd()]);
@@ -179,6 +198,7 @@ fn an_eventfd_is_told_by_the_kernel_alone() {
 
 #[test]
 fn queues_of_unix_sockets_are_looked_at_and_stay() {
+    let _alone = alone();
     for kind in [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET] {
         let (a, b) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
         let (reader, writer) = pipe();
@@ -204,6 +224,7 @@ fn queues_of_unix_sockets_are_looked_at_and_stay() {
 
 #[test]
 fn a_survey_names_what_cannot_be_carried() {
+    let _alone = alone();
     let inotify = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).unwrap();
     let netlink =
         rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)

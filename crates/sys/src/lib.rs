@@ -5,6 +5,7 @@
 
 pub mod clone;
 pub mod elf;
+pub mod epoll;
 pub mod fault;
 pub mod fcntl;
 pub mod fdinfo;

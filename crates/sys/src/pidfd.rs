@@ -15,3 +15,36 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd> {
     // SAFETY: the kernel just installed this descriptor for us, so nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
+
+/// Makes a pidfd of a process that is gone: one of a child that ends at once and is waited for.
+pub fn pidfd_of_the_dead() -> Result<OwnedFd> {
+    // Exit signal 0: nobody is told, and only __WALL finds it.
+    // SAFETY: the child makes one system call, which does not return.
+    match unsafe { crate::clone::fork_with(0, &[], 0) }? {
+        // SAFETY: ends this process without running anything else of ours.
+        crate::clone::Clone::Child => unsafe { libc::_exit(0) },
+        crate::clone::Clone::Parent { pid, pidfd } => {
+            let mut status = 0;
+            loop {
+                // SAFETY: `status` is a live integer.
+                match check(unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) }) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error),
+                    Ok(_) => return Ok(pidfd),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dead_have_no_pid() {
+        let fd = pidfd_of_the_dead().unwrap();
+        assert_eq!(crate::fdinfo::FdInfo::of_ours(&fd).unwrap().field("Pid"), Some("-1"));
+    }
+}

@@ -82,6 +82,28 @@ pub fn connect_unix(fd: impl AsFd, name: &[u8]) -> Result<()> {
     check(i64::from(result)).map(drop)
 }
 
+/// Runs `act` in a thread of ours that has gone to `directory` alone, so that names relative to it can be used.
+///
+/// A name is at most 108 bytes long, and is remembered as it was given, so it cannot be made absolute.
+pub fn in_directory<T: Send>(
+    directory: &std::path::Path,
+    act: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    std::thread::scope(|scope| {
+        let worker = std::thread::Builder::new().spawn_scoped(scope, || {
+            // SAFETY: only this thread, which ends below, gets a working directory of its own.
+            check(unsafe { libc::unshare(libc::CLONE_FS) })?;
+            rustix::process::chdir(directory)?;
+            act()
+        });
+        match worker.map(|worker| worker.join()) {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Errno::IO),
+            Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN)),
+        }
+    })
+}
+
 /// Returns the name of a unix socket, or of its peer; `None` if it has none.
 pub fn unix_socket_name(fd: impl AsFd, peer: bool) -> Result<Option<Vec<u8>>> {
     // SAFETY: the struct consists of integers, for which zero is valid.

@@ -86,6 +86,9 @@ pub enum Error {
         #[from]
         source: frost_store::Error,
     },
+    /// An open file description could not be made again.
+    #[error(transparent)]
+    Description(#[from] crate::cap::Error),
     /// The process that builds in namespaces of its own failed or died; what it said.
     #[error("{message}")]
     Inside {

@@ -96,11 +96,15 @@ pub(crate) fn here(
     }
     steps.end(Stage::Namespaces.name());
     let verification = Verification::start(image)?;
+    let context = cap::ThawContext { attach: plan.attach, copy: plan.copy };
+    let mut late = None;
     let material = || {
         let pack = image.pack()?;
-        let descriptions = cap::build(checkpoint, &plan.capabilities, pack.as_fd())?;
-        let calls = checkpoint.processes.iter().map(|process| cap::tape_calls(checkpoint, process)).collect();
-        Ok(Material { pack, descriptions, calls })
+        let built = cap::build(checkpoint, &plan.capabilities, pack.as_fd())?;
+        late = Some(built.late);
+        let processes = checkpoint.processes.iter();
+        let calls = processes.map(|process| cap::tape_calls(checkpoint, process, &context)).collect();
+        Ok(Material { pack, descriptions: built.descriptions, calls })
     };
     let mut half = build::build(checkpoint, plan.relation(), groups, material, steps)?;
     release::stop(&half, steps)?;
@@ -109,6 +113,9 @@ pub(crate) fn here(
     verification.finish()?;
     steps.end(Stage::Verify.name());
     ready(&half)?;
+    if let Some(late) = late {
+        late.apply()?;
+    }
     let clean = release::release(&mut half, steps)?;
     let pidfd = half.pidfd.try_clone().map_err(|error| Error::Builder {
         stage: Stage::Release,

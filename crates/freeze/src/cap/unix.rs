@@ -81,6 +81,8 @@ impl Table {
                 Some(peer) => Relation::Inside(UnixState::Connected { peer }),
                 None => Relation::Outside(Some(peer)),
             },
+            // A datagram socket counts as established as soon as somebody connects to it (unix_dgram_connect).
+            (_, None) if socket.kind == libc::SOCK_DGRAM as u8 => Relation::Inside(UnixState::Unconnected),
             // A peer without inode: it was not accepted yet, or it is closed.
             (ESTABLISHED, _) => match self.pending_at.get(&socket.inode) {
                 Some(listener) if inside.contains_key(listener) && socket.send_queue > 0 => {
@@ -176,12 +178,19 @@ fn name(socket: &unix_diag::UnixSocket, members: &Members) -> Option<UnixName> {
     let node = |full: &Path| {
         let stat = rustix::fs::lstat(full).ok()?;
         let same = socket.node.is_some_and(|(_, inode)| inode == stat.st_ino as u32);
-        (same && FileType::from_raw_mode(stat.st_mode) == FileType::Socket).then_some(stat.st_mode & 0o7777)
+        (same && FileType::from_raw_mode(stat.st_mode) == FileType::Socket).then_some(stat)
+    };
+    let record = |path, directory, stat: Option<rustix::fs::Stat>| UnixName::Path {
+        path,
+        directory,
+        present: stat.is_some(),
+        mode: stat.map_or(0o777, |stat| stat.st_mode & 0o7777),
+        uid: stat.map_or(0, |stat| stat.st_uid),
+        gid: stat.map_or(0, |stat| stat.st_gid),
     };
     if path.as_path().is_absolute() {
-        let mode = node(path.as_path());
-        let present = mode.is_some();
-        return Some(UnixName::Path { path, directory: None, present, mode: mode.unwrap_or(0o777) });
+        let stat = node(path.as_path());
+        return Some(record(path, None, stat));
     }
     // A relative name counts from what was the working directory then; most programs have not left it.
     let directories = members.outer().filter_map(|pid| {
@@ -189,19 +198,26 @@ fn name(socket: &unix_diag::UnixSocket, members: &Members) -> Option<UnixName> {
         Some(PathBuf::from(std::ffi::OsStr::from_bytes(&link)))
     });
     for directory in directories {
-        if let Some(mode) = node(&directory.join(path.as_path())) {
+        if let Some(stat) = node(&directory.join(path.as_path())) {
             let directory = Some(BytePath::from(directory.as_path()));
-            return Some(UnixName::Path { path, directory, present: true, mode });
+            return Some(record(path, directory, Some(stat)));
         }
     }
-    Some(UnixName::Path { path, directory: None, present: false, mode: 0o777 })
+    Some(record(path, None, None))
 }
 
 /// Turns an address into the record of a sender.
 pub(super) fn sender(raw: &[u8]) -> UnixName {
     match raw.strip_prefix(b"\0") {
         Some(name) => UnixName::Abstract(name.to_vec()),
-        None => UnixName::Path { path: BytePath::new(raw), directory: None, present: false, mode: 0o777 },
+        None => UnixName::Path {
+            path: BytePath::new(raw),
+            directory: None,
+            present: false,
+            mode: 0o777,
+            uid: 0,
+            gid: 0,
+        },
     }
 }
 

@@ -50,6 +50,10 @@ pub enum UnixName {
         present: bool,
         /// Permission bits of the node.
         mode: u32,
+        /// Owner of the node.
+        uid: u32,
+        /// Group of the node.
+        gid: u32,
     },
     /// A name in the abstract name space, without the leading NUL.
     Abstract(#[serde(with = "serde_bytes")] Vec<u8>),

@@ -1,47 +1,513 @@
-//! Rebuild of open file descriptions, one kind a file.
+//! Rebuild of descriptors: from the capabilities of a checkpoint to open file descriptions.
+//!
+//! [`plan`] decides the route of each description and finds all that is in the way, without making anything that
+//! remains. [`build`] obeys it in the builder process; children inherit what it made. What only a process of the tree
+//! can do about its descriptors are its [`tape_calls`], and what has to wait until nearly the end is [`Late`]: timers
+//! that run, seals that forbid what building needs. One kind, one file, under the same name as in `frost_model::cap`.
+//!
+//! Nothing here waits: files and fifos are opened with O_NONBLOCK at first, sockets are filled with MSG_DONTWAIT.
 
-use crate::compile::InnerCall;
-use crate::error::Error;
-use frost_model::{Checkpoint, Obstacle, Process};
+mod epoll;
+mod error;
+mod eventfd;
+mod fifo;
+mod file;
+mod lock;
+mod memfd;
+mod outside;
+mod pack;
+mod pidfd;
+mod pipe;
+mod regular;
+mod signalfd;
+mod tcp;
+mod timerfd;
+mod udp;
+mod unix;
+
+pub use crate::compile::InnerCall;
+pub use error::Error;
+
+use error::About;
+use file::Same;
+use frost_model::cap::{Capability, Content, Description};
+use frost_model::clock::Clocks;
+use frost_model::{Checkpoint, DescriptionId, Obstacle, Pid, Process};
 use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fs::{OFlags, SealFlags};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
-/// What decides about routes.
-#[derive(Clone, Copy, Debug)]
+/// What the routes depend on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ThawContext {
-    /// Whether the program gets our standard input and output.
+    /// The thawing command stays, and hands in its own standard input, output and error.
     pub attach: bool,
-    /// Whether it is a copy beside the original.
+    /// The thaw makes a copy beside the one continuation of the program.
     pub copy: bool,
 }
 
-/// How one description is obtained.
+/// How a description is obtained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Route {
+    /// Made again from its saved state.
+    Recreate,
+    /// Opened by its path, compared with what it was.
+    Reopen,
+    /// Handed in: this standard descriptor of the thawing command.
+    Inherit(i32),
+    /// Made so that its other end is closed.
+    Close,
+}
+
+/// What is done about a description.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Planned {
-    /// The route, in the route table's words.
-    pub route: String,
-    /// What it is, for people.
-    pub text: String,
+    /// Its route.
+    pub route: Route,
+    /// What it is.
+    pub object: String,
+    /// What the program will find, where that is not what it had.
+    pub effect: Option<String>,
 }
 
-/// Decides for each description of a checkpoint how it is obtained.
-pub fn plan(_checkpoint: &Checkpoint, _context: &ThawContext) -> (Vec<Planned>, Vec<Obstacle>) {
-    (Vec::new(), Vec::new())
+/// What was made.
+#[derive(Debug)]
+pub struct Built {
+    /// One descriptor for each description, by its index.
+    pub descriptions: Vec<Option<OwnedFd>>,
+    /// What is done when all else is complete.
+    pub late: Late,
 }
 
-/// Opens every description, in the builder.
+/// What is done when every process is complete, right before the program goes on.
+#[derive(Debug)]
+pub struct Late {
+    clocks: Clocks,
+    timers: Vec<(OwnedFd, frost_model::cap::TimerFd)>,
+    seals: Vec<(OwnedFd, SealFlags)>,
+}
+
+/// Decides how each description is obtained, and finds all that is in the way. Nothing is left behind.
+pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Vec<Obstacle>) {
+    let mut planned = Vec::with_capacity(checkpoint.descriptions.len());
+    let mut obstacles = Vec::new();
+    // Sockets that were bound to see whether that works stay until all were tried: some share a port.
+    let mut tried = Vec::new();
+    for (index, description) in checkpoint.descriptions.iter().enumerate() {
+        let id = DescriptionId::new(index as u32);
+        let mut add = |problem: file::Problem| {
+            obstacles.push(obstacle(checkpoint, id, problem));
+        };
+        let (mut route, mut effect) = (Route::Recreate, None);
+        match &description.capability {
+            Capability::Regular(regular) => match &regular.content {
+                Content::Named { file, .. } => {
+                    route = Route::Reopen;
+                    let opened = file::open(file, description.flags, regular::same(description.flags));
+                    opened.err().into_iter().for_each(&mut add);
+                    if context.copy && is_written(description) {
+                        add(file::Problem {
+                            reason: "it is open for writing, and a copy would write into the same file"
+                                .to_owned(),
+                            remedy: "end the other one first, then thaw without --clone".to_owned(),
+                            errno: None,
+                        });
+                    }
+                }
+                Content::Unnamed(object) => {
+                    match checkpoint.objects.unnamed.get(object.index()).and_then(regular::place) {
+                        Some(regular::Place::OldPath) => {}
+                        Some(regular::Place::In(directory)) => {
+                            effect = Some(format!("it lies in {} without a name", directory.display()));
+                        }
+                        None => add(file::Problem {
+                            reason: "no directory takes a file without a name".to_owned(),
+                            remedy: "make /var/tmp or /tmp writable, on a file system with O_TMPFILE"
+                                .to_owned(),
+                            errno: None,
+                        }),
+                    }
+                }
+            },
+            Capability::Directory(directory) => {
+                route = Route::Reopen;
+                let opened = file::open(&directory.file, description.flags, Same::Node);
+                opened.err().into_iter().for_each(add);
+            }
+            Capability::Device(device) => {
+                route = Route::Reopen;
+                let opened = file::open(&device.file, description.flags, Same::Device);
+                opened.err().into_iter().for_each(add);
+            }
+            Capability::Fifo(fifo) => {
+                route = Route::Reopen;
+                fifo::look(fifo).err().into_iter().for_each(add);
+            }
+            Capability::TcpListener(listener) => match tcp::make(listener, description.flags) {
+                Ok(socket) => tried.push(socket),
+                Err(error) => add(socket_problem(&error, listener.inet.local)),
+            },
+            Capability::Udp(socket) => match udp::make(socket, description.flags) {
+                Ok(socket) => tried.push(socket),
+                Err(error) => add(socket_problem(&error, socket.inet.local)),
+            },
+            Capability::TcpStream(_) => {
+                route = Route::Close;
+                effect =
+                    Some("it was reset by its peer: ECONNRESET, then end of file; writes give EPIPE".into());
+            }
+            Capability::Outside(outside) => {
+                let number = context
+                    .attach
+                    .then(|| outside::inherited_number(description, &numbers(checkpoint, id)))
+                    .flatten();
+                route = number.map_or(Route::Close, Route::Inherit);
+                effect = match number {
+                    Some(number) => Some(format!("fd {number} of this command")),
+                    None => Some(outside::closed_text(outside).to_owned()),
+                };
+            }
+            Capability::Unix(socket) => {
+                unix::look(checkpoint, socket).err().into_iter().for_each(add);
+            }
+            Capability::Pipe(_)
+            | Capability::EventFd(_)
+            | Capability::Epoll(_)
+            | Capability::SignalFd(_)
+            | Capability::TimerFd(_)
+            | Capability::PidFd(_)
+            | Capability::Memfd(_) => {}
+        }
+        if context.copy && !description.locks.is_empty() {
+            effect = Some("its locks stay with the one continuation".to_owned());
+        }
+        planned.push(Planned { route, object: description.capability.to_string(), effect });
+    }
+    (planned, obstacles)
+}
+
+/// Makes every description as planned. `pack` is the pack of the image, to be read at offsets.
 ///
 /// # Errors
-/// If one cannot be had any more.
-pub fn build(
-    checkpoint: &Checkpoint,
-    _planned: &[Planned],
-    _pack: BorrowedFd<'_>,
-) -> Result<Vec<Option<OwnedFd>>, Error> {
-    Ok(checkpoint.descriptions.iter().map(|_| None).collect())
+/// The first object that could not be made; all others are closed again.
+pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>) -> Result<Built, Error> {
+    let mut objects = Objects::make(checkpoint, pack)?;
+    let mut made: Vec<Option<OwnedFd>> = Vec::with_capacity(checkpoint.descriptions.len());
+    for (index, description) in checkpoint.descriptions.iter().enumerate() {
+        let route = planned.get(index).map_or(Route::Recreate, |planned| planned.route);
+        made.push(make(description, route, &mut objects)?);
+    }
+    for (fd, unnamed) in objects.unnamed.iter().zip(&checkpoint.objects.unnamed) {
+        regular::finish(fd, &unnamed.identity).about("set the mode of", &unnamed.path)?;
+    }
+    let sockets = unix::make(checkpoint, &mut made)?;
+    epoll::add_watches(checkpoint, &made)?;
+    unix::fill(checkpoint, &made, sockets)?;
+    let late = Late::of(checkpoint, &made)?;
+    Ok(Built { descriptions: made, late })
 }
 
-/// Returns the calls that a process makes once its descriptors are in place.
-pub fn tape_calls(_checkpoint: &Checkpoint, _process: &Process) -> Vec<InnerCall> {
-    Vec::new()
+/// Objects behind descriptions, while these are made.
+struct Objects {
+    pipes: BTreeMap<usize, pipe::Made>,
+    fifos: BTreeMap<usize, fifo::Holder>,
+    unnamed: Vec<OwnedFd>,
+    memfds: Vec<Option<OwnedFd>>,
+    masters: outside::Masters,
+}
+
+impl Objects {
+    fn make(checkpoint: &Checkpoint, pack: BorrowedFd<'_>) -> Result<Self, Error> {
+        let mut objects = Self {
+            pipes: BTreeMap::new(),
+            fifos: BTreeMap::new(),
+            unnamed: Vec::new(),
+            memfds: Vec::new(),
+            masters: Vec::new(),
+        };
+        for unnamed in &checkpoint.objects.unnamed {
+            objects.unnamed.push(regular::make(unnamed, pack)?);
+        }
+        let denoted: Vec<usize> = checkpoint
+            .descriptions
+            .iter()
+            .filter_map(|description| match &description.capability {
+                Capability::Memfd(memfd) => Some(memfd.dataspace.index()),
+                _ => None,
+            })
+            .collect();
+        for (index, dataspace) in checkpoint.dataspaces.iter().enumerate() {
+            // Memory that no descriptor denotes is made where it is mapped.
+            let fd = match denoted.contains(&index) {
+                true => memfd::make(dataspace, pack).about("make", format!("memfd {index}"))?,
+                false => None,
+            };
+            objects.memfds.push(fd);
+        }
+        for description in &checkpoint.descriptions {
+            match &description.capability {
+                Capability::Pipe(end) => {
+                    let index = end.pipe.index();
+                    if let (Some(pipe), false) =
+                        (checkpoint.objects.pipes.get(index), objects.pipes.contains_key(&index))
+                    {
+                        let made = pipe::make(pipe).about("make", &description.capability)?;
+                        objects.pipes.insert(index, made);
+                    }
+                }
+                Capability::Fifo(fifo) => {
+                    let index = fifo.pipe.index();
+                    if let (Some(pipe), false) =
+                        (checkpoint.objects.pipes.get(index), objects.fifos.contains_key(&index))
+                    {
+                        objects.fifos.insert(index, fifo::hold(&fifo.file, pipe)?);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(objects)
+    }
+}
+
+/// Makes one description. Unix sockets are made later, all together.
+fn make(description: &Description, route: Route, objects: &mut Objects) -> Result<Option<OwnedFd>, Error> {
+    let flags = description.flags;
+    let what = || description.capability.to_string();
+    let missing = rustix::io::Errno::BADF;
+    let changed = |problem: file::Problem| Error::Changed { object: what(), reason: problem.reason };
+    if let Route::Inherit(number) = route {
+        return outside::inherit(number, flags).map(Some);
+    }
+    let fd = match &description.capability {
+        Capability::Regular(regular) => match &regular.content {
+            Content::Named { file, .. } => {
+                let fd = file::open(file, flags, regular::same(flags)).map_err(changed)?;
+                regular::seek(&fd, flags, regular.position).about("seek in", what())?;
+                fd
+            }
+            Content::Unnamed(object) => {
+                let made = objects.unnamed.get(object.index()).ok_or(missing).about("make", what())?;
+                regular::description(made, flags, regular.position).about("open", what())?
+            }
+        },
+        Capability::Directory(directory) => {
+            let fd = file::open(&directory.file, flags, Same::Node).map_err(changed)?;
+            regular::seek(&fd, flags, directory.position).about("seek in", what())?;
+            fd
+        }
+        Capability::Device(device) => file::open(&device.file, flags, Same::Device).map_err(changed)?,
+        Capability::Pipe(end) => {
+            let made = objects.pipes.get_mut(&end.pipe.index()).ok_or(missing).about("make", what())?;
+            made.description(flags).about("make", what())?
+        }
+        Capability::Fifo(fifo) => {
+            let held = objects.fifos.get(&fifo.pipe.index()).ok_or(missing).about("make", what())?;
+            fifo::description(held, fifo, flags)?
+        }
+        Capability::EventFd(event) => eventfd::make(*event, flags).about("make", what())?,
+        Capability::Epoll(_) => {
+            let fd = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC);
+            let fd = fd.about("make", what())?;
+            file::set_status(&fd, flags).about("set the flags of", what())?;
+            fd
+        }
+        Capability::SignalFd(signals) => signalfd::make(*signals, flags).about("make", what())?,
+        Capability::TimerFd(timer) => timerfd::make(timer, flags).about("make", what())?,
+        Capability::PidFd(pidfd) => pidfd::make(*pidfd).about("make", what())?,
+        Capability::Memfd(memfd) => {
+            let made = objects.memfds.get(memfd.dataspace.index()).and_then(Option::as_ref);
+            let made = made.ok_or(missing).about("make", what())?;
+            regular::description(made, flags, memfd.position).about("open", what())?
+        }
+        Capability::Unix(_) => return Ok(None),
+        Capability::TcpListener(listener) => tcp::make(listener, flags)?,
+        Capability::TcpStream(stream) => tcp::make_reset(stream, flags)?,
+        Capability::Udp(socket) => udp::make(socket, flags)?,
+        Capability::Outside(outside) => outside::make_closed(description, outside, &mut objects.masters)?,
+    };
+    if let Some(owner) = description.owner.filter(|owner| owner.signal != 0) {
+        frost_sys::fcntl::set_signal(&fd, owner.signal).about("choose the signal of", what())?;
+    }
+    Ok(Some(fd))
+}
+
+impl Late {
+    fn of(checkpoint: &Checkpoint, made: &[Option<OwnedFd>]) -> Result<Self, Error> {
+        let mut late = Self { clocks: checkpoint.clocks, timers: Vec::new(), seals: Vec::new() };
+        for (description, fd) in checkpoint.descriptions.iter().zip(made) {
+            let Some(fd) = fd else { continue };
+            let copy = || {
+                let copy = fd.try_clone();
+                copy.map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::MFILE))
+                    .about("duplicate", &description.capability)
+            };
+            match &description.capability {
+                Capability::TimerFd(timer) => late.timers.push((copy()?, timer.clone())),
+                Capability::Memfd(memfd) => {
+                    let seals = checkpoint.dataspaces.get(memfd.dataspace.index());
+                    let seals = seals.map_or(SealFlags::empty(), memfd::late_seals);
+                    if !seals.is_empty() && is_written(description) {
+                        late.seals.push((copy()?, seals));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(late)
+    }
+
+    /// Arms timers and sets the last seals.
+    ///
+    /// # Errors
+    /// The first that failed. The tree must then be ended.
+    pub fn apply(&self) -> Result<(), Error> {
+        for (fd, seals) in &self.seals {
+            let now = rustix::fs::fcntl_get_seals(fd).about("seal", "a memfd")?;
+            if !now.contains(*seals) {
+                rustix::fs::fcntl_add_seals(fd, *seals & !now).about("seal", "a memfd")?;
+            }
+        }
+        for (fd, timer) in &self.timers {
+            timerfd::arm(fd, timer, &self.clocks).about("arm", "a timerfd")?;
+        }
+        Ok(())
+    }
+}
+
+/// The calls that only `process` can make about its descriptors, once all of them have their numbers.
+///
+/// What belongs to a description rather than to a process is done by the first process that has it.
+pub fn tape_calls(checkpoint: &Checkpoint, process: &Process, context: &ThawContext) -> Vec<InnerCall> {
+    let mut calls = Vec::new();
+    let mut last = Vec::new();
+    let own = process.pd.relation.pid;
+    let mut seen = Vec::new();
+    for descriptor in &process.pd.descriptors {
+        let id = descriptor.description;
+        let Some(description) = checkpoint.descriptions.get(id.index()) else { continue };
+        let fd = descriptor.fd.raw();
+        if let Capability::PidFd(pidfd) = &description.capability {
+            calls.extend(pidfd::calls(*pidfd, description.flags, descriptor));
+        }
+        if seen.contains(&id) {
+            continue;
+        }
+        seen.push(id);
+        let first = first_holder(checkpoint, id) == Some(own);
+        if !context.copy {
+            let locks = description.locks.iter().filter(|held| lock::is_taken_by(held, own, first));
+            last.extend(locks.map(|held| lock::call(held, fd)));
+        }
+        if !first {
+            continue;
+        }
+        if let Some(owner) = description.owner {
+            // struct f_owner_ex: kind and id.
+            let mut call =
+                InnerCall::new(libc::SYS_fcntl, &[fd as u64, frost_sys::fcntl::F_SETOWN_EX as u64, 0], fd);
+            call.data.push((2, [owner.kind.to_ne_bytes(), owner.id.to_ne_bytes()].concat()));
+            calls.push(call);
+        }
+        // O_ASYNC, FASYNC of include/uapi/asm-generic/fcntl.h.
+        if description.flags & libc::O_ASYNC as u32 != 0 {
+            let settable = OFlags::APPEND | OFlags::NONBLOCK | OFlags::DIRECT | OFlags::NOATIME;
+            let flags = description.flags & (settable.bits() | libc::O_ASYNC as u32);
+            let args = [fd as u64, libc::F_SETFL as u64, u64::from(flags)];
+            calls.push(InnerCall::new(libc::SYS_fcntl, &args, fd));
+        }
+    }
+    // Behind the pidfds, which some of them watch.
+    for descriptor in &process.pd.descriptors {
+        let id = descriptor.description;
+        if first_watcher(checkpoint, id) == Some(own)
+            && process.pd.descriptors.iter().find(|entry| entry.description == id) == Some(descriptor)
+        {
+            last.splice(0..0, epoll::calls(checkpoint, process, id, descriptor.fd.raw()));
+        }
+    }
+    calls.extend(last);
+    calls
+}
+
+/// The first process that has a description.
+fn first_holder(checkpoint: &Checkpoint, id: DescriptionId) -> Option<Pid> {
+    let has = |process: &&Process| process.pd.descriptors.iter().any(|entry| entry.description == id);
+    checkpoint.processes.iter().find(has).map(|process| process.pd.relation.pid)
+}
+
+/// The first process that has an epoll instance and at least one of the files that only a process can add to it.
+fn first_watcher(checkpoint: &Checkpoint, id: DescriptionId) -> Option<Pid> {
+    let can = |process: &&Process| {
+        let entry = process.pd.descriptors.iter().find(|entry| entry.description == id);
+        entry.is_some_and(|entry| !epoll::calls(checkpoint, process, id, entry.fd.raw()).is_empty())
+    };
+    checkpoint.processes.iter().find(can).map(|process| process.pd.relation.pid)
+}
+
+fn is_written(description: &Description) -> bool {
+    let flags = OFlags::from_bits_retain(description.flags);
+    !flags.contains(OFlags::PATH) && flags & OFlags::RWMODE != OFlags::RDONLY
+}
+
+/// The numbers under which processes of the tree have a description.
+fn numbers(checkpoint: &Checkpoint, id: DescriptionId) -> Vec<i32> {
+    let tables = checkpoint.processes.iter().flat_map(|process| &process.pd.descriptors);
+    let mut numbers: Vec<i32> =
+        tables.filter(|entry| entry.description == id).map(|entry| entry.fd.raw()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
+fn obstacle(checkpoint: &Checkpoint, id: DescriptionId, problem: file::Problem) -> Obstacle {
+    let what = checkpoint.descriptions.get(id.index()).map(|d| d.capability.to_string()).unwrap_or_default();
+    let mut holders = checkpoint.processes.iter().filter_map(|process| {
+        let entry = process.pd.descriptors.iter().find(|entry| entry.description == id)?;
+        Some((process, entry.fd.raw()))
+    });
+    let (pid, command, object) = match holders.next() {
+        Some((process, fd)) => {
+            (process.pd.relation.pid, process.pd.command.to_string(), format!("fd {fd} ({what})"))
+        }
+        None => match checkpoint.processes.first() {
+            Some(root) => (root.pd.relation.pid, root.pd.command.to_string(), what),
+            None => (Pid::new(0), String::new(), what),
+        },
+    };
+    Obstacle { pid, command, object, reason: problem.reason, remedy: problem.remedy }
+}
+
+fn socket_problem(error: &Error, local: Option<std::net::SocketAddr>) -> file::Problem {
+    use rustix::io::Errno;
+    let errno = match error {
+        Error::Object { source, .. } => Some(*source),
+        Error::Changed { .. } => None,
+    };
+    let local = local.map_or_else(|| "its address".to_owned(), |local| local.to_string());
+    let (reason, remedy) = match errno {
+        Some(Errno::ADDRINUSE) => (
+            format!("{local} is taken by another program"),
+            "end that program (`ss -lnp` tells which)".to_owned(),
+        ),
+        Some(Errno::ADDRNOTAVAIL) => (
+            format!("{local} is no address of this host"),
+            "give the address to an interface (`ip address add`)".to_owned(),
+        ),
+        Some(Errno::ACCESS | Errno::PERM) => (
+            format!("you may not bind {local}"),
+            "thaw it as root, or lower net.ipv4.ip_unprivileged_port_start".to_owned(),
+        ),
+        _ => (error_text(error), "see the cause".to_owned()),
+    };
+    file::Problem { reason, remedy, errno }
+}
+
+fn error_text(error: &Error) -> String {
+    match error {
+        Error::Object { source, .. } => format!("{error}: {source}"),
+        Error::Changed { .. } => error.to_string(),
+    }
 }

@@ -25,13 +25,27 @@ impl Compiler<'_> {
         keep.extend(self.numbers.dataspaces.iter().flatten());
         keep.extend(self.mapped_descriptions(process));
         close_all_but(script, keep);
-        for call in std::mem::take(&mut self.calls[index]) {
+        self.inner_calls(script, index, false);
+    }
+
+    /// Makes the calls about descriptors that only the process can make, those that are due.
+    fn inner_calls(&mut self, script: &mut Script, index: usize, late: bool) {
+        let due: Vec<_> = self.calls[index].iter().filter(|call| call.late == late).cloned().collect();
+        let mut made = Vec::with_capacity(due.len());
+        for call in &due {
             self.about(script, index, Stage::Descriptors, Subject::Fd(call.fd));
             let mut args = call.args;
             for (argument, bytes) in &call.data {
                 args[*argument] = self.control.blob(bytes);
             }
-            script.call(call.nr, &args);
+            made.push(script.call(call.nr, &args));
+        }
+        for (at, call) in due.iter().enumerate() {
+            if let Some((on, argument)) = call.result_to
+                && let Some(to) = made.get(at + on)
+            {
+                script.tape.forward(made[at], *to, argument);
+            }
         }
     }
 
@@ -41,6 +55,7 @@ impl Compiler<'_> {
         let mut keep = self.own_numbers(&self.checkpoint.processes[index]);
         keep.extend([self.numbers.gate, self.numbers.arrived]);
         close_all_but(script, keep);
+        self.inner_calls(script, index, true);
     }
 
     fn own_numbers(&self, process: &Process) -> Vec<i32> {

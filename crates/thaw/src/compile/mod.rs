@@ -132,6 +132,19 @@ pub struct InnerCall {
     pub data: Vec<(usize, Vec<u8>)>,
     /// The descriptor it is about.
     pub fd: i32,
+    /// What it returns becomes an argument of a later call: how many calls on, and which argument.
+    pub result_to: Option<(usize, usize)>,
+    /// Whether it is made when all other descriptors of the building are closed.
+    pub late: bool,
+}
+
+impl InnerCall {
+    /// Makes call `nr` about descriptor `fd`; arguments that are not given are zero.
+    pub fn new(nr: libc::c_long, args: &[u64], fd: i32) -> Self {
+        let mut all = [0; 6];
+        all[..args.len()].copy_from_slice(args);
+        Self { nr, args: all, data: Vec::new(), fd, result_to: None, late: false }
+    }
 }
 
 /// What is compiled.

@@ -1,0 +1,71 @@
+//! Epoll instances.
+
+use super::InnerCall;
+use super::error::{About, Error};
+use frost_model::cap::{Capability, Watch};
+use frost_model::{Checkpoint, DescriptionId, Process};
+use frost_sys::epoll::{Add, add_under_numbers};
+use rustix::fd::{AsFd, OwnedFd};
+
+/// Returns whether a watch has to be added by a process of the tree: a signalfd wakes whoever added it, and a pidfd is
+/// made inside.
+fn is_inner(checkpoint: &Checkpoint, watch: &Watch) -> bool {
+    match checkpoint.descriptions.get(watch.description.index()).map(|watched| &watched.capability) {
+        Some(Capability::SignalFd(_)) => true,
+        Some(Capability::PidFd(pidfd)) => pidfd.pid.is_some(),
+        _ => false,
+    }
+}
+
+/// Adds all watches that we can add. Every description must have been made.
+pub(super) fn add_watches(checkpoint: &Checkpoint, made: &[Option<OwnedFd>]) -> Result<(), Error> {
+    let mut adds = Vec::new();
+    for (index, description) in checkpoint.descriptions.iter().enumerate() {
+        let Capability::Epoll(epoll) = &description.capability else { continue };
+        let Some(instance) = made[index].as_ref() else { continue };
+        for watch in epoll.watches.iter().filter(|watch| !is_inner(checkpoint, watch)) {
+            let Some(file) = made.get(watch.description.index()).and_then(Option::as_ref) else { continue };
+            adds.push(Add {
+                epoll: instance.as_fd(),
+                file: file.as_fd(),
+                number: watch.fd.raw(),
+                events: watch.events,
+                data: watch.data,
+            });
+        }
+    }
+    let (done, result) = add_under_numbers(&adds);
+    let number = adds.get(done).map_or(-1, |add| add.number);
+    result.about("watch", format!("fd {number} by epoll"))
+}
+
+/// The calls by which `process` adds those watches of `instance` that only it can add: it has both descriptors.
+pub(super) fn calls(
+    checkpoint: &Checkpoint,
+    process: &Process,
+    instance: DescriptionId,
+    fd: i32,
+) -> Vec<InnerCall> {
+    let Some(Capability::Epoll(epoll)) =
+        checkpoint.descriptions.get(instance.index()).map(|description| &description.capability)
+    else {
+        return Vec::new();
+    };
+    let has = |watch: &&Watch| {
+        let mut table = process.pd.descriptors.iter();
+        table.any(|entry| entry.fd == watch.fd && entry.description == watch.description)
+    };
+    let inner = epoll.watches.iter().filter(|watch| is_inner(checkpoint, watch)).filter(has);
+    inner
+        .map(|watch| {
+            let number = watch.fd.raw();
+            let args = [fd as u64, libc::EPOLL_CTL_ADD as u64, number as u64, 0];
+            let mut call = InnerCall::new(libc::SYS_epoll_ctl, &args, number);
+            // struct epoll_event is packed on x86-64: 32 bits of events, then 64 of data.
+            let mut event = watch.events.to_ne_bytes().to_vec();
+            event.extend_from_slice(&watch.data.to_ne_bytes());
+            call.data.push((3, event));
+            call
+        })
+        .collect()
+}

@@ -1,0 +1,203 @@
+//! Files by path: whether they are what they were, and how they are opened.
+
+use frost_model::cap::{FileIdentity, FileRef};
+use frost_model::clock::Timespec;
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+/// How much of a file's identity must be as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Same {
+    /// All: it holds data that the program relies on.
+    Content,
+    /// That it is the same node: a directory, a fifo, an O_PATH descriptor.
+    Node,
+    /// That it is the same device, wherever its node lies.
+    Device,
+}
+
+/// Why a file cannot be opened as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// Why, with the old and the new fact.
+    pub(super) reason: String,
+    /// What the user can do.
+    pub(super) remedy: String,
+    /// What the kernel said, if it did.
+    pub(super) errno: Option<Errno>,
+}
+
+/// Open flags that open(2) takes; O_CREAT, O_EXCL and O_TRUNC are never given again.
+fn open_flags(flags: u32) -> OFlags {
+    let kept = OFlags::RWMODE
+        | OFlags::APPEND
+        | OFlags::DSYNC
+        | OFlags::SYNC
+        | OFlags::DIRECT
+        | OFlags::NOATIME
+        | OFlags::DIRECTORY
+        | OFlags::NOFOLLOW
+        | OFlags::PATH;
+    let flags = OFlags::from_bits_retain(flags) & kept;
+    if flags.contains(OFlags::PATH) {
+        // All others but these are ignored with O_PATH, and some refused.
+        return (flags & (OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW)) | OFlags::CLOEXEC;
+    }
+    // O_NONBLOCK so that nothing can make us wait; it is set as it was afterwards.
+    flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK
+}
+
+/// Opens a file with recorded flags, if it is still what it was.
+pub(super) fn open(file: &FileRef, flags: u32, same: Same) -> Result<OwnedFd, Problem> {
+    let path = file.path.as_path();
+    let mut open = open_flags(flags);
+    if FileType::from_raw_mode(file.identity.mode) == FileType::Symlink {
+        open |= OFlags::NOFOLLOW;
+    }
+    let fd = rustix::fs::open(path, open, Mode::empty()).map_err(|errno| cannot_open(file, errno, open))?;
+    let stat = rustix::fs::fstat(&fd).map_err(|errno| cannot_open(file, errno, open))?;
+    let same = if same == Same::Content && is_virtual(&fd) { Same::Node } else { same };
+    compare(&file.identity, &stat, same, is_virtual(&fd))?;
+    if !open.contains(OFlags::PATH) {
+        set_status(&fd, flags).map_err(|errno| cannot_open(file, errno, open))?;
+    }
+    Ok(fd)
+}
+
+/// Opens the file behind one of our descriptors anew, with recorded flags: a description of its own.
+pub(super) fn reopen(fd: impl AsFd, flags: u32) -> rustix::io::Result<OwnedFd> {
+    // O_NOFOLLOW would refuse the link that leads to the file.
+    let open = open_flags(flags) & !OFlags::NOFOLLOW;
+    let anew = rustix::fs::open(own_path(&fd), open, Mode::empty())?;
+    if !open.contains(OFlags::PATH) {
+        set_status(&anew, flags)?;
+    }
+    Ok(anew)
+}
+
+/// The path that leads to the file behind a descriptor of ours.
+pub(super) fn own_path(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Sets the flags that F_SETFL can set. O_ASYNC is set once there is somebody to be signalled.
+pub(super) fn set_status(fd: impl AsFd, flags: u32) -> rustix::io::Result<()> {
+    let settable = OFlags::APPEND | OFlags::NONBLOCK | OFlags::DIRECT | OFlags::NOATIME;
+    let now = rustix::fs::fcntl_getfl(&fd)?;
+    let wanted = (now & !settable) | (OFlags::from_bits_retain(flags) & settable);
+    if wanted == now { Ok(()) } else { rustix::fs::fcntl_setfl(&fd, wanted) }
+}
+
+fn cannot_open(file: &FileRef, errno: Errno, flags: OFlags) -> Problem {
+    let path = &file.path;
+    let (reason, remedy) = match errno {
+        Errno::NOENT | Errno::NOTDIR => (
+            format!("{path} does not exist any more"),
+            format!("bring {path} back, from a backup or by its package"),
+        ),
+        Errno::ACCESS | Errno::PERM => {
+            let how = if flags & OFlags::RWMODE == OFlags::RDONLY { "read" } else { "write" };
+            (format!("you may not {how} {path}"), "thaw it as the user it belonged to, or as root".to_owned())
+        }
+        Errno::ROFS => {
+            (format!("{path} is on a file system that is read-only now"), "remount it for writing".to_owned())
+        }
+        Errno::TXTBSY => {
+            (format!("{path} is being executed, so it cannot be written"), "end what executes it".to_owned())
+        }
+        Errno::INVAL if flags.contains(OFlags::DIRECT) => (
+            format!("the file system of {path} does not support O_DIRECT"),
+            "put the file back on the file system it was on".to_owned(),
+        ),
+        errno => (format!("{path} cannot be opened: {errno}"), "see open(2) for this error".to_owned()),
+    };
+    Problem { reason, remedy, errno: Some(errno) }
+}
+
+/// Returns whether a file lies on a file system whose inodes and times mean nothing: proc, sysfs, cgroup.
+fn is_virtual(fd: &OwnedFd) -> bool {
+    // Magic numbers of include/uapi/linux/magic.h.
+    let magic = rustix::fs::fstatfs(fd).map_or(0, |stat| stat.f_type as u32);
+    matches!(magic, 0x9fa0 | 0x6265_6572 | 0x0027_e0eb | 0x6367_7270)
+}
+
+/// Compares what a file is with what it was. Device numbers are left out: those of virtual disks, overlays and
+/// network file systems are given anew at each mount.
+fn compare(old: &FileIdentity, stat: &Stat, same: Same, is_virtual: bool) -> Result<(), Problem> {
+    let differs =
+        |reason: String, remedy: &str| Err(Problem { reason, remedy: remedy.to_owned(), errno: None });
+    let (was, is) = (FileType::from_raw_mode(old.mode), FileType::from_raw_mode(stat.st_mode));
+    if was != is {
+        return differs(format!("it was {}, and is {} now", type_name(was), type_name(is)), PUT_BACK);
+    }
+    if same == Same::Device {
+        return match stat.st_rdev == old.rdev {
+            true => Ok(()),
+            false => {
+                differs("it is another device now".to_owned(), "make the device node again with mknod(1)")
+            }
+        };
+    }
+    if is_virtual {
+        return Ok(());
+    }
+    if stat.st_ino != old.inode {
+        return differs(
+            format!("it was replaced by another file (inode {} then, {} now)", old.inode, stat.st_ino),
+            PUT_BACK,
+        );
+    }
+    if same == Same::Node {
+        return Ok(());
+    }
+    if stat.st_size as u64 != old.len_bytes {
+        return differs(
+            format!("its size changed (from {} to {} bytes)", old.len_bytes, stat.st_size),
+            PUT_BACK,
+        );
+    }
+    let modified = Timespec { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as i64 };
+    if modified != old.modified {
+        return differs(
+            format!(
+                "it was written since (last change {} then, {} now)",
+                seconds(old.modified),
+                seconds(modified)
+            ),
+            PUT_BACK,
+        );
+    }
+    if (stat.st_uid, stat.st_gid) != (old.uid, old.gid) {
+        return differs(
+            format!("its owner changed (from {}:{} to {}:{})", old.uid, old.gid, stat.st_uid, stat.st_gid),
+            "give it back with chown(1)",
+        );
+    }
+    if stat.st_mode & 0o7777 != old.mode & 0o7777 {
+        return differs(
+            format!("its mode changed (from {:o} to {:o})", old.mode & 0o7777, stat.st_mode & 0o7777),
+            "set it back with chmod(1)",
+        );
+    }
+    Ok(())
+}
+
+const PUT_BACK: &str = "put the file back as it was when the program was frozen, or freeze the program anew";
+
+fn seconds(time: Timespec) -> String {
+    format!("{}.{:09}", time.sec, time.nsec)
+}
+
+fn type_name(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a fifo",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        FileType::Unknown => "something else",
+    }
+}

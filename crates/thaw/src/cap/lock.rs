@@ -1,0 +1,51 @@
+//! Locks on files.
+
+use super::InnerCall;
+use frost_model::Pid;
+use frost_model::cap::{Lock, LockKind};
+
+/// F_OFD_SETLK of include/uapi/linux/fcntl.h.
+const F_OFD_SETLK: u64 = 37;
+
+/// The call by which a process takes a lock again, without waiting. Late, since closing any descriptor of a file
+/// gives up all locks that the process has on it.
+pub(super) fn call(lock: &Lock, fd: i32) -> InnerCall {
+    let call = match lock.kind {
+        LockKind::Flock => {
+            let operation = if lock.exclusive { libc::LOCK_EX } else { libc::LOCK_SH } | libc::LOCK_NB;
+            InnerCall::new(libc::SYS_flock, &[fd as u64, operation as u64], fd)
+        }
+        LockKind::Process(_) | LockKind::Description => {
+            let command = match lock.kind {
+                LockKind::Description => F_OFD_SETLK,
+                _ => libc::F_SETLK as u64,
+            };
+            let mut call = InnerCall::new(libc::SYS_fcntl, &[fd as u64, command, 0], fd);
+            call.data.push((2, flock(lock)));
+            call
+        }
+    };
+    InnerCall { late: true, ..call }
+}
+
+/// `struct flock` of x86-64: type, whence (16 bits each), padding, start, length (64 bits each), pid, padding.
+fn flock(lock: &Lock) -> Vec<u8> {
+    let kind = if lock.exclusive { libc::F_WRLCK } else { libc::F_RDLCK } as i16;
+    let len = lock.end.map_or(0, |end| end.saturating_sub(lock.start) as i64 + 1);
+    let mut bytes = Vec::with_capacity(32);
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(&[0; 6]);
+    bytes.extend_from_slice(&(lock.start as i64).to_ne_bytes());
+    bytes.extend_from_slice(&len.to_ne_bytes());
+    bytes.extend_from_slice(&[0; 8]);
+    bytes
+}
+
+/// Returns whether process `pid` is the one to take a lock; `first` says whether it is the first that has the
+/// description.
+pub(super) fn is_taken_by(lock: &Lock, pid: Pid, first: bool) -> bool {
+    match lock.kind {
+        LockKind::Process(holder) => holder == pid,
+        LockKind::Description | LockKind::Flock => first,
+    }
+}

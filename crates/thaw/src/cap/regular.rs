@@ -1,0 +1,104 @@
+//! Regular files, with and without a name.
+
+use super::error::{About, Error};
+use super::file::{self, Same};
+use super::pack;
+use frost_model::cap::{FileIdentity, Unnamed};
+use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fs::{Gid, Mode, OFlags, SeekFrom, Timespec, Timestamps, Uid};
+use std::path::{Path, PathBuf};
+
+/// Where a file without a name is made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Under its old path, and unlinked at once: the kernel then calls it as it did.
+    OldPath,
+    /// Without a name in this directory, since its old path is taken or may not be used.
+    In(PathBuf),
+}
+
+/// Finds a place for a file without a name, trying nothing that could be seen.
+///
+/// Its content may be of any size, so it goes to a file system: that of its directory if possible, else /var/tmp or
+/// /tmp. Memory (a memfd) is no substitute.
+pub(super) fn place(unnamed: &Unnamed) -> Option<Place> {
+    use rustix::fs::{Access, access};
+    let path = unnamed.path.as_path();
+    let directory = path.parent()?;
+    let writable = path.is_absolute() && access(directory, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+    if writable && matches!(rustix::fs::lstat(path), Err(rustix::io::Errno::NOENT)) {
+        return Some(Place::OldPath);
+    }
+    let candidates = [directory, Path::new("/var/tmp"), Path::new("/tmp")];
+    let usable = |directory: &&Path| directory.is_absolute() && temporary(directory).is_ok();
+    candidates.into_iter().find(usable).map(|directory| Place::In(directory.to_owned()))
+}
+
+fn temporary(directory: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR)
+}
+
+/// Makes a file without a name, with its content. Its owner and mode are set by [`finish`], once all its
+/// descriptions are open.
+pub(super) fn make(unnamed: &Unnamed, pack: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    let name = format!("deleted file {}", unnamed.path);
+    let no_room = rustix::io::Errno::ACCESS;
+    let mut place = place(unnamed).ok_or(no_room).about("find a place for", &name)?;
+    if place == Place::OldPath {
+        let path = unnamed.path.as_path();
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(fd) => {
+                // Before anything is in it: if we die here, an empty file remains at most.
+                rustix::fs::unlink(path).about("unlink", &name)?;
+                fill(&fd, unnamed, pack).about("write", &name)?;
+                return Ok(fd);
+            }
+            // Taken since, or a file system where nothing can be made: without a name, then.
+            Err(_) => place = Place::In(path.parent().map_or_else(|| "/tmp".into(), Path::to_owned)),
+        }
+    }
+    let Place::In(directory) = place else { return Err(no_room).about("find a place for", &name) };
+    let fd = temporary(&directory).about("make", &name)?;
+    fill(&fd, unnamed, pack).about("write", &name)?;
+    Ok(fd)
+}
+
+fn fill(fd: &OwnedFd, unnamed: &Unnamed, from: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    rustix::fs::ftruncate(fd, unnamed.identity.len_bytes)?;
+    pack::copy(from, &unnamed.pages, fd, unnamed.identity.len_bytes)
+}
+
+/// Gives a file that was made its owner, mode and time of change back, as far as we may.
+pub(super) fn finish(fd: &OwnedFd, identity: &FileIdentity) -> rustix::io::Result<()> {
+    let stat = rustix::fs::fstat(fd)?;
+    if (stat.st_uid, stat.st_gid) != (identity.uid, identity.gid) {
+        // An ordinary user cannot give files away; nobody but the program sees this one anyway.
+        let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(identity.uid)), Some(Gid::from_raw(identity.gid)));
+    }
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(identity.mode & 0o7777))?;
+    let modified = Timespec { tv_sec: identity.modified.sec, tv_nsec: identity.modified.nsec as _ };
+    let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    rustix::fs::futimens(fd, &Timestamps { last_access: now, last_modification: modified })
+}
+
+/// Sets the offset of a description that can have one.
+pub(super) fn seek(fd: &OwnedFd, flags: u32, position: u64) -> rustix::io::Result<()> {
+    if flags & OFlags::PATH.bits() != 0 || position == 0 {
+        return Ok(());
+    }
+    rustix::fs::seek(fd, SeekFrom::Start(position)).map(drop)
+}
+
+/// What must be as it was of a named file opened with `flags`.
+pub(super) fn same(flags: u32) -> Same {
+    if flags & OFlags::PATH.bits() != 0 { Same::Node } else { Same::Content }
+}
+
+/// Opens a description of a file without a name.
+pub(super) fn description(made: &OwnedFd, flags: u32, position: u64) -> rustix::io::Result<OwnedFd> {
+    let fd = file::reopen(made, flags)?;
+    seek(&fd, flags, position)?;
+    Ok(fd)
+}

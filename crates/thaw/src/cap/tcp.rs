@@ -1,0 +1,122 @@
+//! TCP sockets.
+
+use super::error::{About, Error};
+use super::file;
+use frost_model::cap::{Inet, SocketOption, TcpListener, TcpStream};
+use frost_sys::sock::{set_int_option, set_option};
+use frost_sys::sock_options;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::num::NonZeroU32;
+
+/// Makes a socket of an internet family with its options.
+pub(super) fn socket(inet: &Inet, kind: SocketType) -> rustix::io::Result<OwnedFd> {
+    let family = if inet.v6 { AddressFamily::INET6 } else { AddressFamily::INET };
+    let protocol = NonZeroU32::new(inet.protocol as u32).map(Protocol::from_raw);
+    match socket_with(family, kind, SocketFlags::CLOEXEC, protocol) {
+        // IPPROTO_MPTCP (262) where the kernel or an administrator does without it: plain TCP is its fallback anyway.
+        Err(Errno::PROTONOSUPPORT | Errno::NOPROTOOPT) if inet.protocol == 262 => {
+            socket_with(family, kind, SocketFlags::CLOEXEC, None)
+        }
+        other => other,
+    }
+}
+
+/// Sets recorded options. What this kernel or our rights do not allow is left at its default: none of these changes
+/// what a program reads, only how fast or by which way.
+pub(super) fn set_options(socket: impl AsFd, options: &[SocketOption]) {
+    let values = options.iter().map(|option| (option.level, option.name, option.value.as_slice()));
+    let _ = sock_options::set_all(socket, values);
+}
+
+/// Binds a socket to its recorded address.
+///
+/// With SO_REUSEADDR, whatever the program had set: connections of the frozen program may linger in TIME_WAIT, and
+/// must not keep its own port from it. The option is then set as it was.
+fn bind(socket: &OwnedFd, inet: &Inet, any_address: bool) -> rustix::io::Result<()> {
+    let Some(local) = inet.local else { return Ok(()) };
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
+    let recorded = inet.options.iter().find(|option| (option.level, option.name) == (level, name));
+    if recorded.is_none() {
+        set_int_option(socket, level, name, 1)?;
+    }
+    let mut result = rustix::net::bind(socket, &local);
+    if any_address && result == Err(Errno::ADDRNOTAVAIL) {
+        // The address was chosen by connect(2), from a network where we may not be any more; the port matters.
+        let any = SocketAddr::new(
+            if inet.v6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() },
+            local.port(),
+        );
+        result = rustix::net::bind(socket, &any);
+    }
+    if recorded.is_none() {
+        set_int_option(socket, level, name, 0)?;
+    }
+    result
+}
+
+/// Makes a TCP socket without a peer.
+pub(super) fn make(listener: &TcpListener, flags: u32) -> Result<OwnedFd, Error> {
+    let what = || match listener.inet.local {
+        Some(local) => format!("TCP socket {local}"),
+        None => "TCP socket".to_owned(),
+    };
+    let fd = socket(&listener.inet, SocketType::STREAM).about("make", what())?;
+    set_options(&fd, &listener.inet.options);
+    bind(&fd, &listener.inet, false).about("bind", what())?;
+    if let Some(backlog) = listener.backlog {
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        rustix::net::listen(&fd, backlog).about("listen on", what())?;
+    }
+    file::set_status(&fd, flags).about("set the flags of", what())?;
+    Ok(fd)
+}
+
+/// Makes a UDP socket's binding, for [`super::udp`].
+pub(super) fn bind_udp(socket: &OwnedFd, inet: &Inet, connected: bool) -> rustix::io::Result<()> {
+    bind(socket, inet, connected)
+}
+
+/// Makes a connection that its peer has just reset: the truth about one whose peer waited in vain.
+///
+/// It is made on the loopback interface and reset by closing the other end with SO_LINGER 0. Reads give ECONNRESET
+/// once and then end of file, writes EPIPE, and poll shows it readable with error and hang-up.
+pub(super) fn make_reset(stream: &TcpStream, flags: u32) -> Result<OwnedFd, Error> {
+    let what = || match stream.peer {
+        Some(peer) => format!("a connection in place of that to {peer}"),
+        None => "a closed connection".to_owned(),
+    };
+    let plain = Inet { v6: false, protocol: 0, local: None, options: Vec::new() };
+    let server = socket(&plain, SocketType::STREAM).about("make", what())?;
+    let loopback = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+    rustix::net::bind(&server, &loopback).about("bind", what())?;
+    rustix::net::listen(&server, 1).about("listen for", what())?;
+    let address = rustix::net::getsockname(&server).about("find", what())?;
+    let address = SocketAddr::try_from(address).about("find", what())?;
+    // Of the recorded family: an IPv6 socket reaches the same place by a mapped address.
+    let client = socket(&Inet { v6: stream.inet.v6, ..plain }, SocketType::STREAM).about("make", what())?;
+    let target = match (stream.inet.v6, address) {
+        (true, SocketAddr::V4(v4)) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        (_, address) => address,
+    };
+    match rustix::net::connect(&client, &target) {
+        Ok(()) => {
+            let accepted = rustix::net::accept_with(&server, SocketFlags::CLOEXEC).about("accept", what())?;
+            // struct linger: on, 0 seconds.
+            let linger = [1i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat();
+            set_option(&accepted, libc::SOL_SOCKET, libc::SO_LINGER, &linger).about("reset", what())?;
+            drop(accepted);
+            let mut fds = [PollFd::new(&client, PollFlags::IN)];
+            let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
+            let _ = poll(&mut fds, Some(&patience));
+        }
+        // No loopback interface is up in this network namespace: a socket without connection says ENOTCONN and EPIPE.
+        Err(_) => {}
+    }
+    set_options(&client, &stream.inet.options);
+    file::set_status(&client, flags).about("set the flags of", what())?;
+    Ok(client)
+}

@@ -1,0 +1,24 @@
+//! UDP sockets.
+
+use super::error::{About, Error};
+use super::{file, tcp};
+use frost_model::cap::UdpSocket;
+use rustix::fd::OwnedFd;
+use rustix::net::SocketType;
+
+/// Makes a UDP socket, bound and connected as it was.
+pub(super) fn make(socket: &UdpSocket, flags: u32) -> Result<OwnedFd, Error> {
+    let what = || match socket.inet.local {
+        Some(local) => format!("UDP socket {local}"),
+        None => "UDP socket".to_owned(),
+    };
+    let fd = tcp::socket(&socket.inet, SocketType::DGRAM).about("make", what())?;
+    tcp::set_options(&fd, &socket.inet.options);
+    tcp::bind_udp(&fd, &socket.inet, socket.peer.is_some()).about("bind", what())?;
+    if let Some(peer) = socket.peer {
+        // Fails where there is no way to that peer (any more); sends then say so, as on a network that went down.
+        let _ = rustix::net::connect(&fd, &peer);
+    }
+    file::set_status(&fd, flags).about("set the flags of", what())?;
+    Ok(fd)
+}
