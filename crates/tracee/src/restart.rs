@@ -48,10 +48,14 @@ const RETURN_EINTR: [libc::c_long; 21] = [
     libc::SYS_connect,
 ];
 
+/// Returns whether call `nr` is in the table.
+pub fn returns_eintr(nr: u64) -> bool {
+    RETURN_EINTR.contains(&(nr as libc::c_long))
+}
+
 /// Returns whether a thread stopped with these registers got EINTR from a call of the table.
 pub fn stopped_with_eintr(registers: &[u64; REGISTER_WORDS]) -> bool {
-    registers[RAX] as i64 == -i64::from(libc::EINTR)
-        && RETURN_EINTR.contains(&(registers[ORIG_RAX] as libc::c_long))
+    registers[RAX] as i64 == -i64::from(libc::EINTR) && returns_eintr(registers[ORIG_RAX])
 }
 
 /// Returns whether call `nr` can take a relative timeout that is lost with its thread.

@@ -177,6 +177,8 @@ struct Seizing {
     asleep: BTreeMap<i32, Asleep>,
     /// Threads that are seized and not yet interrupted.
     fresh: Vec<i32>,
+    /// Others, which are in a call that returns EINTR to a stop.
+    delicate: Vec<i32>,
     waiting: usize,
     deadline: Instant,
     timeout: Duration,
@@ -193,6 +195,7 @@ impl StoppedTree {
             threads: BTreeMap::new(),
             asleep: BTreeMap::new(),
             fresh: Vec::new(),
+            delicate: Vec::new(),
             waiting: 0,
             deadline: Instant::now() + timeout,
             timeout,
@@ -326,18 +329,39 @@ impl Seizing {
             }
             found = true;
             // The stop itself lets the thread run for a moment, so this is asked before.
-            if proc::blocked_in(tid).is_some_and(restart::may_have_timeout) {
+            let call = proc::blocked_in(tid);
+            if call.is_some_and(restart::may_have_timeout) {
                 self.asleep.extend(Asleep::of(tid).map(|asleep| (tid, asleep)));
             }
             self.threads.insert(tid, (pid, None));
-            self.fresh.push(tid);
+            if call.is_some_and(restart::returns_eintr) {
+                self.delicate.push(tid);
+            } else {
+                self.fresh.push(tid);
+            }
         }
         Ok(found)
     }
 
-    /// Interrupts all threads that were seized, one right after the other: what a thread was in the middle of shows
-    /// the interruption until we have examined it.
+    /// Interrupts all threads that were seized.
+    ///
+    /// A call that returns EINTR shows the interruption until its thread was examined, so those in one are
+    /// interrupted first, and each is waited for before the next.
     fn interrupt(&mut self) -> Result<(), Error> {
+        for tid in std::mem::take(&mut self.delicate) {
+            self.waiting += 1;
+            match ptrace::interrupt(tid) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(source) => return Err(Error::Kernel { call: "PTRACE_INTERRUPT", tid, source }),
+            }
+            // A sleeper stops as soon as it gets the processor; one that does not is waited for with the others.
+            for _ in 0..200 {
+                if self.has_stopped(tid)? {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+        }
         for tid in std::mem::take(&mut self.fresh) {
             self.waiting += 1;
             match ptrace::interrupt(tid) {
