@@ -4,6 +4,7 @@ use crate::failure::{Failure, Status, Told};
 use crate::output;
 use frost_model::Obstacle;
 use frost_store::Error as Store;
+use rustix::io::Errno;
 use std::io::ErrorKind;
 
 /// Tells an error of the store. `what` says what failed, as `cannot verify web@2`.
@@ -12,6 +13,7 @@ pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
         Store::NoSpace { .. } => Status::NoSpace,
         Store::OtherOwner { .. } | Store::Writable { .. } => Status::Denied,
         Store::Name { .. } => Status::Usage,
+        Store::Image { source: frost_image::Error::OtherArchitecture { .. }, .. } => Status::Unsupported,
         Store::NoSuchImage { .. } => Status::Missing,
         Store::Image { .. } | Store::BlockDamaged { .. } | Store::Foreign { .. } => Status::Damaged,
         Store::Io { source, .. } => match source.kind() {
@@ -53,7 +55,7 @@ fn image_hint(error: &frost_image::Error) -> Option<String> {
     use frost_image::Error as Image;
     match error {
         Image::TooNew { .. } | Image::UnknownFeatures { .. } => {
-            Some("the image is as it was; use the frost that wrote it, or a later one".to_owned())
+            Some("it takes a newer frost: the one that wrote it, or a later one".to_owned())
         }
         Image::OtherArchitecture { .. } => Some("thaw it on a machine of that architecture".to_owned()),
         Image::NotAnImage => Some("only what `frost export` wrote can be imported".to_owned()),
@@ -84,6 +86,54 @@ pub(crate) fn of_freeze(failure: frost_freeze::Failure) -> Failure {
         _ => "`frost check` tells what this machine lacks".to_owned(),
     });
     told.hint(hint).into()
+}
+
+/// Tells how a thaw failed.
+pub(crate) fn of_thaw(what: impl Into<String>, error: frost_thaw::Error) -> Failure {
+    use frost_thaw::Error as Thaw;
+    let error = match error {
+        Thaw::Store { source } => return of_store(what, source),
+        error => error,
+    };
+    let (status, hint) = match &error {
+        Thaw::Obstacles { obstacles } => return in_the_way(what, obstacles),
+        Thaw::Call { source, .. } | Thaw::Builder { source, .. } => match *source {
+            Errno::PERM | Errno::ACCESS => {
+                (Status::Denied, "`frost check` tells which right is lacking, and how to get it")
+            }
+            Errno::NOSPC | Errno::DQUOT => (Status::NoSpace, "free some space, then try again"),
+            Errno::NOMEM | Errno::AGAIN => {
+                (Status::Failed, "free some memory or raise the limits of this shell (`ulimit -a`)")
+            }
+            _ => (Status::Failed, "`frost check` tells what this machine lacks"),
+        },
+        Thaw::Short { .. } | Thaw::TooLarge { .. } => (
+            Status::Damaged,
+            "`frost verify` tells what is wrong with the image; take another version, or import it again",
+        ),
+        Thaw::Inside { denied: true, .. } => {
+            (Status::Denied, "`frost check` tells which right is lacking, and how to get it")
+        }
+        _ => (Status::Failed, "try again; `frost check` tells what this machine lacks"),
+    };
+    Told::new(status, what)
+        .chain(&error)
+        .state("nothing is left of what was built, and the image is as it was")
+        .hint(hint)
+        .into()
+}
+
+/// Tells all that is in the way of a thaw.
+pub(crate) fn in_the_way(what: impl Into<String>, obstacles: &[Obstacle]) -> Failure {
+    // That it runs already, or another process has its number, is nothing that the program or the machine lacks.
+    let passing =
+        |obstacle: &Obstacle| obstacle.object.starts_with("image ") || obstacle.object.starts_with("pid ");
+    let status = if obstacles.iter().all(passing) { Status::Failed } else { Status::Unsupported };
+    let mut told = Told::new(status, what);
+    told.causes = obstacles.iter().map(self::obstacle).collect();
+    told.state("nothing was built, and the image is as it was")
+        .hint("each cause has its remedy behind the arrow; `frost thaw --plan` tells all of it")
+        .into()
 }
 
 /// One obstacle with its remedy, on two lines.

@@ -8,6 +8,7 @@ mod import;
 mod inspect;
 mod list;
 mod rm;
+mod thaw;
 mod verify;
 
 use crate::failure::Failure;
@@ -26,6 +27,7 @@ pub(crate) enum Command {
     Inspect(inspect::Options),
     List(list::Options),
     Rm(rm::Options),
+    Thaw(thaw::Options),
     Verify(verify::Options),
 }
 
@@ -41,6 +43,7 @@ impl Command {
             Command::Inspect(options) => inspect::run(&options, invocation),
             Command::List(options) => list::run(&options, invocation),
             Command::Rm(options) => rm::run(&options, invocation),
+            Command::Thaw(options) => thaw::run(&options, invocation),
             Command::Verify(options) => verify::run(&options, invocation),
         }
     }

@@ -1,0 +1,156 @@
+//! `frost thaw`: an image to a running program.
+
+use crate::failure::{Failure, Status, Told};
+use crate::invocation::Invocation;
+use crate::{output, trouble};
+use clap::Args;
+use frost_thaw::{Ending, Options as How, Plan};
+use serde::Serialize;
+use std::process::ExitCode;
+
+/// Thaws an image: the program goes on where it stood
+///
+/// Returns when the program runs, and prints its process id. All that is missing is told at once, before anything is
+/// built. Root gets the same process ids back; an ordinary user's program gets namespaces of its own.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// The image: a name for its newest version, or NAME@VERSION
+    #[arg(value_name = "NAME[@V]")]
+    image: String,
+    /// Print what would be done and all that is missing, and do nothing
+    #[arg(long, conflicts_with = "attach")]
+    plan: bool,
+    /// Stay its parent: pass signals on, lend it this terminal if it had one, exit with its status
+    #[arg(long)]
+    attach: bool,
+    /// Make a copy in a pid namespace of its own, beside whatever runs
+    #[arg(long)]
+    clone: bool,
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    name: &'a str,
+    version: u32,
+    pid: i32,
+    inner_pid: i32,
+    processes: usize,
+    threads: usize,
+    elapsed_us: u64,
+    notes: &'a [String],
+}
+
+pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    let outcome = thaw(options, invocation);
+    // With --attach every other number is the program's own.
+    if options.attach { outcome.map_err(|failure| failure.with_status(Status::Own)) } else { outcome }
+}
+
+fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    let what = || format!("cannot thaw {}", options.image);
+    let store = invocation.store()?;
+    let failed = |error| trouble::of_store(what(), error);
+    let id = store.resolve(&options.image).map_err(failed)?;
+    let image = store.open_image(&id).map_err(failed)?;
+    invocation.steps.end("image.open");
+    let how = How { attach: options.attach, clone: options.clone, store: Some(&store) };
+    let plan = Plan::new(&image, &how).map_err(|error| trouble::of_thaw(what(), error))?;
+    invocation.steps.end("thaw.plan");
+    if options.plan {
+        if invocation.global.json {
+            output::record(&plan)?;
+        } else {
+            output::line(render(&plan).trim_end())?;
+        }
+        return if plan.obstacles.is_empty() {
+            Ok(ExitCode::SUCCESS)
+        } else {
+            Err(trouble::in_the_way(format!("{id} cannot be thawed as things are"), &plan.obstacles))
+        };
+    }
+    if !plan.obstacles.is_empty() {
+        return Err(trouble::in_the_way(what(), &plan.obstacles));
+    }
+    for note in &plan.notes {
+        output::note(&format!("note: {note}"));
+    }
+    let thawed = frost_thaw::thaw(&image, &plan, &how, &mut invocation.steps)
+        .map_err(|error| trouble::of_thaw(what(), error))?;
+    let elapsed = invocation.steps.elapsed();
+    if !thawed.clean {
+        output::note(&format!(
+            "note: a page of frost was left in process {}; the next command removes it",
+            thawed.pid
+        ));
+    }
+    if invocation.global.json {
+        output::record(&Record {
+            name: id.name.as_str(),
+            version: id.version,
+            pid: thawed.pid,
+            inner_pid: thawed.inner_pid.raw(),
+            processes: thawed.processes,
+            threads: thawed.threads,
+            elapsed_us: elapsed.as_micros() as u64,
+            notes: &plan.notes,
+        })?;
+    } else if !options.attach {
+        let inner = match thawed.inner_pid.raw() {
+            inner if inner == thawed.pid => String::new(),
+            inner => format!(" ({inner} inside)"),
+        };
+        output::line(&format!(
+            "{id} runs as process {}{inner}: {}, {}, after {}",
+            thawed.pid,
+            output::count(thawed.processes as u32, "process", "processes"),
+            output::count(thawed.threads as u32, "thread", "threads"),
+            output::span(elapsed),
+        ))?;
+    }
+    let Some(attached) = thawed.attached else { return Ok(ExitCode::SUCCESS) };
+    let ending = attached.wait().map_err(|error| {
+        trouble::of_thaw(format!("cannot stay with process {}, which goes on", thawed.pid), error)
+    })?;
+    if ending == Ending::Unknown {
+        output::note(&format!("note: how process {} ended is not known", thawed.pid));
+    }
+    Ok(ExitCode::from(u8::try_from(ending.exit_status()).unwrap_or(u8::MAX)))
+}
+
+fn render(plan: &Plan) -> String {
+    let copy = if plan.copy { ", as a copy" } else { "" };
+    let mut text = format!("{}@{} would be thawed{copy}:\n", plan.name, plan.version);
+    let namespaces: Vec<&str> = [
+        (plan.namespaces.user, "user"),
+        (plan.namespaces.pid, "pid and mount"),
+        (plan.namespaces.time, "time"),
+    ]
+    .into_iter()
+    .filter_map(|(own, name)| own.then_some(name))
+    .collect();
+    if !namespaces.is_empty() {
+        text.push_str(&format!("  namespaces of its own: {}\n", namespaces.join(", ")));
+    }
+    for process in &plan.processes {
+        text.push_str(&format!(
+            "  process {} ({}): {}, {} of memory\n",
+            process.pid,
+            output::printable(&process.command),
+            output::count(process.threads, "thread", "threads"),
+            output::bytes(process.memory_bytes),
+        ));
+    }
+    let rows: Vec<Vec<String>> = plan
+        .capabilities
+        .iter()
+        .map(|capability| vec![format!("  {}", capability.route), output::printable(&capability.text)])
+        .collect();
+    text.push_str(&output::table(&rows));
+    for note in &plan.notes {
+        text.push_str(&format!("  note: {note}\n"));
+    }
+    for obstacle in &plan.obstacles {
+        text.push_str(&format!("  in the way: {}\n", trouble::obstacle(obstacle).replace('\n', "\n    ")));
+    }
+    text
+}
