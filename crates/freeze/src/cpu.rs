@@ -6,7 +6,7 @@ use frost_model::clock::Timespec;
 use frost_model::cpu::{CpuState, Registers, Restart, RobustList, Rseq, Scheduling, Thread};
 use frost_model::id::{TargetAddr, Tid};
 use frost_model::path::BytePath;
-use frost_sys::{proc, ptrace, sched};
+use frost_sys::{memory, proc, ptrace, sched};
 use frost_tracee::seize::{StoppedProcess, StoppedThread};
 use frost_tracee::{elapsed, restart};
 use rustix::io::Errno;
@@ -33,7 +33,7 @@ fn capture_thread(
     Ok(Thread {
         tid: Tid::new(thread.inner),
         name: BytePath::new(name.strip_suffix(b"\n").unwrap_or(&name)),
-        registers: registers(&thread.registers),
+        registers: registers(&outside_of_critical_section(process.pid, &thread.registers, rseq.address)),
         restart: restart(thread),
         xstate: ptrace::xstate(tid)?,
         blocked: thread.mask,
@@ -52,6 +52,36 @@ fn capture_thread(
         scheduling: scheduling(tid, facts)?,
         parent_death_signal: facts.parent_death_signal,
     })
+}
+
+/// Returns the registers with which a thread leaves the restartable sequence it was stopped in, if it was in one.
+///
+/// A thread that is thawed may be on another CPU, as after any preemption; then the kernel sends it to the sequence's
+/// abort handler (`rseq_ip_fixup`, kernel/rseq.c). It would not know of it after a thaw, since registration starts anew.
+fn outside_of_critical_section(
+    pid: i32,
+    registers: &[u64; ptrace::REGISTER_WORDS],
+    rseq: u64,
+) -> [u64; ptrace::REGISTER_WORDS] {
+    /// Offset of the pointer to the descriptor in `struct rseq` (include/uapi/linux/rseq.h).
+    const RSEQ_CS: u64 = 8;
+    let mut registers = *registers;
+    let mut pointer = [0; 8];
+    if rseq == 0 || memory::read(pid, rseq + RSEQ_CS, &mut pointer) != Ok(8) {
+        return registers;
+    }
+    // struct rseq_cs: version and flags, start_ip, post_commit_offset, abort_ip.
+    let mut descriptor = [0; 32];
+    let pointer = u64::from_le_bytes(pointer);
+    if pointer == 0 || memory::read(pid, pointer, &mut descriptor) != Ok(32) {
+        return registers;
+    }
+    let word = |at: usize| descriptor[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let (start, len, abort) = (word(8), word(16), word(24));
+    if registers[restart::RIP].wrapping_sub(start) < len {
+        registers[restart::RIP] = abort;
+    }
+    registers
 }
 
 fn restart(thread: &StoppedThread) -> Restart {

@@ -104,29 +104,6 @@ pub fn peak_of_children_bytes() -> Result<u64> {
     Ok(u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_aligned_zero_and_writable() {
-        let mut memory = Anonymous::map(3 * HUGE_PAGE_BYTES).unwrap();
-        assert!(memory.as_ptr().addr().is_multiple_of(HUGE_PAGE_BYTES));
-        assert!(memory.iter().step_by(4096).all(|byte| *byte == 0));
-        memory[HUGE_PAGE_BYTES] = 7;
-        // Whether there are huge pages depends on the machine; the content does not.
-        let _ = memory.collapse(HUGE_PAGE_BYTES, HUGE_PAGE_BYTES);
-        assert_eq!(memory[HUGE_PAGE_BYTES], 7);
-    }
-
-    #[test]
-    fn a_range_beyond_the_end_is_refused() {
-        let mut memory = Anonymous::map(HUGE_PAGE_BYTES).unwrap();
-        assert!(memory.collapse(HUGE_PAGE_BYTES, HUGE_PAGE_BYTES).is_err());
-        assert!(memory.collapse(usize::MAX, HUGE_PAGE_BYTES).is_err());
-    }
-}
-
 /// Closes every descriptor of ours but `keep`, standard input and output included, and opens `/dev/null` for those.
 ///
 /// For a process that stays behind and must hold nothing. Whatever still owns a descriptor of ours must not be used nor
@@ -176,4 +153,27 @@ pub fn keep_capabilities_over_exec() -> Result<()> {
         check(unsafe { libc::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0u64, 0u64) })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_aligned_zero_and_writable() {
+        let mut memory = Anonymous::map(3 * HUGE_PAGE_BYTES).unwrap();
+        assert!(memory.as_ptr().addr().is_multiple_of(HUGE_PAGE_BYTES));
+        assert!(memory.iter().step_by(4096).all(|byte| *byte == 0));
+        memory[HUGE_PAGE_BYTES] = 7;
+        // Whether there are huge pages depends on the machine; the content does not.
+        let _ = memory.collapse(HUGE_PAGE_BYTES, HUGE_PAGE_BYTES);
+        assert_eq!(memory[HUGE_PAGE_BYTES], 7);
+    }
+
+    #[test]
+    fn a_range_beyond_the_end_is_refused() {
+        let mut memory = Anonymous::map(HUGE_PAGE_BYTES).unwrap();
+        assert!(memory.collapse(HUGE_PAGE_BYTES, HUGE_PAGE_BYTES).is_err());
+        assert!(memory.collapse(usize::MAX, HUGE_PAGE_BYTES).is_err());
+    }
 }

@@ -68,11 +68,11 @@ fn raise_limits() {
         .into_iter()
         .chain([libc::RLIMIT_MEMLOCK, libc::RLIMIT_FSIZE, libc::RLIMIT_NPROC, libc::RLIMIT_SIGPENDING])
     {
-        if let Ok((soft, hard)) = frost_sys::limits::get(number as u32)
+        if let Ok((soft, hard)) = frost_sys::limits::get(number)
             && soft < hard
         {
             // If it does not work, what needs it fails by name.
-            let _ = frost_sys::limits::set(number as u32, hard, hard);
+            let _ = frost_sys::limits::set(number, hard, hard);
         }
     }
 }

@@ -177,7 +177,7 @@ fn keep(
     // It belongs to nobody's job, and a list of processes tells what it is.
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"frost-keeper");
-    let keep_fd = stream.as_ref().map(|stream| std::os::fd::AsRawFd::as_raw_fd(stream));
+    let keep_fd = stream.as_ref().map(std::os::fd::AsRawFd::as_raw_fd);
     frost_sys::own::close_all_but(keep_fd);
     collect(root, stream)
 }

@@ -33,7 +33,7 @@ impl Pool {
             .collect();
         // Behind all of them, if the limit leaves room there; else in the gaps between.
         let behind = taken.iter().max().map_or(0, |fd| fd + 1).max(64);
-        let most = frost_sys::limits::get(libc::RLIMIT_NOFILE as u32).map_or(1024, |(soft, _)| soft);
+        let most = frost_sys::limits::get(libc::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let wanted = checkpoint.descriptions.len() as u64 + 1024;
         let next = if behind as u64 + wanted < most { behind } else { 3 };
         Self { taken, next, held: Vec::new() }

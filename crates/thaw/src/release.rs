@@ -10,12 +10,14 @@ use crate::error::{Context, Error};
 use crate::stage::Stage;
 use frost_model::clock::Timespec;
 use frost_model::cpu::{NOT_IN_SYSCALL, Restart, Thread};
+use frost_model::pd::Life;
 use frost_model::{Process, Steps};
 use frost_sys::proc;
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
 use frost_tracee::restart::{ORIG_RAX, RAX, RIP};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use std::time::{Duration, Instant};
 
 // Indices of `struct user_regs_struct`: arguments of a system call.
 const RDI: usize = 14;
@@ -79,8 +81,12 @@ pub(crate) fn release(half: &mut Half<'_>, steps: &mut Steps) -> Result<bool, Er
     let mut clean = true;
     // Errors from here on are no reason to fail: a process may have been killed meanwhile, and whoever is left finds
     // its own way.
-    for process in half.checkpoint.processes.iter().filter(|process| !process.cpu.threads.is_empty()) {
+    // Children first: a parent forgets what it is told of those that job control had stopped.
+    for process in half.checkpoint.processes.iter().rev().filter(|process| !process.cpu.threads.is_empty()) {
         clean &= process_goes_on(half, process).is_ok();
+        if matches!(process.pd.life, Life::Stopped { .. }) {
+            stays_stopped(process);
+        }
     }
     steps.end(Stage::Registers.name());
     for thread in half.checkpoint.processes.iter().flat_map(|process| &process.cpu.threads) {
@@ -88,6 +94,49 @@ pub(crate) fn release(half: &mut Half<'_>, steps: &mut Steps) -> Result<bool, Er
     }
     steps.end(Stage::Release.name());
     Ok(clean)
+}
+
+/// How long a process may take to be stopped by job control; nothing hinders it.
+const STOPPED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Lets a process go into the stop of job control that it was in.
+///
+/// SIGSTOP stops it whatever its handlers and its group; which signal it was at first only a parent could tell that had
+/// not asked yet.
+fn stays_stopped(process: &Process) {
+    let pid = process.pd.relation.pid.raw();
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::STOP);
+    }
+    for thread in &process.cpu.threads {
+        let _ = ptrace::detach(thread.tid.raw(), 0);
+    }
+    let deadline = Instant::now() + STOPPED_WITHIN;
+    while proc::stat(pid).is_ok_and(|stat| stat.state != b'T') && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
+/// Lets a stopped process forget that it was just told of children that stopped.
+fn forget_stops(half: &Half<'_>, process: &Process, gateway: &Gateway) -> rustix::io::Result<()> {
+    let tid = process.pd.relation.pid.raw();
+    let mut any = false;
+    for child in &half.checkpoint.processes {
+        if child.pd.relation.parent == Some(process.pd.relation.pid)
+            && matches!(child.pd.life, Life::Stopped { .. })
+        {
+            any = true;
+            let options = (libc::WSTOPPED | libc::WNOHANG) as u64;
+            let id = child.pd.relation.pid.raw() as u64;
+            gateway.call(tid, libc::SYS_waitid, &[libc::P_PID.into(), id, 0, options, 0])?;
+        }
+    }
+    let was_pending = process.pd.pending.iter().any(|signal| signal.signal() == libc::SIGCHLD);
+    if any && !was_pending {
+        let [mask, at_once] = half.program.drain;
+        gateway.call(tid, libc::SYS_rt_sigtimedwait, &[mask, 0, at_once, 8])?;
+    }
+    Ok(())
 }
 
 /// Sets the true state of all threads of a process and takes our area away.
@@ -101,6 +150,7 @@ fn process_goes_on(half: &Half<'_>, process: &Process) -> Result<(), Error> {
         let primed = prime(half, thread, &gateway).at(Stage::Registers, about)?;
         set(thread, primed).at(Stage::Registers, about)?;
     }
+    forget_stops(half, process, &gateway).at(Stage::Registers, about)?;
     // No other thread needs the area any more.
     begin(Stage::Unmap)?;
     let primed = unmap(half, leader, &gateway).at(Stage::Unmap, about)?;
@@ -240,10 +290,10 @@ fn final_registers(thread: &Thread, primed: Option<i64>) -> [u64; REGISTER_WORDS
         return registers;
     }
     if let Restart::Reissue { remaining } = thread.restart {
-        if let Some(remaining) = remaining {
-            if matches!(registers[ORIG_RAX] as libc::c_long, libc::SYS_epoll_wait | libc::SYS_epoll_pwait) {
-                registers[R10] = whole_millis(remaining);
-            }
+        if let Some(remaining) = remaining
+            && matches!(registers[ORIG_RAX] as libc::c_long, libc::SYS_epoll_wait | libc::SYS_epoll_pwait)
+        {
+            registers[R10] = whole_millis(remaining);
         }
         registers = frost_tracee::restart::reissued(&registers);
     }

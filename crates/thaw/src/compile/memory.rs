@@ -126,7 +126,8 @@ impl Compiler<'_> {
     /// not give it either.
     fn carries_content(&self, region: &Region) -> bool {
         let forgets = region.flags.droppable || region.flags.wipe_on_fork;
-        !region.private.is_empty() && !(self.relation.copy && forgets)
+        let forgotten = self.relation.copy && forgets;
+        !forgotten && !region.private.is_empty()
     }
 
     fn first_protection(&self, region: &Region) -> u64 {

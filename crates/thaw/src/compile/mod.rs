@@ -93,6 +93,8 @@ pub(crate) struct Program {
     pub(crate) root: u64,
     /// How many threads come to the gate.
     pub(crate) arrivals: u64,
+    /// Where a mask with SIGCHLD alone and a time of zero lie.
+    pub(crate) drain: [u64; 2],
     /// Where the time lies that the interrupted call of a thread had left, by its number.
     pub(crate) remaining: HashMap<i32, u64>,
 }
@@ -116,6 +118,7 @@ struct Compiler<'a> {
     one: u64,
     failure: u64,
     long_wait: u64,
+    drain: [u64; 2],
     calls: Vec<Vec<InnerCall>>,
     fault_due: bool,
     remaining: HashMap<i32, u64>,
@@ -168,6 +171,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
     let failure = control.words(&[FAILURE]);
     // Bounds a wait for another process of the tree: it ends by itself should that one have failed.
     let long_wait = control.words(&[120, 0]);
+    let drain = [control.words(&[1 << (libc::SIGCHLD - 1)]), control.words(&[0, 0])];
     let mut compiler = Compiler {
         checkpoint,
         numbers,
@@ -182,6 +186,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
         one,
         failure,
         long_wait,
+        drain,
         calls,
         fault_due: true,
         remaining: HashMap::new(),
@@ -199,6 +204,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
         tapes: compiler.tapes,
         root,
         arrivals,
+        drain: compiler.drain,
         remaining: compiler.remaining,
     })
 }

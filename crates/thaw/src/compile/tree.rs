@@ -262,11 +262,10 @@ impl Compiler<'_> {
             let id = self.checkpoint.processes[child].pd.relation.pid.raw();
             self.about(script, index, Stage::Zombie, Subject::Id(id));
             let options = libc::WEXITED | libc::WNOWAIT | libc::__WALL;
-            script.call(libc::SYS_waitid, &[libc::P_PID as u64, id as u64, 0, options as u64, 0]);
+            script.call(libc::SYS_waitid, &[libc::P_PID.into(), id as u64, 0, options as u64, 0]);
         }
         // Their ends have been signalled; what was pending in the image is queued later.
-        let chld = self.control.words(&[1 << (libc::SIGCHLD - 1)]);
-        let at_once = self.control.words(&[0, 0]);
+        let [chld, at_once] = self.drain;
         for _ in 0..2 {
             script.attempt(libc::SYS_rt_sigtimedwait, &[chld, 0, at_once, 8]);
         }
