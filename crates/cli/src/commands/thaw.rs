@@ -143,7 +143,10 @@ fn render(plan: &Plan) -> String {
     let rows: Vec<Vec<String>> = plan
         .capabilities
         .iter()
-        .map(|capability| vec![format!("  {}", capability.route), output::printable(&capability.text)])
+        .map(|capability| {
+            let effect = capability.effect.as_deref().map_or_else(String::new, output::printable);
+            vec![format!("  {}", capability.route), output::printable(&capability.object), effect]
+        })
         .collect();
     text.push_str(&output::table(&rows));
     for note in &plan.notes {

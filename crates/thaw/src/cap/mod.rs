@@ -61,6 +61,17 @@ pub enum Route {
     Close,
 }
 
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Recreate => "recreate",
+            Self::Reopen => "reopen",
+            Self::Inherit(_) => "inherit",
+            Self::Close => "close",
+        })
+    }
+}
+
 /// What is done about a description.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Planned {
