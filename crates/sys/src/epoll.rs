@@ -64,8 +64,9 @@ fn add_all(adds: &[Add<'_>]) -> (usize, Result<()>) {
         let (epoll, file) = (moved[&add.epoll.as_raw_fd()], moved[&add.file.as_raw_fd()]);
         let mut event = libc::epoll_event { events: add.events, u64: add.data };
         // SAFETY: whatever was under that number in this thread's own table is not used by it: all that it uses was
-        // moved above every number. `event` is a live object.
+        // moved above every number.
         let result = check(unsafe { libc::dup2(file, add.number) }).and_then(|_| {
+            // SAFETY: `event` is a live object, and the call keeps no reference to it.
             check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, add.number, &raw mut event) })
         });
         if let Err(error) = result {

@@ -356,7 +356,7 @@ impl Late {
                     .about("duplicate", &description.capability)
             };
             match &description.capability {
-                Capability::TimerFd(timer) => late.timers.push((copy()?, timer.clone())),
+                Capability::TimerFd(timer) => late.timers.push((copy()?, *timer)),
                 Capability::Memfd(memfd) => {
                     let seals = checkpoint.dataspaces.get(memfd.dataspace.index());
                     let seals = seals.map_or(SealFlags::empty(), memfd::late_seals);

@@ -102,19 +102,17 @@ pub(super) fn make_reset(stream: &TcpStream, flags: u32) -> Result<OwnedFd, Erro
         (true, SocketAddr::V4(v4)) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
         (_, address) => address,
     };
-    match rustix::net::connect(&client, &target) {
-        Ok(()) => {
-            let accepted = rustix::net::accept_with(&server, SocketFlags::CLOEXEC).about("accept", what())?;
-            // struct linger: on, 0 seconds.
-            let linger = [1i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat();
-            set_option(&accepted, libc::SOL_SOCKET, libc::SO_LINGER, &linger).about("reset", what())?;
-            drop(accepted);
-            let mut fds = [PollFd::new(&client, PollFlags::IN)];
-            let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
-            let _ = poll(&mut fds, Some(&patience));
-        }
-        // No loopback interface is up in this network namespace: a socket without connection says ENOTCONN and EPIPE.
-        Err(_) => {}
+    // Where no loopback interface is up, as in a new network namespace, a socket without connection has to do: it says
+    // ENOTCONN and EPIPE.
+    if rustix::net::connect(&client, &target).is_ok() {
+        let accepted = rustix::net::accept_with(&server, SocketFlags::CLOEXEC).about("accept", what())?;
+        // struct linger: on, 0 seconds.
+        let linger = [1i32.to_ne_bytes(), 0i32.to_ne_bytes()].concat();
+        set_option(&accepted, libc::SOL_SOCKET, libc::SO_LINGER, &linger).about("reset", what())?;
+        drop(accepted);
+        let mut fds = [PollFd::new(&client, PollFlags::IN)];
+        let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let _ = poll(&mut fds, Some(&patience));
     }
     set_options(&client, &stream.inet.options);
     file::set_status(&client, flags).about("set the flags of", what())?;

@@ -262,9 +262,17 @@ pub(super) fn make(checkpoint: &Checkpoint, made: &mut [Option<OwnedFd>]) -> Res
     Ok(result)
 }
 
-/// Listening sockets of our own, by name.
+/// Listening sockets of our own, by type and name.
 #[derive(Default)]
-struct Servers(HashMap<(u8, Vec<u8>), (OwnedFd, Option<PathBuf>, UnixName)>);
+struct Servers(HashMap<(u8, Vec<u8>), Server>);
+
+struct Server {
+    fd: OwnedFd,
+    /// Its node, to be taken away.
+    node: Option<PathBuf>,
+    /// The name it really has.
+    name: UnixName,
+}
 
 impl Servers {
     /// Makes a connection to a socket named `name`; returns the accepted end and the connecting one, which is named
@@ -301,19 +309,19 @@ impl Servers {
             }
             rustix::net::listen(&server, 16)?;
             let node = node(&used);
-            self.0.insert(key.clone(), (server, node, used));
+            self.0.insert(key.clone(), Server { fd: server, node, name: used });
         }
-        let (server, _, used) = self.0.get(&key).ok_or(Errno::BADF)?;
-        connect(&connecting, used)?;
-        let accepted = rustix::net::accept_with(server, SocketFlags::CLOEXEC)?;
+        let server = self.0.get(&key).ok_or(Errno::BADF)?;
+        connect(&connecting, &server.name)?;
+        let accepted = rustix::net::accept_with(&server.fd, SocketFlags::CLOEXEC)?;
         Ok((accepted, connecting))
     }
 
     /// Closes them and takes their nodes away.
     fn close(self) {
-        for (server, node, _) in self.0.into_values() {
-            drop(server);
-            if let Some(node) = node {
+        for server in self.0.into_values() {
+            drop(server.fd);
+            if let Some(node) = server.node {
                 let _ = rustix::fs::unlink(node);
             }
         }
