@@ -1,6 +1,7 @@
 //! The project's chores: `cargo xtask help` lists them.
 #![forbid(unsafe_code)]
 
+mod demo;
 mod fuzz;
 mod kinds;
 mod licences;

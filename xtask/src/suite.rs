@@ -1,7 +1,7 @@
 //! Everything that must hold before a change is taken, as steps that are reported one by one.
 
 use crate::run::{Outcome, limited, watched};
-use crate::{fuzz, kinds, licences, records, setup};
+use crate::{demo, fuzz, kinds, licences, records, setup};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -65,6 +65,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
                 watched(&mut command, minutes(25), |line| tally.read(line))
             }),
         ),
+        ("demo", Box::new(|_| demo::run(root))),
         ("fuzz", Box::new(|_| fuzz::run(root, options.fuzz_seconds))),
     ];
     let mut tally = Tally::default();

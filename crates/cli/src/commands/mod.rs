@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod check;
+mod demo;
 mod export;
 mod freeze;
 mod gc;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Check(check::Options),
+    Demo(demo::Options),
     Export(export::Options),
     Freeze(freeze::Options),
     Gc(gc::Options),
@@ -36,6 +38,7 @@ impl Command {
     pub(crate) fn run(self, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
         match self {
             Command::Check(options) => check::run(&options, invocation),
+            Command::Demo(options) => demo::run(&options, invocation),
             Command::Export(options) => export::run(&options, invocation),
             Command::Freeze(options) => freeze::run(&options, invocation),
             Command::Gc(options) => gc::run(&options, invocation),

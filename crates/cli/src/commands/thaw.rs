@@ -4,6 +4,7 @@ use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
+use frost_thaw::cap::Route;
 use frost_thaw::{Ending, Options as How, Plan};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -73,6 +74,11 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     }
     for note in &plan.notes {
         output::note(&format!("note: {note}"));
+    }
+    for capability in &plan.capabilities {
+        if let Some(effect) = &capability.effect {
+            output::note(&output::printable(&format!("note: {}: {effect}", capability.object)));
+        }
     }
     let thawed = frost_thaw::thaw(&image, &plan, &how, &mut invocation.steps)
         .map_err(|error| trouble::of_thaw(what(), error))?;
@@ -144,8 +150,14 @@ fn render(plan: &Plan) -> String {
         .capabilities
         .iter()
         .map(|capability| {
-            let effect = capability.effect.as_deref().map_or_else(String::new, output::printable);
-            vec![format!("  {}", capability.route), output::printable(&capability.object), effect]
+            let route = match capability.route {
+                Route::Recreate => "recreate".to_owned(),
+                Route::Reopen => "reopen".to_owned(),
+                Route::Inherit(fd) => format!("inherit fd {fd}"),
+                Route::Close => "close".to_owned(),
+            };
+            let effect = capability.effect.as_ref().map(|effect| format!(": {effect}")).unwrap_or_default();
+            vec![format!("  {route}"), output::printable(&format!("{}{effect}", capability.object))]
         })
         .collect();
     text.push_str(&output::table(&rows));
