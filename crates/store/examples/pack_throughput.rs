@@ -30,11 +30,13 @@ fn main() {
             draft.pack().append(part).unwrap();
         });
         let written = began.elapsed();
-        let id = draft.commit(&sample::checkpoint(), Instance::default(), Then::End).unwrap().id;
+        let done = draft.commit(&sample::checkpoint(), Instance::default(), Then::End).unwrap();
         let committed = began.elapsed();
-        store.remove_name(&id.name).unwrap();
+        store.remove_name(&done.id.name).unwrap();
         let us = |time: Duration| time.as_micros();
-        println!("{mib} {} {} {} {}", us(plain_write), us(plain_sync), us(written), us(committed));
+        print!("{mib} {} {} {} {}", us(plain_write), us(plain_sync), us(written), us(committed));
+        done.steps.iter().for_each(|step| print!(" {}={}", step.name, step.us));
+        println!();
     }
 }
 

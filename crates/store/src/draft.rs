@@ -8,6 +8,7 @@ use crate::root::{
 };
 use frost_image::{Blocks, Header, ImageId, Instance, Name, Then, encode};
 use frost_model::Checkpoint;
+use frost_model::steps::{Step, Steps};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, FlockOperation, OFlags};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,9 @@ pub struct Committed {
     /// Images of the same program that were superseded, as their freezer had died before it ended the program.
     /// This commit removed them.
     pub replaced: Vec<ImageId>,
+    /// How long its steps took: `store.hash`, `store.encode`, `store.pack.sync`, `store.manifest.sync`,
+    /// `store.rename`.
+    pub steps: Vec<Step>,
 }
 
 impl Draft {
@@ -74,15 +78,21 @@ impl Draft {
     /// Whatever it is, there is no new image then, and the draft is gone. [`Error::NoSpace`] if there was no room;
     /// [`Error::Image`] if the checkpoint contradicts itself.
     pub fn commit(mut self, checkpoint: &Checkpoint, origin: Instance, then: Then) -> Result<Committed> {
-        fault("store.pack.sync", self.pack.path(), self.pack.len_bytes())?;
-        let blocks = self.pack.seal()?;
+        let mut steps = Steps::start();
+        let blocks = self.pack.finish_hash()?;
+        steps.end("store.hash");
         let bad = |source| Error::Image { path: self.place.show(MANIFEST), source };
         checkpoint.validate(blocks.len_bytes()).map_err(|malformed| bad(malformed.into()))?;
         // Its version stands in the header, and is known only under the lock.
         let id = ImageId { name: self.name.clone(), version: 1 };
         let mut header = Header::describe(id, checkpoint, origin, then);
         let bytes = encode(&mut header, checkpoint, &blocks).map_err(bad)?;
-        self.place.publish(header, bytes, &blocks)
+        steps.end("store.encode");
+        let sync = || {
+            fault("store.pack.sync", self.pack.path(), self.pack.len_bytes())?;
+            self.pack.sync()
+        };
+        self.place.publish(header, bytes, &blocks, sync, steps)
     }
 }
 
@@ -144,40 +154,50 @@ impl Place {
         self.root.remove_tree(&self.relative)
     }
 
-    /// Writes the manifest file and renames the whole to the next version of its name.
+    /// Writes the manifest file, syncs all and renames it to the next version of its name.
     ///
-    /// The pack is synced already. `header` gets the next version here, or keeps a later one; `bytes` is the
-    /// manifest file.
+    /// `header` gets the next version here, or keeps a later one; `bytes` is the manifest file. `sync_pack` makes the
+    /// pack survive a power loss.
+    ///
+    /// The order has a reason beyond safety: as the manifest is on its way to the device when the pack is synced, a
+    /// journaling file system writes its journal once for both, and what is left of the manifest is an overwrite.
     pub(crate) fn publish(
         mut self,
         mut header: Header,
         mut bytes: Vec<u8>,
         blocks: &Blocks,
+        sync_pack: impl FnOnce() -> Result<()>,
+        mut steps: Steps,
     ) -> Result<Committed> {
         let path = self.show(MANIFEST);
-        let failed = |errno| Error::write(&path, errno, bytes.len() as u64, || self.root.free_bytes());
+        let len_bytes = bytes.len() as u64;
+        let failed = |errno| Error::write(&path, errno, len_bytes, || self.root.free_bytes());
         let file = self.create(MANIFEST)?;
-        fault("store.manifest.write", &path, bytes.len() as u64)?;
-        write_all_at(file.as_fd(), &bytes[Header::LEN_BYTES..], Header::LEN_BYTES as u64).map_err(failed)?;
+        fault("store.manifest.write", &path, len_bytes)?;
+        write_all_at(file.as_fd(), &bytes, 0).map_err(failed)?;
+        // Only to make the sync below short.
+        let _ = frost_sys::writeback::start_writeback(file.as_fd(), 0, 0);
+        sync_pack()?;
+        steps.end("store.pack.sync");
 
         let lock = self.root.lock()?;
         let name = header.id.name.clone();
         header.id.version = next_version(&self.root, &name)?.max(header.id.version);
         bytes[..Header::LEN_BYTES].copy_from_slice(&header.encode());
-        let failed = |errno| Error::write(&path, errno, bytes.len() as u64, || self.root.free_bytes());
+        fault("store.manifest.sync", &path, len_bytes)?;
         write_all_at(file.as_fd(), &bytes[..Header::LEN_BYTES], 0).map_err(failed)?;
-        fault("store.manifest.sync", &path, bytes.len() as u64)?;
         fs::fdatasync(&file).map_err(failed)?;
         fs::fsync(&self.dir).map_err(failed)?;
+        steps.end("store.manifest.sync");
 
         let home = dir_of_name(&name);
-        if self.root.make_dir(&home)? {
-            self.root.sync_dir(IMAGES)?;
-        }
+        let is_new = self.root.make_dir(&home)?;
         let target = dir_of(&header.id);
         fault("store.rename", &path, 0)?;
         self.root.rename(&self.relative, &target)?;
-        let synced = fault("store.renamed", &path, 0).and_then(|()| self.root.sync_dir(&home));
+        let synced = fault("store.renamed", &path, 0)
+            .and_then(|()| self.root.sync_dir(&home))
+            .and_then(|()| if is_new { self.root.sync_dir(IMAGES) } else { Ok(()) });
         if let Err(error) = synced {
             // It may not survive a power loss, so it must not be taken for an image.
             self.root.rename(&target, &self.relative)?;
@@ -192,7 +212,9 @@ impl Place {
         let _ = fs::flock(&self.dir, FlockOperation::Unlock);
         let replaced = remove_superseded(&self.root, &header);
         drop(lock);
-        Ok(Committed { id: header.id, bytes: bytes.len() as u64 + blocks.len_bytes(), replaced })
+        steps.end("store.rename");
+        let bytes = len_bytes + blocks.len_bytes();
+        Ok(Committed { id: header.id, bytes, replaced, steps: steps.into_done() })
     }
 }
 

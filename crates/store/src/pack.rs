@@ -163,8 +163,8 @@ impl PackWriter {
         &self.path
     }
 
-    /// Ends the pack: hashes what is left, and makes its bytes survive a power loss.
-    pub(crate) fn seal(&mut self) -> Result<Blocks> {
+    /// Ends the pack, and hashes what is left of it.
+    pub(crate) fn finish_hash(&mut self) -> Result<Blocks> {
         // Reserved bytes at the end that nobody wrote are zeros; the file is made as long as the pack.
         within_limit(self.end)
             .and_then(|()| fs::ftruncate(self.file(), self.end))
@@ -185,8 +185,12 @@ impl PackWriter {
             let why = std::io::Error::other("it was made shorter while it was written");
             return Err(Error::io("read back", &self.path, why));
         }
-        fs::fdatasync(self.file()).map_err(|errno| self.write_error(errno, end))?;
         Ok(tree.finish())
+    }
+
+    /// Makes the bytes of the pack survive a power loss.
+    pub(crate) fn sync(&self) -> Result<()> {
+        fs::fdatasync(self.file()).map_err(|errno| self.write_error(errno, self.end))
     }
 
     fn no_space(&self, limit: SpaceLimit, needed_bytes: u64) -> Error {

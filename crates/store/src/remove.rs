@@ -47,7 +47,7 @@ impl Store {
     pub fn remove_name(&self, name: &Name) -> Result<Removed> {
         let lock = self.root.lock()?;
         let present = versions(&self.root, name)?;
-        if present.is_empty() && !self.root.exists(dir_of_name(name)) {
+        if present.is_empty() {
             return Err(Error::NoSuchImage { spec: name.to_string(), versions: present });
         }
         let place = Place::adopt(&self.root, name, &dir_of_name(name))?;

@@ -11,6 +11,7 @@ use crate::image::{PackBlocks, open_manifest, read_blocks, read_part};
 use crate::root::{PACK, fault};
 use crate::store::Store;
 use frost_image::{Blocks, COMPRESSED_LIMIT_BYTES, Digest, Header, ImageId, Name, SeekTable, decode};
+use frost_model::steps::Steps;
 use rustix::fd::AsFd;
 use rustix::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -73,6 +74,7 @@ impl Store {
     /// [`Error::Image`], its path being `input`, if the stream is cut short, damaged, too new, or no image;
     /// [`Error::Io`] if `input` fails; [`Error::NoSpace`]. There is no new image then.
     pub fn import(&self, input: &mut dyn Read, name: Option<&Name>) -> Result<Imported> {
+        let mut steps = Steps::start();
         let mut input = Hashed::new(input);
         let start: [u8; 16] = input.array("stream")?;
         if start[..8] != MAGIC {
@@ -120,10 +122,13 @@ impl Store {
             writer.write(raw, held.start)?;
         }
         input.finish()?;
-        fault("store.import.sync", &path, pack_bytes)?;
-        fs::fdatasync(&file)
-            .map_err(|errno| Error::write(&path, errno, pack_bytes, || self.root.free_bytes()))?;
-        let committed = place.publish(header, bytes, &blocks)?;
+        steps.end("store.receive");
+        let sync = || {
+            fault("store.import.sync", &path, pack_bytes)?;
+            fs::fdatasync(&file)
+                .map_err(|errno| Error::write(&path, errno, pack_bytes, || self.root.free_bytes()))
+        };
+        let committed = place.publish(header, bytes, &blocks, sync, steps)?;
         Ok(Imported { exported, committed })
     }
 }
