@@ -54,7 +54,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
         (
             "docs",
             Box::new(|_| {
-                let mut command = cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+                // Nothing here is published: who reads these pages works on the code.
+                let arguments = ["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"];
+                let mut command = cargo(&arguments);
                 limited(command.env("RUSTDOCFLAGS", "-D warnings"), minutes(5))
             }),
         ),

@@ -2,7 +2,7 @@
 //!
 //! This crate is the only one that prints, reads the environment or knows a terminal. A command is one file of
 //! [`commands`]; it gets its own options and the [`Invocation`], and returns how it ended. What went wrong comes back
-//! as a [`Failure`](failure::Failure), which [`failure`] renders and turns into an exit status.
+//! as a [`Failure`], which [`failure`] renders and turns into an exit status.
 #![forbid(unsafe_code)]
 
 mod commands;

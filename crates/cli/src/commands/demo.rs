@@ -87,8 +87,8 @@ pub(crate) fn run(_options: &Options, invocation: &mut Invocation) -> Result<Exi
             .into());
     }
     output::line(&format!(
-        "  Gone: there is no process {pid}; {} later the file still ends with {still_at}.",
-        format!("{:.1} s", WHILE.as_secs_f64())
+        "  Gone: there is no process {pid}; {:.1} s later the file still ends with {still_at}.",
+        WHILE.as_secs_f64()
     ))?;
     invocation.steps.end("demo.freeze");
 

@@ -1,6 +1,6 @@
 //! `frost thaw`: an image to a running program.
 
-use crate::failure::{Failure, Status, Told};
+use crate::failure::{Failure, Status};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;

@@ -7,6 +7,8 @@
 //!
 //! Nothing here waits: files and fifos are opened with O_NONBLOCK at first, sockets are filled with MSG_DONTWAIT.
 
+mod device;
+mod directory;
 mod epoll;
 mod error;
 mod eventfd;
@@ -29,7 +31,6 @@ pub use crate::compile::InnerCall;
 pub use error::Error;
 
 use error::About;
-use file::Same;
 use frost_model::cap::{Capability, Content, Description};
 use frost_model::clock::Clocks;
 use frost_model::{Checkpoint, DescriptionId, Obstacle, Pid, Process};
@@ -144,12 +145,12 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
             },
             Capability::Directory(directory) => {
                 route = Route::Reopen;
-                let opened = file::open(&directory.file, description.flags, Same::Node);
+                let opened = directory::open(directory, description.flags);
                 opened.err().into_iter().for_each(add);
             }
             Capability::Device(device) => {
                 route = Route::Reopen;
-                let opened = file::open(&device.file, description.flags, Same::Device);
+                let opened = device::open(device, description.flags);
                 opened.err().into_iter().for_each(add);
             }
             Capability::Fifo(fifo) => {
@@ -305,11 +306,11 @@ fn make(description: &Description, route: Route, objects: &mut Objects) -> Resul
             }
         },
         Capability::Directory(directory) => {
-            let fd = file::open(&directory.file, flags, Same::Node).map_err(changed)?;
+            let fd = directory::open(directory, flags).map_err(changed)?;
             regular::seek(&fd, flags, directory.position).about("seek in", what())?;
             fd
         }
-        Capability::Device(device) => file::open(&device.file, flags, Same::Device).map_err(changed)?,
+        Capability::Device(device) => device::open(device, flags).map_err(changed)?,
         Capability::Pipe(end) => {
             let made = objects.pipes.get_mut(&end.pipe.index()).ok_or(missing).about("make", what())?;
             made.description(flags).about("make", what())?
