@@ -214,3 +214,31 @@ fn a_superseded_image_is_replaced_by_the_next_freeze() {
     assert_eq!(store.versions(&first.name).unwrap(), [1, 3], "a snapshot stays");
     assert_eq!(std::fs::read_dir(dir.path().join("drafts")).unwrap().count(), 0);
 }
+
+#[test]
+fn of_many_that_thaw_one_image_one_succeeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let id = commit(&store, "web", &pages(7));
+    // Ten processes, each of which would be the program.
+    let mut children: Vec<_> =
+        (0..10).map(|_| std::process::Command::new("sleep").arg("60").spawn().unwrap()).collect();
+    let instances: Vec<_> =
+        children.iter().map(|child| observe(child.id() as i32).unwrap().unwrap()).collect();
+    let won: usize = std::thread::scope(|scope| {
+        let claims: Vec<_> = instances
+            .iter()
+            .map(|instance| {
+                let (store, id) = (open(dir.path()), &id);
+                scope.spawn(move || usize::from(store.claim(id, instance).is_ok()))
+            })
+            .collect();
+        claims.into_iter().map(|claim| claim.join().unwrap()).sum()
+    });
+    for child in &mut children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(won, 1);
+    assert_eq!(store.state(&id).unwrap(), State::Frozen, "and it has ended");
+}

@@ -10,6 +10,7 @@ use frost_store::{Error, GcOptions, ImageId, Instance, Name, OpenOptions, SpaceL
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const STEPS: [&str; 5] =
@@ -86,6 +87,7 @@ fn child() {
             assert_eq!(assert_whole(&open(root)), [1]);
         }
         "full disk" => full_disk(root),
+        "power loss" => power_loss(root),
         "small files" => small_files(root),
         other => panic!("no such job: {other}"),
     }
@@ -166,7 +168,7 @@ fn processes_that_commit_at_once_get_versions_of_their_own() {
 
 #[test]
 fn a_full_tmpfs_is_told_and_nothing_is_lost() {
-    full_disk_of("mount -t tmpfs -o size=8m,mode=700 none DIR");
+    in_mount("mount -t tmpfs -o size=8m,mode=700 none DIR", "full disk");
 }
 
 /// As ext4 allocates blocks when it writes them back, that it is full may show as late as in the sync.
@@ -174,32 +176,86 @@ fn a_full_tmpfs_is_told_and_nothing_is_lost() {
 fn a_full_ext4_is_told_and_nothing_is_lost() {
     let make =
         "truncate -s 9m DIR/image && mkfs.ext4 -q -m 0 -I 256 DIR/image && mount -o loop DIR/image DIR";
-    full_disk_of(make);
+    in_mount(make, "full disk");
 }
 
-/// Runs the job in a mount namespace of its own, so that nothing of it remains, however it ends.
-fn full_disk_of(mount: &str) {
-    let dir = tempfile::tempdir().unwrap();
-    let mount = mount.replace("DIR", &format!("'{}'", dir.path().display()));
-    let mount = format!("PATH=$PATH:/usr/sbin:/sbin; {mount} && exec \"$@\"");
-    let root = rustix::process::geteuid().is_root();
-    let unshare: &[&str] = if root { &["unshare", "-m"] } else { &["unshare", "-rm"] };
-    let probe =
-        Command::new(unshare[0]).args(&unshare[1..]).args(["sh", "-c", &mount, "sh", "true"]).output();
-    match probe {
+/// What a device holds at some instant is what is left of a store when the power goes.
+#[test]
+fn what_was_committed_survives_a_power_loss() {
+    let make = "truncate -s 40m DIR/image && mkfs.ext4 -q -m 0 -I 256 DIR/image && mkdir DIR/disk DIR/after && \
+                mount -o loop DIR/image DIR/disk && mkdir DIR/disk/store";
+    in_mount(make, "power loss");
+}
+
+/// Runs a job in a mount namespace of its own, so that nothing of it remains, however it ends.
+fn in_mount(mount: &str, job: &str) {
+    // The probe and the job both begin with an empty directory.
+    let run = |last: &dyn Fn(&[&str], &Path)| {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = mount.replace("DIR", &format!("'{}'", dir.path().display()));
+        let mount = format!("PATH=$PATH:/usr/sbin:/sbin; {mount} && exec \"$@\"");
+        let user = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
+        last(&["unshare", user, "sh", "-c", &mount, "sh"], dir.path());
+    };
+    let reason = std::cell::RefCell::new(None);
+    run(&|wrapper, _| match Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").output() {
         Ok(output) if output.status.success() => {}
-        Ok(output) => {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            eprintln!("skipped: cannot mount a small file system: {}", why.trim());
-            return;
-        }
-        Err(error) => {
-            eprintln!("skipped: cannot run unshare: {error}");
-            return;
-        }
+        Ok(output) => *reason.borrow_mut() = Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => *reason.borrow_mut() = Some(format!("cannot run unshare: {error}")),
+    });
+    match reason.into_inner() {
+        Some(reason) => eprintln!("skipped: cannot mount a small file system: {reason}"),
+        None => run(&|wrapper, dir| println!("{}", finish(spawn(wrapper, job, dir, "")))),
     }
-    let wrapper = [unshare, &["sh", "-c", &mount, "sh"]].concat();
-    println!("{}", finish(spawn(&wrapper, "full disk", dir.path(), "")));
+}
+
+/// Commits to a file system in a file, and looks at copies of that file, taken while nothing moves.
+fn power_loss(dir: &Path) {
+    let run = |command: &str| {
+        let command = command.replace("DIR", &format!("'{}'", dir.display()));
+        let output = Command::new("sh").arg("-c").arg(&command).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let store = dir.join("disk/store");
+    let mut lost_drafts = 0;
+    for round in 0..20u64 {
+        let mut child = spawn(&[], "commit forever", &store, "");
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let committed: Arc<Mutex<Vec<u32>>> = Arc::default();
+        let seen = Arc::clone(&committed);
+        let reader = std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                if let Some((_, version)) = line.rsplit_once("committed ") {
+                    seen.lock().unwrap().push(version.parse().unwrap());
+                }
+            }
+        });
+        while committed.lock().unwrap().len() < 2 {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_micros(round * 7919 % 20_000));
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let committed_then = committed.lock().unwrap().clone();
+        // What lies in the page cache of the inner file system only is not in this copy.
+        run("cp --sparse=always DIR/image DIR/copy");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        reader.join().unwrap();
+
+        run("mount -o loop DIR/copy DIR/after");
+        let after = open(&dir.join("after/store"));
+        lost_drafts += after.swept().len();
+        let versions = assert_whole(&after);
+        for version in committed_then {
+            assert!(versions.contains(&version), "version {version} was committed, and is lost");
+        }
+        drop(after);
+        run("umount DIR/after");
+        // Make room, and begin each round with as little.
+        drop(open(&store).remove_name(&web()));
+    }
+    println!("{lost_drafts} drafts were found after 20 power losses");
 }
 
 /// In a file system of about 8 MiB.
