@@ -86,7 +86,9 @@ fn a_lasting_vfork_is_told_by_name() {
 }
 
 refused! {
+    fifo_deleted "deleted"
     thread_leader_gone "main thread"
+    unix_pending_data "not accepted"
     tree_traced "trac"
     place_deleted_directory "working directory"
 }
@@ -131,7 +133,6 @@ carried! {
     eventfd_full
     fifo_open
     fifo_one_end
-    fifo_deleted
     file_private_untouched
     file_private_written
     file_private_read_only

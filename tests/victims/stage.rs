@@ -18,6 +18,7 @@ pub(crate) type Verdict = Result<(), String>;
 pub(crate) struct Stage {
     dir: PathBuf,
     go: CString,
+    ready: [CString; 2],
     leader: i32,
     children: Mutex<Vec<i32>>,
 }
@@ -29,7 +30,8 @@ impl Stage {
         let dir = PathBuf::from(dir);
         let go = c(&dir.join("go").to_string_lossy());
         let leader = unsafe { libc::getpid() };
-        Self { dir, go, leader, children: Mutex::default() }
+        let ready = ["ready.draft", "ready"].map(|name| c(&dir.join(name).to_string_lossy()));
+        Self { dir, go, ready, leader, children: Mutex::default() }
     }
 
     /// Runs a victim to its end and tells the verdict.
@@ -66,7 +68,18 @@ impl Stage {
     }
 
     pub(crate) fn ready(&self) {
-        self.announce("ready", &self.leader.to_string());
+        self.draft_ready();
+        self.say_ready();
+    }
+
+    fn draft_ready(&self) {
+        std::fs::write(self.path("ready.draft"), self.leader.to_string())
+            .expect("the victim's directory is writable");
+    }
+
+    /// Allocates nothing and opens nothing: from here on the freeze may come.
+    fn say_ready(&self) {
+        unsafe { libc::rename(self.ready[0].as_ptr(), self.ready[1].as_ptr()) };
     }
 
     /// Whether `go` was said.
@@ -98,8 +111,9 @@ impl Stage {
     fn freeze_with(&self, compare_maps: bool) -> Verdict {
         let facts = Facts::look();
         let before = monotonic();
-        self.ready();
+        self.draft_ready();
         let maps = Maps::look(0);
+        self.say_ready();
         let mut last = monotonic();
         while !self.gone() {
             nap(Duration::from_millis(2));

@@ -17,6 +17,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("unix_peer_closed", peer_closed),
     ("unix_listening", listening),
     ("unix_pending_connection", pending_connection),
+    ("unix_pending_data", pending_data),
     ("unix_abstract", abstract_name),
     ("unix_datagram_named", datagram_named),
     ("unix_rights_in_flight", rights_in_flight),
@@ -133,13 +134,23 @@ fn listening(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-/// Connected, and written to, but not yet accepted.
+/// Connected, but not yet accepted.
 fn pending_connection(stage: &Stage) -> Verdict {
+    pending(stage, b"")
+}
+
+/// Connected and written to, but not yet accepted.
+fn pending_data(stage: &Stage) -> Verdict {
+    pending(stage, b"hel")
+}
+
+fn pending(stage: &Stage, early: &[u8]) -> Verdict {
     let path = stage.path("socket");
     let listener = text(UnixListener::bind(&path))?;
     let mut client = text(UnixStream::connect(&path))?;
-    text(client.write_all(b"hello"))?;
+    text(client.write_all(early))?;
     stage.freeze_here()?;
+    text(client.write_all(&b"hello"[early.len()..]))?;
     let (mut server, _) = text(listener.accept())?;
     let mut bytes = [0; 5];
     text(server.read_exact(&mut bytes))?;
