@@ -14,6 +14,7 @@ use frost_model::pd::Life;
 use frost_model::{Process, Steps};
 use frost_sys::proc;
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
+use frost_tracee::elapsed;
 use frost_tracee::restart::{ORIG_RAX, RAX, RIP};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -290,12 +291,12 @@ fn final_registers(thread: &Thread, primed: Option<i64>) -> [u64; REGISTER_WORDS
         return registers;
     }
     if let Restart::Reissue { remaining } = thread.restart {
-        if let Some(remaining) = remaining
-            && matches!(registers[ORIG_RAX] as libc::c_long, libc::SYS_epoll_wait | libc::SYS_epoll_pwait)
-        {
-            registers[R10] = whole_millis(remaining);
-        }
-        registers = frost_tracee::restart::reissued(&registers);
+        let tid = thread.tid.raw();
+        let shortened = remaining.and_then(|left| {
+            let left = Duration::from_nanos(u64::try_from(left.as_nanos()).ok()?);
+            elapsed::shortened(tid, &registers, left, &proc::bare_mappings(tid).ok()?)
+        });
+        registers = shortened.unwrap_or_else(|| frost_tracee::restart::reissued(&registers));
     }
     registers
 }

@@ -43,32 +43,37 @@ pub fn remaining(thread: &StoppedThread) -> Option<Duration> {
     Some(whole.saturating_sub(thread.asleep?.since()?))
 }
 
-/// Returns the registers with which a thread issues its call again with what is left of its timeout; `None` if it
-/// has no timeout, or none that can be shortened: then the call gets its full time.
+/// Returns the registers with which thread `tid`, stopped with `registers` in a call that is issued again, waits for
+/// `left` only; `None` if the call has no timeout, or none that can be shortened: then it gets its full time.
 ///
-/// A timeout in memory is replaced by one below the thread's stack, which nothing there outlives.
-pub(crate) fn shortened(thread: &StoppedThread, mappings: &[Mapping]) -> Option<[u64; REGISTER_WORDS]> {
-    let left = remaining(thread)?;
-    let mut registers = restart::reissued(&thread.registers);
-    let argument = match thread.registers[ORIG_RAX] as libc::c_long {
+/// A timeout in memory is replaced by one below the thread's stack, which nothing there outlives. `mappings` are those
+/// of its process.
+pub fn shortened(
+    tid: i32,
+    registers: &[u64; REGISTER_WORDS],
+    left: Duration,
+    mappings: &[Mapping],
+) -> Option<[u64; REGISTER_WORDS]> {
+    let mut again = restart::reissued(registers);
+    let argument = match registers[ORIG_RAX] as libc::c_long {
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => {
             // Rounded up, so that nobody wakes too soon.
-            registers[R10] = left.as_micros().div_ceil(1000) as u64;
-            return Some(registers);
+            again[R10] = left.as_micros().div_ceil(1000) as u64;
+            return Some(again);
         }
         libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => R10,
         libc::SYS_rt_sigtimedwait => RDX,
         _ => return None,
     };
-    let address = frame::room_on_stack(thread.registers[RSP], 16, mappings)?;
+    let address = frame::room_on_stack(registers[RSP], 16, mappings)?;
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&left.as_secs().to_ne_bytes());
     bytes[8..].copy_from_slice(&u64::from(left.subsec_nanos()).to_ne_bytes());
-    if memory::write(thread.tid, address, &bytes) != Ok(16) {
+    if memory::write(tid, address, &bytes) != Ok(16) {
         return None;
     }
-    registers[argument] = address;
-    Some(registers)
+    again[argument] = address;
+    Some(again)
 }
 
 fn timespec(tid: i32, address: u64) -> Option<Duration> {

@@ -150,7 +150,9 @@ impl StoppedProcess {
         }
         let mappings = proc::bare_mappings(self.pid).unwrap_or_default();
         for thread in again {
-            if let Some(registers) = elapsed::shortened(thread, &mappings) {
+            let shortened = elapsed::remaining(thread)
+                .and_then(|left| elapsed::shortened(thread.tid, &thread.registers, left, &mappings));
+            if let Some(registers) = shortened {
                 // If it cannot be set it is gone, or goes on with the full time.
                 let _ = ptrace::set_registers(thread.tid, &registers);
             }
