@@ -42,7 +42,7 @@ use frost_model::cap::{Capability, Description, Message, Objects, OutsideKind, O
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId, TargetFd};
 use frost_model::pd::Descriptor;
 use frost_model::ram::Dataspace;
-use frost_model::{Obstacle, Pid};
+use frost_model::{BytePath, Obstacle, Pid};
 use frost_sys::fdinfo::FdInfo;
 use frost_sys::kcmp::{Resource, kcmp};
 use frost_sys::pidfd::pidfd_getfd;
@@ -165,6 +165,7 @@ impl Catalog {
         catalog.look_at_unix(motion, &mut refusals)?;
         catalog.look_at_pipes();
         catalog.look_at_watches(motion, &mut refusals)?;
+        catalog.look_at_holders(&mut refusals)?;
         for (index, refusal) in refusals {
             let place = &catalog.held[index].place;
             obstacles.push(obstacle(place, refusal));
@@ -254,6 +255,7 @@ impl Catalog {
                 self.found[index].as_ref().ok_or_else(|| Error::Refused { object: held.describe() })?;
             let capability = match found {
                 Found::Named(path) => regular::capture_named(held, path.clone(), files, sink)?,
+                Found::OfProcess(pid, path) => self.capture_of_process(held, *pid, path)?,
                 Found::Unnamed => regular::capture_of_unnamed(held, self.unnamed_id(held)?)?,
                 Found::Directory(path) => directory::capture(held, path.clone())?,
                 Found::Device(path) => device::capture(held, path.clone())?,
@@ -267,7 +269,8 @@ impl Catalog {
                         .get(&held.key())
                         .ok_or_else(|| Error::Refused { object: held.describe() })?;
                     let file = regular::reference(held, path.clone())?;
-                    Capability::Fifo(frost_model::cap::Fifo { file, pipe: *pipe })
+                    let deleted = held.stat.st_nlink == 0;
+                    Capability::Fifo(frost_model::cap::Fifo { file, deleted, pipe: *pipe })
                 }
                 Found::EventFd => eventfd::capture(held)?,
                 Found::Epoll => self.capture_epoll(held)?,
@@ -447,6 +450,20 @@ impl Catalog {
                 continue;
             }
             for seen in epoll::watches(held, &self.held)? {
+                if seen.description.is_some_and(|watched| !self.can_add(index, watched, seen.number)) {
+                    refusals.push((
+                        index,
+                        Refusal::new(
+                            "epoll instance",
+                            format!(
+                                "it watches a signalfd or a file of a process that was added as fd {}, which no \
+                                 process has under that number any more",
+                                seen.number
+                            ),
+                            "let the program remove the watch",
+                        ),
+                    ));
+                }
                 if seen.description.is_none() && motion == Motion::Stopped {
                     refusals.push((
                         index,
@@ -465,6 +482,86 @@ impl Catalog {
         Ok(())
     }
 
+    /// Whether a watch can be made again: one that only a process can add needs one that has both descriptors.
+    fn can_add(&self, epoll: usize, watched: usize, number: i32) -> bool {
+        if !matches!(self.found[watched], Some(Found::SignalFd | Found::PidFd | Found::OfProcess(..))) {
+            return true;
+        }
+        let (epoll, watched) = (DescriptionId::new(epoll as u32), DescriptionId::new(watched as u32));
+        self.tables.values().any(|table| {
+            table.iter().any(|entry| entry.description == epoll)
+                && table.iter().any(|entry| entry.description == watched && entry.fd.raw() == number)
+        })
+    }
+
+    /// Refuses what only one process can have or make again, if others have it too.
+    fn look_at_holders(&self, refusals: &mut Vec<(usize, Refusal)>) -> Result<(), Error> {
+        for (index, held) in self.held.iter().enumerate() {
+            match &self.found[index] {
+                Some(Found::OfProcess(pid, path)) => {
+                    let own = self.members.inner(*pid);
+                    let holders = self.holders(index);
+                    let of_thread = path.as_bytes().starts_with(b"task/");
+                    if holders.is_empty() || of_thread || holders.iter().any(|holder| Some(*holder) != own) {
+                        refusals.push((
+                            index,
+                            Refusal::new(
+                                format!("file of /proc {}", held.name()),
+                                "it tells of a process or thread other than the one that has it open",
+                                "let the program close it first",
+                            ),
+                        ));
+                    }
+                }
+                Some(Found::PidFd) => {
+                    if let Ok(Some(target)) = pidfd::target(held, &self.members)? {
+                        let holders = self.holders(index);
+                        let near = |holder: &Pid| self.is_known_to(target, *holder);
+                        if holders.is_empty() || !holders.iter().all(near) {
+                            refusals.push((
+                                index,
+                                Refusal::new(
+                                    format!("pidfd of process {target}"),
+                                    "one who has it is neither that process, nor its parent, nor below it",
+                                    "let the program close it first",
+                                ),
+                            ));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The processes that have a description, by their inner pids; none for one in flight only.
+    fn holders(&self, index: usize) -> Vec<Pid> {
+        let id = DescriptionId::new(index as u32);
+        let has = |table: &Vec<Descriptor>| table.iter().any(|entry| entry.description == id);
+        self.tables.iter().filter(|(_, table)| has(table)).map(|(pid, _)| *pid).collect()
+    }
+
+    /// Whether `target` exists for sure when `holder` is being made again: as itself, its child, or above it.
+    fn is_known_to(&self, target: Pid, holder: Pid) -> bool {
+        let parent = |inner: Pid| {
+            let outer = self.members.0.iter().find(|(_, i)| *i == inner).map(|(outer, _)| *outer)?;
+            self.members.inner(Pid::new(frost_sys::proc::stat(outer.raw()).ok()?.ppid))
+        };
+        // A child that ended is no member; it was recognised by its parent.
+        if target == holder || parent(target).is_none_or(|parent| parent == holder) {
+            return true;
+        }
+        let mut above = parent(holder);
+        while let Some(process) = above {
+            if process == target {
+                return true;
+            }
+            above = parent(process);
+        }
+        false
+    }
+
     fn capture_pipe(&self, ends: &pipe::Ends) -> Result<Pipe, Error> {
         let descriptions = || ends.descriptions.iter().map(|index| &self.held[*index]);
         let reader = descriptions().find(|held| held.is_readable());
@@ -472,6 +569,20 @@ impl Catalog {
         match self.found[ends.descriptions[0]] {
             Some(Found::Fifo(_)) => fifo::capture(ends, first, reader),
             _ => pipe::capture(ends, first, reader.map(|held| held.fd.as_fd())),
+        }
+    }
+
+    /// Captures a file below /proc/PID, under the pid inside.
+    fn capture_of_process(&self, held: &Held, pid: Pid, path: &BytePath) -> Result<Capability, Error> {
+        let inner = self.members.inner(pid).ok_or_else(|| Error::Refused { object: held.describe() })?;
+        let mut inside = format!("/proc/{inner}").into_bytes();
+        if !path.as_bytes().is_empty() {
+            inside.push(b'/');
+            inside.extend_from_slice(path.as_bytes());
+        }
+        match rustix::fs::FileType::from_raw_mode(held.stat.st_mode) {
+            rustix::fs::FileType::Directory => directory::capture(held, BytePath::new(inside)),
+            _ => regular::capture_named(held, BytePath::new(inside), false, &mut Vec::new()),
         }
     }
 

@@ -13,7 +13,7 @@ pub(super) fn target(held: &Held, members: &Members) -> Result<Result<Option<Pid
     Ok(match pid {
         // -1 is a process that was waited for, 0 one of another pid namespace (fs/pidfs.c).
         Some(-1) => Ok(None),
-        Some(pid) => match members.inner(Pid::new(pid)) {
+        Some(pid) => match members.inner(Pid::new(pid)).or_else(|| zombie(pid, members)) {
             Some(inner) => Ok(Some(inner)),
             None => Err(Refusal::new(
                 format!("pidfd of process {pid}"),
@@ -23,6 +23,14 @@ pub(super) fn target(held: &Held, members: &Members) -> Result<Result<Option<Pid
         },
         None => Err(Refusal::new("pidfd", "the kernel does not tell of which process", "close it first")),
     })
+}
+
+/// Returns the inner pid of a child of the tree that has ended and was not waited for.
+fn zombie(pid: i32, members: &Members) -> Option<Pid> {
+    let stat = frost_sys::proc::stat(pid).ok().filter(|stat| stat.is_zombie())?;
+    members.inner(Pid::new(stat.ppid))?;
+    let status = frost_sys::proc::status(pid).ok()?;
+    Some(Pid::new(status.inner_pids.last().copied().unwrap_or(pid)))
 }
 
 /// Captures a pidfd.

@@ -1,7 +1,8 @@
 //! What a description is, and whether that can be carried.
 
+use super::held::without_deleted;
 use super::{Error, Held, device, eventfd, memfd, regular};
-use frost_model::BytePath;
+use frost_model::{BytePath, Pid};
 use frost_sys::sock::int_option;
 use rustix::fs::{FileType, OFlags, major, minor};
 
@@ -10,6 +11,9 @@ use rustix::fs::{FileType, OFlags, major, minor};
 pub(super) enum Found {
     Named(BytePath),
     Unnamed,
+    /// A file or directory that the kernel makes for one process, by that process' pid as we see it, and the path below
+    /// its directory in /proc.
+    OfProcess(Pid, BytePath),
     Directory(BytePath),
     Device(BytePath),
     Pipe,
@@ -69,18 +73,15 @@ pub(super) fn recognise(held: &Held, memfds: Option<u64>) -> Result<Result<Found
         });
     }
     Ok(match kind {
-        FileType::RegularFile => match special_file_system(held) {
-            Some(refusal) => Err(refusal),
-            None => regular::recognise(held),
+        FileType::RegularFile => match (of_process(held), special_file_system(held)) {
+            (Some((pid, path)), _) => Ok(Found::OfProcess(pid, path)),
+            (None, Some(refusal)) => Err(refusal),
+            (None, None) => regular::recognise(held),
         },
         FileType::Directory => named_directory(held),
         FileType::CharacterDevice => character_device(held),
         FileType::Fifo if link.starts_with(b"pipe:") => Ok(Found::Pipe),
-        FileType::Fifo if held.stat.st_nlink == 0 => Err(Refusal::new(
-            format!("fifo {}", held.name()),
-            "it was deleted, so it cannot be opened again",
-            CLOSE_FIRST,
-        )),
+        FileType::Fifo if held.stat.st_nlink == 0 => Ok(Found::Fifo(without_deleted(link))),
         FileType::Fifo => regular::named_path(held).map(Found::Fifo),
         FileType::Socket => socket(held),
         FileType::BlockDevice => Err(Refusal::new(
@@ -137,15 +138,6 @@ fn special_file_system(held: &Held) -> Option<Refusal> {
     let magic = rustix::fs::fstatfs(&held.fd).ok()?.f_type as u32;
     // Magic numbers of include/uapi/linux/magic.h.
     let (what, reason) = match magic {
-        0x9fa0 => {
-            // Files of /proc/PID and /proc/self tell of one process; those elsewhere tell of the system.
-            let name = held.name();
-            let first = name.strip_prefix("/proc/").and_then(|rest| rest.split('/').next());
-            if !first.is_some_and(|first| first.bytes().all(|byte| byte.is_ascii_digit())) {
-                return None;
-            }
-            ("file of /proc", "it tells of one process, and was partly read")
-        }
         0x6e73_6673 => ("namespace", "it cannot be opened again"),
         0x1980_0202 => ("POSIX message queue", "its messages cannot be read without taking them"),
         0x5049_4446 => ("pidfd", "the kernel does not tell of which process"),
@@ -158,6 +150,18 @@ fn special_file_system(held: &Held) -> Option<Refusal> {
     Some(Refusal::new(format!("{what} {}", held.name()), reason, CLOSE_FIRST))
 }
 
+/// Recognises what lies below `/proc/PID`.
+fn of_process(held: &Held) -> Option<(Pid, BytePath)> {
+    // PROC_SUPER_MAGIC of include/uapi/linux/magic.h.
+    if rustix::fs::fstatfs(&held.fd).ok()?.f_type as u32 != 0x9fa0 {
+        return None;
+    }
+    let link = held.link.as_deref()?.strip_prefix(b"/proc/")?;
+    let end = link.iter().position(|byte| *byte == b'/').unwrap_or(link.len());
+    let pid = std::str::from_utf8(&link[..end]).ok()?.parse().ok()?;
+    Some((Pid::new(pid), BytePath::new(link.get(end + 1..).unwrap_or_default())))
+}
+
 fn named_directory(held: &Held) -> Result<Found, Refusal> {
     if held.stat.st_nlink == 0 {
         return Err(Refusal::new(
@@ -166,14 +170,8 @@ fn named_directory(held: &Held) -> Result<Found, Refusal> {
             CLOSE_FIRST,
         ));
     }
-    let name = held.name();
-    let process = name.strip_prefix("/proc/").and_then(|rest| rest.split('/').next());
-    if process.is_some_and(|first| !first.is_empty() && first.bytes().all(|byte| byte.is_ascii_digit())) {
-        return Err(Refusal::new(
-            format!("directory {name}"),
-            "it tells of one process, which may be another one after the thaw",
-            CLOSE_FIRST,
-        ));
+    if let Some((pid, path)) = of_process(held) {
+        return Ok(Found::OfProcess(pid, path));
     }
     regular::named_path(held).map(Found::Directory)
 }

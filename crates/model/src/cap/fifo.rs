@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Fifo {
     /// The node.
     pub file: FileRef,
+    /// Whether the node was deleted; the path is the one it had.
+    pub deleted: bool,
     /// Its content: index into `pipes`.
     pub pipe: ObjectId,
 }

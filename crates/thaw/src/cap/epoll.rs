@@ -13,7 +13,8 @@ fn is_inner(checkpoint: &Checkpoint, watch: &Watch) -> bool {
     match checkpoint.descriptions.get(watch.description.index()).map(|watched| &watched.capability) {
         Some(Capability::SignalFd(_)) => true,
         Some(Capability::PidFd(pidfd)) => pidfd.pid.is_some(),
-        _ => false,
+        Some(capability) => super::proc::of_process(checkpoint, capability).is_some(),
+        None => false,
     }
 }
 

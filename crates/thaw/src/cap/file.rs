@@ -39,7 +39,12 @@ fn open_flags(flags: u32) -> OFlags {
         | OFlags::DIRECTORY
         | OFlags::NOFOLLOW
         | OFlags::PATH;
-    let flags = OFlags::from_bits_retain(flags) & kept;
+    let mut flags = OFlags::from_bits_retain(flags);
+    if flags.contains(OFlags::TMPFILE) {
+        // Includes O_DIRECTORY, which told where the file was made.
+        flags &= !OFlags::TMPFILE;
+    }
+    let flags = flags & kept;
     if flags.contains(OFlags::PATH) {
         // All others but these are ignored with O_PATH, and some refused.
         return (flags & (OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW)) | OFlags::CLOEXEC;

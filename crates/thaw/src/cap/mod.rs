@@ -20,6 +20,7 @@ mod outside;
 mod pack;
 mod pidfd;
 mod pipe;
+mod proc;
 mod regular;
 mod signalfd;
 mod tcp;
@@ -114,6 +115,7 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
         };
         let (mut route, mut effect) = (Route::Recreate, None);
         match &description.capability {
+            inner if proc::of_process(checkpoint, inner).is_some() => route = Route::Reopen,
             Capability::Regular(regular) => match &regular.content {
                 Content::Named { file, .. } => {
                     route = Route::Reopen;
@@ -209,6 +211,10 @@ pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>)
     let mut made: Vec<Option<OwnedFd>> = Vec::with_capacity(checkpoint.descriptions.len());
     for (index, description) in checkpoint.descriptions.iter().enumerate() {
         let route = planned.get(index).map_or(Route::Recreate, |planned| planned.route);
+        if proc::of_process(checkpoint, &description.capability).is_some() {
+            made.push(Some(proc::placeholder().about("make", &description.capability)?));
+            continue;
+        }
         made.push(make(description, route, &mut objects)?);
     }
     for (fd, unnamed) in objects.unnamed.iter().zip(&checkpoint.objects.unnamed) {
@@ -274,7 +280,7 @@ impl Objects {
                     if let (Some(pipe), false) =
                         (checkpoint.objects.pipes.get(index), objects.fifos.contains_key(&index))
                     {
-                        objects.fifos.insert(index, fifo::hold(&fifo.file, pipe)?);
+                        objects.fifos.insert(index, fifo::hold(fifo, pipe)?);
                     }
                 }
                 _ => {}
@@ -403,6 +409,18 @@ pub fn tape_calls(checkpoint: &Checkpoint, process: &Process, context: &ThawCont
         let fd = descriptor.fd.raw();
         if let Capability::PidFd(pidfd) = &description.capability {
             calls.extend(pidfd::calls(*pidfd, description.flags, descriptor));
+        }
+        if let Some((pid, path)) = proc::of_process(checkpoint, &description.capability)
+            && pid == own
+        {
+            let position = match &description.capability {
+                Capability::Regular(regular) => regular.position,
+                Capability::Directory(directory) => directory.position,
+                _ => 0,
+            };
+            let earlier = process.pd.descriptors.iter().find(|entry| entry.description == id);
+            let earlier = earlier.map(|entry| entry.fd.raw()).filter(|number| *number != fd);
+            calls.extend(proc::calls(path, description.flags, position, descriptor, earlier));
         }
         if seen.contains(&id) {
             continue;
