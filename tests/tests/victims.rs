@@ -86,7 +86,6 @@ fn a_lasting_vfork_is_told_by_name() {
 }
 
 refused! {
-    fifo_deleted "deleted"
     thread_leader_gone "main thread"
     unix_pending_data "not accepted"
     tree_traced "trac"
@@ -131,6 +130,7 @@ carried! {
     eventfd_semaphore
     eventfd_shared
     eventfd_full
+    fifo_deleted
     fifo_open
     fifo_one_end
     file_private_untouched

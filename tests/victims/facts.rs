@@ -122,6 +122,8 @@ fn descriptors(facts: &mut BTreeMap<String, String>) {
     for fd in numbers {
         // The directory that was just read is in its own list, but no longer open.
         let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+        // That a file never had a name is history: one that is made again under its old path has had one.
+        let flags = if flags & libc::O_TMPFILE == libc::O_TMPFILE { flags & !libc::O_TMPFILE } else { flags };
         if flags == -1 {
             continue;
         }
