@@ -57,7 +57,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
                 // Nothing here is published: who reads these pages works on the code.
                 let arguments = ["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"];
                 let mut command = cargo(&arguments);
-                limited(command.env("RUSTDOCFLAGS", "-D warnings"), minutes(5))
+                limited(
+                    command.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"),
+                    minutes(5),
+                )
             }),
         ),
         (

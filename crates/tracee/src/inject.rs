@@ -4,7 +4,7 @@
 //! calls point to. A thread is set to run a tape there, stops at its end, and gets its own registers back.
 //!
 //! **If we die** at any instant, a thread in the middle of a tape finishes it and leaves it by rt_sigreturn from a
-//! frame with its true registers (see [`frame`](crate::frame)). The two calls that are made outside of the area, to
+//! frame with its true registers (see [`frame`]). The two calls that are made outside of the area, to
 //! map and to unmap it, go through an existing `syscall; ret` with a frame on the thread's own stack. An area left
 //! behind is inert, lies at one of a few addresses, starts with a magic word, and is removed by [`sweep`].
 //!
