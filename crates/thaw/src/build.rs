@@ -307,7 +307,7 @@ impl Half<'_> {
     fn made(&self, results: &Results) -> HashSet<i32> {
         let mut made = HashSet::from([self.root]);
         for (_, note, result) in self.entries(results) {
-            if matches!(note.stage, Stage::Clone | Stage::Group)
+            if matches!(note.stage, Stage::Clone | Stage::Group | Stage::Session)
                 && let (Some(pid), Subject::Id(wanted)) = (result, note.subject)
                 && pid == i64::from(wanted)
             {

@@ -119,9 +119,16 @@ fn stays_stopped(process: &Process) {
 }
 
 /// Lets a stopped process forget that it was just told of children that stopped.
+///
+/// Whether it had asked before the freeze is not known. A process that handles SIGCHLD, as a shell, is taken to have; any
+/// other may be told once more than it was.
 fn forget_stops(half: &Half<'_>, process: &Process, gateway: &Gateway) -> rustix::io::Result<()> {
     let tid = process.pd.relation.pid.raw();
     let mut any = false;
+    let handler = process.pd.actions.get(libc::SIGCHLD as usize - 1).map_or(0, |action| action.handler);
+    if handler <= 1 {
+        return Ok(());
+    }
     for child in &half.checkpoint.processes {
         if child.pd.relation.parent == Some(process.pd.relation.pid)
             && matches!(child.pd.life, Life::Stopped { .. })

@@ -142,7 +142,8 @@ impl Compiler<'_> {
             bits |= libc::MAP_NORESERVE;
         }
         if flags.grows_down {
-            bits |= libc::MAP_GROWSDOWN | libc::MAP_STACK;
+            // Without MAP_STACK, which means MADV_NOHUGEPAGE since Linux 6.7.
+            bits |= libc::MAP_GROWSDOWN;
         }
         let protection = self.first_protection(region);
         let (fd, offset, shared) = match &region.attachment {

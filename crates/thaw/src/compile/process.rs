@@ -156,7 +156,13 @@ impl Compiler<'_> {
         }
         let interval_timers = &process.pd.interval_timers;
         let all = [interval_timers.real, interval_timers.virtual_, interval_timers.prof];
-        for (which, TimerSpec { interval, value }) in all.into_iter().enumerate() {
+        for (which, TimerSpec { interval, mut value }) in all.into_iter().enumerate() {
+            // The kernel winds ITIMER_REAL up again when its signal is taken (`dequeue_signal`, kernel/signal.c); while
+            // the signal is pending nothing is left of the time.
+            let due = process.pd.pending.iter().any(|signal| signal.signal() == libc::SIGALRM);
+            if which == 0 && value.is_zero() && due {
+                value = interval;
+            }
             if value.is_zero() && interval.is_zero() {
                 continue;
             }

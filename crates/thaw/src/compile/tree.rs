@@ -24,6 +24,8 @@ pub(crate) struct Tree {
     birth_group: Vec<Option<Pid>>,
     /// Processes whose session cannot be had by any order of calls.
     pub(crate) misplaced: Vec<usize>,
+    /// Sessions whose leader has ended, and the children of a process that are the first in one.
+    lost_sessions: Vec<Vec<(Pid, Vec<usize>)>>,
     /// For each group that is joined: its word, 1 until it exists, and the members.
     joins: HashMap<Pid, Join>,
 }
@@ -50,7 +52,9 @@ impl Tree {
         let lends = relation.attach && processes.first().is_some_and(|p| p.pd.relation.controls_terminal);
         let mut session: Vec<Option<Pid>> = Vec::with_capacity(processes.len());
         for process in processes {
-            let wanted = process.pd.relation.session.filter(|leader| index.contains_key(leader));
+            // The root cannot be born into a session whose leader has ended; all others can.
+            let can_have = |leader: &Pid| index.contains_key(leader) || !session.is_empty();
+            let wanted = process.pd.relation.session.filter(can_have);
             session.push(match wanted {
                 Some(leader) if leader == root && lends => None,
                 Some(leader) => Some(leader),
@@ -64,6 +68,7 @@ impl Tree {
         let mut before = vec![Vec::new(); processes.len()];
         let mut after = vec![Vec::new(); processes.len()];
         let mut misplaced = Vec::new();
+        let mut lost_sessions: Vec<Vec<(Pid, Vec<usize>)>> = vec![Vec::new(); processes.len()];
         let mut joins: HashMap<Pid, Join> = HashMap::new();
         for (number, process) in processes.iter().enumerate() {
             let relation = &process.pd.relation;
@@ -81,6 +86,13 @@ impl Tree {
                     before[parent].push(number);
                     birth_session[number] = birth_session[parent];
                     birth_group[number] = birth_group[parent];
+                } else if let Some(leader) = session[number].filter(|leader| !index.contains_key(leader)) {
+                    match lost_sessions[parent].iter_mut().find(|(known, _)| *known == leader) {
+                        Some((_, children)) => children.push(number),
+                        None => lost_sessions[parent].push((leader, vec![number])),
+                    }
+                    birth_session[number] = Some(leader);
+                    birth_group[number] = Some(leader);
                 } else {
                     misplaced.push(number);
                 }
@@ -110,7 +122,7 @@ impl Tree {
             }
             lives
         });
-        Self { index, before, after, session, group, birth_group, misplaced, joins }
+        Self { index, before, after, session, group, birth_group, misplaced, lost_sessions, joins }
     }
 
     fn leads_session(&self, index: usize, pid: Pid) -> bool {
@@ -143,11 +155,12 @@ pub(crate) fn obstacles(checkpoint: &Checkpoint, relation: Relation) -> Vec<Obst
     tree.misplaced.iter().map(obstacle).collect()
 }
 
-/// A process that only lends its pid to a group whose leader has ended.
+/// A process that only lends its pid to a group or a session whose leader has ended.
 #[derive(Debug)]
 pub(super) struct Ghost {
     pid: Pid,
     tape: u64,
+    session: bool,
 }
 
 impl Compiler<'_> {
@@ -197,6 +210,18 @@ impl Compiler<'_> {
     /// Writes the tapes of the ghosts that process `index` has to make.
     pub(super) fn ghosts(&mut self, index: usize, process: &Process) -> Result<Vec<Ghost>, Error> {
         let mut ghosts = Vec::new();
+        for (leader, children) in self.tree.lost_sessions[index].clone() {
+            let mut script = Script::start_of_clone(&self.control);
+            self.about(&mut script, index, Stage::Session, Subject::Id(leader.raw()));
+            script.attempt(libc::SYS_setsid, &[]);
+            for child in children {
+                self.child(&mut script, index, child);
+            }
+            script.attempt(libc::SYS_exit_group, &[0]);
+            ghosts.push(Ghost { pid: leader, tape: script.tape.address(), session: true });
+            let placed = script.place(&mut self.control, index, usize::MAX)?;
+            self.tapes.push(placed);
+        }
         let Some(leader) = self.tree.group[index].filter(|leader| *leader != process.pd.relation.pid) else {
             return Ok(ghosts);
         };
@@ -214,7 +239,7 @@ impl Compiler<'_> {
             self.wait_for(&mut script, word);
         }
         script.attempt(libc::SYS_exit_group, &[0]);
-        ghosts.push(Ghost { pid: leader, tape: script.tape.address() });
+        ghosts.push(Ghost { pid: leader, tape: script.tape.address(), session: false });
         let placed = script.place(&mut self.control, index, usize::MAX)?;
         self.tapes.push(placed);
         Ok(ghosts)
@@ -243,16 +268,29 @@ impl Compiler<'_> {
         for child in self.tree.after[index].clone() {
             self.child(script, index, child);
         }
-        for ghost in ghosts {
+        let (sessions, ghosts): (Vec<&Ghost>, Vec<&Ghost>) = ghosts.iter().partition(|ghost| ghost.session);
+        for ghost in &sessions {
+            self.about(script, index, Stage::Session, Subject::Id(ghost.pid.raw()));
+            // Its children become ours when it ends, as they did when the true leader ended.
+            script.call(libc::SYS_prctl, &[libc::PR_SET_CHILD_SUBREAPER as u64, 1]);
+            self.fork(script, ghost.pid, 0, ghost.tape);
+            script.call(libc::SYS_wait4, &[ghost.pid.raw() as u64, 0, libc::__WALL as u64, 0]);
+        }
+        if !sessions.is_empty() {
+            let subreaper = u64::from(process.pd.relation.subreaper);
+            script.call(libc::SYS_prctl, &[libc::PR_SET_CHILD_SUBREAPER as u64, subreaper]);
+        }
+        for ghost in &ghosts {
             self.about(script, index, Stage::Group, Subject::Id(ghost.pid.raw()));
             self.fork(script, ghost.pid, 0, ghost.tape);
         }
         self.join(script, index, pid);
-        for ghost in ghosts {
+        for ghost in &ghosts {
             self.about(script, index, Stage::Group, Subject::Id(ghost.pid.raw()));
             script.call(libc::SYS_wait4, &[ghost.pid.raw() as u64, 0, libc::__WALL as u64, 0]);
         }
-        let zombies = self.tree.before[index].iter().chain(&self.tree.after[index]).copied();
+        let adopted = self.tree.lost_sessions[index].iter().flat_map(|(_, children)| children);
+        let zombies = self.tree.before[index].iter().chain(&self.tree.after[index]).chain(adopted).copied();
         let zombies: Vec<usize> =
             zombies.filter(|child| self.checkpoint.processes[*child].cpu.threads.is_empty()).collect();
         if zombies.is_empty() {
