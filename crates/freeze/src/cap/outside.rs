@@ -12,29 +12,33 @@ use std::collections::BTreeMap;
 /// Processes that are not in the tree and hold one of the sought objects, by the name the kernel gives it.
 pub(super) type Holders = BTreeMap<Vec<u8>, (Pid, String)>;
 
-/// Looks through the descriptors of all processes outside of the tree for the names in `sought`.
+/// Looks for the names in `sought` among the descriptors of those who most likely hold them: the ancestors of the tree and
+/// their children. It only serves messages, and is done while the program stands still, so not all of /proc is read.
 ///
-/// An ordinary user sees only processes of their own; what is not found stays unknown, for it only serves messages.
+/// An ordinary user sees only processes of their own; what is not found stays unknown.
 pub(super) fn find_holders(sought: &[Vec<u8>], members: &Members) -> Holders {
     let mut holders = Holders::new();
     if sought.is_empty() {
         return holders;
     }
-    let Ok(directory) = std::fs::read_dir("/proc") else { return holders };
-    let own = std::process::id();
-    for pid in directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
-        if members.inner(Pid::new(pid)).is_some() || pid as u32 == own {
-            continue;
-        }
-        for number in frost_sys::proc::numbers(pid, "fd").unwrap_or_default() {
-            let Ok(link) = frost_sys::proc::link(pid, &format!("fd/{number}")) else { continue };
-            if sought.contains(&link) {
-                holders.entry(link).or_insert_with(|| (Pid::new(pid), frost_sys::proc::command(pid)));
+    let own = std::process::id() as i32;
+    let parent = |pid: i32| frost_sys::proc::stat(pid).map_or(0, |stat| stat.ppid);
+    let mut ancestor = members.outer().next().map_or(0, |root| parent(root.raw()));
+    while ancestor > 1 && holders.len() < sought.len() {
+        let mut candidates = vec![ancestor];
+        candidates.extend(frost_sys::proc::children(ancestor).unwrap_or_default());
+        for pid in candidates {
+            if members.inner(Pid::new(pid)).is_some() || pid == own {
+                continue;
+            }
+            for number in frost_sys::proc::numbers(pid, "fd").unwrap_or_default() {
+                let Ok(link) = frost_sys::proc::link(pid, &format!("fd/{number}")) else { continue };
+                if sought.contains(&link) {
+                    holders.entry(link).or_insert_with(|| (Pid::new(pid), frost_sys::proc::command(pid)));
+                }
             }
         }
-        if holders.len() == sought.len() {
-            break;
-        }
+        ancestor = parent(ancestor);
     }
     holders
 }

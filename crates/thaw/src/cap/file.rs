@@ -173,7 +173,10 @@ fn compare(old: &FileIdentity, stat: &Stat, same: Same, is_virtual: bool) -> Res
             PUT_BACK,
         );
     }
-    if (stat.st_uid, stat.st_gid) != (old.uid, old.gid) {
+    // In a user namespace, whoever has no number there is shown as nobody (kernel.overflowuid).
+    let told = |now: u32| now != OVERFLOW_ID;
+    let other = |now: u32, then: u32| told(now) && now != then;
+    if other(stat.st_uid, old.uid) || other(stat.st_gid, old.gid) {
         return differs(
             format!("its owner changed (from {}:{} to {}:{})", old.uid, old.gid, stat.st_uid, stat.st_gid),
             "give it back with chown(1)",
@@ -187,6 +190,9 @@ fn compare(old: &FileIdentity, stat: &Stat, same: Same, is_virtual: bool) -> Res
     }
     Ok(())
 }
+
+/// The default of kernel.overflowuid and kernel.overflowgid.
+const OVERFLOW_ID: u32 = 65534;
 
 const PUT_BACK: &str = "put the file back as it was when the program was frozen, or freeze the program anew";
 

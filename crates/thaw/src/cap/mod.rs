@@ -37,6 +37,7 @@ use frost_model::clock::Clocks;
 use frost_model::{Checkpoint, DescriptionId, Obstacle, Pid, Process};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, SealFlags};
+use rustix::net::SocketType;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -159,14 +160,18 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
                 route = Route::Reopen;
                 fifo::look(fifo).err().into_iter().for_each(add);
             }
-            Capability::TcpListener(listener) => match tcp::make(listener, description.flags) {
-                Ok(socket) => tried.push(socket),
-                Err(error) => add(socket_problem(&error, listener.inet.local)),
-            },
-            Capability::Udp(socket) => match udp::make(socket, description.flags) {
-                Ok(socket) => tried.push(socket),
-                Err(error) => add(socket_problem(&error, socket.inet.local)),
-            },
+            Capability::TcpListener(listener) => {
+                match tcp::bound(&listener.inet, SocketType::STREAM, false) {
+                    Ok(socket) => tried.push(socket),
+                    Err(error) => add(socket_problem(&error, listener.inet.local)),
+                }
+            }
+            Capability::Udp(socket) => {
+                match tcp::bound(&socket.inet, SocketType::DGRAM, socket.peer.is_some()) {
+                    Ok(socket) => tried.push(socket),
+                    Err(error) => add(socket_problem(&error, socket.inet.local)),
+                }
+            }
             Capability::TcpStream(_) => {
                 route = Route::Close;
                 effect =

@@ -58,26 +58,35 @@ fn bind(socket: &OwnedFd, inet: &Inet, any_address: bool) -> rustix::io::Result<
     result
 }
 
+/// Makes a socket with its options and address, and no more: it neither listens nor is connected. The address of one
+/// that will be `connected` was chosen by the kernel, so it may be any.
+pub(super) fn bound(inet: &Inet, kind: SocketType, connected: bool) -> Result<OwnedFd, Error> {
+    let what = || {
+        let protocol = if kind == SocketType::STREAM { "TCP" } else { "UDP" };
+        match inet.local {
+            Some(local) => format!("{protocol} socket {local}"),
+            None => format!("{protocol} socket"),
+        }
+    };
+    let fd = socket(inet, kind).about("make", what())?;
+    set_options(&fd, &inet.options);
+    bind(&fd, inet, connected).about("bind", what())?;
+    Ok(fd)
+}
+
 /// Makes a TCP socket without a peer.
 pub(super) fn make(listener: &TcpListener, flags: u32) -> Result<OwnedFd, Error> {
     let what = || match listener.inet.local {
         Some(local) => format!("TCP socket {local}"),
         None => "TCP socket".to_owned(),
     };
-    let fd = socket(&listener.inet, SocketType::STREAM).about("make", what())?;
-    set_options(&fd, &listener.inet.options);
-    bind(&fd, &listener.inet, false).about("bind", what())?;
+    let fd = bound(&listener.inet, SocketType::STREAM, false)?;
     if let Some(backlog) = listener.backlog {
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         rustix::net::listen(&fd, backlog).about("listen on", what())?;
     }
     file::set_status(&fd, flags).about("set the flags of", what())?;
     Ok(fd)
-}
-
-/// Makes a UDP socket's binding, for [`super::udp`].
-pub(super) fn bind_udp(socket: &OwnedFd, inet: &Inet, connected: bool) -> rustix::io::Result<()> {
-    bind(socket, inet, connected)
 }
 
 /// Makes a connection that its peer has just reset: the truth about one whose peer waited in vain.

@@ -12,9 +12,7 @@ pub(super) fn make(socket: &UdpSocket, flags: u32) -> Result<OwnedFd, Error> {
         Some(local) => format!("UDP socket {local}"),
         None => "UDP socket".to_owned(),
     };
-    let fd = tcp::socket(&socket.inet, SocketType::DGRAM).about("make", what())?;
-    tcp::set_options(&fd, &socket.inet.options);
-    tcp::bind_udp(&fd, &socket.inet, socket.peer.is_some()).about("bind", what())?;
+    let fd = tcp::bound(&socket.inet, SocketType::DGRAM, socket.peer.is_some())?;
     if let Some(peer) = socket.peer {
         // Fails where there is no way to that peer (any more); sends then say so, as on a network that went down.
         let _ = rustix::net::connect(&fd, &peer);

@@ -12,6 +12,7 @@ use super::{outside, tcp};
 use frost_model::cap::{Capability, Message, UnixName, UnixSocket, UnixState, UnixType};
 use frost_model::{Checkpoint, DescriptionId};
 use frost_sys::sock::{self, bind_unix, connect_unix, in_directory};
+use frost_sys::unix_diag::{ESTABLISHED, UnixSocket as UnixDiag, unix_sockets};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -81,16 +82,20 @@ fn connect(fd: &OwnedFd, name: &UnixName) -> rustix::io::Result<()> {
     }
 }
 
-/// Whether somebody answers to a name.
+/// Whether a name is another socket's. Nobody is disturbed by finding out: no connection is tried.
 fn is_alive(name: &UnixName) -> bool {
-    [UnixType::Stream, UnixType::Datagram, UnixType::SeqPacket].into_iter().any(|kind| {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(fd) = socket_with(AddressFamily::UNIX, outside::socket_type(kind), flags, None) else {
-            return false;
-        };
-        // EAGAIN: it listens, and its backlog is full. EPROTOTYPE: it is of another type.
-        matches!(connect(&fd, name), Ok(()) | Err(Errno::AGAIN))
-    })
+    let Some(path) = node(name) else {
+        // An abstract name can be taken for a moment, if it is free.
+        let Ok(fd) = new_socket(UnixType::Stream) else { return false };
+        return matches!(name, UnixName::Abstract(_)) && bind(&fd, name) == Err(Errno::ADDRINUSE);
+    };
+    let Ok(stat) = rustix::fs::lstat(path) else { return false };
+    let owns = |other: &UnixDiag| {
+        // Those that were accepted have the name of the listening one too.
+        let accepted = other.kind != libc::SOCK_DGRAM as u8 && other.state == ESTABLISHED;
+        !accepted && other.node.is_some_and(|(_, inode)| inode == stat.st_ino as u32)
+    };
+    unix_sockets().is_ok_and(|all| all.iter().any(owns))
 }
 
 /// Looks whether a socket's name can be taken.
