@@ -20,6 +20,9 @@ use std::path::Path;
 const MAGIC: [u8; 8] = *b"\x89FROSTS\n";
 const VERSION: u32 = 1;
 
+/// Magic, version, and four zeros.
+const START: usize = 16;
+
 /// How hard frames are compressed for a stream: zstd level 1 is faster than most networks.
 const LEVEL: i32 = 1;
 
@@ -76,10 +79,14 @@ impl Store {
     pub fn import(&self, input: &mut dyn Read, name: Option<&Name>) -> Result<Imported> {
         let mut steps = Steps::start();
         let mut input = Hashed::new(input);
-        let start: [u8; 16] = input.array("stream")?;
-        if start[..8] != MAGIC {
+        let start = input.upto(START as u64)?;
+        // What is short and begins otherwise was never an image.
+        let begin = start.len().min(MAGIC.len());
+        if start[..begin] != MAGIC[..begin] {
             return Err(bad(frost_image::Error::NotAnImage));
         }
+        let start: [u8; START] =
+            start.try_into().map_err(|start: Vec<u8>| cut("stream", START as u64, &start))?;
         match u32::from_le_bytes([start[8], start[9], start[10], start[11]]) {
             VERSION => {}
             0 => return Err(damaged("stream", "there is no stream version 0")),
@@ -143,6 +150,10 @@ fn damaged(what: &'static str, why: &str) -> Error {
     bad(frost_image::Error::Damaged { what, why: why.to_owned() })
 }
 
+fn cut(what: &'static str, expected_bytes: u64, found: &[u8]) -> Error {
+    bad(frost_image::Error::CutShort { what, expected_bytes, found_bytes: found.len() as u64 })
+}
+
 fn output(source: std::io::Error) -> Error {
     Error::io("write", Path::new("output"), source)
 }
@@ -173,17 +184,19 @@ impl Hashed<&mut dyn Write> {
 }
 
 impl Hashed<&mut dyn Read> {
-    /// Reads `len_bytes`; memory grows as they come.
+    /// Reads `len_bytes`.
     fn take(&mut self, what: &'static str, len_bytes: u64) -> Result<Vec<u8>> {
+        let bytes = self.upto(len_bytes)?;
+        if (bytes.len() as u64) < len_bytes { Err(cut(what, len_bytes, &bytes)) } else { Ok(bytes) }
+    }
+
+    /// Reads `len_bytes`, or less if the stream ends; memory grows as they come.
+    fn upto(&mut self, len_bytes: u64) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         (&mut *self.end)
             .take(len_bytes)
             .read_to_end(&mut bytes)
             .map_err(|source| Error::io("read", Path::new(INPUT), source))?;
-        let found_bytes = bytes.len() as u64;
-        if found_bytes < len_bytes {
-            return Err(bad(frost_image::Error::CutShort { what, expected_bytes: len_bytes, found_bytes }));
-        }
         self.hasher.update(&bytes);
         Ok(bytes)
     }

@@ -273,6 +273,10 @@ fn a_stream_that_is_cut_or_changed_imports_nothing() {
         let error = store.import(&mut changed.as_slice(), None).unwrap_err();
         assert!(error.is_bad_image(), "byte {at}: {error:?}");
     }
+    for junk in [b"junk\n".as_slice(), b"\x89PNG\r\n\x1a\n", &[0; 600]] {
+        let error = store.import(&mut &*junk, None).unwrap_err();
+        assert!(matches!(error, Error::Image { source: frost_image::Error::NotAnImage, .. }), "{error:?}");
+    }
     let mut longer = stream.clone();
     longer.push(0);
     assert!(store.import(&mut longer.as_slice(), None).unwrap_err().is_bad_image());
