@@ -50,12 +50,16 @@ impl Freeze<'_> {
         let mut kind = FailureKind::Failed;
         let mut at: Option<&(dyn Error + 'static)> = Some(error);
         while let Some(error) = at {
-            let full =
-                error.downcast_ref::<frost_store::Error>().is_some_and(frost_store::Error::is_no_space)
-                    || matches!(
-                        error.downcast_ref::<Errno>(),
-                        Some(&(Errno::NOSPC | Errno::DQUOT | Errno::FBIG))
-                    );
+            // An error that is passed on as it is does not appear among the sources.
+            let passed_on = match error.downcast_ref::<ram::Error>() {
+                Some(ram::Error::Store(inner)) => Some(inner),
+                _ => error.downcast_ref::<frost_store::Error>(),
+            };
+            let full = passed_on.is_some_and(frost_store::Error::is_no_space)
+                || matches!(
+                    error.downcast_ref::<Errno>(),
+                    Some(&(Errno::NOSPC | Errno::DQUOT | Errno::FBIG))
+                );
             if full {
                 kind = FailureKind::NoSpace;
             }
@@ -246,6 +250,7 @@ fn capture(
 /// Fills the places that extents have in the pack: each process writes its own where that is sooner and allowed, and
 /// the rest is read from outside.
 fn copy_memory(tree: &StoppedTree, extents: &[ram::Extent], draft: &mut Draft) -> Result<(), ram::Error> {
+    draft.pack().require_reserved()?;
     // Extents of a process lie together, and unreadable ones are few.
     for chunk in extents.chunk_by(|a, b| a.pid == b.pid) {
         let (readable, unreadable): (Vec<_>, Vec<_>) = chunk.iter().partition(|extent| extent.readable);

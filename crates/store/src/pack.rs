@@ -106,6 +106,26 @@ impl PackWriter {
         Ok(())
     }
 
+    /// Checks that what was [reserved](Self::reserve) and not yet written would find room, before anybody writes it.
+    ///
+    /// Whoever writes through [`file`](Self::file) would else learn of a full disk late, and of RLIMIT_FSIZE by a
+    /// signal.
+    ///
+    /// # Errors
+    /// As [`require_space`](Self::require_space).
+    pub fn require_reserved(&self) -> Result<()> {
+        let stat = fs::fstat(self.file()).map_err(|errno| Error::io("stat", &self.path, errno))?;
+        let written = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        let missing = self.end.saturating_sub(written);
+        if within_limit(self.end).is_err() {
+            return Err(self.no_space(SpaceLimit::FileSize, missing));
+        }
+        if free_bytes(self.file()) < missing {
+            return Err(self.no_space(SpaceLimit::FileSystem, missing));
+        }
+        Ok(())
+    }
+
     /// Writes `bytes` at the end, and returns the offset in the pack at which they begin: a multiple of the page
     /// size. What remains of their last page is zero.
     ///

@@ -268,6 +268,14 @@ fn full_disk(root: &Path) {
     let mut draft = store.begin(&web()).unwrap();
     assert!(matches!(draft.pack().require_space(64 << 20), Err(Error::NoSpace { .. })));
     draft.pack().require_space(1 << 20).unwrap();
+    draft.pack().reserve(2 << 20);
+    draft.pack().require_reserved().unwrap();
+    draft.pack().reserve(64 << 20);
+    assert!(
+        matches!(draft.pack().require_reserved(), Err(Error::NoSpace { needed_bytes, .. }) if needed_bytes >= 66 << 20)
+    );
+    drop(draft);
+    let mut draft = store.begin(&web()).unwrap();
     let error = loop {
         if let Err(error) = draft.pack().append(&pack(1 << 20)) {
             break error;
