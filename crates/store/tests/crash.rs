@@ -16,6 +16,9 @@ use std::time::Duration;
 const STEPS: [&str; 5] =
     ["store.pack.sync", "store.manifest.write", "store.manifest.sync", "store.rename", "store.renamed"];
 
+/// EDQUOT, as a number.
+const EDQUOT: &str = "122";
+
 fn open(path: &Path) -> Store {
     Store::open(&OpenOptions { root: path.to_owned(), trust_owner: false }).unwrap()
 }
@@ -83,7 +86,12 @@ fn child() {
         "fail" => {
             let error = commit(&open(root), 300_000).unwrap_err();
             println!("failed: {error}");
-            assert!(error.is_no_space() == std::env::var("FROST_FAIL_AT").unwrap().ends_with("ENOSPC"));
+            let fault = std::env::var("FROST_FAIL_AT").unwrap();
+            assert_eq!(error.is_no_space(), fault.ends_with("ENOSPC") || fault.ends_with(EDQUOT));
+            assert_eq!(
+                matches!(error, Error::NoSpace { limit: SpaceLimit::Quota, .. }),
+                fault.ends_with(EDQUOT)
+            );
             assert_eq!(assert_whole(&open(root)), [1]);
         }
         "full disk" => full_disk(root),
@@ -149,7 +157,7 @@ fn a_process_killed_at_a_step_leaves_all_or_nothing() {
 #[test]
 fn an_error_at_a_step_leaves_the_store_as_it_was() {
     for step in STEPS {
-        for errno in ["EIO", "ENOSPC"] {
+        for errno in ["EIO", "ENOSPC", EDQUOT] {
             let dir = tempfile::tempdir().unwrap();
             commit(&open(dir.path()), 50_000).unwrap();
             finish(spawn(&[], "fail", dir.path(), &format!("{step}:{errno}")));
