@@ -279,6 +279,7 @@ carried! {
     tree_zombies
     tree_zombie_group_leader
     tree_stopped_child
+    tree_stopped_unseen
     tree_orphan
     tree_death_signal
     tree_exit_signal

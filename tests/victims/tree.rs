@@ -16,6 +16,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("tree_zombies", zombies),
     ("tree_zombie_group_leader", zombie_group_leader),
     ("tree_stopped_child", stopped_child),
+    ("tree_stopped_unseen", stopped_unseen),
     ("tree_orphan", orphan),
     ("tree_death_signal", death_signal),
     ("tree_exit_signal", exit_signal),
@@ -212,17 +213,32 @@ fn zombie_group_leader(stage: &Stage) -> Verdict {
     stage.reap(leader)
 }
 
+/// Stopped by job control, as its parent knows already.
 fn stopped_child(stage: &Stage) -> Verdict {
+    let child = stage.fork(|| {
+        sys!(raise(libc::SIGSTOP))?;
+        Ok(())
+    })?;
+    let mut status = 0;
+    same!(sys!(waitpid(child, &mut status, libc::WUNTRACED))?, child, "the child waited for");
+    stage.freeze_here()?;
+    until("the child is stopped again", || state_of(child) == Some('T'))?;
+    same!(sys!(waitpid(child, &mut status, libc::WUNTRACED | libc::WNOHANG))?, 0, "a stop told twice");
+    sys!(kill(child, libc::SIGCONT))?;
+    stage.reap(child)
+}
+
+/// Stopped, which its parent has not asked for yet.
+fn stopped_unseen(stage: &Stage) -> Verdict {
     let child = stage.fork(|| {
         sys!(raise(libc::SIGSTOP))?;
         Ok(())
     })?;
     until("the child is stopped", || state_of(child) == Some('T'))?;
     stage.freeze_here()?;
-    until("the child is stopped again", || state_of(child) == Some('T'))?;
     let mut status = 0;
-    same!(sys!(waitpid(child, &mut status, libc::WUNTRACED))?, child, "the child waited for");
-    check!(libc::WIFSTOPPED(status) && libc::WSTOPSIG(status) == libc::SIGSTOP, "its status is {status:#x}");
+    let told = sys!(waitpid(child, &mut status, libc::WUNTRACED | libc::WNOHANG))?;
+    check!(told == child && libc::WIFSTOPPED(status), "its stop is not told: {told}, status {status:#x}");
     sys!(kill(child, libc::SIGCONT))?;
     stage.reap(child)
 }
