@@ -113,7 +113,7 @@ pub(crate) fn here(
     verification.finish()?;
     steps.end(Stage::Verify.name());
     ready(&half)?;
-    if let Some(late) = late {
+    if let Some(mut late) = late {
         late.apply()?;
     }
     let clean = release::release(&mut half, steps)?;

@@ -81,12 +81,11 @@ struct Frozen {
 
 /// Captures a process that has `fds`, twice, since the first time must change nothing; then ends it.
 fn freeze(fds: Vec<OwnedFd>) -> Frozen {
-    freeze_with(fds, &[])
+    freeze_with(fds, false)
 }
 
-fn freeze_with(fds: Vec<OwnedFd>, more: &[BorrowedFd<'_>]) -> Frozen {
-    let mut all: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    all.extend(more);
+fn freeze_with(fds: Vec<OwnedFd>, files: bool) -> Frozen {
+    let all: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     let victim = Victim::with(&all);
     let numbers: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     // From here on only the victim holds them.
@@ -98,7 +97,7 @@ fn freeze_with(fds: Vec<OwnedFd>, more: &[BorrowedFd<'_>]) -> Frozen {
         assert_eq!(obstacles, []);
         let table = catalog.descriptors(pid);
         let mut pack = Vec::new();
-        let captured = catalog.capture(&mut pack, false).unwrap();
+        let captured = catalog.capture(&mut pack, files).unwrap();
         let find =
             |number: &i32| table.iter().find(|entry| entry.fd.raw() == *number).unwrap().description.index();
         (captured, numbers.iter().map(find).collect::<Vec<_>>(), pack)
@@ -174,7 +173,7 @@ impl Frozen {
 
 fn there_and_back(fds: Vec<OwnedFd>) -> Vec<OwnedFd> {
     let frozen = freeze(fds);
-    let (fds, late) = frozen.thaw();
+    let (fds, mut late) = frozen.thaw();
     late.apply().unwrap();
     for (index, fd) in fds.iter().enumerate() {
         let now = rustix::fs::fcntl_getfl(fd).unwrap().bits() & !0o100000;
@@ -250,6 +249,33 @@ fn what_changed_since_is_told_with_both_facts() {
     std::fs::create_dir(&path).unwrap();
     let text = reason(&frozen);
     assert!(text.contains("cannot be opened") || text.contains("directory"), "{text}");
+}
+
+#[test]
+fn captured_content_replaces_what_is_there() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    std::fs::write(&path, b"at that instant").unwrap();
+    let file = open(&path, OFlags::RDWR);
+    rustix::fs::seek(&file, SeekFrom::Start(3)).unwrap();
+    let frozen = freeze_with(vec![file], true);
+    for now in [Some("something else by now"), None] {
+        match now {
+            Some(now) => std::fs::write(&path, now).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        // Given up before the end, it leaves all as it is.
+        drop(frozen.thaw());
+        assert_eq!(std::fs::read_to_string(&path).ok().as_deref(), now);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), usize::from(now.is_some()));
+        let (fds, mut late) = frozen.thaw();
+        late.apply().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"at that instant");
+        assert_eq!(read(&fds[0]), b"that instant");
+        let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fds[0].as_raw_fd()), Vec::new()).unwrap();
+        assert_eq!(link.to_str().unwrap(), path.to_str().unwrap());
+    }
 }
 
 #[test]

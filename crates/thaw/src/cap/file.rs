@@ -26,6 +26,8 @@ pub(super) struct Problem {
     pub(super) remedy: String,
     /// What the kernel said, if it did.
     pub(super) errno: Option<Errno>,
+    /// Whether the file would be as it was with its content put back: it changed, was replaced, or is gone.
+    pub(super) content: bool,
 }
 
 /// Open flags that open(2) takes; O_CREAT, O_EXCL and O_TRUNC are never given again.
@@ -117,7 +119,7 @@ fn cannot_open(file: &FileRef, errno: Errno, flags: OFlags) -> Problem {
         ),
         errno => (format!("{path} cannot be opened: {errno}"), "see open(2) for this error".to_owned()),
     };
-    Problem { reason, remedy, errno: Some(errno) }
+    Problem { reason, remedy, errno: Some(errno), content: errno == Errno::NOENT }
 }
 
 /// Returns whether a file lies on a file system whose inodes and times mean nothing: proc, sysfs, cgroup.
@@ -130,8 +132,11 @@ fn is_virtual(fd: &OwnedFd) -> bool {
 /// Compares what a file is with what it was. Device numbers are left out: those of virtual disks, overlays and
 /// network file systems are given anew at each mount.
 fn compare(old: &FileIdentity, stat: &Stat, same: Same, is_virtual: bool) -> Result<(), Problem> {
-    let differs =
-        |reason: String, remedy: &str| Err(Problem { reason, remedy: remedy.to_owned(), errno: None });
+    let differs = |reason: String, remedy: &str| {
+        Err(Problem { reason, remedy: remedy.to_owned(), errno: None, content: false })
+    };
+    let changed =
+        |reason: String| Err(Problem { reason, remedy: PUT_BACK.to_owned(), errno: None, content: true });
     let (was, is) = (FileType::from_raw_mode(old.mode), FileType::from_raw_mode(stat.st_mode));
     if was != is {
         return differs(format!("it was {}, and is {} now", type_name(was), type_name(is)), PUT_BACK);
@@ -148,30 +153,21 @@ fn compare(old: &FileIdentity, stat: &Stat, same: Same, is_virtual: bool) -> Res
         return Ok(());
     }
     if stat.st_ino != old.inode {
-        return differs(
-            format!("it was replaced by another file (inode {} then, {} now)", old.inode, stat.st_ino),
-            PUT_BACK,
-        );
+        return changed(format!(
+            "it was replaced by another file (inode {} then, {} now)",
+            old.inode, stat.st_ino
+        ));
     }
     if same == Same::Node {
         return Ok(());
     }
     if stat.st_size as u64 != old.len_bytes {
-        return differs(
-            format!("its size changed (from {} to {} bytes)", old.len_bytes, stat.st_size),
-            PUT_BACK,
-        );
+        return changed(format!("its size changed (from {} to {} bytes)", old.len_bytes, stat.st_size));
     }
     let modified = Timespec { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as i64 };
     if modified != old.modified {
-        return differs(
-            format!(
-                "it was written since (last change {} then, {} now)",
-                seconds(old.modified),
-                seconds(modified)
-            ),
-            PUT_BACK,
-        );
+        let (then, now) = (seconds(old.modified), seconds(modified));
+        return changed(format!("it was written since (last change {then} then, {now} now)"));
     }
     // In a user namespace, whoever has no number there is shown as nobody (kernel.overflowuid).
     let told = |now: u32| now != OVERFLOW_ID;

@@ -32,9 +32,9 @@ pub use crate::compile::InnerCall;
 pub use error::Error;
 
 use error::About;
-use frost_model::cap::{Capability, Content, Description};
+use frost_model::cap::{Capability, Content, Description, FileIdentity, FileRef};
 use frost_model::clock::Clocks;
-use frost_model::{Checkpoint, DescriptionId, Obstacle, Pid, Process};
+use frost_model::{BytePath, Checkpoint, DescriptionId, Obstacle, Pid, Process};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, SealFlags};
 use rustix::net::SocketType;
@@ -101,6 +101,7 @@ pub struct Late {
     clocks: Clocks,
     timers: Vec<(OwnedFd, frost_model::cap::TimerFd)>,
     seals: Vec<(OwnedFd, SealFlags)>,
+    replaced: regular::Replaced,
 }
 
 /// Decides how each description is obtained, and finds all that is in the way. Nothing is left behind.
@@ -118,16 +119,28 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
         match &description.capability {
             inner if proc::of_process(checkpoint, inner).is_some() => route = Route::Reopen,
             Capability::Regular(regular) => match &regular.content {
-                Content::Named { file, .. } => {
+                Content::Named { file, captured } => {
                     route = Route::Reopen;
-                    let opened = file::open(file, description.flags, regular::same(description.flags));
-                    opened.err().into_iter().for_each(&mut add);
+                    match file::open(file, description.flags, regular::same(description.flags)) {
+                        Ok(_) => {}
+                        Err(problem)
+                            if problem.content && captured.is_some() && !is_mapped(checkpoint, file) =>
+                        {
+                            route = Route::Recreate;
+                            effect = Some(format!(
+                                "its captured content replaces what is there: {}",
+                                problem.reason
+                            ));
+                        }
+                        Err(problem) => add(problem),
+                    }
                     if context.copy && is_written(description) {
                         add(file::Problem {
                             reason: "it is open for writing, and a copy would write into the same file"
                                 .to_owned(),
                             remedy: "end the other one first, then thaw without --clone".to_owned(),
                             errno: None,
+                            content: false,
                         });
                     }
                 }
@@ -142,6 +155,7 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
                             remedy: "make /var/tmp or /tmp writable, on a file system with O_TMPFILE"
                                 .to_owned(),
                             errno: None,
+                            content: false,
                         }),
                     }
                 }
@@ -212,7 +226,8 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
 /// # Errors
 /// The first object that could not be made; all others are closed again.
 pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>) -> Result<Built, Error> {
-    let mut objects = Objects::make(checkpoint, pack)?;
+    let mut replaced = regular::Replaced::default();
+    let mut objects = Objects::make(checkpoint, planned, pack, &mut replaced)?;
     let mut made: Vec<Option<OwnedFd>> = Vec::with_capacity(checkpoint.descriptions.len());
     for (index, description) in checkpoint.descriptions.iter().enumerate() {
         let route = planned.get(index).map_or(Route::Recreate, |planned| planned.route);
@@ -228,7 +243,10 @@ pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>)
     let sockets = unix::make(checkpoint, &mut made)?;
     epoll::add_watches(checkpoint, &made)?;
     unix::fill(checkpoint, &made, sockets)?;
-    let late = Late::of(checkpoint, &made)?;
+    for (fd, file) in objects.put_back.values().zip(objects.put_back_as) {
+        regular::finish(fd, &file).about("set the mode of", "a file that is put back")?;
+    }
+    let late = Late::of(checkpoint, &made, replaced)?;
     Ok(Built { descriptions: made, late })
 }
 
@@ -239,17 +257,41 @@ struct Objects {
     unnamed: Vec<OwnedFd>,
     memfds: Vec<Option<OwnedFd>>,
     masters: outside::Masters,
+    /// Files whose captured content replaces what is there, by their path.
+    put_back: BTreeMap<BytePath, OwnedFd>,
+    /// What these were, in the same order.
+    put_back_as: Vec<FileIdentity>,
 }
 
 impl Objects {
-    fn make(checkpoint: &Checkpoint, pack: BorrowedFd<'_>) -> Result<Self, Error> {
+    fn make(
+        checkpoint: &Checkpoint,
+        planned: &[Planned],
+        pack: BorrowedFd<'_>,
+        replaced: &mut regular::Replaced,
+    ) -> Result<Self, Error> {
         let mut objects = Self {
+            put_back: BTreeMap::new(),
+            put_back_as: Vec::new(),
             pipes: BTreeMap::new(),
             fifos: BTreeMap::new(),
             unnamed: Vec::new(),
             memfds: Vec::new(),
             masters: Vec::new(),
         };
+        let mut put_back = BTreeMap::new();
+        for (description, planned) in checkpoint.descriptions.iter().zip(planned) {
+            if let Capability::Regular(regular) = &description.capability
+                && let Content::Named { file, captured: Some(pages) } = &regular.content
+                && planned.route == Route::Recreate
+            {
+                put_back.insert(file.path.clone(), (file, pages));
+            }
+        }
+        for (path, (file, pages)) in put_back {
+            objects.put_back.insert(path, replaced.make(file, pages, pack)?);
+            objects.put_back_as.push(file.identity.clone());
+        }
         for unnamed in &checkpoint.objects.unnamed {
             objects.unnamed.push(regular::make(unnamed, pack)?);
         }
@@ -306,6 +348,10 @@ fn make(description: &Description, route: Route, objects: &mut Objects) -> Resul
     }
     let fd = match &description.capability {
         Capability::Regular(regular) => match &regular.content {
+            Content::Named { file, .. } if route == Route::Recreate => {
+                let made = objects.put_back.get(&file.path).ok_or(missing).about("put back", what())?;
+                regular::description(made, flags, regular.position).about("open", what())?
+            }
             Content::Named { file, .. } => {
                 let fd = file::open(file, flags, regular::same(flags)).map_err(changed)?;
                 regular::seek(&fd, flags, regular.position).about("seek in", what())?;
@@ -358,8 +404,12 @@ fn make(description: &Description, route: Route, objects: &mut Objects) -> Resul
 }
 
 impl Late {
-    fn of(checkpoint: &Checkpoint, made: &[Option<OwnedFd>]) -> Result<Self, Error> {
-        let mut late = Self { clocks: checkpoint.clocks, timers: Vec::new(), seals: Vec::new() };
+    fn of(
+        checkpoint: &Checkpoint,
+        made: &[Option<OwnedFd>],
+        replaced: regular::Replaced,
+    ) -> Result<Self, Error> {
+        let mut late = Self { clocks: checkpoint.clocks, timers: Vec::new(), seals: Vec::new(), replaced };
         for (description, fd) in checkpoint.descriptions.iter().zip(made) {
             let Some(fd) = fd else { continue };
             let copy = || {
@@ -382,11 +432,11 @@ impl Late {
         Ok(late)
     }
 
-    /// Arms timers and sets the last seals.
+    /// Arms timers, sets the last seals, and puts captured files in the place of those that changed.
     ///
     /// # Errors
     /// The first that failed. The tree must then be ended.
-    pub fn apply(&self) -> Result<(), Error> {
+    pub fn apply(&mut self) -> Result<(), Error> {
         for (fd, seals) in &self.seals {
             let now = rustix::fs::fcntl_get_seals(fd).about("seal", "a memfd")?;
             if !now.contains(*seals) {
@@ -396,7 +446,7 @@ impl Late {
         for (fd, timer) in &self.timers {
             timerfd::arm(fd, timer, &self.clocks).about("arm", "a timerfd")?;
         }
-        Ok(())
+        self.replaced.take_place()
     }
 }
 
@@ -482,6 +532,14 @@ fn first_watcher(checkpoint: &Checkpoint, id: DescriptionId) -> Option<Pid> {
     checkpoint.processes.iter().find(can).map(|process| process.pd.relation.pid)
 }
 
+/// Whether a process maps a file; then the mapping and its descriptors must show the same one.
+fn is_mapped(checkpoint: &Checkpoint, file: &FileRef) -> bool {
+    let mut regions = checkpoint.processes.iter().flat_map(|process| &process.rm.regions);
+    regions.any(|region| {
+        matches!(&region.attachment, frost_model::rm::Attachment::File { file: mapped, .. } if mapped.path == file.path)
+    })
+}
+
 fn is_written(description: &Description) -> bool {
     let flags = OFlags::from_bits_retain(description.flags);
     !flags.contains(OFlags::PATH) && flags & OFlags::RWMODE != OFlags::RDONLY
@@ -537,7 +595,7 @@ fn socket_problem(error: &Error, local: Option<std::net::SocketAddr>) -> file::P
         ),
         _ => (error_text(error), "see the cause".to_owned()),
     };
-    file::Problem { reason, remedy, errno }
+    file::Problem { reason, remedy, errno, content: false }
 }
 
 fn error_text(error: &Error) -> String {

@@ -3,7 +3,8 @@
 use super::error::{About, Error};
 use super::file::{self, Same};
 use super::pack;
-use frost_model::cap::{FileIdentity, Unnamed};
+use frost_model::cap::{FileIdentity, FileRef, Unnamed};
+use frost_model::ram::Pages;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{Gid, Mode, OFlags, SeekFrom, Timespec, Timestamps, Uid};
 use std::path::{Path, PathBuf};
@@ -81,6 +82,49 @@ pub(super) fn finish(fd: &OwnedFd, identity: &FileIdentity) -> rustix::io::Resul
     let modified = Timespec { tv_sec: identity.modified.sec, tv_nsec: identity.modified.nsec as _ };
     let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
     rustix::fs::futimens(fd, &Timestamps { last_access: now, last_modification: modified })
+}
+
+/// Files with captured content that wait beside those they will replace. Dropped before that, they are removed.
+#[derive(Debug, Default)]
+pub(super) struct Replaced(Vec<(PathBuf, PathBuf)>);
+
+impl Replaced {
+    /// Makes a file beside the one that changed, with the content that was captured.
+    ///
+    /// By a name, since one that was made without would be called deleted for good. If we are killed before it takes its
+    /// place, it remains.
+    pub(super) fn make(
+        &mut self,
+        file: &FileRef,
+        pages: &Pages,
+        from: BorrowedFd<'_>,
+    ) -> Result<OwnedFd, Error> {
+        let path = file.path.as_path();
+        let name = format!(".frost-thaw-{}-{}", std::process::id(), self.0.len());
+        let beside = path.with_file_name(name);
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::open(&beside, flags, Mode::RUSR | Mode::WUSR).about("make", beside.display())?;
+        self.0.push((beside, path.to_owned()));
+        rustix::fs::ftruncate(&fd, file.identity.len_bytes).about("write", &file.path)?;
+        pack::copy(from, pages, &fd, file.identity.len_bytes).about("write", &file.path)?;
+        Ok(fd)
+    }
+
+    /// Puts each in its place.
+    pub(super) fn take_place(&mut self) -> Result<(), Error> {
+        while let Some((beside, path)) = self.0.pop() {
+            rustix::fs::rename(&beside, &path).about("replace", path.display())?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Replaced {
+    fn drop(&mut self) {
+        for (beside, _) in &self.0 {
+            let _ = rustix::fs::unlink(beside);
+        }
+    }
 }
 
 /// Sets the offset of a description that can have one.

@@ -100,8 +100,9 @@ fn is_alive(name: &UnixName) -> bool {
 
 /// Looks whether a socket's name can be taken.
 pub(super) fn look(checkpoint: &Checkpoint, socket: &UnixSocket) -> Result<(), Problem> {
-    let problem =
-        |reason: String, remedy: &str| Err(Problem { reason, remedy: remedy.to_owned(), errno: None });
+    let problem = |reason: String, remedy: &str| {
+        Err(Problem { reason, remedy: remedy.to_owned(), errno: None, content: false })
+    };
     if let UnixState::Connected { peer } = socket.state {
         let of_peer = checkpoint.descriptions.get(peer.index()).map(|description| &description.capability);
         if !matches!(of_peer, Some(Capability::Unix(other)) if other.kind == socket.kind) {
