@@ -68,6 +68,7 @@ impl Store {
                     }
                     // It was removed meanwhile, or does not shrink.
                     Ok(None) | Err(Error::NoSuchImage { .. }) => {}
+                    Err(error) if error.is_not_found() && !self.root.exists(dir_of(&id)) => {}
                     Err(error) => done.problems.push((id, error)),
                 }
             }

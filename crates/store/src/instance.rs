@@ -53,6 +53,9 @@ fn pid_namespace() -> u64 {
 }
 
 /// The start time of a process that has not ended.
+///
+/// The kernel shows it in the time namespace of whoever reads (`do_task_stat` in `fs/proc/array.c`), so the store is
+/// asked from outside of those that a thaw makes.
 fn start_time(pid: i32) -> Result<Option<u64>> {
     let path = format!("/proc/{pid}/stat");
     match std::fs::read(&path) {
