@@ -1,6 +1,6 @@
 //! The README's first command, as whoever we are and, if that is root, as an ordinary user too.
 
-use crate::run::{Outcome, is_installed, limited};
+use crate::run::{Outcome, built, is_installed, limited};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ pub(crate) fn run(root: &Path) -> Outcome {
     if let failed @ Outcome::Failed(_) = limited(&mut build, Duration::from_secs(900)) {
         return failed;
     }
-    let frost = root.join("target/debug/frost");
+    let frost = built(root, "debug/frost");
     if let failed @ Outcome::Failed(_) = limited(Command::new(&frost).arg("demo"), LIMIT) {
         return failed;
     }

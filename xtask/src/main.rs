@@ -97,8 +97,9 @@ fn bench(root: &Path, options: &[String]) -> run::Outcome {
     build.args(["build", "--release", "--locked", "-p", "frost", "-p", "frost-bench"]).current_dir(root);
     match run::limited(&mut build, hour) {
         run::Outcome::Passed(_) => {
-            let mut bench = Command::new(root.join("target/release/frost-bench"));
-            run::limited(bench.arg("run").args(options).current_dir(root), hour)
+            let mut bench = Command::new(run::built(root, "release/frost-bench"));
+            bench.arg("run").arg("--frost").arg(run::built(root, "release/frost"));
+            run::limited(bench.args(options).current_dir(root), hour)
         }
         failed => failed,
     }

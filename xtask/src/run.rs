@@ -3,6 +3,7 @@
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -90,6 +91,13 @@ pub(crate) fn watched(command: &mut Command, limit: Duration, mut look: impl FnM
 /// Runs `command` as [`watched`] does, without reading what it prints.
 pub(crate) fn limited(command: &mut Command, limit: Duration) -> Outcome {
     watched(command, limit, |_| {})
+}
+
+/// Returns where cargo puts a program: `path` is below its target directory, as `debug/frost`.
+pub(crate) fn built(root: &Path, path: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    // A relative one counts from where cargo runs, which is the root for all that we start.
+    root.join(target).join(path)
 }
 
 /// Returns whether a program of that name is on the path.

@@ -1,6 +1,6 @@
 //! The long versions of the whole-system tests, whose raw results are kept.
 
-use crate::run::{Outcome, limited, watched};
+use crate::run::{Outcome, built, limited, watched};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -60,7 +60,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Outcome {
         // One after another, so that the time of each means something.
         .arg("--test-threads=1")
         .args(&options.filters)
-        .env("FROST_BIN", root.join("target/release/frost"))
+        .env("FROST_BIN", built(root, "release/frost"))
         .env("FROST_ROUNDS", options.rounds.to_string())
         .env("FROST_KILLS", options.kills.to_string())
         .env("FROST_MEMORY_MIB", options.memory_mib.to_string())
