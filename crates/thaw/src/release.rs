@@ -12,7 +12,7 @@ use frost_model::clock::Timespec;
 use frost_model::cpu::{NOT_IN_SYSCALL, Restart, Thread};
 use frost_model::pd::Life;
 use frost_model::{Process, Steps};
-use frost_sys::proc;
+use frost_sys::proc::{self, Mapping};
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
 use frost_tracee::elapsed;
 use frost_tracee::restart::{ORIG_RAX, RAX, RIP};
@@ -154,16 +154,20 @@ fn process_goes_on(half: &Half<'_>, process: &Process) -> Result<(), Error> {
     begin(Stage::Registers)?;
     let gateway = Gateway::find(process).at(Stage::Registers, about)?;
     let Some((leader, others)) = process.cpu.threads.split_first() else { return Ok(()) };
+    let mut restarts = Restarts { process, mappings: None };
     for thread in others {
-        let primed = prime(half, thread, &gateway).at(Stage::Registers, about)?;
-        set(thread, primed).at(Stage::Registers, about)?;
+        let known = restarts.registers(thread);
+        let primed = if known.is_none() { prime(half, thread, &gateway) } else { Ok(None) };
+        let primed = primed.at(Stage::Registers, about)?;
+        set(thread, known.unwrap_or_else(|| after_priming(thread, primed))).at(Stage::Registers, about)?;
     }
     forget_stops(half, process, &gateway).at(Stage::Registers, about)?;
     // No other thread needs the area any more.
     begin(Stage::Unmap)?;
-    let primed = unmap(half, leader, &gateway).at(Stage::Unmap, about)?;
+    let known = restarts.registers(leader);
+    let primed = unmap(half, leader, &gateway, known.is_none()).at(Stage::Unmap, about)?;
     drop(gateway);
-    set(leader, primed).at(Stage::Registers, about)
+    set(leader, known.unwrap_or_else(|| after_priming(leader, primed))).at(Stage::Registers, about)
 }
 
 /// A `syscall` instruction of the process outside of our area.
@@ -243,7 +247,12 @@ fn wait_for_syscall(tid: i32) -> rustix::io::Result<()> {
 /// Closes the gate in a process and unmaps our area; its leader is then in a stop in which registers can be set.
 ///
 /// Returns what the leader's interrupted call returned when it was made again.
-fn unmap(half: &Half<'_>, leader: &Thread, gateway: &Gateway) -> rustix::io::Result<Option<i64>> {
+fn unmap(
+    half: &Half<'_>,
+    leader: &Thread,
+    gateway: &Gateway,
+    to_prime: bool,
+) -> rustix::io::Result<Option<i64>> {
     let tid = leader.tid.raw();
     let [low, high] = {
         let mut both = [half.numbers.gate, half.numbers.arrived];
@@ -257,7 +266,7 @@ fn unmap(half: &Half<'_>, leader: &Thread, gateway: &Gateway) -> rustix::io::Res
         gateway.call(tid, libc::SYS_close, &[high as u64])?;
     }
     // While the area is still there, for the time it is asked to sleep lies in it.
-    let primed = prime(half, leader, gateway)?;
+    let primed = if to_prime { prime(half, leader, gateway)? } else { None };
     let result = gateway.call(tid, libc::SYS_munmap, &[half.program.control.base(), CONTROL_BYTES])?;
     if result != 0 {
         return Err(Errno::from_raw_os_error(-result as i32));
@@ -275,7 +284,7 @@ fn to_interrupt(tid: i32) -> rustix::io::Result<()> {
 }
 
 /// Sets the state of a thread that no tape can set.
-fn set(thread: &Thread, primed: Option<i64>) -> rustix::io::Result<()> {
+fn set(thread: &Thread, registers: [u64; REGISTER_WORDS]) -> rustix::io::Result<()> {
     let tid = thread.tid.raw();
     if !thread.xstate.is_empty() {
         ptrace::set_xstate(tid, &thread.xstate)?;
@@ -283,11 +292,57 @@ fn set(thread: &Thread, primed: Option<i64>) -> rustix::io::Result<()> {
     // The mask first: a signal that is due goes to its handler when the true registers are there, or, should we die
     // in between, from the gate.
     ptrace::set_signal_mask(tid, thread.blocked)?;
-    ptrace::set_registers(tid, &final_registers(thread, primed))
+    ptrace::set_registers(tid, &registers)
 }
 
-/// The registers with which a thread goes on, `primed` being what its call returned when it was made again.
-fn final_registers(thread: &Thread, primed: Option<i64>) -> [u64; REGISTER_WORDS] {
+/// Finds the registers with which threads go on with the calls they were in.
+struct Restarts<'a> {
+    process: &'a Process,
+    /// The mappings of the process, read when first asked for.
+    mappings: Option<Vec<Mapping>>,
+}
+
+impl Restarts<'_> {
+    /// Returns the registers with which a thread goes on; `None` if its call needs a restart block.
+    ///
+    /// A call is issued again with the time it had left, by the program's own `syscall` instruction, so that its number
+    /// is there should the thread be frozen again: with a restart block it would show as restart_syscall(2).
+    fn registers(&mut self, thread: &Thread) -> Option<[u64; REGISTER_WORDS]> {
+        let registers = words(thread);
+        let (remaining, block) = match thread.restart {
+            Restart::None => return Some(registers),
+            Restart::Reissue { remaining } => (remaining, false),
+            Restart::Block { remaining } => (remaining, true),
+        };
+        if block && (self.signal_is_due(thread) || registers[ORIG_RAX] == libc::SYS_restart_syscall as u64) {
+            // The kernel itself makes an EINTR of it, or cannot do better.
+            return Some(registers);
+        }
+        let Some(left) = remaining.and_then(|left| u64::try_from(left.as_nanos()).ok()) else {
+            return Some(frost_tracee::restart::reissued(&registers));
+        };
+        let tid = thread.tid.raw();
+        let mappings = self.mappings.get_or_insert_with(|| {
+            proc::bare_mappings(self.process.pd.relation.pid.raw()).unwrap_or_default()
+        });
+        match elapsed::shortened(tid, &registers, Duration::from_nanos(left), mappings) {
+            None if block => None,
+            None => Some(frost_tracee::restart::reissued(&registers)),
+            shortened => shortened,
+        }
+    }
+
+    /// Returns whether a signal waits that the thread does not block.
+    fn signal_is_due(&self, thread: &Thread) -> bool {
+        let mut waiting = thread.pending.iter().chain(&self.process.pd.pending);
+        waiting.any(|signal| {
+            u32::try_from(signal.signal() - 1).is_ok_and(|bit| bit < 64 && thread.blocked & (1 << bit) == 0)
+        })
+    }
+}
+
+/// The registers of a thread whose call returned `primed` when it was made again.
+fn after_priming(thread: &Thread, primed: Option<i64>) -> [u64; REGISTER_WORDS] {
     let mut registers = words(thread);
     if let Some(result) = primed {
         registers[RAX] = result as u64;
@@ -295,15 +350,6 @@ fn final_registers(thread: &Thread, primed: Option<i64>) -> [u64; REGISTER_WORDS
             // It has ended by now: what it waited for was there.
             registers[ORIG_RAX] = NOT_IN_SYSCALL;
         }
-        return registers;
-    }
-    if let Restart::Reissue { remaining } = thread.restart {
-        let tid = thread.tid.raw();
-        let shortened = remaining.and_then(|left| {
-            let left = Duration::from_nanos(u64::try_from(left.as_nanos()).ok()?);
-            elapsed::shortened(tid, &registers, left, &proc::bare_mappings(tid).ok()?)
-        });
-        registers = shortened.unwrap_or_else(|| frost_tracee::restart::reissued(&registers));
     }
     registers
 }

@@ -61,8 +61,15 @@ pub fn shortened(
             again[R10] = left.as_micros().div_ceil(1000) as u64;
             return Some(again);
         }
+        libc::SYS_poll => {
+            again[RDX] = left.as_micros().div_ceil(1000) as u64;
+            return Some(again);
+        }
         libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => R10,
         libc::SYS_rt_sigtimedwait => RDX,
+        libc::SYS_nanosleep => RDI,
+        libc::SYS_clock_nanosleep if registers[RSI] & libc::TIMER_ABSTIME as u64 == 0 => RDX,
+        libc::SYS_futex if registers[RSI] & FUTEX_CMD_MASK == FUTEX_WAIT => R10,
         _ => return None,
     };
     let address = frame::room_on_stack(registers[RSP], 16, mappings)?;
