@@ -142,6 +142,9 @@ pub(crate) fn run(
     let committed = draft.commit(&checkpoint, origin, then).map_err(|error| freeze.failed(&error))?;
     frozen.version = committed.id.version;
     frozen.bytes = committed.bytes;
+    frozen.warnings.extend(
+        committed.replaced.iter().map(|id| format!("{id} was superseded, and is replaced by this image")),
+    );
     // From here on the image is complete: a fault is no failure of the freeze any more, but a death of the guardian
     // leaves the program running and the image superseded.
     freeze.steps.end("freeze.commit");
