@@ -325,7 +325,7 @@ impl Restarts<'_> {
         let mappings = self.mappings.get_or_insert_with(|| {
             proc::bare_mappings(self.process.pd.relation.pid.raw()).unwrap_or_default()
         });
-        match elapsed::shortened(tid, &registers, Duration::from_nanos(left), mappings) {
+        match elapsed::shortened(tid, &registers, Some(Duration::from_nanos(left)), mappings) {
             None if block => None,
             None => Some(frost_tracee::restart::reissued(&registers)),
             shortened => shortened,

@@ -44,34 +44,40 @@ pub fn remaining(thread: &StoppedThread) -> Option<Duration> {
 }
 
 /// Returns the registers with which thread `tid`, stopped with `registers` in a call that is issued again, waits for
-/// `left` only; `None` if the call has no timeout, or none that can be shortened: then it gets its full time.
+/// `left` only; `None` if what is left is not known, or nothing can be made of it.
 ///
-/// A timeout in memory is replaced by one below the thread's stack, which nothing there outlives. `mappings` are those
-/// of its process.
+/// A timeout in memory is replaced by one below the thread's stack, which nothing there outlives; with it the thread
+/// can be stopped and asked again, while a call that the kernel restarts by itself has forgotten what it was.
+/// `mappings` are those of its process.
 pub fn shortened(
     tid: i32,
     registers: &[u64; REGISTER_WORDS],
-    left: Duration,
+    left: Option<Duration>,
     mappings: &[Mapping],
 ) -> Option<[u64; REGISTER_WORDS]> {
     let mut again = restart::reissued(registers);
+    // Rounded up, so that nobody wakes too soon.
+    let millis = |left: Duration| left.as_micros().div_ceil(1000) as u64;
     let argument = match registers[ORIG_RAX] as libc::c_long {
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => {
-            // Rounded up, so that nobody wakes too soon.
-            again[R10] = left.as_micros().div_ceil(1000) as u64;
+            again[R10] = millis(left?);
             return Some(again);
         }
+        // For ever.
+        libc::SYS_poll if milliseconds(registers[RDX]).is_none() => return Some(again),
         libc::SYS_poll => {
-            again[RDX] = left.as_micros().div_ceil(1000) as u64;
+            again[RDX] = millis(left?);
             return Some(again);
         }
-        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => R10,
-        libc::SYS_rt_sigtimedwait => RDX,
-        libc::SYS_nanosleep => RDI,
-        libc::SYS_clock_nanosleep if registers[RSI] & libc::TIMER_ABSTIME as u64 == 0 => RDX,
         libc::SYS_futex if registers[RSI] & FUTEX_CMD_MASK == FUTEX_WAIT => R10,
+        // All other operations that wait take an absolute time.
+        libc::SYS_futex => return Some(again),
+        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => R10,
+        libc::SYS_rt_sigtimedwait | libc::SYS_clock_nanosleep => RDX,
+        libc::SYS_nanosleep => RDI,
         _ => return None,
     };
+    let left = left?;
     let address = frame::room_on_stack(registers[RSP], 16, mappings)?;
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&left.as_secs().to_ne_bytes());

@@ -89,3 +89,88 @@ pub fn reissued(registers: &[u64; REGISTER_WORDS]) -> [u64; REGISTER_WORDS] {
 pub fn has_restart_block(registers: &[u64; REGISTER_WORDS]) -> bool {
     registers[RAX] as i64 == RESTART_BLOCK && registers[ORIG_RAX] as i64 >= 0
 }
+
+/// The calls that have a restart block.
+const WITH_RESTART_BLOCK: [libc::c_long; 4] =
+    [libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_poll, libc::SYS_futex];
+
+/// Returns which call a thread was in that the kernel restarted once already: then `orig_rax` says restart_syscall,
+/// and its own number is forgotten. `None` if it was not restarted, or if it cannot be told.
+///
+/// The number is found in the code, which loads it right before the call; else by what the arguments can mean.
+pub fn forgotten_call(tid: i32, registers: &[u64; REGISTER_WORDS]) -> Option<u64> {
+    if registers[ORIG_RAX] as libc::c_long != libc::SYS_restart_syscall {
+        return None;
+    }
+    let mut code = [0u8; 32];
+    let from = registers[RIP].checked_sub(2 + code.len() as u64)?;
+    let known = |number: &u64| WITH_RESTART_BLOCK.contains(&(*number as libc::c_long));
+    if frost_sys::memory::read(tid, from, &mut code) == Ok(code.len())
+        && let Some(number) = loaded_number(&code).filter(known)
+    {
+        return Some(number);
+    }
+    by_arguments(registers)
+}
+
+/// Finds the last `mov $number, %eax` (b8) or `mov $number, %rax` (48 c7 c0) in code.
+fn loaded_number(code: &[u8]) -> Option<u64> {
+    let number = |at: usize| Some(u64::from(u32::from_le_bytes(code.get(at..at + 4)?.try_into().ok()?)));
+    (0..code.len()).rev().find_map(|at| {
+        let rest = &code[at..];
+        let found = if rest.starts_with(&[0x48, 0xc7, 0xc0]) {
+            number(at + 3)
+        } else if rest.starts_with(&[0xb8]) {
+            number(at + 1)
+        } else {
+            None
+        };
+        found.filter(|number| *number < 512)
+    })
+}
+
+fn by_arguments(registers: &[u64; REGISTER_WORDS]) -> Option<u64> {
+    const RDX: usize = 12;
+    const RSI: usize = 13;
+    const RDI: usize = 14;
+    const MOST_CLOCKS: u64 = 16;
+    const MOST_POLLED: u64 = 1 << 20;
+    let pointer = |value: u64| (0x1_0000..1 << 47).contains(&value);
+    let (first, second, third) = (registers[RDI], registers[RSI], registers[RDX]);
+    let call = if first < MOST_CLOCKS && second == 0 && pointer(third) {
+        libc::SYS_clock_nanosleep
+    } else if pointer(first) && (second == 0 || pointer(second)) && first.is_multiple_of(8) && third > 1 << 32
+    {
+        libc::SYS_nanosleep
+    } else if pointer(first)
+        && first.is_multiple_of(4)
+        && matches!(second & 0x7f, 0 | 9)
+        && second & !0x1ff == 0
+    {
+        libc::SYS_futex
+    } else if (first == 0 || pointer(first)) && second < MOST_POLLED {
+        libc::SYS_poll
+    } else {
+        return None;
+    };
+    Some(call as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_is_found_in_the_code_of_c_libraries() {
+        // mov $0xe6, %eax; xor %esi, %esi
+        assert_eq!(loaded_number(&[0x90, 0xb8, 0xe6, 0, 0, 0, 0x31, 0xf6]), Some(230));
+        // mov $7, %rax
+        assert_eq!(loaded_number(&[0x48, 0xc7, 0xc0, 7, 0, 0, 0]), Some(7));
+        assert_eq!(loaded_number(&[0x90; 8]), None);
+    }
+
+    #[test]
+    fn what_is_no_restart_is_left_alone() {
+        assert_eq!(forgotten_call(1, &[0; REGISTER_WORDS]), None);
+    }
+}

@@ -144,15 +144,20 @@ pub struct StoppedProcess {
 impl StoppedProcess {
     /// Sets calls that are issued again to the time that is left to them.
     fn shorten_timeouts(&self) {
-        let mut again = self.threads.iter().filter(|thread| thread.reissue).peekable();
+        let again = |thread: &&StoppedThread| thread.reissue || restart::has_restart_block(&thread.registers);
+        let mut again = self.threads.iter().filter(again).peekable();
         if again.peek().is_none() {
             return;
         }
         let mappings = proc::bare_mappings(self.pid).unwrap_or_default();
         for thread in again {
-            let shortened = elapsed::remaining(thread)
-                .and_then(|left| elapsed::shortened(thread.tid, &thread.registers, left, &mappings));
-            if let Some(registers) = shortened {
+            let status = proc::status(thread.tid).unwrap_or_default();
+            if (status.pending | status.shared_pending) & !thread.mask != 0 {
+                // The signal would have interrupted the call without us, and the kernel makes an EINTR of it.
+                continue;
+            }
+            let left = elapsed::remaining(thread);
+            if let Some(registers) = elapsed::shortened(thread.tid, &thread.registers, left, &mappings) {
                 // If it cannot be set it is gone, or goes on with the full time.
                 let _ = ptrace::set_registers(thread.tid, &registers);
             }
@@ -544,7 +549,7 @@ fn continue_thread(tid: i32, signal: i32) -> Result<(), Error> {
 /// Reads the registers of a thread that has just stopped, and sets a call that our stop alone has interrupted to be
 /// issued again: at once, so that our death at any later moment leaves no trace of the interruption.
 fn examine(tid: i32, stop: Stop) -> Result<Option<Context>, Error> {
-    let registers = match ptrace::registers(tid) {
+    let mut registers = match ptrace::registers(tid) {
         Ok(registers) => registers,
         Err(Errno::SRCH) => return Ok(None),
         // The register set of such a thread is shorter than the one we ask for.
@@ -556,6 +561,11 @@ fn examine(tid: i32, stop: Stop) -> Result<Option<Context>, Error> {
         tid,
         source,
     })?;
+    if restart::has_restart_block(&registers)
+        && let Some(call) = restart::forgotten_call(tid, &registers)
+    {
+        registers[restart::ORIG_RAX] = call;
+    }
     let mut reissue = false;
     if restart::stopped_with_eintr(&registers) {
         let set = |registers| {
