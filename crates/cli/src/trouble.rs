@@ -102,6 +102,10 @@ pub(crate) fn of_thaw(what: impl Into<String>, error: frost_thaw::Error) -> Fail
                 (Status::Denied, "`frost check` tells which right is lacking, and how to get it")
             }
             Errno::NOSPC | Errno::DQUOT => (Status::NoSpace, "free some space, then try again"),
+            Errno::EXIST => (
+                Status::Failed,
+                "its number was taken meanwhile: look who runs (`frost list`), or thaw a copy by --clone",
+            ),
             Errno::NOMEM | Errno::AGAIN => {
                 (Status::Failed, "free some memory or raise the limits of this shell (`ulimit -a`)")
             }

@@ -257,3 +257,86 @@ fn every_feature_of_the_machine_is_told() {
     assert_eq!(output.status.code(), Some(if missing { 5 } else { 0 }));
     assert!(!Path::new(&frost.store()).exists(), "looking makes no store");
 }
+
+/// Waits until `condition` holds.
+#[track_caller]
+fn until(mut condition: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "it takes too long");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Freezes a shell that ends with status 7 when it is told to end.
+fn trapping(frost: &Frost) {
+    let script = "trap 'exit 7' TERM; : > \"$0\"; while :; do sleep 0.01; done";
+    let ready = frost.directory.path().join("ready");
+    let mut shell = Command::new("sh")
+        .arg("-c")
+        .arg(script)
+        .arg(&ready)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("sh is everywhere");
+    until(|| ready.exists());
+    frost.ok(&["freeze", &shell.id().to_string(), "--to", "shell"]);
+    let _ = shell.wait();
+}
+
+/// Whether somebody who may not thaw here at all runs this; then there is nothing to test.
+fn cannot_thaw(frost: &Frost) -> bool {
+    let missing = frost.run(&["check"]).status.code() == Some(5);
+    if missing {
+        println!("skipped: this machine lacks something that a thaw needs");
+    }
+    missing
+}
+
+#[test]
+fn attached_the_status_is_the_program_s_own() {
+    let frost = Frost::new();
+    if cannot_thaw(&frost) {
+        return;
+    }
+    trapping(&frost);
+    let mut thaw = frost.command(&["thaw", "shell", "--attach"]).spawn().expect("frost starts");
+    let running = || records(&frost.ok(&["list", "--json"]))[0]["state"] == "running";
+    until(|| running() || thaw.try_wait().expect("our own child").is_some());
+    let terminate = Command::new("kill").args(["-TERM", &thaw.id().to_string()]).status();
+    assert!(terminate.expect("kill is everywhere").success());
+    assert_eq!(thaw.wait().expect("our own child").code(), Some(7));
+    assert!(!running());
+    frost.fails(125, &["thaw", "nobody", "--attach"]);
+}
+
+#[test]
+fn what_runs_is_not_thawed_again_but_a_copy_is() {
+    let frost = Frost::new();
+    if cannot_thaw(&frost) {
+        return;
+    }
+    trapping(&frost);
+    let thawed = |arguments: &[&str]| {
+        let output = frost.run(arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        records(&String::from_utf8_lossy(&output.stdout))[0].clone()
+    };
+    let plan = thawed(&["thaw", "shell", "--plan", "--json"]);
+    assert_eq!(plan["obstacles"], serde_json::json!([]));
+    let first = thawed(&["thaw", "shell", "--json"]);
+    for field in ["name", "version", "pid", "inner_pid", "processes", "threads", "elapsed_us"] {
+        assert!(!first[field].is_null(), "{field}: {first}");
+    }
+    assert!(frost.fails(1, &["thaw", "shell"]).contains("--clone"));
+    let copy = thawed(&["thaw", "shell", "--clone", "--json"]);
+    assert_eq!(copy["inner_pid"], first["inner_pid"]);
+    assert_ne!(copy["pid"], first["pid"]);
+    // By its name, the running one is frozen again.
+    frost.ok(&["freeze", "shell"]);
+    assert_eq!(records(&frost.ok(&["list", "--json"])).len(), 2);
+    let kill = Command::new("kill").args(["-KILL", &copy["pid"].to_string()]).status();
+    assert!(kill.expect("kill is everywhere").success());
+}
