@@ -96,6 +96,7 @@ fn child() {
         }
         "full disk" => full_disk(root),
         "power loss" => power_loss(root),
+        "read only" => read_only(root),
         "small files" => small_files(root),
         other => panic!("no such job: {other}"),
     }
@@ -193,6 +194,30 @@ fn what_was_committed_survives_a_power_loss() {
     let make = "truncate -s 40m DIR/image && mkfs.ext4 -q -m 0 -I 256 DIR/image && mkdir DIR/disk DIR/after && \
                 mount -o loop DIR/image DIR/disk && mkdir DIR/disk/store";
     in_mount(make, "power loss");
+}
+
+#[test]
+fn a_store_that_cannot_be_written_can_be_read() {
+    in_mount("mount -t tmpfs -o mode=700 none DIR", "read only");
+}
+
+fn read_only(dir: &Path) {
+    let id = commit(&open(dir), 300_000).unwrap();
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(dir).output().unwrap();
+    assert!(remounted.status.success(), "{}", String::from_utf8_lossy(&remounted.stderr));
+    let store = open(dir);
+    assert_eq!(assert_whole(&store), [1]);
+    store.open_image(&id).unwrap().pack().unwrap();
+    store.export(&id, &mut std::io::sink()).unwrap();
+    for error in
+        [store.begin(&web()).err(), store.remove(&id).err(), store.claim(&id, &Instance::default()).err()]
+    {
+        let error = error.unwrap();
+        assert!(
+            matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
+        );
+    }
+    assert_eq!(assert_whole(&store), [1]);
 }
 
 /// Runs a job in a mount namespace of its own, so that nothing of it remains, however it ends.
