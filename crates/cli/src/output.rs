@@ -108,6 +108,14 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
+/// Cuts a text to so many characters, and shows that it did.
+pub(crate) fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(3)).chain("...".chars()).collect()
+}
+
 /// Renders columns: each as wide as its widest cell, the last one as it is.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -150,6 +158,12 @@ mod tests {
         assert_eq!(span(Duration::from_micros(12)), "12 us");
         assert_eq!(span(Duration::from_micros(3_240)), "3.2 ms");
         assert_eq!(span(Duration::from_millis(1_500)), "1.50 s");
+    }
+
+    #[test]
+    fn a_text_is_cut_at_characters() {
+        assert_eq!(cut("abcdef", 6), "abcdef");
+        assert_eq!(cut("äbcdefg", 6), "äbc...");
     }
 
     #[test]

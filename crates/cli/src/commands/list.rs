@@ -9,6 +9,9 @@ use frost_store::Summary;
 use serde::Serialize;
 use std::process::ExitCode;
 
+/// So much of a command tells which it is; records have all of it.
+const COMMAND_WIDTH: usize = 48;
+
 /// Lists the images
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -94,6 +97,9 @@ fn row(record: &Record<'_>) -> Vec<String> {
     row.push(format!("{}{}", output::bytes(record.disk_bytes), if record.cold { " cold" } else { "" }));
     row.push(record.processes.map_or_else(String::new, |processes| processes.to_string()));
     row.push(record.created.map_or_else(String::new, output::time));
-    row.push(output::printable(record.problem.as_deref().or(record.command).unwrap_or_default()));
+    row.push(match (&record.problem, record.command) {
+        (Some(problem), _) => output::printable(problem),
+        (None, command) => output::cut(&output::printable(command.unwrap_or_default()), COMMAND_WIDTH),
+    });
     row
 }
