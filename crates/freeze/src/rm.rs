@@ -7,6 +7,7 @@ use frost_model::id::{DataspaceId, DescriptionId};
 use frost_model::path::BytePath;
 use frost_model::rm::{Attachment, Bounds, PageRange, Protection, RegionFlags, SpecialRegion, Vdso};
 use frost_sys::proc::{self, Mapping, Stat};
+use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags};
 use std::collections::HashMap;
 
@@ -102,50 +103,9 @@ fn look(name: &[u8], mapping: &Mapping) -> Result<FileRef, String> {
     let stat = rustix::fs::fstat(&opened).map_err(|errno| errno.to_string())?;
     let mut identity = file::identity(&stat);
     if mapping.execute || mapping.offset == 0 {
-        identity.build_id = build_id(&opened);
+        identity.build_id = frost_sys::elf::build_id(opened.as_fd());
     }
     Ok(FileRef { path: BytePath::new(name), identity })
-}
-
-/// Reads the GNU build-id of an ELF file: the note of type 3 with owner `GNU` in a PT_NOTE segment.
-fn build_id(file: &rustix::fd::OwnedFd) -> Option<Vec<u8>> {
-    let mut head = [0u8; 4096];
-    let got = rustix::io::pread(file, &mut head, 0).ok()?;
-    let head = &head[..got];
-    if !head.starts_with(b"\x7fELF\x02\x01") {
-        return None;
-    }
-    let half = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
-    let word = |at: usize| Some(u64::from_le_bytes(head.get(at..at + 8)?.try_into().ok()?));
-    let (table, size, count) = (word(32)? as usize, half(54)? as usize, half(56)? as usize);
-    for index in 0..count.min(64) {
-        let at = table.checked_add(index * size)?;
-        if head.get(at..at + 4)? != 4u32.to_le_bytes() {
-            continue;
-        }
-        let len = (word(at + 32)? as usize).min(4096);
-        let mut notes = vec![0u8; len];
-        let got = rustix::io::pread(file, &mut notes, word(at + 8)?).ok()?;
-        if let Some(id) = find_note(&notes[..got]) {
-            return Some(id);
-        }
-    }
-    None
-}
-
-fn find_note(mut notes: &[u8]) -> Option<Vec<u8>> {
-    while let Some((head, rest)) = notes.split_first_chunk::<12>() {
-        let number =
-            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
-        let (name_len, desc_len, kind) = (number(0), number(4), number(8));
-        let desc_at = name_len.checked_next_multiple_of(4)?;
-        let end = desc_at.checked_add(desc_len.checked_next_multiple_of(4)?)?;
-        if kind == 3 && rest.get(..name_len)? == b"GNU\0" {
-            return rest.get(desc_at..desc_at + desc_len).map(<[u8]>::to_vec);
-        }
-        notes = rest.get(end..)?;
-    }
-    None
 }
 
 /// Lists every mapping of a process that cannot be carried.

@@ -4,8 +4,7 @@
 //! nothing here may seek, read, or set a flag through it; where content must be read, the file is opened anew.
 
 use super::Error;
-use frost_model::cap::{FileIdentity, Lock, Owner};
-use frost_model::clock::Timespec;
+use frost_model::cap::{Lock, Owner};
 use frost_model::{BytePath, Pid};
 use frost_sys::fdinfo::FdInfo;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -115,21 +114,6 @@ impl Held {
 /// The path that leads to the file behind a descriptor of ours.
 pub(super) fn own_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
-}
-
-/// Takes what is recorded of a file out of `stat`.
-pub(super) fn identity(stat: &Stat) -> FileIdentity {
-    FileIdentity {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-        mode: stat.st_mode,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        rdev: stat.st_rdev,
-        len_bytes: stat.st_size as u64,
-        modified: Timespec { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as i64 },
-        build_id: None,
-    }
 }
 
 /// Takes the suffix away that the kernel adds to the path of a file without a name.

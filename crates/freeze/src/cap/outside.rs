@@ -1,7 +1,7 @@
 //! Descriptions whose other end is not in the tree.
 
 use super::pipe::{self, Ends};
-use super::{Error, Held, Members, held};
+use super::{Error, Held, Members};
 use frost_model::cap::{Capability, FileRef, Outside, OutsideKind};
 use frost_model::{BytePath, Pid};
 use rustix::fd::AsFd;
@@ -66,7 +66,7 @@ pub(super) fn capture_terminal(held: &Held, path: BytePath, members: &Members) -
         || members
             .outer()
             .any(|pid| frost_sys::proc::stat(pid.raw()).is_ok_and(|stat| is_terminal(stat.tty_nr, rdev)));
-    let file = FileRef { path, identity: held::identity(&held.stat) };
+    let file = FileRef { path, identity: crate::file::identity(&held.stat) };
     let kind = OutsideKind::Terminal { file, settings, size, controlling };
     Ok(Capability::Outside(Outside { kind, peer: None }))
 }

@@ -1,8 +1,8 @@
 //! Regular files, with and without a name.
 
-use super::held::identity;
 use super::recognise::{Found, Refusal};
 use super::{Error, Held, Sink, content};
+use crate::file::identity;
 use frost_model::BytePath;
 use frost_model::cap::{Capability, Content, FileRef, RegularFile, Unnamed};
 use frost_model::id::ObjectId;

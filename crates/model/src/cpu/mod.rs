@@ -5,7 +5,7 @@ mod restart;
 mod scheduling;
 mod thread;
 
-pub use registers::Registers;
+pub use registers::{REGISTER_WORDS, Registers};
 pub use restart::{NOT_IN_SYSCALL, Restart};
 pub use scheduling::Scheduling;
 pub use thread::{AltStack, CpuState, RobustList, Rseq, Thread};

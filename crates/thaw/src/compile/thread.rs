@@ -21,11 +21,7 @@ const SS_ONSTACK: u32 = 1;
 
 /// Returns the registers of a thread in the order of `struct user_regs_struct`.
 pub(crate) fn words(thread: &Thread) -> [u64; REGISTER_WORDS] {
-    let r = &thread.registers;
-    [
-        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi,
-        r.rdi, r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
-    ]
+    thread.registers.into()
 }
 
 impl Compiler<'_> {
