@@ -95,7 +95,8 @@ fn restart(thread: &StoppedThread) -> Restart {
 }
 
 fn remaining(thread: &StoppedThread) -> Option<Timespec> {
-    elapsed::remaining(thread).map(|left| Timespec::from_nanos(left.as_nanos() as i128))
+    // The clocks of the image stand at the stop.
+    elapsed::remaining_at_stop(thread).map(|left| Timespec::from_nanos(left.as_nanos() as i128))
 }
 
 fn scheduling(tid: i32, facts: &ThreadFacts) -> Result<Scheduling, Errno> {

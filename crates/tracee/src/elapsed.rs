@@ -8,7 +8,7 @@ use crate::frame;
 use crate::restart::{self, RSP};
 use crate::seize::StoppedThread;
 use frost_sys::memory;
-use frost_sys::proc::Mapping;
+use frost_sys::proc::{Asleep, Mapping};
 use frost_sys::ptrace::REGISTER_WORDS;
 use std::time::Duration;
 
@@ -22,9 +22,18 @@ const ORIG_RAX: usize = 15;
 const FUTEX_CMD_MASK: u64 = 0x7f;
 const FUTEX_WAIT: u64 = 0;
 
-/// Returns what was left of the timeout of the call that `thread` was stopped in; `None` if it has none, if it is
-/// absolute, or if nothing can be told: the call is then issued again with its own arguments.
+/// Returns what is left by now of the timeout of the call that `thread` was stopped in; `None` if it has none, if it
+/// is absolute, or if nothing can be told: the call is then issued again with its own arguments.
 pub fn remaining(thread: &StoppedThread) -> Option<Duration> {
+    remaining_after(thread, thread.asleep.and_then(Asleep::since))
+}
+
+/// Returns what was left of it when the thread was stopped, the time since then not counted.
+pub fn remaining_at_stop(thread: &StoppedThread) -> Option<Duration> {
+    remaining_after(thread, thread.slept)
+}
+
+fn remaining_after(thread: &StoppedThread, slept: Option<Duration>) -> Option<Duration> {
     let registers = &thread.registers;
     let tid = thread.tid;
     let whole = match registers[ORIG_RAX] as libc::c_long {
@@ -40,7 +49,7 @@ pub fn remaining(thread: &StoppedThread) -> Option<Duration> {
         libc::SYS_futex if registers[RSI] & FUTEX_CMD_MASK == FUTEX_WAIT => timespec(tid, registers[R10])?,
         _ => return None,
     };
-    Some(whole.saturating_sub(thread.asleep?.since()?))
+    Some(whole.saturating_sub(slept?))
 }
 
 /// Returns the registers with which thread `tid`, stopped with `registers` in a call that is issued again, waits for

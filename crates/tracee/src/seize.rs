@@ -109,6 +109,8 @@ pub struct StoppedThread {
     pub reissue: bool,
     /// When it fell asleep in a call with a timeout.
     pub asleep: Option<Asleep>,
+    /// How long it had slept when it was stopped.
+    pub slept: Option<Duration>,
 }
 
 impl StoppedThread {
@@ -497,6 +499,7 @@ impl Seizing {
                 mask: context.mask,
                 reissue: context.reissue,
                 asleep: self.asleep.get(&tid).copied(),
+                slept: self.asleep.get(&tid).and_then(|asleep| asleep.since()),
             });
         }
         let zombie = stat.is_zombie() && threads.is_empty();
