@@ -11,7 +11,7 @@ struct Need {
     package: &'static str,
 }
 
-const NEEDS: [Need; 9] = [
+const NEEDS: [Need; 8] = [
     Need { program: "gcc", package: "gcc" },
     Need { program: "/usr/bin/python3", package: "python3" },
     Need { program: "redis-server", package: "redis-server" },
@@ -19,7 +19,6 @@ const NEEDS: [Need; 9] = [
     Need { program: "sqlite3", package: "sqlite3" },
     Need { program: "node", package: "nodejs" },
     Need { program: "java", package: "openjdk-17-jdk-headless" },
-    Need { program: "curl", package: "curl" },
     Need { program: "setpriv", package: "util-linux" },
 ];
 
@@ -44,6 +43,8 @@ pub(crate) fn install(root: &Path) -> Outcome {
     let apt = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");
         command.args(arguments).current_dir(root).env("DEBIAN_FRONTEND", "noninteractive");
+        // No server that is installed shall be started: tests start their own.
+        command.env("RUNLEVEL", "1");
         limited(&mut command, Duration::from_secs(600))
     };
     // An old list of packages may be good enough, and without a network there is no newer one.
