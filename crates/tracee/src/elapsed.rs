@@ -52,6 +52,9 @@ fn remaining_after(thread: &StoppedThread, slept: Option<Duration>) -> Option<Du
     Some(whole.saturating_sub(slept?))
 }
 
+/// The bytes below the red zone of a stack in which [`shortened`] may have put a timeout: 16, aligned downwards to 64.
+pub(crate) const ROOM_BYTES: u64 = 128;
+
 /// Returns the registers with which thread `tid`, stopped with `registers` in a call that is issued again, waits for
 /// `left` only; `None` if what is left is not known, or nothing can be made of it.
 ///

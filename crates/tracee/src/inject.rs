@@ -13,6 +13,7 @@
 //!
 //! The calls of a tape must not block: a call that is interrupted would replace the thread's restart block.
 
+use crate::elapsed;
 use crate::frame::{self, Frame};
 use crate::interpreter;
 use crate::restart::{self, ORIG_RAX, RAX, RIP, RSP};
@@ -445,7 +446,9 @@ impl Gateway {
 fn frame_on_stack(thread: &StoppedThread, mappings: &[Mapping], restorer: u64) -> Option<Frame> {
     let xstate = ptrace::xstate(thread.tid).ok()?;
     let len_bytes = Frame::len_bytes(xstate.len()) as u64;
-    let address = frame::room_on_stack(thread.registers[RSP], len_bytes, mappings)?;
+    // Below a timeout that may lie there for the call the thread is in (`elapsed::shortened`): it is read once more when
+    // the thread is frozen.
+    let address = frame::room_on_stack(thread.registers[RSP], len_bytes + elapsed::ROOM_BYTES, mappings)?;
     let registers = frame::restarted(&thread.resume_registers());
     Some(Frame::new(address, &registers, &xstate, thread.mask, restorer))
 }
