@@ -181,6 +181,17 @@ pub fn thawed(binary: &Path, name: &str, who: Who) {
     scene.is_empty_soon();
 }
 
+/// Frozen with pipes to this test as its input and output, then thawed by a command that hands in others.
+pub fn thawed_from_pipes(binary: &Path, name: &str) {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let mut traveller = Traveller::set_out(&scene, binary, name, Stdio::Pipes);
+    traveller.freeze();
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    assert!(scene.stage("seen").exists(), "what the program saw");
+    scene.is_empty_soon();
+}
+
 /// Frozen and thawed twice in a row.
 pub fn twice(binary: &Path, name: &str) {
     let Some(scene) = Scene::new(Who::Myself) else { return };
@@ -194,12 +205,30 @@ pub fn twice(binary: &Path, name: &str) {
     scene.is_empty_soon();
 }
 
+/// Victims that have a file open, or mapped, for writing: a copy would write to it beside the original.
+const WRITERS: [&str; 9] = [
+    "file_beyond_end",
+    "file_private_read_only",
+    "file_shared",
+    "regular_append",
+    "regular_locks",
+    "regular_offset",
+    "regular_renamed",
+    "restart_fcntl_lock",
+    "restart_flock",
+];
+
 /// Frozen with `--leave-running`: the program goes on unharmed; then its image is thawed as a copy.
 pub fn copied(binary: &Path, name: &str) {
     let Some(scene) = Scene::new(Who::Myself) else { return };
     let traveller = Traveller::set_out(&scene, binary, name, Stdio::Null);
     let pid = traveller.pid.to_string();
     scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running", "--json"]).ok();
+    if WRITERS.contains(&name) {
+        traveller.arrive("left running");
+        scene.frost(&["thaw", "victim", "--clone"]).refused(3, "a copy would");
+        return scene.is_empty_soon();
+    }
     let (number, tree) = (traveller.pid, traveller.tree.clone());
     traveller.arrive("left running");
     for name in ["go", "result", "why", "seen"] {
@@ -208,7 +237,7 @@ pub fn copied(binary: &Path, name: &str) {
     let mut copy =
         Traveller { scene: &scene, name: name.to_owned(), started: None, pid: number, inner: number, tree };
     copy.thaw(&["--clone"]);
-    copy.arrive("thawed");
+    copy.arrive("copied");
     scene.is_empty_soon();
 }
 

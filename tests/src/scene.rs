@@ -34,6 +34,8 @@ pub enum Stdio {
     Files,
     /// `/dev/null`, all three.
     Null,
+    /// Pipes to the test for input and output, a file for errors.
+    Pipes,
 }
 
 /// A place for one test. What runs there is killed when it is dropped.
@@ -280,7 +282,11 @@ impl Scene {
 
     /// Starts a program in its own session, in the scene's stage.
     pub fn start(&self, command: &mut Command, stdio: Stdio) -> Started {
+        command.stdin(std::process::Stdio::null());
         match stdio {
+            Stdio::Pipes => {
+                command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+            }
             Stdio::Null => {
                 command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
             }
@@ -298,7 +304,7 @@ impl Scene {
                 }
             }
         }
-        Started::spawn(command.stdin(std::process::Stdio::null()))
+        Started::spawn(command)
     }
 
     /// Returns every living process of this scene.

@@ -78,11 +78,27 @@ fn each_victim_makes_its_journeys() {
 }
 
 /// Those that go through what no other does.
-const SPECIAL: &[&str] = &["vfork_lasting", "outside_pipe"];
+const SPECIAL: &[&str] = &["vfork_lasting", "outside_pipe", "restart_semtimedop"];
 
 #[test]
 fn a_lasting_vfork_is_told_by_name() {
     journey::unstoppable(binary(), "vfork_lasting", "vfork");
+}
+
+/// A set of semaphores belongs to the machine, not to the program, so the two halves of a copy would share it.
+#[test]
+fn a_wait_for_semaphores_goes_on() {
+    journey::unfrozen(binary(), "restart_semtimedop");
+    journey::thawed(binary(), "restart_semtimedop", Who::Myself);
+    journey::twice(binary(), "restart_semtimedop");
+}
+
+/// Standard input and output are pipes of the harness, whose other ends no thaw can find again: the program sees an
+/// ordinary end.
+#[test]
+fn pipes_to_the_outside_end() {
+    journey::unfrozen(binary(), "outside_pipe");
+    journey::thawed_from_pipes(binary(), "outside_pipe");
 }
 
 refused! {
@@ -219,7 +235,6 @@ carried! {
     restart_wait4
     restart_waitid
     restart_pause
-    restart_semtimedop
     restart_sigsuspend
     restart_flock
     restart_fcntl_lock

@@ -89,7 +89,12 @@ impl Stage {
 
     /// Whether this is the thawed program; after `go`.
     pub(crate) fn was_thawed(&self) -> bool {
-        std::fs::read(self.path("go")).is_ok_and(|text| text == b"thawed")
+        std::fs::read(self.path("go")).is_ok_and(|text| text == b"thawed" || text == b"copied")
+    }
+
+    /// Whether this is a copy of a program that went on; after `go`.
+    pub(crate) fn was_copied(&self) -> bool {
+        std::fs::read(self.path("go")).is_ok_and(|text| text == b"copied")
     }
 
     pub(crate) fn wait(&self) {
