@@ -122,11 +122,11 @@ fn descriptors(facts: &mut BTreeMap<String, String>) {
     for fd in numbers {
         // The directory that was just read is in its own list, but no longer open.
         let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
-        // That a file never had a name is history: one that is made again under its old path has had one.
-        let flags = if flags & libc::O_TMPFILE == libc::O_TMPFILE { flags & !libc::O_TMPFILE } else { flags };
         if flags == -1 {
             continue;
         }
+        // That a file never had a name is history: one that is made again under its old path has had one.
+        let flags = if flags & libc::O_TMPFILE == libc::O_TMPFILE { flags & !libc::O_TMPFILE } else { flags };
         let target = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
         let mut target = target.display().to_string();
         // A pipe or socket made anew has another inode.

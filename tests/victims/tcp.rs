@@ -98,6 +98,9 @@ fn unconnected(stage: &Stage) -> Verdict {
 /// Bound, not yet listening.
 fn bound(stage: &Stage) -> Verdict {
     let fd = sys!(socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?;
+    // As every server does: what is left of old connections then does not hold the port.
+    let one = 1i32;
+    sys!(setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const one).cast(), 4))?;
     let mut address: libc::sockaddr_in = zeroed();
     address.sin_family = libc::AF_INET as u16;
     address.sin_addr.s_addr = u32::from_ne_bytes([127, 0, 0, 1]);
