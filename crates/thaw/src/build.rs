@@ -32,6 +32,8 @@ pub(crate) struct Material {
     pub(crate) pack: OwnedFd,
     /// Open file descriptions by their index; `None` for those that are not there any more.
     pub(crate) descriptions: Vec<Option<OwnedFd>>,
+    /// Descriptors that take the place of a description under one number.
+    pub(crate) instead: Vec<(frost_model::DescriptionId, i32, OwnedFd)>,
     /// Calls of each process about its descriptors.
     pub(crate) calls: Vec<Vec<InnerCall>>,
 }
@@ -89,7 +91,7 @@ pub(crate) fn build<'a>(
 ) -> Result<Half<'a>, Error> {
     begin(Stage::Open)?;
     raise_limits();
-    let Material { pack, descriptions, calls } = material()?;
+    let Material { pack, descriptions, instead, calls } = material()?;
     let stage = Stage::Open;
     let (gate_read, gate_write) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at(stage, || "the gate".to_owned())?;
@@ -99,7 +101,8 @@ pub(crate) fn build<'a>(
         object: "an eventfd".to_owned(),
         source: Errno::from_io_error(&error).unwrap_or(Errno::MFILE),
     })?;
-    let (mut pool, mut numbers) = pool::open_all(checkpoint, pack, descriptions, gate_read, arrived)?;
+    let (mut pool, mut numbers) =
+        pool::open_all(checkpoint, pack, (descriptions, instead), gate_read, arrived)?;
     steps.end(Stage::Open.name());
 
     begin(Stage::Compile)?;

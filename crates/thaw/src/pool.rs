@@ -6,7 +6,7 @@ use crate::stage::Stage;
 use frost_model::cap::Capability;
 use frost_model::ram::DataspaceKind;
 use frost_model::rm::Attachment;
-use frost_model::{Checkpoint, DataspaceId};
+use frost_model::{Checkpoint, DataspaceId, DescriptionId};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
@@ -96,7 +96,7 @@ pub(crate) fn open(file_use: &FileUse) -> rustix::io::Result<OwnedFd> {
 pub(crate) fn open_all(
     checkpoint: &Checkpoint,
     pack: OwnedFd,
-    descriptions: Vec<Option<OwnedFd>>,
+    (descriptions, instead): (Vec<Option<OwnedFd>>, Vec<(DescriptionId, i32, OwnedFd)>),
     gate: OwnedFd,
     arrived: OwnedFd,
 ) -> Result<(Pool, Numbers), Error> {
@@ -122,6 +122,9 @@ pub(crate) fn open_all(
     for description in descriptions {
         let fd = description.map(|fd| pool.adopt(fd)).transpose().at(stage, number)?;
         numbers.descriptions.push(fd);
+    }
+    for (id, fd, own) in instead {
+        numbers.instead.insert((id.index(), fd), pool.adopt(own).at(stage, number)?);
     }
     numbers.pack = pool.adopt(pack).at(stage, number)?;
     Ok((pool, numbers))

@@ -198,6 +198,7 @@ fn thaw(checkpoint: &Checkpoint) -> Result<i32, crate::Error> {
     let mut steps = Steps::start();
     let material = || {
         Ok(Material {
+            instead: Vec::new(),
             pack: pack(),
             descriptions: Vec::new(),
             calls: vec![Vec::new(); checkpoint.processes.len()],

@@ -104,7 +104,7 @@ pub(crate) fn here(
         late = Some(built.late);
         let processes = checkpoint.processes.iter();
         let calls = processes.map(|process| cap::tape_calls(checkpoint, process, &context)).collect();
-        Ok(Material { pack, descriptions: built.descriptions, calls })
+        Ok(Material { pack, descriptions: built.descriptions, instead: built.instead, calls })
     };
     let mut half = build::build(checkpoint, plan.relation(), groups, material, steps)?;
     release::stop(&half, steps)?;

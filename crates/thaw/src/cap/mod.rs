@@ -91,6 +91,9 @@ pub struct Planned {
 pub struct Built {
     /// One descriptor for each description, by its index.
     pub descriptions: Vec<Option<OwnedFd>>,
+    /// Descriptors that take the place of a description under one number only: the program may have had one terminal as
+    /// its standard input, output and error, while ours are three different things.
+    pub instead: Vec<(DescriptionId, i32, OwnedFd)>,
     /// What is done when all else is complete.
     pub late: Late,
 }
@@ -247,7 +250,8 @@ pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>)
         regular::finish(fd, &file).about("set the mode of", "a file that is put back")?;
     }
     let late = Late::of(checkpoint, &made, replaced)?;
-    Ok(Built { descriptions: made, late })
+    let instead = outside::instead(checkpoint, planned)?;
+    Ok(Built { descriptions: made, instead, late })
 }
 
 /// Objects behind descriptions, while these are made.
@@ -546,7 +550,7 @@ fn is_written(description: &Description) -> bool {
 }
 
 /// The numbers under which processes of the tree have a description.
-fn numbers(checkpoint: &Checkpoint, id: DescriptionId) -> Vec<i32> {
+pub(super) fn numbers(checkpoint: &Checkpoint, id: DescriptionId) -> Vec<i32> {
     let tables = checkpoint.processes.iter().flat_map(|process| &process.pd.descriptors);
     let mut numbers: Vec<i32> =
         tables.filter(|entry| entry.description == id).map(|entry| entry.fd.raw()).collect();

@@ -5,8 +5,9 @@
 //! thawed program to close it.
 
 use super::error::{About, Error};
-use super::{file, pipe};
+use super::{Planned, Route, file, pipe};
 use frost_model::cap::{Description, Outside, OutsideKind, UnixName, UnixType};
+use frost_model::{Checkpoint, DescriptionId};
 use frost_sys::pty;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -158,6 +159,26 @@ pub(super) fn inherit(number: i32, flags: u32) -> Result<OwnedFd, Error> {
     own.try_clone_to_owned()
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
         .about("duplicate", what())
+}
+
+/// Hands in our own standard descriptors where the program has an inherited description under such a number, and ours
+/// is not the same terminal under all of them.
+pub(super) fn instead(
+    checkpoint: &Checkpoint,
+    planned: &[Planned],
+) -> Result<Vec<(DescriptionId, i32, OwnedFd)>, Error> {
+    let mut instead = Vec::new();
+    for (index, (planned, description)) in planned.iter().zip(&checkpoint.descriptions).enumerate() {
+        let Route::Inherit(inherited) = planned.route else { continue };
+        let id = DescriptionId::new(index as u32);
+        for number in super::numbers(checkpoint, id).into_iter().filter(|number| (0..3).contains(number)) {
+            let own_is_terminal = isatty(standard(number));
+            if number != inherited && !(own_is_terminal && isatty(standard(inherited))) {
+                instead.push((id, number, inherit(number, description.flags)?));
+            }
+        }
+    }
+    Ok(instead)
 }
 
 fn standard(number: i32) -> BorrowedFd<'static> {

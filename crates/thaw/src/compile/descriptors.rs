@@ -10,7 +10,9 @@ impl Compiler<'_> {
     /// that the rest of the tape needs.
     pub(super) fn descriptors(&mut self, script: &mut Script, index: usize, process: &Process) {
         for descriptor in &process.pd.descriptors {
-            let number = self.numbers.descriptions.get(descriptor.description.index()).copied().flatten();
+            let index_of = descriptor.description.index();
+            let instead = self.numbers.instead.get(&(index_of, descriptor.fd.raw())).copied();
+            let number = instead.or_else(|| self.numbers.descriptions.get(index_of).copied().flatten());
             // A description without a number is closed by its route.
             let Some(number) = number else { continue };
             let fd = descriptor.fd.raw();
