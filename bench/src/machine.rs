@@ -13,6 +13,8 @@ pub(crate) struct Machine {
     file_system: String,
     huge_pages: String,
     user: &'static str,
+    /// How busy it was before the run: the load of one, five and fifteen minutes.
+    load: String,
     /// The version of frost, as it says itself.
     frost: String,
     /// Seconds since 1970.
@@ -39,6 +41,7 @@ impl Machine {
             file_system: file_system(directory),
             huge_pages: read("/sys/kernel/mm/transparent_hugepage/enabled").trim().to_owned(),
             user: if rustix::process::geteuid().is_root() { "root" } else { "ordinary" },
+            load: read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
             frost,
             time: std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
@@ -49,13 +52,14 @@ impl Machine {
     /// One line for the head of a table.
     pub(crate) fn line(&self) -> String {
         format!(
-            "{}, {} CPUs, {} GiB, Linux {}, {}, as {} user",
+            "{}, {} CPUs, {} GiB, Linux {}, {}, as {} user, load before {}",
             self.cpu,
             self.cpus,
             self.memory_bytes >> 30,
             self.kernel,
             self.file_system,
-            self.user
+            self.user,
+            self.load
         )
     }
 
