@@ -34,7 +34,7 @@ pub enum Stdio {
     Files,
     /// `/dev/null`, all three.
     Null,
-    /// Pipes to the test for input and output, a file for errors.
+    /// Pipes to the test for input and output, `/dev/null` for errors.
     Pipes,
 }
 
@@ -286,6 +286,7 @@ impl Scene {
         match stdio {
             Stdio::Pipes => {
                 command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+                command.stderr(std::process::Stdio::null());
             }
             Stdio::Null => {
                 command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());

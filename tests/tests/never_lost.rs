@@ -35,6 +35,8 @@ fn safe_and_sound(scene: &Scene, mut traveller: Traveller<'_>, how: &str) {
     if is_alive(traveller.pid) {
         traveller.arrive("left alone");
     } else {
+        // Its end had begun, and goes on without whoever began it.
+        until("all of it has ended", || traveller.tree.iter().all(|pid| !is_alive(*pid)));
         traveller.is_gone();
         let outcome = scene.frost(&["list", "--json"]).ok();
         assert!(
