@@ -92,11 +92,14 @@ pub(crate) fn open(file_use: &FileUse) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK, Mode::empty())
 }
 
+/// What replaces a description in one process: the description, the process' descriptor, and ours.
+type Instead = Vec<(DescriptionId, i32, OwnedFd)>;
+
 /// Opens everything and gives it numbers.
 pub(crate) fn open_all(
     checkpoint: &Checkpoint,
     pack: OwnedFd,
-    (descriptions, instead): (Vec<Option<OwnedFd>>, Vec<(DescriptionId, i32, OwnedFd)>),
+    (descriptions, instead): (Vec<Option<OwnedFd>>, Instead),
     gate: OwnedFd,
     arrived: OwnedFd,
 ) -> Result<(Pool, Numbers), Error> {
