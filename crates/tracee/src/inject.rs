@@ -427,11 +427,12 @@ impl Gateway {
             }
         }
         if let (Some(syscall), Some(restorer)) = pair {
-            let fit = process.threads.iter().enumerate().find_map(|(index, thread)| {
-                if restart::has_restart_block(&thread.registers) {
-                    return None;
-                }
-                Some((index, frame_on_stack(thread, mappings, restorer)?))
+            // A frame cannot give a restart block back, so threads with one come last: should we die, their call is
+            // issued again instead.
+            let mut threads: Vec<usize> = (0..process.threads.len()).collect();
+            threads.sort_by_key(|index| restart::has_restart_block(&process.threads[*index].registers));
+            let fit = threads.into_iter().find_map(|index| {
+                Some((index, frame_on_stack(&process.threads[index], mappings, restorer)?))
             });
             if let Some((thread, frame)) = fit {
                 return Ok(Self { thread, syscall, frame: Some(frame) });
@@ -449,7 +450,10 @@ fn frame_on_stack(thread: &StoppedThread, mappings: &[Mapping], restorer: u64) -
     // Below a timeout that may lie there for the call the thread is in (`elapsed::shortened`): it is read once more when
     // the thread is frozen.
     let address = frame::room_on_stack(thread.registers[RSP], len_bytes + elapsed::ROOM_BYTES, mappings)?;
-    let registers = frame::restarted(&thread.resume_registers());
+    let shortened = restart::has_restart_block(&thread.registers)
+        .then(|| elapsed::shortened(thread.tid, &thread.registers, elapsed::remaining(thread), mappings))
+        .flatten();
+    let registers = shortened.unwrap_or_else(|| frame::restarted(&thread.resume_registers()));
     Some(Frame::new(address, &registers, &xstate, thread.mask, restorer))
 }
 
