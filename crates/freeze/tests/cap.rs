@@ -138,8 +138,10 @@ fn packets_of_a_pipe_stay_apart() {
         rustix::io::write(&writer, packet).unwrap();
     }
     let victim = Victim::with(&[reader.as_fd(), writer.as_fd()]);
-    let (_, captured, _) = victim.capture(&reader);
-    let packets: Vec<&[u8]> = captured.objects.pipes[0].content.iter().map(|p| p.as_slice()).collect();
+    let (capability, captured, _) = victim.capture(&reader);
+    let Capability::Pipe(end) = capability else { panic!("{capability:?}") };
+    let pipe = &captured.objects.pipes[end.pipe.index()];
+    let packets: Vec<&[u8]> = pipe.content.iter().map(|packet| packet.as_slice()).collect();
     assert_eq!(packets, [&b"one"[..], b"three", b"5"]);
 }
 
@@ -155,9 +157,10 @@ fn a_pipe_to_another_program_is_told_from_one_whose_end_is_closed() {
     assert_eq!(content, b"left");
     drop(writer);
     let (capability, captured, _) = victim.capture(&reader);
-    assert!(matches!(capability, Capability::Pipe(_)), "{capability:?}");
-    assert!(!captured.objects.pipes[0].writers);
-    assert_eq!(joined(&captured.objects.pipes[0].content), b"left");
+    let Capability::Pipe(end) = capability else { panic!("{capability:?}") };
+    let pipe = &captured.objects.pipes[end.pipe.index()];
+    assert!(!pipe.writers);
+    assert_eq!(joined(&pipe.content), b"left");
 }
 
 #[test]
@@ -215,7 +218,9 @@ fn queues_of_unix_sockets_are_looked_at_and_stay() {
             let data: Vec<&[u8]> = socket.queue.iter().map(|message| message.data.as_slice()).collect();
             assert_eq!(data, [&b"one"[..], b"two", b"three"]);
             assert_eq!(socket.queue[1].rights.len(), 2);
-            let pipe = &captured.objects.pipes[0];
+            let flying = &captured.descriptions[socket.queue[1].rights[0].index()].capability;
+            let Capability::Pipe(end) = flying else { panic!("{flying:?}") };
+            let pipe = &captured.objects.pipes[end.pipe.index()];
             assert_eq!(joined(&pipe.content), b"in flight");
             assert!(socket.options.is_empty(), "{:?}", socket.options);
         }
