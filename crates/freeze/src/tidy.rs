@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// How long a thread may take to stop: there is no hurry.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often is looked again while threads are on their way out of what is to be removed.
+const ATTEMPTS: usize = 100;
 
 /// Removes the areas that a killed freezer left in process `pid`, if it is the one that started at `start_time` (clock
 /// ticks since boot), and in its descendants; returns how many there were. Where there are none nothing is stopped.
@@ -37,17 +39,21 @@ pub fn tidy(pid: i32, start_time: u64) -> Result<usize, Failure> {
                 || leftover::is_left_in(*pid, &mappings)
         })
     };
-    if !tree.iter().any(has_leftover) {
-        return Ok(0);
-    }
-    let stopped = StoppedTree::stop(pid, TIMEOUT).map_err(|error| failed(&error))?;
     let mut removed = 0;
-    for process in stopped.processes().iter().filter(|process| !process.zombie) {
-        let mappings = proc::mappings(process.pid).map_err(|errno| failed(&errno))?;
-        if inject::sweep(process, &mappings).map_err(|error| failed(&error))? {
-            removed += 1;
+    for _ in 0..ATTEMPTS {
+        if !tree.iter().any(has_leftover) {
+            break;
         }
+        let stopped = StoppedTree::stop(pid, TIMEOUT).map_err(|error| failed(&error))?;
+        for process in stopped.processes().iter().filter(|process| !process.zombie) {
+            let mappings = proc::mappings(process.pid).map_err(|errno| failed(&errno))?;
+            if inject::sweep(process, &mappings).map_err(|error| failed(&error))? {
+                removed += 1;
+            }
+        }
+        stopped.resume();
+        // A thread that is still on its way out has kept it.
+        std::thread::sleep(Duration::from_millis(2));
     }
-    stopped.resume();
     Ok(removed)
 }

@@ -96,6 +96,25 @@ impl Draft {
     }
 }
 
+/// What a command is doing to a process, told to whoever comes after it should it die; gone when dropped.
+pub struct Intent {
+    place: Place,
+}
+
+impl Intent {
+    pub(crate) fn new(root: &Arc<Root>, doing: &str, name: &Name) -> Result<Self> {
+        Ok(Self { place: Place::new(root, doing, name)? })
+    }
+
+    /// Notes which process it is, as [`Draft::aim_at`].
+    ///
+    /// # Errors
+    /// As for any write to the store.
+    pub fn aim_at(&self, target: &Instance) -> Result<()> {
+        self.place.create(&format!("{TARGET}{}.{}", target.pid, target.start_time)).map(drop)
+    }
+}
+
 /// A directory below `drafts`, locked while its process lives and removed when dropped.
 pub(crate) struct Place {
     pub(crate) root: Arc<Root>,

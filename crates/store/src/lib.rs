@@ -46,7 +46,7 @@ mod stream;
 mod verify;
 
 pub use cold::Compressed;
-pub use draft::{Committed, Draft};
+pub use draft::{Committed, Draft, Intent};
 pub use error::{Error, Result, SpaceLimit};
 pub use frost_image::{Header, ImageId, Instance, Name, NameError, Then};
 pub use gc::{Collected, GcOptions};

@@ -1,6 +1,6 @@
 //! Opening a store, and finding images in it.
 
-use crate::draft::{Draft, versions};
+use crate::draft::{Draft, Intent, versions};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::root::{DRAFTS, IMAGES, Root, TARGET, dir_of};
@@ -111,6 +111,14 @@ impl Store {
     /// [`Error::NoSpace`], [`Error::Io`], [`Error::Busy`].
     pub fn begin(&self, name: &Name) -> Result<Draft> {
         Draft::new(&self.root, name)
+    }
+
+    /// Notes that a process is about to be changed by an operation on an image of `name`: `doing` is one word, as `thaw`.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`], [`Error::Busy`].
+    pub fn intend(&self, doing: &str, name: &Name) -> Result<Intent> {
+        Intent::new(&self.root, doing, name)
     }
 
     /// Finds the image that `spec` denotes: the newest of a name (`web`), or a version of it (`web@2`).

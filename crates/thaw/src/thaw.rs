@@ -7,7 +7,7 @@ use crate::plan::{Options, Plan};
 use crate::stage::Stage;
 use crate::{cap, clocks, inside, release};
 use frost_model::{Pid, Steps};
-use frost_store::Image;
+use frost_store::{Image, Intent};
 use rustix::fd::{AsFd, OwnedFd};
 use std::thread::JoinHandle;
 
@@ -49,11 +49,21 @@ pub fn thaw(image: &Image, plan: &Plan, options: &Options<'_>, steps: &mut Steps
     }
     let checkpoint = image.checkpoint();
     let inner_pid = checkpoint.processes[0].pd.relation.pid;
-    let mark = |pid: i32| mark(image, plan, options, pid);
+    // In a namespace of its own the tree ends with us; elsewhere it goes on should we die behind the gate, and what we
+    // leave in it is for the next command to take away.
+    let intent = match options.store.filter(|_| !plan.namespaces.pid) {
+        Some(store) => Some(store.intend("thaw", &image.id().name)?),
+        None => None,
+    };
+    let mark = |pid: i32| mark(image, plan, options, intent.as_ref(), pid);
     let (pid, clean, attached) = if plan.namespaces.pid {
         inside::in_namespaces(image, plan, &mark, steps)?
     } else {
         let built = here(image, plan, None, &mut |half| mark(half.root), steps)?;
+        if !built.clean {
+            // Something of ours is still in the tree: the next command is to look, as if we had died.
+            std::mem::forget(intent);
+        }
         let attached = plan.attach.then(|| Attached::child(built.root, built.pidfd));
         (built.root, built.clean, attached)
     };
@@ -68,10 +78,23 @@ pub fn thaw(image: &Image, plan: &Plan, options: &Options<'_>, steps: &mut Steps
 }
 
 /// Marks the image as running, so that it is not thawed twice by accident.
-fn mark(image: &Image, plan: &Plan, options: &Options<'_>, pid: i32) -> Result<(), Error> {
-    let Some(store) = options.store.filter(|_| !plan.copy) else { return Ok(()) };
+fn mark(
+    image: &Image,
+    plan: &Plan,
+    options: &Options<'_>,
+    intent: Option<&Intent>,
+    pid: i32,
+) -> Result<(), Error> {
     match frost_store::observe(pid)? {
-        Some(instance) => Ok(store.claim(image.id(), &instance)?),
+        Some(instance) => {
+            if let Some(intent) = intent {
+                intent.aim_at(&instance)?;
+            }
+            match options.store.filter(|_| !plan.copy) {
+                Some(store) => Ok(store.claim(image.id(), &instance)?),
+                None => Ok(()),
+            }
+        }
         None => {
             Err(Error::Died { pid: image.checkpoint().processes[0].pd.relation.pid, how: "ended".to_owned() })
         }
