@@ -37,9 +37,13 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<
         }
     }
     let mut holders = holders_of(&tids_wanted);
-    let deadline = Instant::now() + COLLECTED_WITHIN;
-    while !holders.is_empty() && holders.keys().all(|holder| is_zombie(*holder)) && Instant::now() < deadline
-    {
+    let began = Instant::now();
+    while !holders.is_empty() {
+        let patience =
+            if holders.keys().all(|holder| is_zombie(*holder)) { COLLECTED_WITHIN } else { ENDED_WITHIN };
+        if began.elapsed() > patience {
+            break;
+        }
         std::thread::sleep(LOOK_EVERY);
         holders = holders_of(&tids_wanted);
     }
@@ -70,7 +74,10 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<
 
 /// How long we wait for processes that have ended to be collected: a program that was frozen a moment ago leaves its
 /// children to init, which takes its time.
-const COLLECTED_WITHIN: Duration = Duration::from_secs(2);
+const COLLECTED_WITHIN: Duration = Duration::from_secs(5);
+/// How long we wait for processes that have not ended: a half-built tree ends by itself when the thaw that built it was
+/// killed, but not in the same instant.
+const ENDED_WITHIN: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 fn is_zombie(pid: i32) -> bool {
