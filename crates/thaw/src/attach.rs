@@ -3,7 +3,7 @@
 use crate::error::{Context, Error};
 use crate::inside;
 use crate::stage::Stage;
-use frost_sys::{ptrace, signals};
+use frost_sys::{jobs, ptrace, signals};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -160,10 +160,10 @@ struct Terminal {
 impl Terminal {
     /// Gives the program our terminal, if we have it and it is a group of its own in our session.
     fn lend(pid: i32) -> Option<Self> {
-        let theirs = rustix::process::getpgid(Pid::from_raw(pid)).ok()?;
-        let ours = rustix::process::getpgrp();
-        let session = rustix::process::getsid(None).ok()?;
-        if ours == theirs || rustix::process::getsid(Pid::from_raw(pid)).ok()? != session {
+        let (pid, us) = (Pid::from_raw(pid)?, rustix::process::getpid());
+        let (theirs, ours) = (jobs::group(pid).ok()??, jobs::group(us).ok()??);
+        // Two sessions without a number here need not be the same one.
+        if ours == theirs || jobs::session(pid).ok()?? != jobs::session(us).ok()?? {
             return None;
         }
         let stdin = rustix::stdio::stdin();
