@@ -13,16 +13,16 @@
 //!
 //! The calls of a tape must not block: a call that is interrupted would replace the thread's restart block.
 
-use crate::elapsed;
 use crate::frame::{self, Frame};
+use crate::gateway::{self, Gateway};
 use crate::interpreter;
-use crate::restart::{self, ORIG_RAX, RAX, RIP, RSP};
+use crate::restart::{ORIG_RAX, RIP, RSP};
 use crate::seize::{StoppedProcess, StoppedThread};
 use crate::tape::Tape;
 use frost_abi::tape::Entry;
 use frost_sys::memory;
 use frost_sys::proc::Mapping;
-use frost_sys::ptrace::{self, REGISTER_WORDS, Stop};
+use frost_sys::ptrace::{self, Stop};
 use rustix::io::Errno;
 
 /// Why a tape could not be run. The threads have their own registers again.
@@ -81,11 +81,6 @@ const CODE: u64 = 16;
 /// Where tapes and data may start.
 const FREE: u64 = 512;
 
-/// `syscall; ret`.
-const SYSCALL_RET: [u8; 3] = [0x0f, 0x05, 0xc3];
-/// `mov $15, %rax; syscall`, the restorer of every C library.
-const RESTORER: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
-
 /// Memory of ours in a stopped process.
 #[derive(Debug)]
 pub struct Area<'a> {
@@ -94,17 +89,6 @@ pub struct Area<'a> {
     gateway: Gateway,
     signal: i32,
     mapped: bool,
-}
-
-/// Code of the process by which a call is made from outside of the area.
-#[derive(Clone, Debug)]
-struct Gateway {
-    /// Index of the thread that makes these calls.
-    thread: usize,
-    /// A `syscall` instruction, followed by `ret` if there is a frame.
-    syscall: u64,
-    /// The thread's way back, on its own stack, if that is known to have room.
-    frame: Option<Frame>,
 }
 
 /// A tape for one thread.
@@ -134,7 +118,7 @@ impl<'a> Area<'a> {
     /// # Errors
     /// See [`Error`]; the process is as it was.
     pub fn map(process: &'a StoppedProcess, mappings: &[Mapping]) -> Result<Self, Error> {
-        let gateway = Gateway::find(process, mappings)?;
+        let gateway = Gateway::find(process.pid, &process.threads, mappings)?;
         let free = |address: &&u64| {
             !mappings.iter().any(|mapping| mapping.start < **address + AREA_BYTES && **address < mapping.end)
         };
@@ -258,17 +242,9 @@ impl<'a> Area<'a> {
         registers[RIP] = self.address + CODE;
         registers[RSP] = tape_at;
         registers[ORIG_RAX] = u64::MAX;
-        self.go(thread, &registers, !(1u64 << (self.signal - 1)))?;
+        gateway::go(self.process.pid, thread.tid, &registers, !(1u64 << (self.signal - 1)))?;
         ptrace::cont(thread.tid, 0).map_err(|source| self.fault("PTRACE_CONT", thread, source))?;
         Ok((tape_at, job.tape.len()))
-    }
-
-    /// Sets registers first: only with them in place is it right to run with another mask.
-    fn go(&self, thread: &StoppedThread, registers: &[u64; REGISTER_WORDS], mask: u64) -> Result<(), Error> {
-        ptrace::set_registers(thread.tid, registers)
-            .map_err(|source| self.fault("PTRACE_SETREGSET", thread, source))?;
-        ptrace::set_signal_mask(thread.tid, mask)
-            .map_err(|source| self.fault("PTRACE_SETSIGMASK", thread, source))
     }
 
     fn wait_for_end(&self, thread: &StoppedThread) -> Result<(), Error> {
@@ -312,48 +288,14 @@ impl<'a> Area<'a> {
 
     /// Makes one call from the process' own code, before the area exists or as it goes.
     fn call_outside(&self, nr: libc::c_long, args: [u64; 6]) -> Result<i64, Error> {
-        let thread = &self.process.threads[self.gateway.thread];
-        let mut registers = thread.registers;
-        registers[RIP] = self.gateway.syscall;
-        registers[RAX] = nr as u64;
-        registers[ORIG_RAX] = u64::MAX;
-        // rdi, rsi, rdx, r10, r8, r9.
-        for (index, value) in [14, 13, 12, 7, 9, 8].into_iter().zip(args) {
-            registers[index] = value;
-        }
-        if let Some(frame) = &self.gateway.frame {
-            self.write(frame.address(), frame.bytes())?;
-            registers[RSP] = frame.address();
-        }
-        let result = self.go(thread, &registers, u64::MAX).and_then(|()| self.step_over_syscall(thread));
-        restore(thread)?;
+        let threads = &self.process.threads;
+        let result = self.gateway.call(threads, nr, &args);
+        restore(&threads[self.gateway.thread()])?;
         result
     }
 
-    fn step_over_syscall(&self, thread: &StoppedThread) -> Result<i64, Error> {
-        let mut stops = 0;
-        let mut resume_with = 0;
-        loop {
-            ptrace::cont_to_syscall(thread.tid, resume_with)
-                .map_err(|source| self.fault("PTRACE_SYSCALL", thread, source))?;
-            resume_with = 0;
-            match ptrace::wait(thread.tid, true).map_err(|source| self.fault("waitpid", thread, source))? {
-                Some(Stop::Syscall) => stops += 1,
-                Some(Stop::Signal(signal)) => resume_with = signal,
-                Some(Stop::Exited(_) | Stop::Killed(_)) => return Err(Error::Gone { pid: self.process.pid }),
-                Some(Stop::Group(_) | Stop::Interrupt | Stop::Event(_)) | None => {}
-            }
-            // Entry, then exit.
-            if stops == 2 {
-                let registers = ptrace::registers(thread.tid)
-                    .map_err(|source| self.fault("PTRACE_GETREGSET", thread, source))?;
-                return Ok(registers[RAX] as i64);
-            }
-        }
-    }
-
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
-        let thread = &self.process.threads[self.gateway.thread];
+        let thread = &self.process.threads[self.gateway.thread()];
         match memory::write(self.process.pid, address, bytes) {
             Ok(count) if count == bytes.len() => Ok(()),
             Ok(_) => Err(self.fault("process_vm_writev", thread, Errno::FAULT)),
@@ -362,7 +304,7 @@ impl<'a> Area<'a> {
     }
 
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), Error> {
-        let thread = &self.process.threads[self.gateway.thread];
+        let thread = &self.process.threads[self.gateway.thread()];
         match memory::read(self.process.pid, address, out) {
             Ok(count) if count == out.len() => Ok(()),
             Ok(_) => Err(self.fault("process_vm_readv", thread, Errno::FAULT)),
@@ -371,11 +313,7 @@ impl<'a> Area<'a> {
     }
 
     fn fault(&self, call: &'static str, thread: &StoppedThread, source: Errno) -> Error {
-        if source == Errno::SRCH {
-            Error::Gone { pid: self.process.pid }
-        } else {
-            Error::Kernel { call, tid: thread.tid, source }
-        }
+        gateway::fault(self.process.pid, thread.tid, call, source)
     }
 }
 
@@ -405,66 +343,6 @@ fn stop_signal(process: &StoppedProcess) -> i32 {
     candidates.iter().find(free).copied().unwrap_or(libc::SIGURG)
 }
 
-impl Gateway {
-    fn find(process: &StoppedProcess, mappings: &[Mapping]) -> Result<Self, Error> {
-        let mut code: Vec<&Mapping> = mappings
-            .iter()
-            .filter(|mapping| mapping.execute && mapping.read && mapping.name != b"[vsyscall]")
-            .collect();
-        // The dynamic linker has both sequences and is smaller than the C library.
-        code.sort_by_key(|mapping| (mapping.end - mapping.start, mapping.start));
-        let (mut plain, mut pair) = (None, (None, None));
-        for mapping in code {
-            let bytes = read_mapping(process.pid, mapping);
-            let find = |pattern: &[u8]| {
-                let at = bytes.windows(pattern.len()).position(|window| window == pattern)?;
-                Some(mapping.start + at as u64)
-            };
-            plain = plain.or_else(|| find(&SYSCALL_RET[..2]));
-            pair = (pair.0.or_else(|| find(&SYSCALL_RET)), pair.1.or_else(|| find(&RESTORER)));
-            if pair.0.is_some() && pair.1.is_some() {
-                break;
-            }
-        }
-        if let (Some(syscall), Some(restorer)) = pair {
-            // A frame cannot give a restart block back, so threads with one come last: should we die, their call is
-            // issued again instead.
-            let mut threads: Vec<usize> = (0..process.threads.len()).collect();
-            threads.sort_by_key(|index| restart::has_restart_block(&process.threads[*index].registers));
-            let fit = threads.into_iter().find_map(|index| {
-                Some((index, frame_on_stack(&process.threads[index], mappings, restorer)?))
-            });
-            if let Some((thread, frame)) = fit {
-                return Ok(Self { thread, syscall, frame: Some(frame) });
-            }
-        }
-        let syscall = plain.ok_or(Error::NoSyscall { pid: process.pid })?;
-        Ok(Self { thread: 0, syscall, frame: None })
-    }
-}
-
-/// Builds the way back on the thread's own stack, if that is one whose bounds are known.
-fn frame_on_stack(thread: &StoppedThread, mappings: &[Mapping], restorer: u64) -> Option<Frame> {
-    let xstate = ptrace::xstate(thread.tid).ok()?;
-    let len_bytes = Frame::len_bytes(xstate.len()) as u64;
-    // Below a timeout that may lie there for the call the thread is in (`elapsed::shortened`): it is read once more when
-    // the thread is frozen.
-    let address = frame::room_on_stack(thread.registers[RSP], len_bytes + elapsed::ROOM_BYTES, mappings)?;
-    let shortened = restart::has_restart_block(&thread.registers)
-        .then(|| elapsed::shortened(thread.tid, &thread.registers, elapsed::remaining(thread), mappings))
-        .flatten();
-    let registers = shortened.unwrap_or_else(|| frame::restarted(&thread.resume_registers()));
-    Some(Frame::new(address, &registers, &xstate, thread.mask, restorer))
-}
-
-fn read_mapping(pid: i32, mapping: &Mapping) -> Vec<u8> {
-    // Enough for every C library; what lies behind is not needed.
-    let mut bytes = vec![0; (mapping.end - mapping.start).min(4 << 20) as usize];
-    let got = memory::read(pid, mapping.start, &mut bytes).unwrap_or(0);
-    bytes.truncate(got);
-    bytes
-}
-
 /// Unmaps an area that a tracer which died has left in `process`; tells whether there was one.
 ///
 /// # Errors
@@ -479,7 +357,7 @@ pub fn sweep(process: &StoppedProcess, mappings: &[Mapping]) -> Result<bool, Err
             // It is still on its way out; it will be gone from there in microseconds.
             continue;
         }
-        let gateway = Gateway::find(process, mappings)?;
+        let gateway = Gateway::find(process.pid, &process.threads, mappings)?;
         let area =
             Area { process, address: mapping.start, gateway, signal: stop_signal(process), mapped: true };
         area.unmap()?;

@@ -10,6 +10,7 @@
 
 pub mod elapsed;
 pub mod frame;
+pub mod gateway;
 pub mod inject;
 pub mod interpreter;
 pub mod leftover;

@@ -1,0 +1,164 @@
+//! Calls that a stopped thread makes from the process' own code, before anything of ours is mapped or as it goes.
+//!
+//! If we die in the middle, the thread comes back from the call into a `ret`, which takes it to the C library's restorer
+//! and through a frame on its own stack to its true registers. Where no thread has room for a frame, the registers
+//! alone are changed, and the thread is lost should we die within these microseconds.
+
+use crate::elapsed;
+use crate::frame::{self, Frame};
+use crate::inject::Error;
+use crate::restart::{self, ORIG_RAX, RAX, RIP, RSP};
+use crate::seize::StoppedThread;
+use frost_sys::memory;
+use frost_sys::proc::Mapping;
+use frost_sys::ptrace::{self, REGISTER_WORDS, Stop};
+use rustix::io::Errno;
+
+/// `syscall; ret`.
+const SYSCALL_RET: [u8; 3] = [0x0f, 0x05, 0xc3];
+/// `mov $15, %rax; syscall`, the restorer of every C library.
+const RESTORER: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
+/// Indices of `struct user_regs_struct` for the arguments of a call: rdi, rsi, rdx, r10, r8, r9.
+const ARGUMENTS: [usize; 6] = [14, 13, 12, 7, 9, 8];
+
+/// Code of a process by which calls are made, and the thread that makes them.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    pid: i32,
+    /// Index of the thread that makes these calls.
+    thread: usize,
+    /// A `syscall` instruction, followed by `ret` if there is a frame.
+    syscall: u64,
+    /// The thread's way back, on its own stack, if that is known to have room.
+    frame: Option<Frame>,
+}
+
+impl Gateway {
+    /// Looks for code and a thread in process `pid`, whose stopped threads and mappings are given. Mappings are in
+    /// ascending order.
+    ///
+    /// # Errors
+    /// [`Error::NoSyscall`] if nothing in its memory makes a call.
+    pub fn find(pid: i32, threads: &[StoppedThread], mappings: &[Mapping]) -> Result<Self, Error> {
+        let mut code: Vec<&Mapping> = mappings
+            .iter()
+            .filter(|mapping| mapping.execute && mapping.read && mapping.name != b"[vsyscall]")
+            .collect();
+        // The dynamic linker has both sequences and is smaller than the C library.
+        code.sort_by_key(|mapping| (mapping.end - mapping.start, mapping.start));
+        let (mut plain, mut pair) = (None, (None, None));
+        for mapping in code {
+            let bytes = read_mapping(pid, mapping);
+            let find = |pattern: &[u8]| {
+                let at = bytes.windows(pattern.len()).position(|window| window == pattern)?;
+                Some(mapping.start + at as u64)
+            };
+            plain = plain.or_else(|| find(&SYSCALL_RET[..2]));
+            pair = (pair.0.or_else(|| find(&SYSCALL_RET)), pair.1.or_else(|| find(&RESTORER)));
+            if pair.0.is_some() && pair.1.is_some() {
+                break;
+            }
+        }
+        if let (Some(syscall), Some(restorer)) = pair {
+            // A frame cannot give a restart block back, so threads with one come last: should we die, their call is
+            // issued again instead.
+            let mut order: Vec<usize> = (0..threads.len()).collect();
+            order.sort_by_key(|index| restart::has_restart_block(&threads[*index].registers));
+            let fit = order
+                .into_iter()
+                .find_map(|index| Some((index, frame_on_stack(&threads[index], mappings, restorer)?)));
+            if let Some((thread, frame)) = fit {
+                return Ok(Self { pid, thread, syscall, frame: Some(frame) });
+            }
+        }
+        let syscall = plain.ok_or(Error::NoSyscall { pid })?;
+        Ok(Self { pid, thread: 0, syscall, frame: None })
+    }
+
+    /// Returns the index of the thread that makes the calls.
+    pub fn thread(&self) -> usize {
+        self.thread
+    }
+
+    /// Makes one call and returns what it returned. The thread, one of those that [`find`](Self::find) was given, is then
+    /// in a stop at the call's exit with its signals blocked: the caller gives it its registers and mask back, after an
+    /// error as well.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] if the process was killed, else [`Error::Kernel`].
+    pub fn call(&self, threads: &[StoppedThread], nr: libc::c_long, args: &[u64; 6]) -> Result<i64, Error> {
+        let thread = &threads[self.thread];
+        let mut registers = thread.registers;
+        registers[RIP] = self.syscall;
+        registers[RAX] = nr as u64;
+        registers[ORIG_RAX] = u64::MAX;
+        for (index, value) in ARGUMENTS.into_iter().zip(args) {
+            registers[index] = *value;
+        }
+        if let Some(frame) = &self.frame {
+            match memory::write(self.pid, frame.address(), frame.bytes()) {
+                Ok(count) if count == frame.bytes().len() => {}
+                Ok(_) => return Err(fault(self.pid, thread.tid, "process_vm_writev", Errno::FAULT)),
+                Err(source) => return Err(fault(self.pid, thread.tid, "process_vm_writev", source)),
+            }
+            registers[RSP] = frame.address();
+        }
+        go(self.pid, thread.tid, &registers, u64::MAX)?;
+        self.step_over(thread.tid)
+    }
+
+    fn step_over(&self, tid: i32) -> Result<i64, Error> {
+        let mut stops = 0;
+        let mut resume_with = 0;
+        loop {
+            ptrace::cont_to_syscall(tid, resume_with)
+                .map_err(|source| fault(self.pid, tid, "PTRACE_SYSCALL", source))?;
+            resume_with = 0;
+            match ptrace::wait(tid, true).map_err(|source| fault(self.pid, tid, "waitpid", source))? {
+                Some(Stop::Syscall) => stops += 1,
+                Some(Stop::Signal(signal)) => resume_with = signal,
+                Some(Stop::Exited(_) | Stop::Killed(_)) => return Err(Error::Gone { pid: self.pid }),
+                Some(Stop::Group(_) | Stop::Interrupt | Stop::Event(_)) | None => {}
+            }
+            // Entry, then exit.
+            if stops == 2 {
+                let registers = ptrace::registers(tid)
+                    .map_err(|source| fault(self.pid, tid, "PTRACE_GETREGSET", source))?;
+                return Ok(registers[RAX] as i64);
+            }
+        }
+    }
+}
+
+/// Sets registers first: only with them in place is it right to run with another mask.
+pub(crate) fn go(pid: i32, tid: i32, registers: &[u64; REGISTER_WORDS], mask: u64) -> Result<(), Error> {
+    ptrace::set_registers(tid, registers).map_err(|source| fault(pid, tid, "PTRACE_SETREGSET", source))?;
+    ptrace::set_signal_mask(tid, mask).map_err(|source| fault(pid, tid, "PTRACE_SETSIGMASK", source))
+}
+
+/// Says which call failed for thread `tid` of process `pid`, or that the process is gone.
+pub(crate) fn fault(pid: i32, tid: i32, call: &'static str, source: Errno) -> Error {
+    if source == Errno::SRCH { Error::Gone { pid } } else { Error::Kernel { call, tid, source } }
+}
+
+/// Builds the way back on the thread's own stack, if that is one whose bounds are known.
+fn frame_on_stack(thread: &StoppedThread, mappings: &[Mapping], restorer: u64) -> Option<Frame> {
+    let xstate = ptrace::xstate(thread.tid).ok()?;
+    let len_bytes = Frame::len_bytes(xstate.len()) as u64;
+    // Below a timeout that may lie there for the call the thread is in (`elapsed::shortened`): it is read once more when
+    // the thread is frozen.
+    let address = frame::room_on_stack(thread.registers[RSP], len_bytes + elapsed::ROOM_BYTES, mappings)?;
+    let shortened = restart::has_restart_block(&thread.registers)
+        .then(|| elapsed::shortened(thread.tid, &thread.registers, elapsed::remaining(thread), mappings))
+        .flatten();
+    let registers = shortened.unwrap_or_else(|| frame::restarted(&thread.resume_registers()));
+    Some(Frame::new(address, &registers, &xstate, thread.mask, restorer))
+}
+
+fn read_mapping(pid: i32, mapping: &Mapping) -> Vec<u8> {
+    // Enough for every C library; what lies behind is not needed.
+    let mut bytes = vec![0; (mapping.end - mapping.start).min(4 << 20) as usize];
+    let got = memory::read(pid, mapping.start, &mut bytes).unwrap_or(0);
+    bytes.truncate(got);
+    bytes
+}
