@@ -232,13 +232,21 @@ fn thaw_dies_at_any_moment() {
     let mut moments = Moments(0xfeed_beef_dead_1234);
     for round in 0..kills() {
         let Some(scene) = Scene::new(Who::Myself) else { return };
-        // Programs of one process. Behind the commit, while its area is taken out of a process, the death of the thaw can
-        // still end that process: some hundred microseconds for each, which add up in a tree. Until that is mended a
-        // tree is killed at the named steps only.
-        let name = ["thread_local_storage", "registers_of_threads", "anonymous_filled"][round as usize % 3];
+        let name = [
+            "thread_local_storage",
+            "tree_sessions",
+            "registers_of_threads",
+            "tree_zombies",
+            "anonymous_filled",
+            "pipe_stream",
+            "tree_fifty",
+            "restart_in_threads_at_least",
+        ][round as usize % 8];
         let mut traveller = set_out(&scene, name);
         traveller.freeze();
-        let moment = Duration::from_micros(moments.next(60_000));
+        // A tree of fifty takes its time, most of it behind the commit.
+        let moment = moments.next(if name == "tree_fifty" { 200_000 } else { 60_000 });
+        let moment = Duration::from_micros(moment);
         let mut command = start_frost(&scene, &["thaw", "victim"]);
         spin(moment);
         kill(command.pid());

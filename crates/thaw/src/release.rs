@@ -1,7 +1,9 @@
 //! The last part: all threads are stopped, the gate is opened, true registers are set, our area is taken away.
 //!
 //! What happens if we die here: before the gate is opened every thread finds its end and the tree ends; after it,
-//! every thread finds a token and goes on through its signal frame, and the area stays behind.
+//! every thread finds a token and goes on through its signal frame, and the area stays behind. The calls that threads
+//! make for us in between are made inside of their tapes, or with a frame on the program's own stack, so that they
+//! find the same way out of each of them.
 
 use crate::build::{Half, begin};
 use crate::compile::words;
@@ -14,9 +16,10 @@ use frost_model::pd::Life;
 use frost_model::{Process, Steps};
 use frost_sys::proc::{self, Mapping};
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
-use frost_tracee::elapsed;
-use frost_tracee::restart::{ORIG_RAX, RAX, RIP};
-use rustix::fs::{Mode, OFlags};
+use frost_tracee::gateway::Gateway;
+use frost_tracee::restart::{ORIG_RAX, RAX, RIP, RSP};
+use frost_tracee::seize::StoppedThread;
+use frost_tracee::{elapsed, inject};
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
@@ -122,7 +125,7 @@ fn stays_stopped(process: &Process) {
 ///
 /// Whether it had asked before the freeze is not known. A process that handles SIGCHLD, as a shell, is taken to have; any
 /// other may be told once more than it was.
-fn forget_stops(half: &Half<'_>, process: &Process, gateway: &Gateway) -> rustix::io::Result<()> {
+fn forget_stops(half: &Half<'_>, process: &Process) -> rustix::io::Result<()> {
     let tid = process.pd.relation.pid.raw();
     let mut any = false;
     let handler = process.pd.actions.get(libc::SIGCHLD as usize - 1).map_or(0, |action| action.handler);
@@ -136,13 +139,13 @@ fn forget_stops(half: &Half<'_>, process: &Process, gateway: &Gateway) -> rustix
             any = true;
             let options = (libc::WSTOPPED | libc::WNOHANG) as u64;
             let id = child.pd.relation.pid.raw() as u64;
-            gateway.call(tid, libc::SYS_waitid, &[libc::P_PID.into(), id, 0, options, 0])?;
+            call(half, tid, libc::SYS_waitid, &[libc::P_PID.into(), id, 0, options, 0])?;
         }
     }
     let was_pending = process.pd.pending.iter().any(|signal| signal.signal() == libc::SIGCHLD);
     if any && !was_pending {
         let [mask, at_once] = half.program.drain;
-        gateway.call(tid, libc::SYS_rt_sigtimedwait, &[mask, 0, at_once, 8])?;
+        call(half, tid, libc::SYS_rt_sigtimedwait, &[mask, 0, at_once, 8])?;
     }
     Ok(())
 }
@@ -152,85 +155,66 @@ fn process_goes_on(half: &Half<'_>, process: &Process) -> Result<(), Error> {
     let pid = process.pd.relation.pid;
     let about = || format!("process {pid}");
     begin(Stage::Registers)?;
-    let gateway = Gateway::find(process).at(Stage::Registers, about)?;
     let Some((leader, others)) = process.cpu.threads.split_first() else { return Ok(()) };
     let mut restarts = Restarts { process, mappings: None };
+    let mut stopped = Vec::with_capacity(process.cpu.threads.len());
     for thread in others {
-        let known = restarts.registers(thread);
-        let primed = if known.is_none() { prime(half, thread, &gateway) } else { Ok(None) };
-        let primed = primed.at(Stage::Registers, about)?;
-        set(thread, known.unwrap_or_else(|| after_priming(thread, primed))).at(Stage::Registers, about)?;
+        let registers = restarts.true_registers(half, thread).at(Stage::Registers, about)?;
+        set(thread, registers).at(Stage::Registers, about)?;
+        stopped.push(as_stopped(thread, registers));
     }
-    forget_stops(half, process, &gateway).at(Stage::Registers, about)?;
-    // No other thread needs the area any more.
+    forget_stops(half, process).at(Stage::Registers, about)?;
+    close_gate(half, leader.tid.raw()).at(Stage::Registers, about)?;
+    let registers = restarts.true_registers(half, leader).at(Stage::Registers, about)?;
+    set(leader, registers).at(Stage::Registers, about)?;
+    stopped.push(as_stopped(leader, registers));
     begin(Stage::Unmap)?;
-    let known = restarts.registers(leader);
-    let primed = unmap(half, leader, &gateway, known.is_none()).at(Stage::Unmap, about)?;
-    drop(gateway);
-    set(leader, known.unwrap_or_else(|| after_priming(leader, primed))).at(Stage::Registers, about)
+    unmap(half, &stopped, restarts.mappings(), pid.raw()).map_err(|error| Error::Call {
+        pid,
+        stage: Stage::Unmap,
+        object: format!("the area of the thaw: {error}"),
+        source: Errno::FAULT,
+    })
 }
 
-/// A `syscall` instruction of the process outside of our area.
-struct Gateway {
-    address: u64,
-    /// The two bytes that were there, if it is one that we put there.
-    covered: Option<[u8; 2]>,
-    pid: i32,
-}
-
-impl Gateway {
-    fn find(process: &Process) -> rustix::io::Result<Self> {
-        let pid = process.pd.relation.pid.raw();
-        if let Some(vdso) = &process.rm.vdso
-            && let Some(offset) = crate::vdso::syscall_offset()
-        {
-            return Ok(Self { address: vdso.code + offset, covered: None, pid });
-        }
-        let text = process.rm.regions.iter().find(|region| region.protection.execute);
-        let address = text.ok_or(Errno::NOENT)?.range.start();
-        let covered = poke(pid, address, [0x0f, 0x05])?;
-        Ok(Self { address, covered: Some(covered), pid })
-    }
-
-    /// Makes one call in a stopped thread and returns its result. The thread is then in a stop at the call's exit.
-    fn call(&self, tid: i32, nr: libc::c_long, args: &[u64]) -> rustix::io::Result<i64> {
-        self.enter(tid, nr, args)?;
-        ptrace::cont_to_syscall(tid, 0)?;
-        wait_for_syscall(tid)?;
-        Ok(ptrace::registers(tid)?[RAX] as i64)
-    }
-
-    /// Lets a stopped thread begin a call; it is then in a stop at the call's entry.
-    fn enter(&self, tid: i32, nr: libc::c_long, args: &[u64]) -> rustix::io::Result<()> {
-        let mut registers = ptrace::registers(tid)?;
-        registers[RIP] = self.address;
-        registers[RAX] = nr as u64;
-        // Nothing that was interrupted is to be restarted.
-        registers[ORIG_RAX] = NOT_IN_SYSCALL;
-        for (index, value) in [RDI, RSI, RDX, R10, R8, R9].into_iter().zip(args) {
-            registers[index] = *value;
-        }
-        ptrace::set_registers(tid, &registers)?;
-        ptrace::cont_to_syscall(tid, 0)?;
-        wait_for_syscall(tid)
+/// Describes a thread that has its true registers as one that was stopped with them.
+fn as_stopped(thread: &Thread, registers: [u64; REGISTER_WORDS]) -> StoppedThread {
+    let tid = thread.tid.raw();
+    StoppedThread {
+        tid,
+        inner: tid,
+        registers,
+        mask: thread.blocked,
+        reissue: false,
+        asleep: None,
+        slept: None,
     }
 }
 
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        if let Some(covered) = self.covered {
-            let _ = poke(self.pid, self.address, covered);
-        }
-    }
+/// Lets a thread at the gate make one call inside of its tape and returns the result. It is then in a stop at the call's
+/// exit; the entry that follows in its tape lets it out should we die.
+fn call(half: &Half<'_>, tid: i32, nr: libc::c_long, args: &[u64]) -> rustix::io::Result<i64> {
+    enter(half, tid, nr, args)?;
+    ptrace::cont_to_syscall(tid, 0)?;
+    wait_for_syscall(tid)?;
+    Ok(ptrace::registers(tid)?[RAX] as i64)
 }
 
-/// Writes two bytes of text, whatever its protection, and returns those that were there.
-fn poke(pid: i32, address: u64, bytes: [u8; 2]) -> rustix::io::Result<[u8; 2]> {
-    let memory = rustix::fs::open(proc::path(pid, "mem"), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    let mut old = [0; 2];
-    rustix::io::pread(&memory, &mut old, address)?;
-    rustix::io::pwrite(&memory, &bytes, address)?;
-    Ok(old)
+/// Lets a thread at the gate begin a call; it is then in a stop at the call's entry.
+fn enter(half: &Half<'_>, tid: i32, nr: libc::c_long, args: &[u64]) -> rustix::io::Result<()> {
+    let spare = half.program.spare.get(&tid).ok_or(Errno::SRCH)?;
+    let mut registers = ptrace::registers(tid)?;
+    registers[RIP] = half.program.control.syscall_address();
+    registers[RSP] = *spare;
+    registers[RAX] = nr as u64;
+    // Nothing that was interrupted is to be restarted.
+    registers[ORIG_RAX] = NOT_IN_SYSCALL;
+    for (index, value) in [RDI, RSI, RDX, R10, R8, R9].into_iter().zip(args) {
+        registers[index] = *value;
+    }
+    ptrace::set_registers(tid, &registers)?;
+    ptrace::cont_to_syscall(tid, 0)?;
+    wait_for_syscall(tid)
 }
 
 fn wait_for_syscall(tid: i32) -> rustix::io::Result<()> {
@@ -244,35 +228,42 @@ fn wait_for_syscall(tid: i32) -> rustix::io::Result<()> {
     }
 }
 
-/// Closes the gate in a process and unmaps our area; its leader is then in a stop in which registers can be set.
-///
-/// Returns what the leader's interrupted call returned when it was made again.
-fn unmap(
-    half: &Half<'_>,
-    leader: &Thread,
-    gateway: &Gateway,
-    to_prime: bool,
-) -> rustix::io::Result<Option<i64>> {
-    let tid = leader.tid.raw();
+/// Closes our two descriptors in the process of thread `tid`.
+fn close_gate(half: &Half<'_>, tid: i32) -> rustix::io::Result<()> {
     let [low, high] = {
         let mut both = [half.numbers.gate, half.numbers.arrived];
         both.sort_unstable();
         both
     };
     if high == low + 1 {
-        gateway.call(tid, libc::SYS_close_range, &[low as u64, high as u64, 0])?;
+        call(half, tid, libc::SYS_close_range, &[low as u64, high as u64, 0])?;
     } else {
-        gateway.call(tid, libc::SYS_close, &[low as u64])?;
-        gateway.call(tid, libc::SYS_close, &[high as u64])?;
+        call(half, tid, libc::SYS_close, &[low as u64])?;
+        call(half, tid, libc::SYS_close, &[high as u64])?;
     }
-    // While the area is still there, for the time it is asked to sleep lies in it.
-    let primed = if to_prime { prime(half, leader, gateway)? } else { None };
-    let result = gateway.call(tid, libc::SYS_munmap, &[half.program.control.base(), CONTROL_BYTES])?;
-    if result != 0 {
-        return Err(Errno::from_raw_os_error(-result as i32));
+    // From here on its true registers can be set at any time.
+    to_interrupt(tid)
+}
+
+/// Unmaps our area in a process whose threads all have their true registers; so they have afterwards.
+fn unmap(
+    half: &Half<'_>,
+    threads: &[StoppedThread],
+    mappings: &[Mapping],
+    pid: i32,
+) -> Result<(), inject::Error> {
+    let gateway = Gateway::find(pid, threads, mappings)?;
+    let area = [half.program.control.base(), CONTROL_BYTES, 0, 0, 0, 0];
+    let result = gateway.call(threads, libc::SYS_munmap, &area);
+    let thread = &threads[gateway.thread()];
+    let back = to_interrupt(thread.tid)
+        .and_then(|()| ptrace::set_registers(thread.tid, &thread.registers))
+        .and_then(|()| ptrace::set_signal_mask(thread.tid, thread.mask));
+    let kernel = |call| move |source| inject::Error::Kernel { call, tid: thread.tid, source };
+    match result? {
+        0 => back.map_err(kernel("PTRACE_SETREGSET")),
+        errno => Err(kernel("munmap")(Errno::from_raw_os_error(-errno as i32))),
     }
-    to_interrupt(tid)?;
-    Ok(primed)
 }
 
 /// Brings a thread from a stop at a call's exit to an interrupt stop, without letting it run: only from there does
@@ -303,6 +294,23 @@ struct Restarts<'a> {
 }
 
 impl Restarts<'_> {
+    fn mappings(&mut self) -> &[Mapping] {
+        let pid = self.process.pd.relation.pid.raw();
+        self.mappings.get_or_insert_with(|| proc::bare_mappings(pid).unwrap_or_default())
+    }
+
+    /// Returns the registers with which a thread at the gate goes on; if its call needs a restart block, it has one then.
+    fn true_registers(
+        &mut self,
+        half: &Half<'_>,
+        thread: &Thread,
+    ) -> rustix::io::Result<[u64; REGISTER_WORDS]> {
+        match self.registers(thread) {
+            Some(registers) => Ok(registers),
+            None => Ok(after_priming(thread, prime(half, thread)?)),
+        }
+    }
+
     /// Returns the registers with which a thread goes on; `None` if its call needs a restart block.
     ///
     /// A call is issued again with the time it had left, by the program's own `syscall` instruction, so that its number
@@ -321,11 +329,8 @@ impl Restarts<'_> {
         let Some(left) = remaining.and_then(|left| u64::try_from(left.as_nanos()).ok()) else {
             return Some(frost_tracee::restart::reissued(&registers));
         };
-        let tid = thread.tid.raw();
-        let mappings = self.mappings.get_or_insert_with(|| {
-            proc::bare_mappings(self.process.pd.relation.pid.raw()).unwrap_or_default()
-        });
-        match elapsed::shortened(tid, &registers, Some(Duration::from_nanos(left)), mappings) {
+        let (tid, left) = (thread.tid.raw(), Duration::from_nanos(left));
+        match elapsed::shortened(tid, &registers, Some(left), self.mappings()) {
             None if block => None,
             None => Some(frost_tracee::restart::reissued(&registers)),
             shortened => shortened,
@@ -356,7 +361,7 @@ fn after_priming(thread: &Thread, primed: Option<i64>) -> [u64; REGISTER_WORDS] 
 
 /// Gives a thread the restart block that its interrupted call had: it makes the call with the time that was left,
 /// and is interrupted before it waits. Returns what the call returned, -516 as a rule.
-fn prime(half: &Half<'_>, thread: &Thread, gateway: &Gateway) -> rustix::io::Result<Option<i64>> {
+fn prime(half: &Half<'_>, thread: &Thread) -> rustix::io::Result<Option<i64>> {
     let Restart::Block { remaining } = thread.restart else { return Ok(None) };
     let registers = words(thread);
     if registers[ORIG_RAX] == NOT_IN_SYSCALL {
@@ -376,7 +381,7 @@ fn prime(half: &Half<'_>, thread: &Thread, gateway: &Gateway) -> rustix::io::Res
         }
     }
     let tid = thread.tid.raw();
-    gateway.enter(tid, nr, &args)?;
+    enter(half, tid, nr, &args)?;
     to_interrupt(tid)?;
     Ok(Some(ptrace::registers(tid)?[RAX] as i64))
 }

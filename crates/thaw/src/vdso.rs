@@ -27,11 +27,6 @@ fn read() -> Option<Own> {
     Some(Own { code })
 }
 
-/// Returns the offset of a `syscall` instruction in its code.
-pub(crate) fn syscall_offset() -> Option<u64> {
-    own()?.code.windows(2).position(|pair| pair == [0x0f, 0x05]).map(|at| at as u64)
-}
-
 /// Returns the digest of its code pages.
 pub(crate) fn digest() -> Option<[u8; 32]> {
     own().map(|own| *blake3::hash(&own.code).as_bytes())

@@ -99,6 +99,8 @@ pub(crate) struct Program {
     pub(crate) drain: [u64; 2],
     /// Where the time lies that the interrupted call of a thread had left, by its number.
     pub(crate) remaining: HashMap<i32, u64>,
+    /// The address of the entry in front of that by which a thread leaves its tape, by its number.
+    pub(crate) spare: HashMap<i32, u64>,
 }
 
 /// The value by which a thread says at the gate's eventfd that it failed.
@@ -124,6 +126,7 @@ struct Compiler<'a> {
     calls: Vec<Vec<InnerCall>>,
     fault_due: bool,
     remaining: HashMap<i32, u64>,
+    spare: HashMap<i32, u64>,
 }
 
 /// A call that a process makes once its descriptors are in place.
@@ -192,6 +195,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
         calls,
         fault_due: true,
         remaining: HashMap::new(),
+        spare: HashMap::new(),
     };
     compiler.park(gaps)?;
     compiler.make_words();
@@ -208,6 +212,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
         arrivals,
         drain: compiler.drain,
         remaining: compiler.remaining,
+        spare: compiler.spare,
     })
 }
 

@@ -203,6 +203,10 @@ impl Compiler<'_> {
         let address = self.control.blob_aligned(&vec![0; room], 16) + 8;
         let frame = Frame::new(address, &registers, &thread.xstate, thread.blocked, 0);
         self.control.overwrite(address, frame.bytes());
+        // Where the builder lets the thread make calls of its own once the gate is open: with its stack pointer here, a
+        // thread comes from such a call to the entry behind, and out, should the builder die meanwhile.
+        let spare = script.attempt(libc::SYS_getpid, &[]);
+        self.spare.insert(thread.tid.raw(), script.tape.address_of(spare));
         let syscall = self.control.syscall_address();
         script.leave(syscall, frame.sigreturn_stack(), libc::SYS_rt_sigreturn as u64);
         let closed = script.attempt(libc::SYS_exit_group, &[GATE_CLOSED]);
