@@ -133,7 +133,11 @@ impl Pagemap {
         let count = check(unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN as _, &raw const arg) })?;
         // SAFETY: the kernel wrote it through the pointer; read back as it is now.
         let walked = unsafe { (&raw const arg.walk_end).read_volatile() };
-        Ok((count as usize, walked))
+        // The kernel collects 512 regions at a time, and `walk_end` stays where it last had to empty its buffer, also if
+        // the walk then came to its end (`do_pagemap_scan`, fs/proc/task_mmu.c, up to 6.18 at least). Regions come in
+        // ascending order, so whatever lies before the end of the last one was looked at.
+        let told = out[..count as usize].last().map_or(0, |region| region.end);
+        Ok((count as usize, walked.max(told)))
     }
 
     /// Before Linux 6.7: one word a page (`Documentation/admin-guide/mm/pagemap.rst`). The zero page is not told
@@ -163,6 +167,24 @@ impl Pagemap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_regions_than_the_kernel_collects_at_a_time_are_told_once() {
+        // Some end with the range, behind others it goes on.
+        for (count, rest) in [(600, 0), (1023, 0), (1024, 0), (1025, 7), (3000, 100)] {
+            let pages = 2 * count + rest;
+            let mut memory = crate::own::Anonymous::map(pages * 4096).unwrap();
+            for index in 0..count {
+                memory[(2 * index + 1) * 4096] = 1;
+            }
+            let start = memory.as_ptr() as u64;
+            let map = Pagemap::open(std::process::id() as i32).unwrap();
+            let (found, _) = map.private_pages(start, start + pages as u64 * 4096).unwrap();
+            let expected: Vec<u64> = (0..count as u64).map(|index| start + (2 * index + 1) * 4096).collect();
+            assert_eq!(found.iter().map(|region| region.start).collect::<Vec<_>>(), expected);
+            assert!(found.iter().all(|region| region.end == region.start + 4096));
+        }
+    }
 
     #[test]
     fn written_pages_are_found_and_untouched_ones_are_not() {
