@@ -99,6 +99,18 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Returns whether a process or thread could not be made because its number is in use.
+    pub(crate) fn is_number_in_use(&self) -> bool {
+        match self {
+            Self::Builder { stage: Stage::Spawn, source, .. } => *source == Errno::EXIST,
+            Self::Call { stage: Stage::Clone | Stage::Thread | Stage::Zombie, source, .. }
+            | Self::Call { stage: Stage::Group | Stage::Session, source, .. } => *source == Errno::EXIST,
+            _ => false,
+        }
+    }
+}
+
 pub(crate) fn count(obstacles: usize) -> String {
     match obstacles {
         1 => "one obstacle is".to_owned(),

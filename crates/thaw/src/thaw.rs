@@ -3,13 +3,14 @@
 use crate::attach::Attached;
 use crate::build::{self, Half, Material, begin};
 use crate::error::{Context, Error};
-use crate::plan::{Options, Plan};
+use crate::plan::{self, Options, Plan};
 use crate::stage::Stage;
 use crate::{cap, clocks, inside, release};
 use frost_model::{Pid, Steps};
 use frost_store::{Image, Intent};
 use rustix::fd::{AsFd, OwnedFd};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// A program that runs again.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub fn thaw(image: &Image, plan: &Plan, options: &Options<'_>, steps: &mut Steps
     let (pid, clean, attached) = if plan.namespaces.pid {
         inside::in_namespaces(image, plan, &mark, steps)?
     } else {
-        let built = here(image, plan, None, &mut |half| mark(half.root), steps)?;
+        let built = numbered(image, plan, &mark, steps)?;
         if !built.clean {
             // Something of ours is still in the tree: the next command is to look, as if we had died.
             std::mem::forget(intent);
@@ -75,6 +76,34 @@ pub fn thaw(image: &Image, plan: &Plan, options: &Options<'_>, steps: &mut Steps
         clean,
         attached,
     })
+}
+
+/// How long a number that nobody has may stay in use.
+const FREED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Builds the tree under its old numbers in our own pid namespace, once the last of them is free.
+///
+/// When a process is reaped it has no number any more some time before the kernel can give that away again: in between
+/// it forgets the entries of /proc (`release_task`, kernel/exit.c, Linux 6.15 and later).
+fn numbered(
+    image: &Image,
+    plan: &Plan,
+    mark: &dyn Fn(i32) -> Result<(), Error>,
+    steps: &mut Steps,
+) -> Result<Built, Error> {
+    let began = Instant::now();
+    loop {
+        match here(image, plan, None, &mut |half| mark(half.root), steps) {
+            Err(error)
+                if error.is_number_in_use()
+                    && began.elapsed() < FREED_WITHIN
+                    && plan::are_free(image.checkpoint()) =>
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Marks the image as running, so that it is not thawed twice by accident.

@@ -8,6 +8,8 @@ mod host;
 mod pids;
 mod rights;
 
+pub(crate) use pids::are_free;
+
 use crate::baseline::Baseline;
 use crate::cap;
 use crate::compile::{self, Relation};

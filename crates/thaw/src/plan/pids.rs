@@ -80,6 +80,14 @@ const COLLECTED_WITHIN: Duration = Duration::from_secs(5);
 const ENDED_WITHIN: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
+/// Returns whether no process has any of the numbers of `checkpoint`, but for such as have ended.
+pub(crate) fn are_free(checkpoint: &Checkpoint) -> bool {
+    let threads = checkpoint.processes.iter().flat_map(|process| &process.cpu.threads);
+    let pids = checkpoint.processes.iter().map(|process| process.pd.relation.pid.raw());
+    let numbers: Vec<i32> = threads.map(|thread| thread.tid.raw()).chain(pids).collect();
+    holders_of(&numbers).keys().all(|holder| is_zombie(*holder))
+}
+
 fn is_zombie(pid: i32) -> bool {
     proc::stat(pid).map_or(true, |stat| stat.is_zombie())
 }
