@@ -112,7 +112,7 @@ impl std::fmt::Debug for Blocks {
 }
 
 /// Hashes the blocks of a pack as they come.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Tree {
     digests: Vec<Digest>,
     len_bytes: u64,
@@ -124,6 +124,18 @@ impl Tree {
     /// Begins with an empty pack.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Goes on behind the whole blocks of a pack that was hashed before; its last block, if it is a short one, is hashed
+    /// anew with what follows.
+    pub fn resume(blocks: &Blocks) -> Self {
+        // The digest of an only block is of another kind.
+        let whole = if blocks.count() == 1 { 0 } else { blocks.len_bytes / BLOCK_BYTES };
+        Self {
+            digests: blocks.digests[..whole as usize].to_vec(),
+            len_bytes: whole * BLOCK_BYTES,
+            alone: Digest::default(),
+        }
     }
 
     /// Returns how many bytes were hashed.
@@ -188,6 +200,24 @@ mod tests {
         for count in 1..40 {
             let bytes = sample(count * block);
             assert_eq!(blocks_of(&bytes).root(), Digest::of(&bytes), "{count} blocks");
+        }
+    }
+
+    #[test]
+    fn a_pack_that_grows_has_the_digests_of_one_written_at_once() {
+        let block = BLOCK_BYTES as usize;
+        for len in [0, 4096, block, block + 4096, 2 * block, 5 * block + 8192] {
+            for more in [0, 4096, 3 * block] {
+                // What follows begins at a block of its own.
+                let grown = len.next_multiple_of(block);
+                let mut bytes = sample(len);
+                bytes.resize(grown, 0);
+                bytes.extend(sample(more));
+                let mut tree = Tree::resume(&blocks_of(&bytes[..len]));
+                let hashed = tree.len_bytes() as usize;
+                tree.push(&bytes[hashed..]);
+                assert_eq!(tree.finish(), blocks_of(&bytes), "{len} and {more} bytes");
+            }
         }
     }
 

@@ -34,5 +34,9 @@ pub use seek::{COMPRESSED_LIMIT_BYTES, FRAME_BYTES, SeekTable};
 /// The version of the image format that is written, and the newest that is read.
 pub const FORMAT: u32 = 1;
 
-/// The features that this version knows; none so far.
-pub const KNOWN_FEATURES: u64 = 0;
+/// A feature: the pack also has what earlier versions of the image have written, which may be gone. Only blocks that the
+/// checkpoint refers to can be verified.
+pub const PARTIAL_PACK: u64 = 1 << 0;
+
+/// The features that this version knows.
+pub const KNOWN_FEATURES: u64 = PARTIAL_PACK;

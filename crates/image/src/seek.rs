@@ -2,8 +2,8 @@
 //!
 //! A cold pack is a file in the seekable format of zstd (`contrib/seekable_format` there): frames that each hold
 //! 1 MiB of the pack, 16 blocks, the last maybe less; then a skippable frame with the length of each. `zstd -d`
-//! restores the pack from it. The table is read from the end of the file, and its length follows from that of the
-//! pack, so nothing in it is believed before it was compared:
+//! restores the pack from it. The table is read from the end of the file; its length is compared with that of the file,
+//! and what it says of frames with that of the pack, which may be longer than an image needs that is an earlier version:
 //!
 //! | bytes | field |
 //! |---|---|
@@ -33,9 +33,14 @@ const WHAT: &str = "seek table";
 pub struct SeekTable {
     /// Where each frame ends.
     ends: Vec<u64>,
+    /// The length of the pack, decompressed; 0 while the table is made.
+    pack_bytes: u64,
 }
 
 impl SeekTable {
+    /// Length of the end of a table, from which the length of the table is told.
+    pub const FOOTER_BYTES: u64 = 9;
+
     /// Begins a table of no frames.
     pub fn new() -> Self {
         Self::default()
@@ -55,6 +60,11 @@ impl SeekTable {
     pub fn held(index: u64, pack_bytes: u64) -> Range<u64> {
         let start = index.saturating_mul(FRAME_BYTES).min(pack_bytes);
         start..start.saturating_add(FRAME_BYTES).min(pack_bytes)
+    }
+
+    /// Returns the length of the pack of a table that was read.
+    pub fn pack_bytes(&self) -> u64 {
+        self.pack_bytes
     }
 
     /// Adds a frame that is `len_bytes` long, compressed.
@@ -89,18 +99,39 @@ impl SeekTable {
         bytes
     }
 
-    /// Reads the table of a pack of `pack_bytes` from `tail`, the last bytes of a file of `file_bytes`.
+    /// Returns the length of the table whose last [`FOOTER_BYTES`](Self::FOOTER_BYTES) are `footer`, in a file of
+    /// `file_bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a table of such a length cannot be there.
+    pub fn len_in(footer: &[u8], file_bytes: u64) -> Result<u64, Error> {
+        let count = footer.first_chunk().map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)));
+        let len = 8 + 8 * count + Self::FOOTER_BYTES;
+        // A frame has a byte at the least.
+        if footer.len() as u64 != Self::FOOTER_BYTES || len + count > file_bytes {
+            return Err(Error::damaged(WHAT, "it is longer than the file"));
+        }
+        Ok(len)
+    }
+
+    /// Reads the table of a pack of at least `pack_bytes`, `tail`, which is the end of a file of `file_bytes`.
     ///
     /// # Errors
     /// [`Error::CutShort`] if there is no room for the table; [`Error::Damaged`] if it is not one, or not that of
     /// these lengths.
     pub fn decode(tail: &[u8], file_bytes: u64, pack_bytes: u64) -> Result<Self, Error> {
         let damaged = |why: &str| Error::damaged(WHAT, why);
-        let (count, len) = (Self::count_for(pack_bytes), Self::len_for(pack_bytes));
         let (entries, rest) = tail.as_chunks::<4>();
-        if (tail.len() as u64) < len || file_bytes < len {
-            return Err(Error::CutShort { what: WHAT, expected_bytes: len, found_bytes: tail.len() as u64 });
+        let least = Self::len_for(pack_bytes);
+        if (tail.len() as u64) < least || file_bytes < tail.len() as u64 {
+            return Err(Error::CutShort {
+                what: WHAT,
+                expected_bytes: least,
+                found_bytes: tail.len() as u64,
+            });
         }
+        let count = (tail.len() as u64 - least) / 8 + Self::count_for(pack_bytes);
+        let len = 8 + 8 * count + Self::FOOTER_BYTES;
         let word = |index: usize| entries.get(index).map(|bytes| u64::from(u32::from_le_bytes(*bytes)));
         // Eight bytes before the entries and nine behind: the last byte is alone, the footer lies unaligned.
         let Some(footer) = tail.last_chunk::<9>() else { return Err(damaged("it is too short")) };
@@ -113,14 +144,20 @@ impl SeekTable {
         }
         let mut table = Self::new();
         for index in 0..count {
-            let held = Self::held(index, pack_bytes);
             let at = 2 + 2 * index as usize;
             match (word(at), word(at + 1)) {
-                (Some(len @ 1..=COMPRESSED_LIMIT_BYTES), Some(raw)) if raw == held.end - held.start => {
+                // All but the last hold as much as fits.
+                (Some(len @ 1..=COMPRESSED_LIMIT_BYTES), Some(raw @ 1..=FRAME_BYTES))
+                    if raw == FRAME_BYTES || index + 1 == count =>
+                {
                     table.push(len);
+                    table.pack_bytes += raw;
                 }
                 _ => return Err(damaged("the length of a frame cannot be")),
             }
+        }
+        if table.pack_bytes < pack_bytes {
+            return Err(damaged("it is the one of a shorter pack"));
         }
         if table.ends.last().copied().unwrap_or(0) != file_bytes - len {
             return Err(damaged("its frames do not fill the file"));
@@ -148,11 +185,20 @@ mod tests {
             let bytes = table.encode(pack);
             prop_assert_eq!(bytes.len() as u64, SeekTable::len_for(pack));
             let file = lengths.iter().sum::<u64>() + bytes.len() as u64;
-            prop_assert_eq!(SeekTable::decode(&bytes, file, pack).unwrap(), table.clone());
+            let read = SeekTable::decode(&bytes, file, pack).unwrap();
+            prop_assert_eq!(SeekTable::len_in(&bytes[bytes.len() - 9..], file).unwrap(), bytes.len() as u64);
+            prop_assert_eq!((read.ends, read.pack_bytes), (table.ends, pack));
             for at in 0..bytes.len() {
                 let mut changed = bytes.clone();
                 changed[at] ^= 1;
-                prop_assert!(SeekTable::decode(&changed, file, pack).is_err(), "byte {}", at);
+                // That the last frame holds more is no contradiction, until it is decompressed.
+                let read = SeekTable::decode(&changed, file, pack);
+                prop_assert!(read.is_err() || read.unwrap().pack_bytes > pack, "byte {}", at);
+            }
+            if pack > 0 {
+                let (shorter, longer) = (pack - 1, pack + FRAME_BYTES);
+                prop_assert_eq!(SeekTable::decode(&bytes, file, shorter).unwrap().pack_bytes, pack);
+                prop_assert!(SeekTable::decode(&bytes, file, longer).is_err());
             }
             prop_assert!(SeekTable::decode(&bytes[1..], file, pack).is_err());
             prop_assert!(SeekTable::decode(&bytes, file + 1, pack).is_err());
@@ -161,6 +207,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>, file: u64, pack in 0u64..1 << 44) {
             let _ = SeekTable::decode(&bytes, file, pack);
+            let _ = SeekTable::len_in(&bytes, file);
         }
     }
 

@@ -9,8 +9,10 @@ use crate::id::{DataspaceId, DescriptionId, ObjectId};
 use crate::process::Checkpoint;
 use crate::ram::Pages;
 use crate::rm::Attachment;
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::Range;
 
 /// A claim of a checkpoint that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
 struct Checker<'a> {
     checkpoint: &'a Checkpoint,
     pack_bytes: u64,
+    /// Where the bytes lie in the pack that the checkpoint refers to.
+    stored: RefCell<Vec<Range<u64>>>,
 }
 
 impl Checkpoint {
@@ -47,10 +51,34 @@ impl Checkpoint {
     /// # Errors
     /// [`Malformed`] names the first claim that does not hold.
     pub fn validate(&self, pack_bytes: u64) -> Result<(), Malformed> {
-        let checker = Checker { checkpoint: self, pack_bytes };
+        self.checked(pack_bytes).map(drop)
+    }
+
+    /// Returns where the bytes lie in the pack that the checkpoint refers to: ranges in ascending order that do not
+    /// touch. Whatever lies between them belongs to other versions, or to none.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn stored(&self, pack_bytes: u64) -> Result<Vec<Range<u64>>, Malformed> {
+        let mut ranges = self.checked(pack_bytes)?;
+        ranges.sort_unstable_by_key(|range| range.start);
+        ranges.dedup_by(|next, last| {
+            let joins = next.start <= last.end;
+            if joins {
+                last.end = last.end.max(next.end);
+            }
+            joins
+        });
+        Ok(ranges)
+    }
+
+    /// One way through all of it, for both: what is not checked would not be found either.
+    fn checked(&self, pack_bytes: u64) -> Result<Vec<Range<u64>>, Malformed> {
+        let checker = Checker { checkpoint: self, pack_bytes, stored: RefCell::default() };
         checker.processes()?;
         checker.descriptions()?;
-        checker.objects()
+        checker.objects()?;
+        Ok(checker.stored.into_inner())
     }
 }
 
@@ -163,6 +191,7 @@ impl Checker<'_> {
                 return Err(malformed(place, "a run of pages is not aligned"));
             }
             end = run_end;
+            self.stored.borrow_mut().push(run.pack_offset..pack_end);
         }
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! An image being made: invisible until its commit, and gone if that never comes.
 
 use crate::error::{Error, Result};
+use crate::image::Image;
 use crate::instance::{Liveness, liveness};
 use crate::pack::PackWriter;
 use crate::root::{
     DRAFTS, IMAGES, LAST, MANIFEST, PACK, Root, TARGET, dir_of, dir_of_name, fault, write_all_at,
 };
-use frost_image::{Blocks, Header, ImageId, Instance, Name, Then, encode};
+use frost_image::{BLOCK_BYTES, Blocks, Header, ImageId, Instance, Name, PARTIAL_PACK, Then, Tree, encode};
 use frost_model::Checkpoint;
 use frost_model::steps::{Step, Steps};
 use rustix::fd::{AsFd, OwnedFd};
@@ -20,6 +21,25 @@ pub struct Draft {
     place: Place,
     name: Name,
     pack: PackWriter,
+    growth: Option<Growth>,
+}
+
+/// The pack of an earlier version that a draft goes on with; it has its old length again if the draft does not become an
+/// image.
+struct Growth {
+    /// Holds the lock by which others see that the pack grows.
+    file: OwnedFd,
+    old_bytes: u64,
+    kept: bool,
+}
+
+impl Drop for Growth {
+    fn drop(&mut self) {
+        if !self.kept {
+            // If that fails, the next version does it.
+            let _ = fs::ftruncate(&self.file, self.old_bytes);
+        }
+    }
 }
 
 /// What a commit made.
@@ -27,7 +47,7 @@ pub struct Draft {
 pub struct Committed {
     /// The name and the version it got.
     pub id: ImageId,
-    /// Bytes of the image: manifest and pack.
+    /// Bytes that the image added to the store: manifest and pack, or the part of the pack that is its own.
     pub bytes: u64,
     /// Images of the same program that were superseded, as their freezer had died before it ended the program.
     /// This commit removed them.
@@ -42,7 +62,53 @@ impl Draft {
         let place = Place::new(root, "freeze", name)?;
         let file = place.create(PACK)?;
         let pack = PackWriter::new(file, root.show(place.relative.join(PACK)));
-        Ok(Self { place, name: name.clone(), pack })
+        Ok(Self { place, name: name.clone(), pack, growth: None })
+    }
+
+    /// Goes on with the pack of an earlier version of the same name, so that its pages need not be stored again: both
+    /// images then have one file by two names, of which the earlier one needs the first part only.
+    ///
+    /// To be called before anything is in the pack. Returns whether it does so; a pack that is compressed, that another
+    /// freeze goes on with, or that has a later version is left alone, and this image gets one of its own.
+    ///
+    /// # Errors
+    /// As for any write to the store; the draft is of no use then.
+    pub fn share_pack(&mut self, earlier: &Image) -> Result<bool> {
+        let root = Arc::clone(&self.place.root);
+        let from = dir_of(earlier.id()).join(PACK);
+        let own = self.place.relative.join(PACK);
+        debug_assert_eq!(self.pack.len_bytes(), 0, "nothing was written yet");
+        if earlier.id().name != self.name {
+            return Ok(false);
+        }
+        // Under the lock, so that the file is not compressed or removed meanwhile.
+        let _lock = root.lock()?;
+        let Some((_, stat)) = root.open_file(&from)? else { return Ok(false) };
+        let longest = versions(&root, &self.name)?
+            .into_iter()
+            .map(|version| ImageId { name: self.name.clone(), version })
+            .filter(|id| root.identity(dir_of(id).join(PACK)) == Some((stat.st_dev, stat.st_ino)))
+            .filter_map(|id| crate::image::read_header(&root, &id).ok())
+            .map(|header| header.pack.len_bytes)
+            .max();
+        let len_bytes = earlier.header().pack.len_bytes;
+        if longest != Some(len_bytes) {
+            return Ok(false);
+        }
+        let Some(file) = root.lock_file(&from)? else { return Ok(false) };
+        let blocks = earlier.blocks()?.into_blocks();
+        root.unlink(&own)?;
+        if !root.link(&from, &own)? {
+            self.pack = PackWriter::new(self.place.create(PACK)?, root.show(&own));
+            return Ok(false);
+        }
+        // What a freeze that died has added belongs to no image.
+        fs::ftruncate(&file, len_bytes).map_err(|errno| Error::io("shorten", &root.show(&own), errno))?;
+        let ours = file.try_clone().map_err(|source| Error::io("open", &root.show(&own), source))?;
+        let start = len_bytes.next_multiple_of(BLOCK_BYTES);
+        self.pack = PackWriter::resume(file, root.show(&own), Tree::resume(&blocks), start);
+        self.growth = Some(Growth { file: ours, old_bytes: len_bytes, kept: false });
+        Ok(true)
     }
 
     /// Returns the name that the image will have.
@@ -86,13 +152,22 @@ impl Draft {
         // Its version stands in the header, and is known only under the lock.
         let id = ImageId { name: self.name.clone(), version: 1 };
         let mut header = Header::describe(id, checkpoint, origin, then);
+        if self.growth.is_some() {
+            header.features_needed |= PARTIAL_PACK;
+        }
         let bytes = encode(&mut header, checkpoint, &blocks).map_err(bad)?;
         steps.end("store.encode");
         let sync = || {
             fault("store.pack.sync", self.pack.path(), self.pack.len_bytes())?;
             self.pack.sync()
         };
-        self.place.publish(header, bytes, &blocks, sync, steps)
+        let added = self.pack.added_bytes();
+        let mut committed = self.place.publish(header, bytes, &blocks, sync, steps)?;
+        if let Some(growth) = &mut self.growth {
+            growth.kept = true;
+        }
+        committed.bytes -= blocks.len_bytes() - added;
+        Ok(committed)
     }
 }
 

@@ -27,7 +27,9 @@ impl PackReader {
         let dir = dir_of(&header.id);
         let path = root.show(dir.join(PACK));
         if let Some((file, stat)) = root.open_file(dir.join(PACK))? {
-            check_length(&path, "pack", len_bytes, stat.st_size.cast_unsigned())?;
+            // Behind its end may lie what a later version has added.
+            let found = stat.st_size.cast_unsigned().min(len_bytes);
+            check_length(&path, "pack", len_bytes, found)?;
             return Self::new(file, path, len_bytes, None);
         }
         let cold_path = root.show(dir.join(COLD));
@@ -60,34 +62,36 @@ impl PackReader {
         self.file
     }
 
-    /// Reads frame `index`, verified: its bytes, and as it is compressed if it is.
+    /// Reads frame `index`, verified; blocks that the image does not refer to are zeros.
     ///
     /// # Errors
     /// [`Error::BlockDamaged`] for the first damaged block; all of the frame if it cannot be decompressed.
-    pub(crate) fn frame(&mut self, index: u64, blocks: &PackBlocks) -> Result<(&[u8], Option<&[u8]>)> {
+    pub(crate) fn frame(&mut self, index: u64, blocks: &PackBlocks) -> Result<&[u8]> {
         let held = SeekTable::held(index, self.len_bytes);
         let len = (held.end - held.start) as usize;
-        let compressed = match &self.cold {
+        let first = held.start / BLOCK_BYTES;
+        match &self.cold {
             None => {
                 let raw = &mut self.decoder.raw[..len];
                 read_full_at(self.file.as_fd(), raw, held.start)
                     .map_err(|errno| Error::io("read", &self.path, errno))?;
-                None
             }
             Some(table) => {
                 let place = table.range(index).unwrap_or(0..0);
                 let compressed = &mut self.compressed[..(place.end - place.start) as usize];
                 read_full_at(self.file.as_fd(), compressed, place.start)
                     .map_err(|errno| Error::io("read", &self.path, errno))?;
-                if self.decoder.decode(compressed, len).is_none() {
+                // The last frame holds more if a later version has gone on with the pack.
+                let whole = SeekTable::held(index, table.pack_bytes());
+                if self.decoder.decode(compressed, (whole.end - whole.start) as usize).is_none() {
                     return Err(blocks.frame_error(&self.path, held));
                 }
-                Some(&*compressed)
             }
-        };
-        let raw = &self.decoder.raw[..len];
-        blocks.verify_frame(&self.path, held.start / BLOCK_BYTES, raw)?;
-        Ok((raw, compressed))
+        }
+        let raw = &mut self.decoder.raw[..len];
+        blocks.verify_frame(&self.path, first, raw)?;
+        blocks.clear_dead(first, raw);
+        Ok(raw)
     }
 
     /// Names what is damaged of a frame: single blocks, or all of it if it cannot be decompressed.
@@ -112,16 +116,25 @@ impl PackReader {
 }
 
 fn read_table(file: &OwnedFd, path: &Path, file_bytes: u64, pack_bytes: u64) -> Result<SeekTable> {
-    let len = SeekTable::len_for(pack_bytes);
     let bad = |source| Error::Image { path: path.to_owned(), source };
-    if file_bytes < len {
+    let read = |len: u64| {
+        let mut tail = vec![0; len as usize];
+        let read = read_full_at(file.as_fd(), &mut tail, file_bytes - len)
+            .map_err(|errno| Error::io("read", path, errno))?;
+        tail.truncate(read);
+        Ok(tail)
+    };
+    let least = SeekTable::len_for(pack_bytes);
+    if file_bytes < least {
         let what = "cold pack";
-        return Err(bad(frost_image::Error::CutShort { what, expected_bytes: len, found_bytes: file_bytes }));
+        return Err(bad(frost_image::Error::CutShort {
+            what,
+            expected_bytes: least,
+            found_bytes: file_bytes,
+        }));
     }
-    let mut tail = vec![0; len as usize];
-    let read = read_full_at(file.as_fd(), &mut tail, file_bytes - len)
-        .map_err(|errno| Error::io("read", path, errno))?;
-    SeekTable::decode(&tail[..read], file_bytes, pack_bytes).map_err(bad)
+    let len = SeekTable::len_in(&read(SeekTable::FOOTER_BYTES)?, file_bytes).map_err(bad)?;
+    SeekTable::decode(&read(len)?, file_bytes, pack_bytes).map_err(bad)
 }
 
 /// Decompresses frames of at most 1 MiB into the same memory.
@@ -137,9 +150,9 @@ impl FrameDecoder {
     }
 
     /// Decompresses a frame that must give `len` bytes; `None` if it does not. It never writes more than 1 MiB.
-    pub(crate) fn decode(&mut self, compressed: &[u8], len: usize) -> Option<&[u8]> {
+    pub(crate) fn decode(&mut self, compressed: &[u8], len: usize) -> Option<&mut [u8]> {
         let written = self.decoder.decompress_to_buffer(compressed, self.raw.as_mut_slice()).ok()?;
-        (written == len).then(|| &self.raw[..len])
+        (written == len).then(|| &mut self.raw[..len])
     }
 }
 

@@ -1,13 +1,14 @@
 //! Collection: freeing what nobody needs, and packing what is needed seldom.
 
-use crate::cold::{Compressed, compress};
+use crate::cold::{Compressed, compress, reclaim};
 use crate::draft::versions;
 use crate::error::{Error, Result};
 use crate::image::read_header;
 use crate::root::{COLD, PACK, STATE, dir_of};
 use crate::state::{State, state_of};
 use crate::store::{Leftover, Store};
-use frost_image::ImageId;
+use frost_image::{ImageId, Name};
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What a collection may do beyond removing leftovers.
@@ -34,6 +35,8 @@ pub struct Collected {
     pub strays: Vec<ImageId>,
     /// Packs that were compressed.
     pub compressed: Vec<Compressed>,
+    /// Bytes of disk that no image referred to any more, in packs that several versions share or shared.
+    pub reclaimed_bytes: u64,
     /// Bytes of disk that all this freed.
     pub freed_bytes: u64,
     /// Images that could not be compressed, and why: a damaged one stays as it is.
@@ -55,25 +58,49 @@ impl Store {
                 let _lock = self.root.lock()?;
                 done.strays.append(&mut self.remove_strays(&name)?);
             }
-            for version in versions(&self.root, &name)? {
-                let id = ImageId { name: name.clone(), version };
-                let Some(after) = options.compress_after else { continue };
-                if !self.is_cold_enough(&id, now, after) {
-                    continue;
-                }
-                match compress(&self.root, &id, options.level) {
+            for group in self.groups(&name)? {
+                let Some(id) = group.last().cloned() else { continue };
+                let cold = |after| group.iter().all(|id| self.is_cold_enough(id, now, after));
+                let outcome = if options.compress_after.is_some_and(cold) {
+                    compress(&self.root, &group, options.level)
+                } else {
+                    Ok(None)
+                };
+                let outcome = match outcome {
                     Ok(Some(compressed)) => {
                         done.freed_bytes += compressed.before_bytes.saturating_sub(compressed.after_bytes);
                         done.compressed.push(compressed);
+                        continue;
                     }
-                    // It was removed meanwhile, or does not shrink.
-                    Ok(None) | Err(Error::NoSuchImage { .. }) => {}
-                    Err(error) if error.is_not_found() && !self.root.exists(dir_of(&id)) => {}
+                    Ok(None) => reclaim(&self.root, &group),
+                    Err(error) => Err(error),
+                };
+                match outcome {
+                    Ok(freed) => {
+                        done.reclaimed_bytes += freed;
+                        done.freed_bytes += freed;
+                    }
+                    // It was removed meanwhile.
+                    Err(Error::NoSuchImage { .. }) => {}
+                    Err(error)
+                        if error.is_not_found() && !group.iter().all(|id| self.root.exists(dir_of(id))) => {}
                     Err(error) => done.problems.push((id, error)),
                 }
             }
         }
         Ok(done)
+    }
+
+    /// Returns the images of a name whose packs are raw, those together that share one, the one that has all of it last.
+    fn groups(&self, name: &Name) -> Result<Vec<Vec<ImageId>>> {
+        let mut groups: BTreeMap<(u64, u64), Vec<ImageId>> = BTreeMap::new();
+        for version in versions(&self.root, name)? {
+            let id = ImageId { name: name.clone(), version };
+            if let Some(file) = self.root.identity(dir_of(&id).join(PACK)) {
+                groups.entry(file).or_default().push(id);
+            }
+        }
+        Ok(groups.into_values().collect())
     }
 
     /// Whether an image is frozen, and was neither made nor thawed in the time before `now`.

@@ -3,8 +3,9 @@
 use crate::cold::{Raw, open_raw};
 use crate::error::{Error, Result};
 use crate::root::{MANIFEST, PACK, Root, dir_of, read_full_at};
-use frost_image::{BLOCK_BYTES, Blocks, Header, ImageId, decode};
+use frost_image::{BLOCK_BYTES, Blocks, Header, ImageId, PARTIAL_PACK, decode};
 use frost_model::Checkpoint;
+use frost_model::check::Malformed;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -80,7 +81,12 @@ impl Image {
     /// [`Error::Image`] if they are damaged; they prove themselves against the digest in the header.
     pub fn blocks(&self) -> Result<PackBlocks> {
         let path = self.root.show(dir_of(self.id()).join(PACK));
-        read_blocks(&self.root, &self.header, &self.manifest).map(|blocks| PackBlocks { blocks, path })
+        let blocks = read_blocks(&self.root, &self.header, &self.manifest)?;
+        let live = Live::of(&self.header, &self.checkpoint).map_err(|malformed| Error::Image {
+            path: self.root.show(dir_of(self.id()).join(MANIFEST)),
+            source: malformed.into(),
+        })?;
+        Ok(PackBlocks { blocks, path, live })
     }
 
     /// Verifies a pack that [`pack`](Self::pack) opened, all of it: some 4 GB/s from the page cache.
@@ -94,20 +100,77 @@ impl Image {
 }
 
 /// The digests of a pack, with which ranges of it are verified. It can be sent to a thread that does so.
+///
+/// Only blocks that the image refers to are looked at: the others belong to earlier versions, and may be gone.
 #[derive(Clone, Debug)]
 pub struct PackBlocks {
     blocks: Blocks,
     path: PathBuf,
+    live: Live,
+}
+
+/// Which blocks of a pack hold something that an image refers to.
+#[derive(Clone, Debug)]
+pub(crate) struct Live(Vec<u64>);
+
+impl Live {
+    /// All of a pack of `len_bytes`.
+    pub(crate) fn all(len_bytes: u64) -> Self {
+        let count = Blocks::count_for(len_bytes);
+        let mut words = vec![u64::MAX; (count as usize).div_ceil(64)];
+        if let Some(last) = words.last_mut() {
+            *last >>= (64 - count % 64) % 64;
+        }
+        Self(words)
+    }
+
+    /// Those that an image refers to, which are all unless its pack has those of other versions too.
+    pub(crate) fn of(header: &Header, checkpoint: &Checkpoint) -> std::result::Result<Self, Malformed> {
+        let len_bytes = header.pack.len_bytes;
+        if header.features_needed & PARTIAL_PACK == 0 {
+            return Ok(Self::all(len_bytes));
+        }
+        let mut live = Self(vec![0; (Blocks::count_for(len_bytes) as usize).div_ceil(64)]);
+        for range in checkpoint.stored(len_bytes)? {
+            for block in range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES) {
+                live.0[block as usize / 64] |= 1 << (block % 64);
+            }
+        }
+        Ok(live)
+    }
+
+    /// Adds those of another image that shares the pack.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.0.resize(self.0.len().max(other.0.len()), 0);
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word |= other);
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    pub(crate) fn contains(&self, block: u64) -> bool {
+        self.0.get(block as usize / 64).is_some_and(|word| word >> (block % 64) & 1 == 1)
+    }
 }
 
 impl PackBlocks {
-    pub(crate) fn new(blocks: Blocks, path: PathBuf) -> Self {
-        Self { blocks, path }
+    pub(crate) fn new(blocks: Blocks, path: PathBuf, live: Live) -> Self {
+        Self { blocks, path, live }
+    }
+
+    pub(crate) fn into_blocks(self) -> Blocks {
+        self.blocks
     }
 
     /// Returns the length of the pack.
     pub fn len_bytes(&self) -> u64 {
         self.blocks.len_bytes()
+    }
+
+    /// Returns whether the image refers to anything in a block.
+    pub(crate) fn is_live(&self, block: u64) -> bool {
+        self.live.contains(block)
     }
 
     /// Verifies the blocks that `range` of the pack touches.
@@ -121,6 +184,9 @@ impl PackBlocks {
             return Ok(());
         }
         for block in range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES) {
+            if !self.live.contains(block) {
+                continue;
+            }
             let place = self.blocks.range(block);
             let bytes = &mut buffer[..(place.end - place.start) as usize];
             let read = read_full_at(pack, bytes, place.start)
@@ -151,11 +217,20 @@ impl PackBlocks {
         self.damaged_in(path, first, raw).next().map_or(Ok(()), Err)
     }
 
+    /// Zeroes those of consecutive blocks in memory that the image does not refer to.
+    pub(crate) fn clear_dead(&self, first: u64, raw: &mut [u8]) {
+        for (bytes, block) in raw.chunks_mut(BLOCK_BYTES as usize).zip(first..) {
+            if !self.is_live(block) {
+                bytes.fill(0);
+            }
+        }
+    }
+
     /// The damaged ones of consecutive blocks in memory.
     pub(crate) fn damaged_in(&self, path: &Path, first: u64, raw: &[u8]) -> impl Iterator<Item = Error> {
         raw.chunks(BLOCK_BYTES as usize)
             .zip(first..)
-            .filter(|(bytes, block)| !self.blocks.verify(*block, bytes))
+            .filter(|(bytes, block)| self.is_live(*block) && !self.blocks.verify(*block, bytes))
             .map(|(_, block)| self.frame_error(path, self.blocks.range(block)))
     }
 }
@@ -207,6 +282,14 @@ pub(crate) fn read_blocks(root: &Root, header: &Header, manifest: &OwnedFd) -> R
     let offset = Header::LEN_BYTES as u64 + header.manifest_bytes;
     let bytes = read_part(root, &header.id, manifest, offset, header.table_bytes())?;
     Blocks::decode(&bytes, header.pack.len_bytes, &header.pack.root)
+        .map_err(|source| Error::Image { path: root.show(dir_of(&header.id).join(MANIFEST)), source })
+}
+
+/// Reads which blocks of its pack an image refers to.
+pub(crate) fn read_live(root: &Root, header: &Header, manifest: &OwnedFd) -> Result<Live> {
+    let bytes = read_part(root, &header.id, manifest, Header::LEN_BYTES as u64, header.manifest_bytes)?;
+    decode(header, &bytes)
+        .and_then(|manifest| Ok(Live::of(header, &manifest.checkpoint)?))
         .map_err(|source| Error::Image { path: root.show(dir_of(&header.id).join(MANIFEST)), source })
 }
 

@@ -7,13 +7,14 @@ use crate::root::{COLD, MANIFEST, PACK, dir_of};
 use crate::state::{State, state_of};
 use crate::store::Store;
 use frost_image::{Header, ImageId};
+use std::collections::HashMap;
 
 /// One image, as much of it as its header tells.
 #[derive(Debug)]
 pub struct Summary {
     /// Its name and version.
     pub id: ImageId,
-    /// The room it takes on disk.
+    /// The room it takes on disk; in a list, what it shares with earlier versions is counted there.
     pub disk_bytes: u64,
     /// Whether its pack is compressed.
     pub cold: bool,
@@ -31,11 +32,29 @@ impl Store {
     pub fn list(&self) -> Result<Vec<Summary>> {
         let mut summaries = Vec::new();
         for name in self.names()? {
+            let mut counted = HashMap::new();
             for version in versions(&self.root, &name)? {
-                summaries.push(self.summary(&ImageId { name: name.clone(), version }));
+                let id = ImageId { name: name.clone(), version };
+                let mut summary = self.summary(&id);
+                self.count_own(&mut summary, &mut counted);
+                summaries.push(summary);
             }
         }
         Ok(summaries)
+    }
+
+    /// Takes from the room of an image what it shares with earlier versions, `counted` by file.
+    fn count_own(&self, summary: &mut Summary, counted: &mut HashMap<(u64, u64), u64>) {
+        let Ok(header) = &summary.header else { return };
+        for file in [PACK, COLD].map(|file| dir_of(&summary.id).join(file)) {
+            let Some(identity) = self.root.identity(&file) else { continue };
+            if self.root.names_of_file(&file) > 1 {
+                let before = counted.insert(identity, header.pack.len_bytes).unwrap_or(0);
+                let whole = self.root.disk_bytes(&file);
+                let own = header.pack.len_bytes.saturating_sub(before).min(whole);
+                summary.disk_bytes = summary.disk_bytes - whole + own;
+            }
+        }
     }
 
     /// Returns what the header of one image tells; one that does not exist has an error in its header.

@@ -32,6 +32,10 @@ const WRITEBACK_BYTES: u64 = 8 << 20;
 pub struct PackWriter {
     file: Arc<OwnedFd>,
     path: PathBuf,
+    /// What was hashed when the pack was written so far, by an earlier version.
+    begun: Tree,
+    /// Where this version's own bytes begin.
+    start: u64,
     /// The first byte behind all that was appended and reserved; page-aligned.
     end: u64,
     /// All below is written. Never more than `end`.
@@ -73,15 +77,30 @@ impl Shared {
 impl PackWriter {
     /// Begins a pack in an empty file that can be read and written.
     pub(crate) fn new(file: OwnedFd, path: PathBuf) -> Self {
+        Self::resume(file, path, Tree::new(), 0)
+    }
+
+    /// Goes on with a pack whose first `start` bytes an earlier version has written; `start` is a multiple of
+    /// [`BLOCK_BYTES`]. What `begun` has not hashed of them is hashed again.
+    pub(crate) fn resume(file: OwnedFd, path: PathBuf, begun: Tree, start: u64) -> Self {
+        let shared = Shared::default();
+        shared.order(|orders| orders.filled = start);
         Self {
             file: Arc::new(file),
             path,
-            end: 0,
-            filled: 0,
-            shared: Arc::default(),
+            begun,
+            start,
+            end: start,
+            filled: start,
+            shared: Arc::new(shared),
             thread: None,
             alone: false,
         }
+    }
+
+    /// Returns how many bytes this version has added.
+    pub fn added_bytes(&self) -> u64 {
+        self.end - self.start
     }
 
     /// Returns the length so far: where the next bytes will lie. A multiple of the page size.
@@ -115,8 +134,9 @@ impl PackWriter {
     /// As [`require_space`](Self::require_space).
     pub fn require_reserved(&self) -> Result<()> {
         let stat = fs::fstat(self.file()).map_err(|errno| Error::io("stat", &self.path, errno))?;
+        // What an earlier version has left as holes stays so.
         let written = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        let missing = self.end.saturating_sub(written);
+        let missing = self.end.saturating_sub(written).min(self.added_bytes());
         if within_limit(self.end).is_err() {
             return Err(self.no_space(SpaceLimit::FileSize, missing));
         }
@@ -159,11 +179,12 @@ impl PackWriter {
     /// What lies below an earlier `up_to` stays so; a commit takes all that was appended and reserved for filled.
     pub fn filled(&mut self, up_to: u64) {
         self.filled = up_to.min(self.end).max(self.filled);
-        if self.thread.is_none() && !self.alone && self.filled >= THREAD_BYTES {
-            let (file, shared) = (Arc::clone(&self.file), Arc::clone(&self.shared));
+        if self.thread.is_none() && !self.alone && self.filled - self.begun.len_bytes() >= THREAD_BYTES {
+            let (file, shared, begun) =
+                (Arc::clone(&self.file), Arc::clone(&self.shared), self.begun.clone());
             let spawned = std::thread::Builder::new()
                 .name("frost-hash".to_owned())
-                .spawn(move || hash(file.as_fd(), &shared));
+                .spawn(move || hash(file.as_fd(), &shared, begun));
             self.alone = spawned.is_err();
             self.thread = spawned.ok();
         }
@@ -198,7 +219,7 @@ impl PackWriter {
         });
         let hashed = match self.thread.take() {
             Some(thread) => thread.join().unwrap_or(Err(Errno::IO)),
-            None => hash(self.file.as_fd(), &self.shared),
+            None => hash(self.file.as_fd(), &self.shared, std::mem::take(&mut self.begun)),
         };
         let tree = hashed.map_err(|errno| Error::io("read back", &self.path, errno))?;
         if tree.len_bytes() != end {
@@ -237,10 +258,10 @@ fn page_end(offset: u64, len_bytes: u64) -> u64 {
 }
 
 /// Hashes a file up to where it is filled, until it is sealed or abandoned.
-fn hash(file: BorrowedFd<'_>, shared: &Shared) -> std::result::Result<Tree, Errno> {
-    let mut tree = Tree::new();
+fn hash(file: BorrowedFd<'_>, shared: &Shared, begun: Tree) -> std::result::Result<Tree, Errno> {
+    let mut tree = begun;
     let mut buffer = vec![0; HASH_BYTES as usize];
-    let mut written_back = 0;
+    let mut written_back = tree.len_bytes();
     loop {
         let hashed = tree.len_bytes();
         let orders = {

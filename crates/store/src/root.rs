@@ -3,7 +3,7 @@
 //! ```text
 //! <root>/lock                                held for moments, to commit, remove, mark and sweep
 //! <root>/images/<name>/<version>/manifest    header, manifest, block table
-//! <root>/images/<name>/<version>/pack        raw pages, while hot
+//! <root>/images/<name>/<version>/pack        raw pages, while hot; maybe one file with other versions
 //! <root>/images/<name>/<version>/pack.zst    the same, while cold
 //! <root>/images/<name>/<version>/state       which process runs it, if it was thawed
 //! <root>/images/<name>/last                  a link whose text is the highest version ever, once one was removed
@@ -188,6 +188,45 @@ impl Root {
         Ok(names)
     }
 
+    /// Gives a file a second name; tells whether the file system can do that.
+    pub(crate) fn link(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<bool> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        match fs::linkat(&self.fd, from, &self.fd, to, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            // No hard links here, or too many of this file.
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK | Errno::NOSYS) => Ok(false),
+            Err(errno) => Err(Error::write(&self.show(to), errno, 4096, || self.free_bytes())),
+        }
+    }
+
+    /// Opens a file of ours for writing and locks it; `None` if it is locked, or does not exist.
+    pub(crate) fn lock_file(&self, relative: impl AsRef<Path>) -> Result<Option<OwnedFd>> {
+        let relative = relative.as_ref();
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match fs::openat(&self.fd, relative, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::ACCESS | Errno::ROFS) => return Ok(None),
+            Err(errno) => return Err(Error::io("open", &self.show(relative), errno)),
+        };
+        match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(Error::io("lock", &self.show(relative), errno)),
+        }
+    }
+
+    /// By which numbers a file is known; `None` if it does not exist.
+    pub(crate) fn identity(&self, relative: impl AsRef<Path>) -> Option<(u64, u64)> {
+        let stat = fs::statat(&self.fd, relative.as_ref(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    }
+
+    /// How many names a file has; 0 if it does not exist.
+    pub(crate) fn names_of_file(&self, relative: impl AsRef<Path>) -> u64 {
+        let stat = fs::statat(&self.fd, relative.as_ref(), AtFlags::SYMLINK_NOFOLLOW);
+        stat.map_or(0, |stat| stat.st_nlink)
+    }
+
     pub(crate) fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
         let (from, to) = (from.as_ref(), to.as_ref());
         fs::renameat(&self.fd, from, &self.fd, to)
@@ -225,7 +264,10 @@ impl Root {
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory && levels > 0 {
                 freed_bytes += self.remove_levels(&child, levels - 1)?;
             } else {
-                freed_bytes += self.disk_bytes(&child);
+                // What has another name is freed with the last of them.
+                if stat.st_nlink == 1 {
+                    freed_bytes += self.disk_bytes(&child);
+                }
                 self.unlink(&child)?;
             }
         }

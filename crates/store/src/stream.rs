@@ -7,7 +7,7 @@
 use crate::draft::{Committed, Place};
 use crate::error::{Error, Result};
 use crate::frame::{FrameDecoder, FrameEncoder, PackReader, RawWriter};
-use crate::image::{PackBlocks, open_manifest, read_blocks, read_part};
+use crate::image::{Live, PackBlocks, open_manifest, read_blocks, read_live, read_part};
 use crate::root::{PACK, fault};
 use crate::store::Store;
 use frost_image::{Blocks, COMPRESSED_LIMIT_BYTES, Digest, Header, ImageId, Name, SeekTable, decode};
@@ -48,20 +48,18 @@ impl Store {
         let (manifest, header) = open_manifest(&self.root, id)?;
         let mut reader = PackReader::open(&self.root, &header)?;
         let table = read_blocks(&self.root, &header, &manifest)?;
+        let live = read_live(&self.root, &header, &manifest)?;
         let bytes = read_part(&self.root, id, &manifest, 0, header.file_bytes())?;
         let mut out = Hashed::new(out);
         out.write(&MAGIC)?;
         out.write(&VERSION.to_le_bytes())?;
         out.write(&[0; 4])?;
         out.write(&bytes)?;
-        let blocks = PackBlocks::new(table, reader.path().to_owned());
+        let blocks = PackBlocks::new(table, reader.path().to_owned(), live);
         let mut encoder = FrameEncoder::new(LEVEL).map_err(output)?;
         for index in 0..reader.frames() {
-            let (raw, compressed) = reader.frame(index, &blocks)?;
-            let frame = match compressed {
-                Some(frame) => frame,
-                None => encoder.encode(raw).map_err(output)?,
-            };
+            // What other versions have in the pack is nobody's business: it comes as zeros.
+            let frame = encoder.encode(reader.frame(index, &blocks)?).map_err(output)?;
             out.write(&(frame.len() as u32).to_le_bytes())?;
             out.write(frame)?;
         }
@@ -95,8 +93,10 @@ impl Store {
         let mut bytes = input.take("header", Header::LEN_BYTES as u64)?;
         let mut header = Header::decode(&bytes).map_err(bad)?;
         bytes.append(&mut input.take("manifest", header.manifest_bytes)?);
-        decode(&header, &bytes[Header::LEN_BYTES..]).map_err(bad)?;
+        let manifest = decode(&header, &bytes[Header::LEN_BYTES..]).map_err(bad)?;
         let pack_bytes = header.pack.len_bytes;
+        let live = Live::of(&header, &manifest.checkpoint).map_err(|malformed| bad(malformed.into()))?;
+        drop(manifest);
 
         let exported = header.id.clone();
         if let Some(name) = name {
@@ -113,7 +113,7 @@ impl Store {
         bytes.append(&mut table);
 
         let writer = RawWriter::new(file.as_fd(), &path, pack_bytes)?;
-        let digests = PackBlocks::new(blocks.clone(), INPUT.into());
+        let digests = PackBlocks::new(blocks.clone(), INPUT.into(), live);
         let mut decoder = FrameDecoder::new(&path)?;
         for index in 0..SeekTable::count_for(pack_bytes) {
             let held = SeekTable::held(index, pack_bytes);
@@ -122,10 +122,12 @@ impl Store {
                 return Err(digests.frame_error(Path::new(INPUT), held));
             }
             let frame = input.take("pack", len)?;
+            let first = held.start / frost_image::BLOCK_BYTES;
             let Some(raw) = decoder.decode(&frame, (held.end - held.start) as usize) else {
                 return Err(digests.frame_error(Path::new(INPUT), held));
             };
-            digests.verify_frame(Path::new(INPUT), held.start / frost_image::BLOCK_BYTES, raw)?;
+            digests.verify_frame(Path::new(INPUT), first, raw)?;
+            digests.clear_dead(first, raw);
             writer.write(raw, held.start)?;
         }
         input.finish()?;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::frame::PackReader;
-use crate::image::{PackBlocks, open_manifest, read_blocks, read_part};
+use crate::image::{Live, PackBlocks, open_manifest, read_blocks, read_part};
 use crate::root::{MANIFEST, dir_of};
 use crate::store::Store;
 use frost_image::{Header, ImageId, decode};
@@ -25,13 +25,16 @@ impl Store {
             other => other?,
         };
         let bytes = read_part(&self.root, id, &manifest, Header::LEN_BYTES as u64, header.manifest_bytes)?;
-        if let Err(source) = decode(&header, &bytes) {
+        let live = decode(&header, &bytes).and_then(|manifest| Ok(Live::of(&header, &manifest.checkpoint)?));
+        // Without a manifest any block may be needed.
+        let live = live.unwrap_or_else(|source| {
             problems.push(Error::Image { path: self.root.show(dir_of(id).join(MANIFEST)), source });
-        }
+            Live::all(header.pack.len_bytes)
+        });
         let reader = PackReader::open(&self.root, &header);
         match (reader, read_blocks(&self.root, &header, &manifest)) {
             (Ok(mut reader), Ok(blocks)) => {
-                let blocks = PackBlocks::new(blocks, reader.path().to_owned());
+                let blocks = PackBlocks::new(blocks, reader.path().to_owned(), live);
                 for index in 0..reader.frames() {
                     match reader.frame(index, &blocks) {
                         Ok(_) => {}
