@@ -13,6 +13,7 @@
 pub mod cap;
 mod cpu;
 mod deposit;
+mod difference;
 mod failure;
 mod file;
 mod guardian;
@@ -61,13 +62,21 @@ pub struct Options {
     pub files: bool,
     /// Freeze although a service manager would start the program again.
     pub force: bool,
+    /// Store all of its memory, also what an earlier image of the same name has.
+    pub full: bool,
     /// How long a thread may take to stop.
     pub stop_timeout: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { leave_running: false, files: false, force: false, stop_timeout: Duration::from_secs(10) }
+        Self {
+            leave_running: false,
+            files: false,
+            force: false,
+            full: false,
+            stop_timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -78,8 +87,10 @@ pub struct Frozen {
     pub name: String,
     /// The version of this image.
     pub version: u32,
-    /// Bytes of the image.
+    /// Bytes that the image added to the store.
     pub bytes: u64,
+    /// The version whose pages it shares, if it is incremental.
+    pub base: Option<u32>,
     /// How many processes it holds.
     pub processes: u32,
     /// How many threads.

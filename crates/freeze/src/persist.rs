@@ -1,6 +1,7 @@
 //! The life of a freeze, in its guardian.
 
 use crate::cap::{Captured, Motion};
+use crate::difference::Earlier;
 use crate::failure::{Failure, FailureKind};
 use crate::inner::{self, ProcessFacts};
 use crate::rm::{Backing, Behind, FileCache};
@@ -10,7 +11,8 @@ use frost_model::cap::Capability;
 use frost_model::clock::Clocks;
 use frost_model::id::{DataspaceId, DescriptionId};
 use frost_model::pd::Descriptor;
-use frost_model::rm::{Region, RmState};
+use frost_model::ram::Pages;
+use frost_model::rm::{PageRange, Region, RmState};
 use frost_model::{Checkpoint, Pid, Process, Steps};
 use frost_store::{Draft, Name, Store, Then};
 use frost_sys::pagemap::Pagemap;
@@ -108,18 +110,23 @@ pub(crate) fn run(
     let mut draft = store.begin(name).map_err(|error| freeze.failed(&error))?;
     let origin = frost_store::observe(pid).map_err(|error| freeze.failed(&error))?.unwrap_or_default();
     draft.aim_at(&origin).map_err(|error| freeze.failed(&error))?;
+    let mut earlier = None;
+    if !options.full {
+        earlier = Earlier::find(store, name, &mut draft).map_err(|error| freeze.failed(&error))?;
+    }
     freeze.step("freeze.begin")?;
 
     let pause = std::time::Instant::now();
     let tree = StoppedTree::stop(pid, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
     let clocks = host::clocks(pid);
     freeze.step("freeze.stop")?;
-    let (checkpoint, written) = capture(&mut freeze, &tree, clocks, &mut draft, options)?;
+    let (checkpoint, written) = capture(&mut freeze, &tree, clocks, &mut draft, &mut earlier, options)?;
     let threads = checkpoint.processes.iter().map(|process| process.cpu.threads.len()).sum::<usize>() as u32;
     let mut frozen = Frozen {
         name: name.to_string(),
         version: 0,
         bytes: 0,
+        base: earlier.map(|earlier| earlier.version()),
         processes: checkpoint.processes.len() as u32,
         threads,
         pause_us: 0,
@@ -167,6 +174,7 @@ fn capture(
     tree: &StoppedTree,
     clocks: Clocks,
     draft: &mut Draft,
+    earlier: &mut Option<Earlier>,
     options: Options,
 ) -> Result<(Checkpoint, Vec<OwnedFd>), Failure> {
     let living: Vec<&StoppedProcess> = tree.processes().iter().filter(|process| !process.zombie).collect();
@@ -233,8 +241,11 @@ fn capture(
     let mut extents = Vec::new();
     for process in tree.processes() {
         processes.push(match known.remove(&process.pid) {
-            Some(known) => capture_process(tree, process, known, &behind, &mut files, draft, &mut extents)
-                .map_err(|error| freeze.failed(&*error))?,
+            Some(known) => {
+                let memory = Memory { earlier, draft, extents: &mut extents };
+                capture_process(tree, process, known, &behind, &mut files, memory)
+                    .map_err(|error| freeze.failed(&*error))?
+            }
             None => Process {
                 pd: pd::capture_zombie(tree, process),
                 cpu: Default::default(),
@@ -385,14 +396,39 @@ fn sync(files: &[OwnedFd]) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Where private memory goes: at once, if it is compared with an earlier image, else to a place that is noted.
+struct Memory<'a> {
+    earlier: &'a mut Option<Earlier>,
+    draft: &'a mut Draft,
+    extents: &'a mut Vec<ram::Extent>,
+}
+
+impl Memory<'_> {
+    fn place(
+        &mut self,
+        process: &StoppedProcess,
+        pagemap: &Pagemap,
+        mapping: &Mapping,
+        backing: &Backing,
+    ) -> Result<(Pages, Vec<PageRange>), ram::Error> {
+        let (pid, pack) = (process.pid, self.draft.pack());
+        match self.earlier {
+            Some(earlier) if earlier.is_alike() => {
+                let numbers = (pid, Pid::new(process.inner));
+                earlier.store_private(numbers, pagemap, mapping, backing, pack)
+            }
+            _ => ram::place_private(pid, pagemap, mapping, backing, pack, self.extents),
+        }
+    }
+}
+
 fn capture_process(
     tree: &StoppedTree,
     process: &StoppedProcess,
     known: Known,
     behind: &dyn Behind,
     files: &mut FileCache,
-    draft: &mut Draft,
-    extents: &mut Vec<ram::Extent>,
+    mut memory: Memory<'_>,
 ) -> Result<Process, Box<dyn Error>> {
     let pid = process.pid;
     let link = |name: &str| file::behind_link(&proc::path(pid, name));
@@ -403,7 +439,7 @@ fn capture_process(
     let mut regions = Vec::with_capacity(known.mappings.len());
     for mapping in &known.mappings {
         let backing = rm::backing(mapping, files).unwrap_or(Backing::Anonymous);
-        let (private, guards) = ram::place_private(pid, &pagemap, mapping, &backing, draft.pack(), extents)?;
+        let (private, guards) = memory.place(process, &pagemap, mapping, &backing)?;
         let attachment = rm::attachment(mapping, backing, behind);
         let (Some(range), Some(attachment)) = (rm::range(mapping), attachment) else {
             return Err(format!("memory {:x} shows an object that is gone", mapping.start).into());

@@ -9,7 +9,7 @@ use frost_model::ram::{Dataspace, DataspaceKind, Pages, Run};
 use frost_model::rm::PageRange;
 use frost_store::PackWriter;
 use frost_sys::memory;
-use frost_sys::pagemap::Pagemap;
+use frost_sys::pagemap::{PageRegion, Pagemap};
 use frost_sys::proc::Mapping;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -66,12 +66,7 @@ pub(crate) fn place_private(
     pack: &mut PackWriter,
     extents: &mut Vec<Extent>,
 ) -> Result<(Pages, Vec<PageRange>), Error> {
-    // MAP_DROPPABLE memory may vanish at any time, so it comes back empty. Shared memory is not this mapping's own.
-    if matches!(backing, Backing::Special(_)) || mapping.shared || mapping.flags.has(*b"dp") {
-        return Ok((Pages::default(), Vec::new()));
-    }
-    let (content, guards) =
-        pagemap.private_pages(mapping.start, mapping.end).map_err(|source| Error::Pagemap { pid, source })?;
+    let (content, guards) = private_content(pid, pagemap, mapping, backing)?;
     let total: u64 = content.iter().map(|region| region.end - region.start).sum();
     let mut pages = Pages::default();
     if total > 0 {
@@ -89,8 +84,65 @@ pub(crate) fn place_private(
             pack_offset += len_bytes;
         }
     }
-    let guards = guards.iter().filter_map(|region| PageRange::new(region.start, region.end)).collect();
     Ok((pages, guards))
+}
+
+/// Finds the pages that belong to one mapping alone, and its guards.
+pub(crate) fn private_content(
+    pid: i32,
+    pagemap: &Pagemap,
+    mapping: &Mapping,
+    backing: &Backing,
+) -> Result<(Vec<PageRegion>, Vec<PageRange>), Error> {
+    // MAP_DROPPABLE memory may vanish at any time, so it comes back empty. Shared memory is not this mapping's own.
+    if matches!(backing, Backing::Special(_)) || mapping.shared || mapping.flags.has(*b"dp") {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let (content, guards) =
+        pagemap.private_pages(mapping.start, mapping.end).map_err(|source| Error::Pagemap { pid, source })?;
+    let guards = guards.iter().filter_map(|region| PageRange::new(region.start, region.end)).collect();
+    Ok((content, guards))
+}
+
+/// The memory of a process, read from outside.
+pub(crate) struct Source {
+    pid: i32,
+    /// Whether the process itself may read it; else only `/proc/PID/mem` can.
+    readable: bool,
+    mem: Option<OwnedFd>,
+}
+
+impl Source {
+    pub(crate) fn new(pid: i32, readable: bool) -> Self {
+        Self { pid, readable, mem: None }
+    }
+
+    /// Reads all of `out` at `address`.
+    pub(crate) fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Error> {
+        let pid = self.pid;
+        if self.readable {
+            return read_exactly(pid, address, out, |at, out| memory::read(pid, at, out));
+        }
+        let file = match &mut self.mem {
+            Some(file) => file,
+            none => none.insert(open_mem(pid).map_err(|source| Error::Read { pid, address, source })?),
+        };
+        read_exactly(pid, address, out, |at, out| rustix::io::pread(&*file, out, at))
+    }
+}
+
+/// Reads all of `out` from a file.
+pub(crate) fn read_exactly_at(file: &OwnedFd, out: &mut [u8], offset: u64) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < out.len() {
+        match rustix::io::pread(file, &mut out[done..], offset + done as u64) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 /// Bytes copied at a time: stays in the second-level cache.
@@ -104,7 +156,7 @@ pub(crate) fn copy(extents: &[Extent], complete: bool, pack: &mut PackWriter) ->
     let mut buffer = vec![0u8; CHUNK_BYTES];
     let mut filled = 0usize;
     let mut filled_at = 0u64;
-    let mut mem: Option<(i32, OwnedFd)> = None;
+    let mut source: Option<Source> = None;
     for extent in extents {
         let mut done = 0;
         while done < extent.len_bytes {
@@ -119,20 +171,11 @@ pub(crate) fn copy(extents: &[Extent], complete: bool, pack: &mut PackWriter) ->
             let want = ((extent.len_bytes - done) as usize).min(CHUNK_BYTES - filled);
             let out = &mut buffer[filled..filled + want];
             let address = extent.address + done;
-            if extent.readable {
-                read_exactly(extent.pid, address, out, |at, out| memory::read(extent.pid, at, out))?;
-            } else {
-                if mem.as_ref().is_none_or(|(pid, _)| *pid != extent.pid) {
-                    let opened = open_mem(extent.pid);
-                    mem = Some((
-                        extent.pid,
-                        opened.map_err(|source| Error::Read { pid: extent.pid, address, source })?,
-                    ));
-                }
-                if let Some((_, file)) = &mem {
-                    read_exactly(extent.pid, address, out, |at, out| rustix::io::pread(file, out, at))?;
-                }
-            }
+            let known =
+                source.take().filter(|source| (source.pid, source.readable) == (extent.pid, extent.readable));
+            source
+                .insert(known.unwrap_or_else(|| Source::new(extent.pid, extent.readable)))
+                .read(address, out)?;
             filled += want;
             done += want as u64;
         }

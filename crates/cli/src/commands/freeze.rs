@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// Freeze even if a service manager would start the program again
     #[arg(long)]
     force: bool,
+    /// Store all of its memory; else pages that the newest image of that name has are shared with it
+    #[arg(long)]
+    full: bool,
 }
 
 #[derive(Serialize)]
@@ -38,6 +41,7 @@ struct Record<'a> {
     name: &'a str,
     version: u32,
     bytes: u64,
+    base: Option<u32>,
     pause_us: u64,
     elapsed_us: u64,
     pid: i32,
@@ -55,6 +59,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         leave_running: options.leave_running,
         files: options.files,
         force: options.force,
+        full: options.full,
         ..frost_freeze::Options::default()
     };
     invocation.steps.end("freeze.find");
@@ -68,6 +73,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             name: &frozen.name,
             version: frozen.version,
             bytes: frozen.bytes,
+            base: frozen.base,
             pause_us: frozen.pause_us,
             elapsed_us: frozen.elapsed_us,
             pid,
@@ -86,12 +92,13 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             "the program is gone".to_owned()
         };
         output::line(&format!(
-            "{}@{}: {}, {}, {} in {}; {end}",
+            "{}@{}: {}, {}, {}{} in {}; {end}",
             frozen.name,
             frozen.version,
             output::count(frozen.processes, "process", "processes"),
             output::count(frozen.threads, "thread", "threads"),
             output::bytes(frozen.bytes),
+            frozen.base.map(|base| format!(" more than @{base}")).unwrap_or_default(),
             output::span(Duration::from_micros(frozen.elapsed_us)),
         ))?;
     }

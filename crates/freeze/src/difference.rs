@@ -1,0 +1,168 @@
+//! What of a program's memory is as an earlier image has it, so that it need not be stored again.
+//!
+//! Pages are compared with those that the earlier image has at the same address of the process of the same number:
+//! whatever changed them, by whichever way, is found. The earlier image's pack is read for it, which is as a rule in the
+//! page cache and at worst as long as what a full image would write.
+
+use crate::ram::{self, Error};
+use crate::rm::Backing;
+use frost_model::ram::{Pages, Run};
+use frost_model::rm::PageRange;
+use frost_model::{Checkpoint, PAGE_SIZE, Pid};
+use frost_store::{Draft, Image, Name, PackWriter, Store};
+use frost_sys::pagemap::Pagemap;
+use frost_sys::proc::Mapping;
+use rustix::fd::OwnedFd;
+use std::collections::BTreeMap;
+
+/// Bytes compared at a time: both sides stay in the second-level cache.
+const CHUNK_BYTES: usize = 256 << 10;
+/// After so much is judged whether comparing is worth its time.
+const TRIAL_BYTES: u64 = 64 << 20;
+
+/// An earlier image of a program, whose pack the new one goes on with.
+pub(crate) struct Earlier {
+    version: u32,
+    pack: OwnedFd,
+    /// Where the pages of each process lie in the pack: end of a run by address, its start, its place.
+    runs: BTreeMap<Pid, BTreeMap<u64, (u64, u64)>>,
+    compared_bytes: u64,
+    equal_bytes: u64,
+    ours: Vec<u8>,
+    theirs: Vec<u8>,
+}
+
+impl Earlier {
+    /// Lets `draft` go on with the newest image of `name`, if there is one with which that can be done.
+    ///
+    /// # Errors
+    /// As for any write to the store. That an earlier image is damaged is no error.
+    pub(crate) fn find(store: &Store, name: &Name, draft: &mut Draft) -> frost_store::Result<Option<Self>> {
+        let Some(version) = store.versions(name)?.last().copied() else { return Ok(None) };
+        let id = frost_store::ImageId { name: name.clone(), version };
+        let Ok(image) = store.open_image(&id) else { return Ok(None) };
+        if !draft.share_pack(&image)? {
+            return Ok(None);
+        }
+        Self::of(version, &image).map(Some)
+    }
+
+    fn of(version: u32, image: &Image) -> frost_store::Result<Self> {
+        Ok(Self {
+            version,
+            pack: image.pack()?,
+            runs: runs(image.checkpoint()),
+            compared_bytes: 0,
+            equal_bytes: 0,
+            ours: vec![0; CHUNK_BYTES],
+            theirs: vec![0; CHUNK_BYTES],
+        })
+    }
+
+    /// Returns the version.
+    pub(crate) fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Returns whether comparing has been worth its time so far.
+    pub(crate) fn is_alike(&self) -> bool {
+        self.compared_bytes < TRIAL_BYTES || self.equal_bytes > self.compared_bytes / 4
+    }
+
+    /// Finds the pages that belong to one mapping alone, and stores those that the earlier image does not have.
+    ///
+    /// # Errors
+    /// As for any read of the process and any write to the pack.
+    pub(crate) fn store_private(
+        &mut self,
+        (pid, inner): (i32, Pid),
+        pagemap: &Pagemap,
+        mapping: &Mapping,
+        backing: &Backing,
+        pack: &mut PackWriter,
+    ) -> Result<(Pages, Vec<PageRange>), Error> {
+        let (content, guards) = ram::private_content(pid, pagemap, mapping, backing)?;
+        let mut pages = Pages::default();
+        let mut source = ram::Source::new(pid, mapping.read);
+        for region in &content {
+            let mut at = region.start;
+            while at < region.end {
+                let len = ((region.end - at) as usize).min(CHUNK_BYTES);
+                source.read(at, &mut self.ours[..len])?;
+                self.store_chunk(inner, at, len, mapping.start, pack, &mut pages)?;
+                at += len as u64;
+            }
+        }
+        Ok((pages, guards))
+    }
+
+    /// Compares and stores what was read of the process at `at`.
+    fn store_chunk(
+        &mut self,
+        inner: Pid,
+        at: u64,
+        len: usize,
+        start: u64,
+        pack: &mut PackWriter,
+        pages: &mut Pages,
+    ) -> Result<(), Error> {
+        let end = at + len as u64;
+        let mut here = at;
+        while here < end {
+            let found = self.runs.get(&inner).and_then(|runs| runs.range(here + 1..).next());
+            let (until, place) = match found {
+                Some((run_end, (run_start, place))) if *run_start <= here => {
+                    (end.min(*run_end), Some(place + (here - run_start)))
+                }
+                // Nothing of this is in the earlier image until its next run.
+                Some((_, (run_start, _))) => (end.min(*run_start), None),
+                None => (end, None),
+            };
+            let ours = &self.ours[(here - at) as usize..(until - at) as usize];
+            let place = place.filter(|place| {
+                let theirs = &mut self.theirs[..ours.len()];
+                ram::read_exactly_at(&self.pack, theirs, *place).is_ok()
+            });
+            let page = PAGE_SIZE as usize;
+            let equal = |index: usize| {
+                let range = index * page..(index + 1) * page;
+                place.is_some() && ours[range.clone()] == self.theirs[range]
+            };
+            let count = ours.len() / page;
+            let mut index = 0;
+            while index < count {
+                let first = index;
+                let same = equal(first);
+                while index < count && equal(index) == same {
+                    index += 1;
+                }
+                let bytes = &ours[first * page..index * page];
+                let pack_offset = match place {
+                    Some(place) if same => place + (first * page) as u64,
+                    _ => pack.append(bytes)?,
+                };
+                let offset = here + (first * page) as u64 - start;
+                pages.push(Run { offset, len_bytes: bytes.len() as u64, pack_offset });
+                self.compared_bytes += bytes.len() as u64;
+                self.equal_bytes += if same { bytes.len() as u64 } else { 0 };
+            }
+            here = until;
+        }
+        Ok(())
+    }
+}
+
+/// Lists where the private pages of each process lie.
+fn runs(checkpoint: &Checkpoint) -> BTreeMap<Pid, BTreeMap<u64, (u64, u64)>> {
+    let mut all = BTreeMap::new();
+    for process in &checkpoint.processes {
+        let runs: &mut BTreeMap<_, _> = all.entry(process.pd.relation.pid).or_default();
+        for region in &process.rm.regions {
+            for run in &region.private.runs {
+                let start = region.range.start() + run.offset;
+                runs.insert(start + run.len_bytes, (start, run.pack_offset));
+            }
+        }
+    }
+    all
+}

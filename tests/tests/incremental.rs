@@ -1,0 +1,111 @@
+//! Images that store only what changed since an earlier one: each of them is the program as it was.
+
+use frost_tests::journey::Traveller;
+use frost_tests::{Scene, Stdio, Who, is_alive, until};
+use rustix::process::{Pid, Signal, kill_process};
+use std::path::Path;
+
+fn set_out<'a>(scene: &'a Scene, name: &str) -> Traveller<'a> {
+    Traveller::set_out(scene, Path::new(env!("CARGO_BIN_EXE_victim")), name, Stdio::Files)
+}
+
+/// Programs whose memory is of many kinds: filled, sparse, copied by fork, not readable, of files, in threads.
+const VICTIMS: [&str; 8] = [
+    "anonymous_filled",
+    "anonymous_sparse",
+    "anonymous_forked",
+    "anonymous_unreadable",
+    "anonymous_guard_regions",
+    "registers_of_threads",
+    "shared_between_processes",
+    "pipe_stream",
+];
+
+fn snapshots(who: Who) {
+    for name in VICTIMS {
+        let Some(scene) = Scene::new(who) else { return };
+        let mut traveller = set_out(&scene, name);
+        let pid = traveller.pid.to_string();
+        let snapshot = |more: &[&str]| {
+            let mut arguments = vec!["freeze", &pid, "--to", "victim", "--leave-running", "--json"];
+            arguments.extend(more);
+            scene.frost(&arguments).ok().record()
+        };
+        let first = snapshot(&[]);
+        assert!(first["base"].is_null(), "{name}: {first}");
+        let second = snapshot(&[]);
+        assert_eq!(second["base"], 1, "{name}: {second}");
+        assert!(second["bytes"].as_u64() <= first["bytes"].as_u64(), "{name}: {second} after {first}");
+        let full = snapshot(&["--full"]);
+        assert!(full["base"].is_null(), "{name}: {full}");
+        traveller.freeze();
+        // What one needs is not taken away with another.
+        scene.frost(&["rm", "victim@1"]).ok();
+        scene.frost(&["rm", "victim@3"]).ok();
+        scene.frost(&["gc"]).ok();
+        scene.frost(&["verify", "victim@2"]).ok();
+        scene.frost(&["verify", "victim@4"]).ok();
+        // From elsewhere, as one stream.
+        scene.frost(&["export", "victim@4", &scene.path("stage").join("stream").display().to_string()]).ok();
+        scene.frost(&["rm", "victim"]).ok();
+        scene.frost(&["import", &scene.path("stage").join("stream").display().to_string()]).ok();
+        traveller.thaw(&[]);
+        traveller.arrive("thawed");
+        scene.is_empty_soon();
+    }
+}
+
+#[test]
+fn each_image_is_whole() {
+    snapshots(Who::Myself);
+}
+
+#[test]
+fn each_image_is_whole_for_an_ordinary_user() {
+    snapshots(Who::Ordinary);
+}
+
+/// An earlier version is thawed, goes on, and is frozen: the newest one is not what it came from.
+#[test]
+fn versions_branch() {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let mut traveller = set_out(&scene, "anonymous_filled");
+    let pid = traveller.pid.to_string();
+    for _ in 0..2 {
+        scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running"]).ok();
+    }
+    kill_process(Pid::from_raw(traveller.pid).expect("it runs"), Signal::KILL).expect("our own program");
+    until("the program has ended", || !is_alive(traveller.pid));
+    traveller.is_gone();
+    for version in ["victim@1", "victim@2", "victim@1"] {
+        let thawed = scene.frost(&["thaw", version, "--json"]).ok();
+        traveller.pid = thawed.number("pid") as i32;
+        assert!(is_alive(traveller.pid));
+        traveller.freeze();
+    }
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
+
+/// The disk is full in the middle of an incremental image: the earlier one is as it was.
+#[test]
+fn a_full_disk_leaves_the_earlier_image_whole() {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let mut traveller = set_out(&scene, "anonymous_filled");
+    let pid = traveller.pid.to_string();
+    scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running"]).ok();
+    for step in
+        ["store.pack.sync:ENOSPC", "store.manifest.sync:EIO", "freeze.sessions:kill", "freeze.memory:kill"]
+    {
+        let mut command = scene.frost_command(&["freeze", &pid, "--to", "victim", "--leave-running"]);
+        command.env("FROST_FAIL_AT", step);
+        let outcome = scene.run(&mut command, frost_tests::LIMIT);
+        assert_ne!(outcome.status, Some(0), "{step}\n{outcome}");
+        scene.frost(&["verify", "victim@1"]).ok();
+    }
+    traveller.freeze();
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
