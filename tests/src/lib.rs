@@ -9,6 +9,7 @@
 pub mod image;
 pub mod journey;
 mod processes;
+pub mod program;
 mod scene;
 
 pub use processes::{Started, is_alive, tree_of};

@@ -3,83 +3,13 @@
 //! `FROST_ROUNDS` says how many times (3), `FROST_MEMORY_MIB` how large the large one is (512), `FROST_THREADS` how
 //! many threads the threaded one has (2000).
 
-use frost_tests::journey::Traveller;
+use frost_tests::program::{amid_progress, has, place, rounds, serving, setting, start};
 use frost_tests::{LIMIT, Scene, Started, Stdio, Who, skip, until};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::net::TcpListener;
 use std::process::Command;
-use std::time::Duration;
 
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-fn rounds() -> usize {
-    setting("FROST_ROUNDS", 3)
-}
-
-/// Returns whether a program is there; tells if it is not.
-fn has(program: &str) -> bool {
-    let found = if program.starts_with('/') {
-        Path::new(program).exists()
-    } else {
-        std::env::var_os("PATH")
-            .is_some_and(|paths| std::env::split_paths(&paths).any(|path| path.join(program).exists()))
-    };
-    if !found {
-        skip(&format!("{program} is not installed"));
-    }
-    found
-}
-
-/// A test as root, or whoever runs the tests, and one as an ordinary user.
-macro_rules! programs {
-    ($($name:ident)*) => {$(
-        mod $name {
-            use super::*;
-
-            #[test]
-            fn frozen_and_thawed() {
-                super::$name(Who::Myself);
-            }
-
-            #[test]
-            fn frozen_and_thawed_by_an_ordinary_user() {
-                super::$name(Who::Ordinary);
-            }
-        }
-    )*};
-}
-
-programs! { pipeline matrix redis transaction node java threads memory }
-
-/// Starts a program in its stage.
-fn start<'a>(scene: &'a Scene, command: &mut Command) -> Traveller<'a> {
-    Traveller::join(scene, scene.start(command, Stdio::Files), "program")
-}
-
-/// Writes a file into the stage, for the scene's user.
-fn place(scene: &Scene, name: &str, text: &str) {
-    let path = scene.stage(name);
-    fs::write(&path, text).expect("our own directory");
-    scene.give(&path);
-}
-
-/// Freezes and thaws a program in so many steps of its progress, told by the length of the file `progress`.
-fn amid_progress(scene: &Scene, traveller: &mut Traveller<'_>, whole: u64) {
-    let rounds = rounds() as u64;
-    for round in 1..=rounds {
-        until("the program makes progress", || {
-            fs::metadata(scene.stage("progress")).is_ok_and(|file| file.len() >= whole * round / (rounds + 2))
-                || scene.stage("done").exists()
-        });
-        assert!(!scene.stage("done").exists(), "the program ended before round {round}: make it longer");
-        traveller.freeze();
-        traveller.thaw(&[]);
-    }
-}
+frost_tests::programs! { pipeline matrix redis transaction node java threads memory }
 
 fn pipeline(who: Who) {
     if !has("bash") {
@@ -207,43 +137,6 @@ fn transaction(who: Who) {
     assert_eq!(scene.await_file("done"), "ok\n80000|3200040000|948894\n70000\n");
     traveller.ends();
     scene.is_empty_soon();
-}
-
-/// Sends a request to a server that counts them.
-fn request(port: u16) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
-    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time");
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        .expect("the server reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("the server answers");
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    // Node sends chunks; the line with the count is the longest.
-    body.lines().max_by_key(|line| line.len()).unwrap_or_default().to_owned()
-}
-
-fn serving(who: Who, file: &str, text: &str, arguments: &[&str]) {
-    if !has(arguments[0]) {
-        return;
-    }
-    let Some(scene) = Scene::new(who) else { return };
-    place(&scene, file, text);
-    let mut command = scene.command("setsid");
-    let mut traveller = start(&scene, command.args(arguments));
-    let port: u16 = scene.await_file("port").parse().expect("a port");
-    let mut count = 0u64;
-    let mut ask = || {
-        count += 1;
-        assert_eq!(request(port), format!("{count} word {}", count * 7919 % 50_000));
-    };
-    (0..5).for_each(|_| ask());
-    for _ in 0..rounds() {
-        traveller.freeze();
-        assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "somebody listens for a frozen server");
-        traveller.thaw(&[]);
-        (0..5).for_each(|_| ask());
-    }
 }
 
 fn node(who: Who) {

@@ -11,7 +11,7 @@ struct Need {
     package: &'static str,
 }
 
-const NEEDS: [Need; 8] = [
+const NEEDS: &[Need] = &[
     Need { program: "gcc", package: "gcc" },
     Need { program: "/usr/bin/python3", package: "python3" },
     Need { program: "redis-server", package: "redis-server" },
@@ -20,6 +20,15 @@ const NEEDS: [Need; 8] = [
     Need { program: "node", package: "nodejs" },
     Need { program: "java", package: "openjdk-17-jdk-headless" },
     Need { program: "setpriv", package: "util-linux" },
+    Need { program: "make", package: "make" },
+    Need { program: "/usr/sbin/nginx", package: "nginx-light" },
+    Need { program: "memcached", package: "memcached" },
+    Need { program: "ruby", package: "ruby" },
+    Need { program: "escript", package: "erlang-base" },
+    Need { program: "go", package: "golang-go" },
+    Need { program: "/usr/sbin/mariadbd", package: "mariadb-server" },
+    Need { program: "ffmpeg", package: "ffmpeg" },
+    Need { program: "qemu-system-x86_64", package: "qemu-system-x86" },
 ];
 
 /// Debian's numpy, for Debian's python.
@@ -45,7 +54,7 @@ pub(crate) fn install(root: &Path) -> Outcome {
         command.args(arguments).current_dir(root).env("DEBIAN_FRONTEND", "noninteractive");
         // No server that is installed shall be started: tests start their own.
         command.env("RUNLEVEL", "1");
-        limited(&mut command, Duration::from_secs(600))
+        limited(&mut command, Duration::from_secs(1200))
     };
     // An old list of packages may be good enough, and without a network there is no newer one.
     if let Outcome::Failed(reason) = apt(&["-qq", "update"]) {
