@@ -19,6 +19,8 @@ const NEEDS: &[Need] = &[
     Need { program: "sqlite3", package: "sqlite3" },
     Need { program: "node", package: "nodejs" },
     Need { program: "java", package: "openjdk-17-jdk-headless" },
+    Need { program: "gdb", package: "gdb" },
+    Need { program: "readelf", package: "binutils" },
     Need { program: "setpriv", package: "util-linux" },
     Need { program: "make", package: "make" },
     Need { program: "/usr/sbin/nginx", package: "nginx-light" },

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod destination;
 mod failure;
 mod help;
 mod invocation;

@@ -64,6 +64,11 @@ impl Blocks {
         start..start.saturating_add(BLOCK_BYTES).min(self.len_bytes)
     }
 
+    /// Returns the digest of block `index`, if there is such a block.
+    pub fn digest(&self, index: u64) -> Option<Digest> {
+        self.digests.get(usize::try_from(index).ok()?).copied()
+    }
+
     /// Returns whether `bytes` are what block `index` was when it was written; false for a block that is not there.
     pub fn verify(&self, index: u64, bytes: &[u8]) -> bool {
         let range = self.range(index);

@@ -94,6 +94,12 @@ impl PackReader {
         Ok(raw)
     }
 
+    /// Returns the bytes of frame `index`, which is the one that [`frame`](Self::frame) read last.
+    pub(crate) fn held(&self, index: u64) -> &[u8] {
+        let held = SeekTable::held(index, self.len_bytes);
+        &self.decoder.raw[..(held.end - held.start) as usize]
+    }
+
     /// Names what is damaged of a frame: single blocks, or all of it if it cannot be decompressed.
     pub(crate) fn damaged(&mut self, index: u64, blocks: &PackBlocks) -> Result<Vec<Error>> {
         let held = SeekTable::held(index, self.len_bytes);

@@ -2,8 +2,10 @@
 
 use crate::cold::{Raw, open_raw};
 use crate::error::{Error, Result};
+use crate::frame::PackReader;
+use crate::pages::PackPages;
 use crate::root::{MANIFEST, PACK, Root, dir_of, read_full_at};
-use frost_image::{BLOCK_BYTES, Blocks, Header, ImageId, PARTIAL_PACK, decode};
+use frost_image::{BLOCK_BYTES, Blocks, Digest, Header, ImageId, PARTIAL_PACK, decode};
 use frost_model::Checkpoint;
 use frost_model::check::Malformed;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -75,6 +77,16 @@ impl Image {
         }
     }
 
+    /// Opens the pack for reading it piece by piece with little memory: for looking at an image, not for thawing it.
+    ///
+    /// # Errors
+    /// As of [`pack`](Self::pack) and [`blocks`](Self::blocks), without those of inflating a cold one.
+    pub fn pages(&self) -> Result<PackPages> {
+        let reader = PackReader::open(&self.root, &self.header)?;
+        let blocks = PackBlocks { path: reader.path().to_owned(), ..self.blocks()? };
+        Ok(PackPages::new(reader, blocks))
+    }
+
     /// Reads the digests of the blocks of the pack.
     ///
     /// # Errors
@@ -96,6 +108,12 @@ impl Image {
     pub fn verify_pack(&self, pack: BorrowedFd<'_>) -> Result<()> {
         let blocks = self.blocks()?;
         blocks.verify(pack, 0..blocks.len_bytes())
+    }
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Image").field("id", self.id()).finish_non_exhaustive()
     }
 }
 
@@ -171,6 +189,12 @@ impl PackBlocks {
     /// Returns whether the image refers to anything in a block.
     pub(crate) fn is_live(&self, block: u64) -> bool {
         self.live.contains(block)
+    }
+
+    /// Returns the digest of a block, which holds for its place in the pack only; `None` behind the last.
+    pub(crate) fn digest(&self, block: u64) -> Option<Digest> {
+        // The only block of a pack has the digest of the pack, which is computed otherwise.
+        self.blocks.digest(block).filter(|_| self.blocks.count() > 1)
     }
 
     /// Verifies the blocks that `range` of the pack touches.

@@ -1,11 +1,12 @@
 //! `frost export`: an image as one stream.
 
-use crate::failure::{Failure, Status, Told};
+use crate::destination::{self, Destination};
+use crate::failure::Failure;
 use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
 use frost_store::{ImageId, Store};
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -36,40 +37,21 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
 }
 
 fn to_stdout(store: &Store, id: &ImageId) -> Result<(), Failure> {
-    let out = io::stdout().lock();
-    if out.is_terminal() {
-        return Err(Told::new(Status::Usage, format!("cannot export {id} to a terminal"))
-            .cause("an image is no text")
-            .hint(format!("name a file, or a pipe: frost export {id} - | ssh host frost import -"))
-            .into());
-    }
-    let mut out = BufWriter::new(out);
-    store.export(id, &mut out).map_err(|error| trouble::of_store(format!("cannot export {id}"), error))?;
+    let what = format!("cannot export {id}");
+    let hint = format!("name a file, or a pipe: frost export {id} - | ssh host frost import -");
+    let mut out = BufWriter::new(destination::stdout(&what, "an image is no text", &hint)?);
+    store.export(id, &mut out).map_err(|error| trouble::of_store(what, error))?;
     Ok(out.flush()?)
 }
 
-/// Writes beside the file first, so that a failure leaves what was there.
 fn to_file(store: &Store, id: &ImageId, path: &Path) -> Result<(), Failure> {
-    let failed = |error: &io::Error| {
-        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        let status = if full { Status::NoSpace } else { Status::Failed };
-        Failure::from(
-            Told::new(status, format!("cannot export {id} to {}", path.display()))
-                .chain(error)
-                .state("the file is as it was before")
-                .hint("name a file in a directory where you may write and there is room"),
-        )
-    };
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file =
-        tempfile::Builder::new().prefix(".frost-export-").tempfile_in(directory).map_err(|e| failed(&e))?;
-    store.export(id, file.as_file_mut()).map_err(|error| match error {
-        frost_store::Error::Io { source, .. } => failed(&source),
-        error => trouble::of_store(format!("cannot export {id}"), error),
+    let what = format!("cannot export {id}");
+    let mut destination = Destination::create(&what, path)?;
+    store.export(id, destination.file()).map_err(|error| match error {
+        frost_store::Error::Io { source, .. } => destination.failed(&source),
+        error => trouble::of_store(what.as_str(), error),
     })?;
-    let bytes = file.as_file().metadata().map_err(|e| failed(&e))?.len();
-    file.as_file().sync_all().map_err(|e| failed(&e))?;
-    file.persist(path).map_err(|e| failed(&e.error))?;
+    let bytes = destination.publish()?;
     output::note(&format!("exported {id} to {}, {}", path.display(), output::bytes(bytes)));
     Ok(())
 }

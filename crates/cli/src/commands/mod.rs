@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod check;
+mod core;
 mod demo;
 mod export;
 mod freeze;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Check(check::Options),
+    Core(core::Options),
     Demo(demo::Options),
     Export(export::Options),
     Freeze(freeze::Options),
@@ -38,6 +40,7 @@ impl Command {
     pub(crate) fn run(self, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
         match self {
             Command::Check(options) => check::run(&options, invocation),
+            Command::Core(options) => core::run(&options, invocation),
             Command::Demo(options) => demo::run(&options, invocation),
             Command::Export(options) => export::run(&options, invocation),
             Command::Freeze(options) => freeze::run(&options, invocation),

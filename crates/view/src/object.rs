@@ -1,0 +1,159 @@
+//! What a description is, in words that mean the same in every image: no index of a table of this one.
+
+use frost_model::cap::{Capability, Content, Description, OutsideKind, UnixState};
+use frost_model::clock::TimerSpec;
+use frost_model::{BytePath, Checkpoint};
+
+/// The name of a kind: that of its files in the source.
+pub fn kind(capability: &Capability) -> &'static str {
+    match capability {
+        Capability::Regular(_) => "regular",
+        Capability::Directory(_) => "directory",
+        Capability::Device(_) => "device",
+        Capability::Pipe(_) => "pipe",
+        Capability::Fifo(_) => "fifo",
+        Capability::EventFd(_) => "eventfd",
+        Capability::Epoll(_) => "epoll",
+        Capability::SignalFd(_) => "signalfd",
+        Capability::TimerFd(_) => "timerfd",
+        Capability::PidFd(_) => "pidfd",
+        Capability::Memfd(_) => "memfd",
+        Capability::Unix(_) => "unix",
+        Capability::TcpListener(_) | Capability::TcpStream(_) => "tcp",
+        Capability::Udp(_) => "udp",
+        Capability::Outside(_) => "outside",
+    }
+}
+
+/// The path of a file, if that is what it is.
+pub fn path<'a>(checkpoint: &'a Checkpoint, capability: &'a Capability) -> Option<&'a BytePath> {
+    match capability {
+        Capability::Regular(regular) => match &regular.content {
+            Content::Named { file, .. } => Some(&file.path),
+            Content::Unnamed(id) => checkpoint.objects.unnamed.get(id.index()).map(|unnamed| &unnamed.path),
+        },
+        Capability::Directory(directory) => Some(&directory.file.path),
+        Capability::Device(device) => Some(&device.file.path),
+        Capability::Fifo(fifo) => Some(&fifo.file.path),
+        _ => None,
+    }
+}
+
+/// What it is called: a path where there is one, else a noun.
+pub fn name(checkpoint: &Checkpoint, capability: &Capability) -> String {
+    match capability {
+        Capability::Regular(regular) => {
+            let path = path(checkpoint, capability).map(ToString::to_string).unwrap_or_default();
+            let deleted = matches!(regular.content, Content::Unnamed(_));
+            if deleted { format!("{path} (deleted)") } else { path }
+        }
+        Capability::Directory(_) | Capability::Device(_) | Capability::Fifo(_) => {
+            path(checkpoint, capability).map(ToString::to_string).unwrap_or_default()
+        }
+        Capability::Pipe(_) => "pipe".to_owned(),
+        Capability::EventFd(eventfd) if eventfd.semaphore => "eventfd, a semaphore".to_owned(),
+        Capability::EventFd(_) => "eventfd".to_owned(),
+        Capability::Epoll(_) => "epoll instance".to_owned(),
+        Capability::TimerFd(timerfd) => format!("timerfd of clock {}", timerfd.clock),
+        Capability::Memfd(memfd) => {
+            let found = checkpoint.dataspaces.get(memfd.dataspace.index());
+            match found.map(|dataspace| &dataspace.kind) {
+                Some(frost_model::ram::DataspaceKind::Memfd { name, .. }) => format!("memfd {name}"),
+                _ => "memfd".to_owned(),
+            }
+        }
+        other => other.to_string(),
+    }
+}
+
+/// What else there is to say of a description, as label and value, for people.
+pub fn details(checkpoint: &Checkpoint, description: &Description) -> Vec<(&'static str, String)> {
+    let mut details = Vec::new();
+    let mut add = |label, value: String| details.push((label, value));
+    match &description.capability {
+        Capability::Regular(regular) => add("at", regular.position.to_string()),
+        Capability::Directory(directory) if directory.position != 0 => {
+            add("at", directory.position.to_string())
+        }
+        Capability::Pipe(end) => pipe(checkpoint, end.pipe.index(), &mut add),
+        Capability::Fifo(fifo) => pipe(checkpoint, fifo.pipe.index(), &mut add),
+        Capability::EventFd(eventfd) => add("count", eventfd.count.to_string()),
+        Capability::Epoll(epoll) => add("watches", epoll.watches.len().to_string()),
+        Capability::SignalFd(signalfd) => add("mask", format!("{:x}", signalfd.mask)),
+        Capability::TimerFd(timerfd) => {
+            add("armed", timer(&timerfd.spec));
+            if timerfd.ticks > 0 {
+                add("unread expiries", timerfd.ticks.to_string());
+            }
+        }
+        Capability::Memfd(memfd) => add("at", memfd.position.to_string()),
+        Capability::Unix(socket) => {
+            let state = match &socket.state {
+                UnixState::Unconnected => "unconnected",
+                UnixState::Listening { .. } => "listening",
+                UnixState::Pending => "waiting to be accepted",
+                UnixState::Connected { .. } => "connected",
+                UnixState::PeerClosed => "peer closed",
+                UnixState::PeerReset => "peer reset",
+            };
+            add("state", state.to_owned());
+            let bytes: usize = socket.queue.iter().map(|message| message.data.len()).sum();
+            if !socket.queue.is_empty() {
+                add("unread", format!("{} messages of {bytes} bytes", socket.queue.len()));
+            }
+        }
+        Capability::Outside(outside) => match &outside.kind {
+            OutsideKind::Terminal { size: (rows, columns), .. } => add("size", format!("{rows}x{columns}")),
+            OutsideKind::Pipe { content, .. } => add("unread", format!("{} bytes", content.len())),
+            OutsideKind::Unix { queue, .. } if !queue.is_empty() => {
+                add("unread", format!("{} messages", queue.len()));
+            }
+            OutsideKind::Unix { .. } => {}
+        },
+        Capability::Directory(_)
+        | Capability::Device(_)
+        | Capability::PidFd(_)
+        | Capability::TcpListener(_)
+        | Capability::TcpStream(_)
+        | Capability::Udp(_) => {}
+    }
+    for (bit, label) in FLAGS {
+        if description.flags & bit != 0 {
+            details.push((label, String::new()));
+        }
+    }
+    if !description.locks.is_empty() {
+        details.push(("locks", description.locks.len().to_string()));
+    }
+    details
+}
+
+/// Status flags of a description worth a word, by their numbers on x86-64.
+const FLAGS: [(u32, &str); 4] =
+    [(0o2000, "append"), (0o4000, "nonblocking"), (0o40000, "direct"), (0o10_000_000, "path only")];
+
+fn pipe(checkpoint: &Checkpoint, index: usize, add: &mut dyn FnMut(&'static str, String)) {
+    let found = checkpoint.objects.pipes.get(index);
+    let unread: usize = found.map_or(0, |pipe| pipe.content.iter().map(|part| part.len()).sum());
+    add("unread", format!("{unread} bytes"));
+}
+
+fn timer(spec: &TimerSpec) -> String {
+    if spec.value.is_zero() {
+        return "no".to_owned();
+    }
+    let seconds = |at: frost_model::clock::Timespec| format!("{}.{:09} s", at.sec, at.nsec);
+    match spec.interval.is_zero() {
+        true => format!("in {}", seconds(spec.value)),
+        false => format!("in {}, then every {}", seconds(spec.value), seconds(spec.interval)),
+    }
+}
+
+/// Renders details as a clause, as `at 12, append`.
+pub fn clause(details: &[(&'static str, String)]) -> String {
+    let parts: Vec<String> = details
+        .iter()
+        .map(|(label, value)| if value.is_empty() { (*label).to_owned() } else { format!("{label} {value}") })
+        .collect();
+    parts.join(", ")
+}
