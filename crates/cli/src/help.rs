@@ -26,7 +26,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 /// The groups of `frost help`, in its order.
 const GROUPS: [(&str, &[&str]); 3] = [
     ("Programs", &["freeze", "thaw", "check"]),
-    ("Images", &["list", "inspect", "verify", "rm", "gc", "core", "export", "import"]),
+    ("Images", &["list", "inspect", "diff", "verify", "rm", "gc", "core", "export", "import"]),
     ("First steps", &["demo", "help"]),
 ];
 

@@ -10,7 +10,6 @@ mod destination;
 mod failure;
 mod help;
 mod invocation;
-mod object;
 mod output;
 mod place;
 mod trouble;

@@ -49,6 +49,43 @@ pub(crate) fn stdout_has_colour() -> bool {
     io::stdout().is_terminal() && colour_is_welcome()
 }
 
+/// Colours, where they are welcome.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Paint {
+    colour: bool,
+}
+
+impl Paint {
+    /// For what goes to standard output.
+    pub(crate) fn for_stdout() -> Self {
+        Self { colour: stdout_has_colour() }
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    pub(crate) fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    pub(crate) fn red(self, text: &str) -> String {
+        self.with("31", text)
+    }
+
+    pub(crate) fn green(self, text: &str) -> String {
+        self.with("32", text)
+    }
+
+    pub(crate) fn yellow(self, text: &str) -> String {
+        self.with("33", text)
+    }
+
+    pub(crate) fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
+}
+
 /// `NO_COLOR` counts unless it is empty, as its authors say; a dumb terminal shows codes as text.
 fn colour_is_welcome() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -2,16 +2,18 @@
 //!
 //! An image holds an address space as regions, the pages that were its own, objects that several regions show, and files
 //! that stay where they are. [`memory`] puts these together to what the program saw at an address; [`elf`] writes it as a
-//! core that a debugger opens.
+//! core that a debugger opens, and [`difference`](mod@difference) tells what changed from one image to another.
 //!
 //! The pack is read frame by frame and never whole, and nothing is written to the store. Files are read only if they are
 //! still what they were when the program was frozen.
 #![forbid(unsafe_code)]
 
+pub mod difference;
 pub mod elf;
 pub mod memory;
 pub mod object;
 
+pub use difference::{Difference, difference};
 pub use elf::Core;
 
 /// Why an image could not be looked at.

@@ -1,8 +1,10 @@
 //! What a description is, in words that mean the same in every image: no index of a table of this one.
 
-use frost_model::cap::{Capability, Content, Description, OutsideKind, UnixState};
+use frost_model::cap::{Capability, Content, Description, Outside, OutsideKind, UnixState};
 use frost_model::clock::TimerSpec;
-use frost_model::{BytePath, Checkpoint};
+use frost_model::ram::{Dataspace, DataspaceKind};
+use frost_model::rm::{Attachment, Protection, Region};
+use frost_model::{BytePath, Checkpoint, Process};
 
 /// The name of a kind: that of its files in the source.
 pub fn kind(capability: &Capability) -> &'static str {
@@ -58,9 +60,13 @@ pub fn name(checkpoint: &Checkpoint, capability: &Capability) -> String {
         Capability::Memfd(memfd) => {
             let found = checkpoint.dataspaces.get(memfd.dataspace.index());
             match found.map(|dataspace| &dataspace.kind) {
-                Some(frost_model::ram::DataspaceKind::Memfd { name, .. }) => format!("memfd {name}"),
+                Some(DataspaceKind::Memfd { name, .. }) => format!("memfd {name}"),
                 _ => "memfd".to_owned(),
             }
+        }
+        // Which process was found at the other end says little: several may hold it.
+        Capability::Outside(outside) => {
+            Capability::Outside(Outside { kind: outside.kind.clone(), peer: None }).to_string()
         }
         other => other.to_string(),
     }
@@ -156,4 +162,53 @@ pub fn clause(details: &[(&'static str, String)]) -> String {
         .map(|(label, value)| if value.is_empty() { (*label).to_owned() } else { format!("{label} {value}") })
         .collect();
     parts.join(", ")
+}
+
+/// What a region is to its process: its heap, a stack, or what it shows.
+pub fn region(checkpoint: &Checkpoint, process: &Process, region: &Region) -> String {
+    let bounds = &process.rm.bounds;
+    if region.attachment == Attachment::Anonymous {
+        // As the kernel names them (`show_map_vma`, fs/proc/task_mmu.c).
+        if region.range.start() < bounds.brk && bounds.start_brk < region.range.end() {
+            return "[heap]".to_owned();
+        }
+        if region.range.contains(bounds.start_stack) {
+            return "[stack]".to_owned();
+        }
+        let mut others = process.cpu.threads.iter().skip(1);
+        if let Some(thread) = others.find(|thread| region.range.contains(thread.registers.rsp)) {
+            return format!("[stack of thread {}]", thread.tid);
+        }
+    }
+    attachment(checkpoint, &region.attachment)
+}
+
+/// What a region shows.
+pub fn attachment(checkpoint: &Checkpoint, attachment: &Attachment) -> String {
+    match attachment {
+        Attachment::Anonymous => "anonymous".to_owned(),
+        Attachment::File { file, .. } => file.path.to_string(),
+        Attachment::Dataspace { dataspace, .. } => match checkpoint.dataspaces.get(dataspace.index()) {
+            Some(Dataspace { kind: DataspaceKind::Memfd { name, .. }, .. }) => format!("memfd {name}"),
+            _ => "shared anonymous".to_owned(),
+        },
+        Attachment::Description { description, .. } => {
+            let found = checkpoint.descriptions.get(description.index());
+            found.map_or_else(String::new, |found| name(checkpoint, &found.capability))
+        }
+        Attachment::Special(special) => format!("[{special:?}]").to_lowercase(),
+    }
+}
+
+/// Renders rights, as `rw-`, with the protection key if there is one.
+pub fn rights(protection: &Protection) -> String {
+    let flag = |on: bool, letter: char| if on { letter } else { '-' };
+    let mut text: String =
+        [flag(protection.read, 'r'), flag(protection.write, 'w'), flag(protection.execute, 'x')]
+            .iter()
+            .collect();
+    if protection.key != 0 {
+        text.push_str(&format!(" key {}", protection.key));
+    }
+    text
 }

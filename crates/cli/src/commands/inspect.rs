@@ -2,16 +2,24 @@
 
 use crate::failure::Failure;
 use crate::invocation::Invocation;
-use crate::{object, output, trouble};
+use crate::output::{self, Paint};
+use crate::trouble;
 use clap::Args;
-use frost_model::{Checkpoint, Process, pd::Life};
+use frost_model::cap::Capability;
+use frost_model::pd::{Life, SigInfo};
+use frost_model::rm::{Attachment, Region};
+use frost_model::{Checkpoint, Process};
 use frost_store::{Header, State, Then};
+use frost_view::object;
+use frost_view::object::rights;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 /// Tells what an image holds, without thawing it
 ///
-/// Reads header and manifest only, not the memory. -v also lists the memory regions.
+/// The processes as a tree, and each with its threads, its memory by kind and its descriptors. Reads header and manifest
+/// only, not the memory. -v also lists the memory regions.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// The image: a name for its newest version, or NAME@VERSION
@@ -38,12 +46,20 @@ struct Record<'a> {
 struct ProcessRecord {
     pid: i32,
     parent: Option<i32>,
+    group: Option<i32>,
+    session: Option<i32>,
     command: String,
     arguments: Vec<String>,
     life: &'static str,
     uid: u32,
+    gid: u32,
+    umask: u32,
+    exe: Option<String>,
+    cwd: Option<String>,
+    pending_signals: Vec<i32>,
     threads: Vec<ThreadRecord>,
     private_bytes: u64,
+    memory: Vec<MemoryRecord>,
     regions: Vec<RegionRecord>,
     descriptors: Vec<DescriptorRecord>,
 }
@@ -54,6 +70,20 @@ struct ThreadRecord {
     name: String,
     ip: u64,
     sp: u64,
+    /// The number of the system call that it was in.
+    syscall: Option<u64>,
+    blocked_signals: u64,
+    pending_signals: Vec<i32>,
+    nice: i32,
+}
+
+/// The regions of one kind, together.
+#[derive(Serialize)]
+struct MemoryRecord {
+    kind: &'static str,
+    regions: usize,
+    mapped_bytes: u64,
+    private_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -70,6 +100,9 @@ struct DescriptorRecord {
     kind: &'static str,
     description: u32,
     object: String,
+    close_on_exec: bool,
+    flags: u32,
+    state: String,
 }
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
@@ -96,7 +129,8 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     if invocation.global.json {
         output::record(&record)?;
     } else {
-        output::line(render(&record, header, &state, invocation.global.verbose).trim_end())?;
+        let paint = Paint::for_stdout();
+        output::line(render(&record, header, &state, invocation.global.verbose, paint).trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -111,18 +145,28 @@ pub(super) fn state_word(state: &State) -> &'static str {
 }
 
 fn process_record(checkpoint: &Checkpoint, process: &Process) -> ProcessRecord {
-    let text = |path: &frost_model::BytePath| String::from_utf8_lossy(path.as_bytes()).into_owned();
+    let text = |path: &frost_model::BytePath| path.to_string();
+    let pid = |pid: Option<frost_model::Pid>| pid.map(frost_model::Pid::raw);
+    let signals = |queue: &[SigInfo]| queue.iter().map(SigInfo::signal).collect::<Vec<_>>();
+    let (pd, relation) = (&process.pd, &process.pd.relation);
     ProcessRecord {
-        pid: process.pd.relation.pid.raw(),
-        parent: process.pd.relation.parent.map(frost_model::Pid::raw),
-        command: text(&process.pd.command),
-        arguments: process.pd.arguments.iter().map(text).collect(),
-        life: match process.pd.life {
+        pid: relation.pid.raw(),
+        parent: pid(relation.parent),
+        group: pid(relation.group),
+        session: pid(relation.session),
+        command: text(&pd.command),
+        arguments: pd.arguments.iter().map(text).collect(),
+        life: match pd.life {
             Life::Running => "running",
             Life::Stopped { .. } => "stopped",
             Life::Zombie { .. } => "zombie",
         },
-        uid: process.pd.credentials.uids[1],
+        uid: pd.credentials.uids[1],
+        gid: pd.credentials.gids[1],
+        umask: pd.umask,
+        exe: pd.exe.as_ref().map(|file| text(&file.path)),
+        cwd: pd.cwd.as_ref().map(|file| text(&file.path)),
+        pending_signals: signals(&pd.pending),
         threads: process
             .cpu
             .threads
@@ -132,32 +176,26 @@ fn process_record(checkpoint: &Checkpoint, process: &Process) -> ProcessRecord {
                 name: text(&thread.name),
                 ip: thread.registers.rip,
                 sp: thread.registers.rsp,
+                syscall: thread.registers.syscall(),
+                blocked_signals: thread.blocked,
+                pending_signals: signals(&thread.pending),
+                nice: thread.scheduling.nice,
             })
             .collect(),
         private_bytes: process.rm.regions.iter().map(|region| region.private.len_bytes()).sum(),
+        memory: memory_records(process),
         regions: process
             .rm
             .regions
             .iter()
-            .map(|region| {
-                let flag = |on: bool, letter: char| if on { letter } else { '-' };
-                let protection = &region.protection;
-                RegionRecord {
-                    range: region.range.to_string(),
-                    protection: [
-                        flag(protection.read, 'r'),
-                        flag(protection.write, 'w'),
-                        flag(protection.execute, 'x'),
-                    ]
-                    .iter()
-                    .collect(),
-                    private_bytes: region.private.len_bytes(),
-                    shows: object::attachment(&region.attachment),
-                }
+            .map(|region| RegionRecord {
+                range: region.range.to_string(),
+                protection: rights(&region.protection),
+                private_bytes: region.private.len_bytes(),
+                shows: object::region(checkpoint, process, region),
             })
             .collect(),
-        descriptors: process
-            .pd
+        descriptors: pd
             .descriptors
             .iter()
             .filter_map(|descriptor| {
@@ -166,15 +204,61 @@ fn process_record(checkpoint: &Checkpoint, process: &Process) -> ProcessRecord {
                     fd: descriptor.fd.raw(),
                     kind: object::kind(&description.capability),
                     description: descriptor.description.raw(),
-                    object: description.capability.to_string(),
+                    // Within one image the number of a pipe tells which descriptors are its ends, and a process at the
+                    // other end of what leads outside tells whose it is.
+                    object: match &description.capability {
+                        Capability::Pipe(_) | Capability::Outside(_) => description.capability.to_string(),
+                        other => object::name(checkpoint, other),
+                    },
+                    close_on_exec: descriptor.close_on_exec,
+                    flags: description.flags,
+                    state: object::clause(&object::details(checkpoint, description)),
                 })
             })
             .collect(),
     }
 }
 
-fn render(record: &Record<'_>, header: &Header, state: &State, verbose: bool) -> String {
-    let mut text = format!("{}@{}: {}\n", record.name, record.version, output::printable(record.command));
+/// Kinds of memory, in the order in which they are told.
+const MEMORY: [&str; 6] = ["heap", "stack", "anonymous", "shared", "file", "kernel"];
+
+fn memory_records(process: &Process) -> Vec<MemoryRecord> {
+    let bounds = &process.rm.bounds;
+    let kind = |region: &Region| match &region.attachment {
+        Attachment::Anonymous
+            if region.range.start() < bounds.brk && bounds.start_brk < region.range.end() =>
+        {
+            "heap"
+        }
+        Attachment::Anonymous
+            if process.cpu.threads.iter().any(|thread| region.range.contains(thread.registers.rsp))
+                || region.range.contains(bounds.start_stack) =>
+        {
+            "stack"
+        }
+        Attachment::Anonymous => "anonymous",
+        Attachment::Dataspace { .. } => "shared",
+        Attachment::File { .. } | Attachment::Description { .. } => "file",
+        Attachment::Special(_) => "kernel",
+    };
+    let all = MEMORY.map(|name| {
+        let regions = process.rm.regions.iter().filter(|region| kind(region) == name);
+        regions.fold(
+            MemoryRecord { kind: name, regions: 0, mapped_bytes: 0, private_bytes: 0 },
+            |sum, region| MemoryRecord {
+                regions: sum.regions + 1,
+                mapped_bytes: sum.mapped_bytes + region.range.len_bytes(),
+                private_bytes: sum.private_bytes + region.private.len_bytes(),
+                ..sum
+            },
+        )
+    });
+    all.into_iter().filter(|kind| kind.regions > 0).collect()
+}
+
+fn render(record: &Record<'_>, header: &Header, state: &State, verbose: bool, paint: Paint) -> String {
+    let title = format!("{}@{}", record.name, record.version);
+    let mut text = format!("{}: {}\n", paint.bold(&title), output::printable(record.command));
     let then = match (header.then, state.instance()) {
         (_, Some(instance)) => format!("{}, as process {}", record.state, instance.pid),
         (Then::GoOn, None) => "frozen; the program went on, and does not run here any more".to_owned(),
@@ -189,43 +273,130 @@ fn render(record: &Record<'_>, header: &Header, state: &State, verbose: bool) ->
     for (label, value) in rows {
         text.push_str(&format!("  {label:<7} {value}\n"));
     }
-    for process in &record.processes {
-        let parent = process.parent.map(|parent| format!(", child of {parent}")).unwrap_or_default();
-        let life = if process.life == "running" { String::new() } else { format!(", {}", process.life) };
-        text.push_str(&format!(
-            "\nprocess {} ({}){parent}{life}: {}, {} of its own in {} regions\n",
-            process.pid,
-            output::printable(&process.command),
-            output::count(process.threads.len() as u32, "thread", "threads"),
-            output::bytes(process.private_bytes),
-            process.regions.len(),
-        ));
-        let mut rows: Vec<Vec<String>> = Vec::new();
-        if verbose {
-            rows.extend(process.regions.iter().map(|region| {
-                let size = output::bytes(region.private_bytes);
-                vec![
-                    "  ".into(),
-                    region.range.clone(),
-                    region.protection.clone(),
-                    size,
-                    output::printable(&region.shows),
-                ]
-            }));
-        }
-        text.push_str(&output::table(&rows));
-        let rows: Vec<Vec<String>> = process
-            .descriptors
-            .iter()
-            .map(|descriptor| {
-                vec![
-                    format!("  fd {}", descriptor.fd),
-                    descriptor.kind.to_owned(),
-                    output::printable(&descriptor.object),
-                ]
-            })
-            .collect();
-        text.push_str(&output::table(&rows));
+    if record.processes.len() > 1 {
+        text.push_str(&format!("\n{}\n", paint.bold("processes")));
+        text.push_str(&tree(&record.processes, paint));
+    }
+    for process in record.processes.iter().filter(|process| process.life != "zombie") {
+        text.push('\n');
+        text.push_str(&one(process, verbose, paint));
     }
     text
+}
+
+/// How a process is called: by its command line, or by its command name if it has none.
+fn called(process: &ProcessRecord) -> String {
+    let line =
+        if process.arguments.is_empty() { process.command.clone() } else { process.arguments.join(" ") };
+    output::printable(&line)
+}
+
+/// So much of a command line stands in one line.
+const COMMAND_WIDTH: usize = 88;
+
+/// Renders the processes as a tree, each with its command line.
+fn tree(processes: &[ProcessRecord], paint: Paint) -> String {
+    let mut children: BTreeMap<Option<i32>, Vec<&ProcessRecord>> = BTreeMap::new();
+    for process in processes {
+        children.entry(process.parent).or_default().push(process);
+    }
+    let mut text = String::new();
+    // A list of what is still to be told instead of recursion: a tree may be as deep as an image says.
+    let mut open: Vec<(&ProcessRecord, String, &str)> = children
+        .get(&None)
+        .into_iter()
+        .flatten()
+        .rev()
+        .map(|process| (*process, String::new(), ""))
+        .collect();
+    while let Some((process, indent, branch)) = open.pop() {
+        let mut notes = Vec::new();
+        if process.threads.len() > 1 {
+            notes.push(output::count(process.threads.len() as u32, "thread", "threads"));
+        }
+        if process.life != "running" {
+            notes.push(process.life.to_owned());
+        }
+        let notes =
+            if notes.is_empty() { String::new() } else { paint.dim(&format!("  ({})", notes.join(", "))) };
+        let line = output::cut(&called(process), COMMAND_WIDTH);
+        text.push_str(&format!("  {indent}{branch}{} {line}{notes}\n", process.pid));
+        let below = match branch {
+            "" => indent,
+            "`-- " => format!("{indent}    "),
+            _ => format!("{indent}|   "),
+        };
+        let of = children.get(&Some(process.pid)).map_or(&[][..], Vec::as_slice);
+        for (index, child) in of.iter().enumerate().rev() {
+            open.push((child, below.clone(), if index + 1 == of.len() { "`-- " } else { "|-- " }));
+        }
+    }
+    text
+}
+
+/// Renders one process: where it is, its threads, its memory by kind, its descriptors.
+fn one(process: &ProcessRecord, verbose: bool, paint: Paint) -> String {
+    let life = if process.life == "running" { String::new() } else { format!(", {}", process.life) };
+    let title = format!("process {} ({})", process.pid, output::printable(&process.command));
+    let mut text = format!("{}{life}\n", paint.bold(&title));
+    let mut row = |label: &str, value: String| text.push_str(&format!("  {label:<8} {value}\n"));
+    row("command", called(process));
+    if let Some(exe) = &process.exe {
+        row("program", output::printable(exe));
+    }
+    if let Some(cwd) = &process.cwd {
+        row("in", output::printable(cwd));
+    }
+    row("as", format!("user {}, group {}, umask {:03o}", process.uid, process.gid, process.umask));
+    if !process.pending_signals.is_empty() {
+        let numbers: Vec<String> = process.pending_signals.iter().map(i32::to_string).collect();
+        row("pending", format!("signals {}", numbers.join(" ")));
+    }
+    let threads = process.threads.iter().map(|thread| {
+        let call =
+            thread.syscall.map_or_else(|| "running".to_owned(), |number| format!("in system call {number}"));
+        vec![thread.tid.to_string(), output::printable(&thread.name), call, format!("at {:x}", thread.ip)]
+    });
+    section(&mut text, "threads", threads);
+    let memory = process.memory.iter().map(|kind| {
+        vec![
+            kind.kind.to_owned(),
+            output::bytes(kind.mapped_bytes),
+            format!("{} its own", output::bytes(kind.private_bytes)),
+            output::count(kind.regions as u32, "region", "regions"),
+        ]
+    });
+    section(&mut text, "memory", memory);
+    if verbose {
+        let regions = process.regions.iter().map(|region| {
+            vec![
+                region.range.clone(),
+                region.protection.clone(),
+                output::bytes(region.private_bytes),
+                output::printable(&region.shows),
+            ]
+        });
+        section(&mut text, "regions", regions);
+    }
+    let descriptors = process.descriptors.iter().map(|descriptor| {
+        vec![
+            descriptor.fd.to_string(),
+            descriptor.kind.to_owned(),
+            output::printable(&descriptor.object),
+            output::printable(&descriptor.state),
+        ]
+    });
+    section(&mut text, "descriptors", descriptors);
+    text
+}
+
+fn section(text: &mut String, title: &str, rows: impl Iterator<Item = Vec<String>>) {
+    let rows: Vec<Vec<String>> = rows.collect();
+    if rows.is_empty() {
+        return;
+    }
+    text.push_str(&format!("  {title}\n"));
+    for line in output::table(&rows).lines() {
+        text.push_str(&format!("    {line}\n"));
+    }
 }

@@ -3,6 +3,7 @@
 mod check;
 mod core;
 mod demo;
+mod diff;
 mod export;
 mod freeze;
 mod gc;
@@ -24,6 +25,7 @@ pub(crate) enum Command {
     Check(check::Options),
     Core(core::Options),
     Demo(demo::Options),
+    Diff(diff::Options),
     Export(export::Options),
     Freeze(freeze::Options),
     Gc(gc::Options),
@@ -42,6 +44,7 @@ impl Command {
             Command::Check(options) => check::run(&options, invocation),
             Command::Core(options) => core::run(&options, invocation),
             Command::Demo(options) => demo::run(&options, invocation),
+            Command::Diff(options) => diff::run(&options, invocation),
             Command::Export(options) => export::run(&options, invocation),
             Command::Freeze(options) => freeze::run(&options, invocation),
             Command::Gc(options) => gc::run(&options, invocation),
