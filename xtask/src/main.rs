@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod demo;
+mod dist;
 mod fuzz;
 mod kinds;
 mod licences;
@@ -50,6 +51,8 @@ enum Chore {
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         seconds: u64,
     },
+    /// Builds a static tarball and a Debian package below target/dist, and tries them out
+    Dist,
     /// Checks the licences of everything that is linked in
     Licences,
     /// Builds for release and measures freeze and thaw beside their floors
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Chore::Records { check } => records::run(&root, check),
         Chore::Soak(options) => soak::run(&root, &options),
         Chore::Fuzz { seconds } => fuzz::run(&root, seconds),
+        Chore::Dist => dist::run(&root),
         Chore::Licences => licences::check(&root),
         Chore::Bench { options } => bench(&root, &options),
     };

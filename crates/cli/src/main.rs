@@ -1,47 +1,6 @@
-//! `frost`: freezes a running program, keeps it, and thaws it.
-//!
-//! This crate is the only one that prints, reads the environment or knows a terminal. A command is one file of
-//! [`commands`]; it gets its own options and the [`Invocation`], and returns how it ended. What went wrong comes back
-//! as a [`Failure`], which [`failure`] renders and turns into an exit status.
+//! The `frost` command. All of it is in its library.
 #![forbid(unsafe_code)]
 
-mod commands;
-mod destination;
-mod failure;
-mod help;
-mod invocation;
-mod output;
-mod place;
-mod trouble;
-
-use failure::Failure;
-use invocation::Invocation;
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    let matches = match help::command().try_get_matches() {
-        Ok(matches) => matches,
-        Err(error) => {
-            // Help and version come this way too. That nobody reads them is not worth a message.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::Status::Usage.code()));
-        }
-    };
-    let arguments = match <help::Arguments as clap::FromArgMatches>::from_arg_matches(&matches) {
-        Ok(arguments) => arguments,
-        Err(error) => error.exit(),
-    };
-    let mut invocation = Invocation::new(arguments.global);
-    let mut outcome = arguments.command.run(&mut invocation);
-    if let Err(failure) = invocation.finish() {
-        outcome = outcome.and(Err(failure));
-    }
-    match outcome {
-        Ok(code) => code,
-        Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
-        Err(Failure::Told(told)) => {
-            told.print();
-            ExitCode::from(told.status.code())
-        }
-    }
+fn main() -> std::process::ExitCode {
+    frost_cli::run()
 }
