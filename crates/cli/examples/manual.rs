@@ -95,9 +95,16 @@ No space is left.
 FROST_HOME
 The directory of the images, unless \\fB\\-\\-store\\fR names one.
 .TP
+FROST_LOG
+How much to tell of what is being done: off, error, warn, info (as \\fB\\-v\\fR), debug (as \\fB\\-vv\\fR) or trace.
+.TP
 NO_COLOR
 If it is set and not empty, nothing is coloured.
 .SH FILES
+.TP
+~/.config/frost/config.toml
+What is configured, if there is such a file (in $XDG_CONFIG_HOME, if that is set): \\fBstore\\fR, the directory of the images;
+\\fBcolor\\fR, one of auto, always, never; \\fBlog\\fR, as FROST_LOG. Options and variables come first.
 .TP
 ~/.local/share/permafrost
 The images, unless told otherwise. Each holds all memory of a program.

@@ -1,9 +1,9 @@
 //! What every command shares: the global options, the clock, the store.
 
 use crate::failure::Failure;
-use crate::output;
 use crate::place::{self, Place};
-use crate::trouble;
+use crate::settings::Settings;
+use crate::{log, output, trouble};
 use clap::Args;
 use frost_model::Steps;
 use frost_store::{OpenOptions, Store};
@@ -13,7 +13,8 @@ use std::path::PathBuf;
 /// Options that every command takes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Global {
-    /// The directory of the images [default: $FROST_HOME, else permafrost in the user's data directory]
+    /// The directory of the images [default: $FROST_HOME, else `store` of the configuration, else permafrost in the user's data
+    /// directory]
     #[arg(long, value_name = "DIR", global = true, help_heading = "Global options")]
     pub(crate) store: Option<PathBuf>,
     /// Print records, one to a line, instead of text
@@ -25,9 +26,9 @@ pub(crate) struct Global {
     /// As root, take images of other users, which hold code that will run
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) trust_owner: bool,
-    /// Tell more
-    #[arg(short, long, global = true, help_heading = "Global options")]
-    pub(crate) verbose: bool,
+    /// Tell what is being done, to standard error; twice, tell each step [default: what FROST_LOG says]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Global options")]
+    pub(crate) verbose: u8,
 }
 
 /// One run of a command.
@@ -35,6 +36,8 @@ pub(crate) struct Global {
 pub(crate) struct Invocation {
     /// What was asked of every command.
     pub(crate) global: Global,
+    /// What the user has configured.
+    settings: Settings,
     /// The steps that ended.
     pub(crate) steps: Steps,
 }
@@ -45,14 +48,18 @@ struct Timings<'a> {
 }
 
 impl Invocation {
-    /// Starts the clock.
-    pub(crate) fn new(global: Global) -> Self {
-        Self { global, steps: Steps::start() }
+    /// Starts the clock, and obeys what the user has configured.
+    pub(crate) fn new(global: Global) -> Result<Self, Failure> {
+        let steps = Steps::start();
+        let settings = Settings::load()?;
+        output::set_colour(settings.colour.unwrap_or(output::Colour::Auto));
+        log::start(log::choose(global.verbose, settings.log)?);
+        Ok(Self { global, settings, steps })
     }
 
     /// Finds the directory of the store, and tells if it may not be the one that was meant.
     pub(crate) fn place(&self) -> Result<Place, Failure> {
-        let place = place::find(self.global.store.as_ref())?;
+        let place = place::find(self.global.store.as_ref(), self.settings.store.as_ref())?;
         if let Some(remark) = &place.remark {
             output::note(remark);
         }

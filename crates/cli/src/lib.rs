@@ -10,8 +10,10 @@ mod destination;
 mod failure;
 mod help;
 mod invocation;
+mod log;
 mod output;
 mod place;
+mod settings;
 mod trouble;
 
 use failure::Failure;
@@ -21,6 +23,18 @@ use std::process::ExitCode;
 /// Returns the definition of the command line.
 pub fn command() -> clap::Command {
     help::command()
+}
+
+fn dispatch(arguments: help::Arguments) -> Result<ExitCode, Failure> {
+    let command = arguments.command;
+    let mut invocation = Invocation::new(arguments.global).map_err(|failure| {
+        if command.returns_status_of_program() { failure.with_status(failure::Status::Own) } else { failure }
+    })?;
+    let outcome = command.run(&mut invocation);
+    match invocation.finish() {
+        Err(failure) => outcome.and(Err(failure)),
+        Ok(()) => outcome,
+    }
 }
 
 /// Runs the command that the arguments of this process ask for.
@@ -37,12 +51,7 @@ pub fn run() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),
     };
-    let mut invocation = Invocation::new(arguments.global);
-    let mut outcome = arguments.command.run(&mut invocation);
-    if let Err(failure) = invocation.finish() {
-        outcome = outcome.and(Err(failure));
-    }
-    match outcome {
+    match dispatch(arguments) {
         Ok(code) => code,
         Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
         Err(Failure::Told(told)) => {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// The version of the records that `--json` prints; each begins with it.
@@ -39,14 +40,42 @@ pub(crate) fn to_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
+/// When to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Colour {
+    /// On a terminal that is none of those that show codes as text, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What the user has set; until that is known, as by default.
+static COLOUR: OnceLock<Colour> = OnceLock::new();
+
+/// Decides when to colour, once.
+pub(crate) fn set_colour(colour: Colour) {
+    COLOUR.get_or_init(|| colour);
+}
+
 /// Returns whether to colour what goes to standard error.
 pub(crate) fn stderr_has_colour() -> bool {
-    io::stderr().is_terminal() && colour_is_welcome()
+    has_colour(|| io::stderr().is_terminal())
 }
 
 /// Returns whether to colour what goes to standard output.
 pub(crate) fn stdout_has_colour() -> bool {
-    io::stdout().is_terminal() && colour_is_welcome()
+    has_colour(|| io::stdout().is_terminal())
+}
+
+/// `NO_COLOR` is for those who have configured nothing, as its authors say.
+fn has_colour(is_terminal: impl FnOnce() -> bool) -> bool {
+    match COLOUR.get().unwrap_or(&Colour::Auto) {
+        Colour::Auto => is_terminal() && colour_is_welcome(),
+        Colour::Always => true,
+        Colour::Never => false,
+    }
 }
 
 /// Colours, where they are welcome.

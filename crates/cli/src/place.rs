@@ -16,6 +16,7 @@ pub(crate) struct Place {
 /// What the environment says, taken apart from it so that it can be tested.
 #[derive(Debug, Default)]
 struct Surroundings {
+    configured: Option<PathBuf>,
     frost_home: Option<OsString>,
     xdg_data_home: Option<OsString>,
     home: Option<OsString>,
@@ -23,9 +24,10 @@ struct Surroundings {
     uid: u32,
 }
 
-/// Finds the store: `--store`, else `$FROST_HOME`, else `permafrost` in the user's data directory.
-pub(crate) fn find(option: Option<&PathBuf>) -> Result<Place, Failure> {
+/// Finds the store: `--store`, else `$FROST_HOME`, else what is configured, else `permafrost` in the user's data directory.
+pub(crate) fn find(option: Option<&PathBuf>, configured: Option<&PathBuf>) -> Result<Place, Failure> {
     let from = Surroundings {
+        configured: configured.cloned(),
         frost_home: std::env::var_os("FROST_HOME"),
         xdg_data_home: std::env::var_os("XDG_DATA_HOME"),
         home: std::env::var_os("HOME"),
@@ -38,7 +40,9 @@ pub(crate) fn find(option: Option<&PathBuf>) -> Result<Place, Failure> {
 fn choose(option: Option<&PathBuf>, from: &Surroundings) -> Result<Place, Failure> {
     // An empty variable is as good as none; the XDG specification also says to ignore relative paths there.
     let set = |value: &Option<OsString>| value.clone().filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(directory) = option.cloned().or_else(|| set(&from.frost_home)) {
+    if let Some(directory) =
+        option.cloned().or_else(|| set(&from.frost_home)).or_else(|| from.configured.clone())
+    {
         return Ok(Place { directory, remark: None });
     }
     let data = set(&from.xdg_data_home)
@@ -71,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_option_wins_then_the_variable_then_the_data_directory() {
+    fn the_option_wins_then_the_variable_then_the_configuration_then_the_data_directory() {
         let mut from = surroundings();
         let at = |option: Option<&PathBuf>, from: &Surroundings| choose(option, from).unwrap().directory;
         assert_eq!(at(None, &from), PathBuf::from("/home/ann/.local/share/permafrost"));
@@ -79,6 +83,8 @@ mod tests {
         assert_eq!(at(None, &from), PathBuf::from("/home/ann/.local/share/permafrost"));
         from.xdg_data_home = Some("/data".into());
         assert_eq!(at(None, &from), PathBuf::from("/data/permafrost"));
+        from.configured = Some("/set".into());
+        assert_eq!(at(None, &from), PathBuf::from("/set"));
         from.frost_home = Some("/ice".into());
         assert_eq!(at(None, &from), PathBuf::from("/ice"));
         assert_eq!(at(Some(&PathBuf::from("here")), &from), PathBuf::from("here"));

@@ -21,7 +21,13 @@ impl Frost {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_frost"));
-        command.args(arguments).env("FROST_HOME", self.store()).env_remove("SUDO_USER").stdin(Stdio::null());
+        command
+            .args(arguments)
+            .env("FROST_HOME", self.store())
+            .env_remove("SUDO_USER")
+            .env_remove("FROST_LOG")
+            .env("XDG_CONFIG_HOME", self.directory.path().join("none"))
+            .stdin(Stdio::null());
         command
     }
 
@@ -339,4 +345,63 @@ fn what_runs_is_not_thawed_again_but_a_copy_is() {
     assert_eq!(records(&frost.ok(&["list", "--json"])).len(), 2);
     let kill = Command::new("kill").args(["-KILL", &copy["pid"].to_string()]).status();
     assert!(kill.expect("kill is everywhere").success());
+}
+
+#[test]
+fn a_configuration_is_obeyed_and_a_wrong_one_refused_at_its_place() {
+    let frost = Frost::new();
+    let directory = frost.directory.path().join("config/frost");
+    fs::create_dir_all(&directory).expect("our own directory");
+    let run = |text: &str, arguments: &[&str]| {
+        fs::write(directory.join("config.toml"), text).expect("our own directory");
+        let mut command = frost.command(arguments);
+        command.env("XDG_CONFIG_HOME", frost.directory.path().join("config")).env_remove("FROST_HOME");
+        let output = command.output().expect("frost starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let elsewhere = frost.directory.path().join("elsewhere");
+    let (status, told) = run(&format!("store = {elsewhere:?}\n"), &["list"]);
+    assert!(status == Some(0) && told.contains(&format!("no images in {}", elsewhere.display())), "{told}");
+    let (status, told) = run("color = \"always\"", &["inspect", "none"]);
+    assert!(status == Some(6) && told.starts_with("\u{1b}["), "{told}");
+    for (text, place, hint) in [
+        (
+            "log = \"info\"\nstoer = \"/x\"",
+            "line 2, column 1: there is no setting stoer",
+            "did you mean store?",
+        ),
+        ("color = \"blue\"", "line 1, column 9: there is no value blue", "auto, always, never"),
+        ("store =", "line 1", "key = "),
+    ] {
+        let (status, told) = run(text, &["list"]);
+        assert!(status == Some(2) && told.contains(place) && told.contains(hint), "{text}: {told}");
+        assert!(told.contains("state:"), "{told}");
+    }
+    // Whoever takes the status for the program's is not misled.
+    let (status, told) = run("color = 1", &["thaw", "none", "--attach"]);
+    assert_eq!(status, Some(125), "{told}");
+}
+
+#[test]
+fn what_is_done_is_told_if_asked_for_also_by_the_guardian() {
+    let frost = Frost::new();
+    let told = |level: Option<&str>, arguments: &[&str]| {
+        let mut sleeper = Sleeper::start();
+        let mut command = frost.command(&["freeze", &sleeper.pid()]);
+        level.map(|level| command.env("FROST_LOG", level));
+        let output = command.args(arguments).output().expect("frost starts");
+        assert!(output.status.success(), "{output:?}");
+        assert!(!sleeper.0.wait().expect("our own child").success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert_eq!(told(None, &[]), "");
+    assert_eq!(told(Some("warn"), &[]), "");
+    for (level, arguments) in [(Some("info"), &[][..]), (None, &["-v"])] {
+        let text = told(level, arguments);
+        assert!(text.contains("is complete and synced") && !text.contains("step:"), "{text}");
+    }
+    let text = told(Some("off"), &["-vv"]);
+    assert!(text.contains("step: freeze.stop us="), "{text}");
+    let output = frost.command(&["list"]).env("FROST_LOG", "loud").output().expect("frost starts");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
 }

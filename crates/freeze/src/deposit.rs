@@ -56,8 +56,10 @@ pub(crate) fn write(
     let total: u64 = extents.iter().map(|extent| extent.len_bytes).sum();
     let Ok(free) = lowest_free(process.pid) else { return Ok(false) };
     if total < WORTHWHILE_BYTES || !allowed(process, free, pack.len_bytes()) {
+        tracing::debug!(bytes = total, "memory of process {} is read from outside", process.pid);
         return Ok(false);
     }
+    tracing::debug!(bytes = total, "process {} writes its memory itself", process.pid);
     let Ok(mut area) = Area::map(process, mappings) else { return Ok(false) };
     let sent = enter(process, &mut area, free, pack);
     let written = match sent {

@@ -118,6 +118,7 @@ pub(crate) fn run(
 
     let pause = std::time::Instant::now();
     let tree = StoppedTree::stop(pid, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
+    tracing::info!(processes = tree.processes().len(), "process {pid} and its descendants stand still");
     let clocks = host::clocks(pid);
     freeze.step("freeze.stop")?;
     let (checkpoint, written) = capture(&mut freeze, &tree, clocks, &mut draft, &mut earlier, options)?;
@@ -147,6 +148,7 @@ pub(crate) fn run(
     }
     let then = if options.leave_running { Then::GoOn } else { Then::End };
     let committed = draft.commit(&checkpoint, origin, then).map_err(|error| freeze.failed(&error))?;
+    tracing::info!(bytes = committed.bytes, "{} is complete and synced", committed.id);
     frozen.version = committed.id.version;
     frozen.bytes = committed.bytes;
     frozen.warnings.extend(
@@ -197,6 +199,7 @@ fn capture(
         survey::look(&seen, &mut files, Motion::Stopped).map_err(|error| freeze.failed(&error))?;
     obstacles.extend(living.iter().filter_map(|process| lost_leader(process)));
     if !obstacles.is_empty() {
+        tracing::info!(obstacles = obstacles.len(), "the program cannot be carried");
         return Err(Failure {
             obstacles,
             ..Failure::new(FailureKind::Unsupported, freeze.what)

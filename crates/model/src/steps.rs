@@ -30,7 +30,9 @@ impl Steps {
     /// Ends the step `name`, which began when the one before it ended.
     pub fn end(&mut self, name: &str) {
         let now = Instant::now();
-        self.done.push(Step { name: name.to_owned(), us: now.duration_since(self.last).as_micros() as u64 });
+        let us = now.duration_since(self.last).as_micros() as u64;
+        tracing::debug!(target: "step", us, "{name}");
+        self.done.push(Step { name: name.to_owned(), us });
         self.last = now;
     }
 

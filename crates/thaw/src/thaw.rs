@@ -48,6 +48,14 @@ pub fn thaw(image: &Image, plan: &Plan, options: &Options<'_>, steps: &mut Steps
     if !plan.obstacles.is_empty() {
         return Err(Error::Obstacles { obstacles: plan.obstacles.clone() });
     }
+    let spaces = plan.namespaces;
+    tracing::info!(
+        pid = spaces.pid,
+        user = spaces.user,
+        time = spaces.time,
+        "namespaces of its own for {}",
+        image.id()
+    );
     let checkpoint = image.checkpoint();
     let inner_pid = checkpoint.processes[0].pd.relation.pid;
     // In a namespace of its own the tree ends with us; elsewhere it goes on should we die behind the gate, and what we
@@ -164,6 +172,7 @@ pub(crate) fn here(
     begin(Stage::Verify)?;
     verification.finish()?;
     steps.end(Stage::Verify.name());
+    tracing::info!(root = half.root, "the program is built and waits at the gate");
     ready(&half)?;
     if let Some(mut late) = late {
         late.apply()?;

@@ -130,7 +130,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         output::record(&record)?;
     } else {
         let paint = Paint::for_stdout();
-        output::line(render(&record, header, &state, invocation.global.verbose, paint).trim_end())?;
+        output::line(render(&record, header, &state, invocation.global.verbose > 0, paint).trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }

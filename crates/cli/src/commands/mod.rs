@@ -38,6 +38,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Returns whether small exit statuses are those of the program it runs.
+    pub(crate) fn returns_status_of_program(&self) -> bool {
+        matches!(self, Command::Thaw(options) if options.is_attached())
+    }
+
     /// Runs it.
     pub(crate) fn run(self, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
         match self {

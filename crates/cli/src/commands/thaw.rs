@@ -41,6 +41,13 @@ struct Record<'a> {
     notes: &'a [String],
 }
 
+impl Options {
+    /// Returns whether the command ends as the program does.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.attach
+    }
+}
+
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
     let outcome = thaw(options, invocation);
     // With --attach every other number is the program's own.
