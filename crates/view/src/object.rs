@@ -105,14 +105,14 @@ pub fn details(checkpoint: &Checkpoint, description: &Description) -> Vec<(&'sta
             add("state", state.to_owned());
             let bytes: usize = socket.queue.iter().map(|message| message.data.len()).sum();
             if !socket.queue.is_empty() {
-                add("unread", format!("{} messages of {bytes} bytes", socket.queue.len()));
+                add("unread", format!("{bytes} bytes in {}", messages(socket.queue.len())));
             }
         }
         Capability::Outside(outside) => match &outside.kind {
             OutsideKind::Terminal { size: (rows, columns), .. } => add("size", format!("{rows}x{columns}")),
             OutsideKind::Pipe { content, .. } => add("unread", format!("{} bytes", content.len())),
             OutsideKind::Unix { queue, .. } if !queue.is_empty() => {
-                add("unread", format!("{} messages", queue.len()));
+                add("unread", messages(queue.len()));
             }
             OutsideKind::Unix { .. } => {}
         },
@@ -142,6 +142,10 @@ fn pipe(checkpoint: &Checkpoint, index: usize, add: &mut dyn FnMut(&'static str,
     let found = checkpoint.objects.pipes.get(index);
     let unread: usize = found.map_or(0, |pipe| pipe.content.iter().map(|part| part.len()).sum());
     add("unread", format!("{unread} bytes"));
+}
+
+fn messages(count: usize) -> String {
+    if count == 1 { "1 message".to_owned() } else { format!("{count} messages") }
 }
 
 fn timer(spec: &TimerSpec) -> String {
