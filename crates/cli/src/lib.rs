@@ -13,6 +13,7 @@ mod invocation;
 mod log;
 mod output;
 mod place;
+mod progress;
 mod settings;
 mod trouble;
 

@@ -405,3 +405,53 @@ fn what_is_done_is_told_if_asked_for_also_by_the_guardian() {
     let output = frost.command(&["list"]).env("FROST_LOG", "loud").output().expect("frost starts");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
+
+#[test]
+fn progress_is_told_on_a_terminal_only_and_taken_away() {
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("skipped: script (util-linux) is not installed");
+        return;
+    }
+    let frost = Frost::new();
+    // Some frames of what cannot be compressed, so that the stream is as long as they are.
+    let mut program = Command::new("python3")
+        .args(["-c", "import os; m = os.urandom(8 << 20); print(len(m), flush=True); input()"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map(Sleeper)
+        .expect("python3 starts");
+    let mut first = [0; 1];
+    let mut out = program.0.stdout.take().expect("a pipe");
+    std::io::Read::read_exact(&mut out, &mut first).expect("it says how much it has");
+    frost.ok(&["freeze", &program.pid(), "--to", "noise"]);
+    program.0.wait().expect("our own child");
+    let stream = frost.run(&["export", "noise"]).stdout;
+    assert!(stream.len() > 8 << 20);
+
+    // Half of it, a second of nothing, which is more than the delay, and the rest: from a pipe, on a terminal or not.
+    let file = frost.directory.path().join("stream");
+    fs::write(&file, &stream).expect("our own directory");
+    let half = stream.len() / 2;
+    let binary = env!("CARGO_BIN_EXE_frost");
+    let line = format!(
+        "(head -c {half} {file}; sleep 1; tail -c +{rest} {file}) | {binary} import - --to NAME",
+        file = file.display(),
+        rest = half + 1
+    );
+    let run = |command: &mut Command| {
+        command.env("FROST_HOME", frost.store()).env("TERM", "xterm").stdin(Stdio::null());
+        let output = command.output().expect("it starts");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let on_terminal = run(Command::new("script").args(["-qec", &line.replace("NAME", "on"), "/dev/null"]));
+    assert!(
+        on_terminal.contains("\rimporting: ") && on_terminal.contains(" left\u{1b}[K"),
+        "{on_terminal:?}"
+    );
+    let (_, end) = on_terminal.rsplit_once("\r\u{1b}[K").expect("the line is taken away");
+    assert!(end.starts_with("on@1: "), "{on_terminal:?}");
+    let off_terminal = run(Command::new("sh").args(["-c", &line.replace("NAME", "off")]));
+    assert!(off_terminal.starts_with("off@1: ") && !off_terminal.contains('\r'), "{off_terminal:?}");
+}

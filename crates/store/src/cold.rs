@@ -98,6 +98,7 @@ pub(crate) fn compress(root: &Arc<Root>, group: &[ImageId], level: i32) -> Resul
         write_all_at(file.as_fd(), frame, end).map_err(failed)?;
         table.push(frame.len() as u64);
         end += frame.len() as u64;
+        root.report(SeekTable::held(index, header.pack.len_bytes).end, header.pack.len_bytes);
         if end > before_bytes - before_bytes / 10 {
             return Ok(None);
         }

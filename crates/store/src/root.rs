@@ -18,6 +18,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub(crate) const IMAGES: &str = "images";
@@ -33,11 +34,21 @@ pub(crate) const LAST: &str = "last";
 /// How long we wait for the lock. Its holders need milliseconds, unless they are stopped or their disk hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Whoever is told how far a long operation is.
+struct Watch(Box<dyn Fn(u64, u64) + Send + Sync>);
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Root {
     fd: OwnedFd,
     path: PathBuf,
     owner: (u32, u32),
+    watch: OnceLock<Watch>,
 }
 
 /// The lock of the store, released when dropped. Lock order: a draft's lock may be taken under it, never before it.
@@ -46,7 +57,19 @@ pub(crate) struct Lock(#[allow(dead_code, reason = "closing it releases the lock
 
 impl Root {
     pub(crate) fn new(fd: OwnedFd, path: PathBuf, owner: (u32, u32)) -> Self {
-        Self { fd, path, owner }
+        Self { fd, path, owner, watch: OnceLock::new() }
+    }
+
+    /// Tells `watch` how far long operations are, from now on.
+    pub(crate) fn watch(&self, watch: Box<dyn Fn(u64, u64) + Send + Sync>) {
+        self.watch.get_or_init(|| Watch(watch));
+    }
+
+    /// Tells whoever watches how many bytes of how many are done.
+    pub(crate) fn report(&self, done: u64, all: u64) {
+        if let Some(Watch(watch)) = self.watch.get() {
+            watch(done, all);
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {

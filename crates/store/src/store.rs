@@ -85,6 +85,13 @@ impl Store {
         Ok(Self { root, swept })
     }
 
+    /// Tells `watch` how far long operations on packs are, now and then: bytes that are done, and bytes in all.
+    ///
+    /// It is told by whoever does the work, and can be set once.
+    pub fn watch(&self, watch: impl Fn(u64, u64) + Send + Sync + 'static) {
+        self.root.watch(Box::new(watch));
+    }
+
     /// Returns its directory.
     pub fn path(&self) -> &Path {
         self.root.path()

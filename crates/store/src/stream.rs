@@ -62,6 +62,7 @@ impl Store {
             let frame = encoder.encode(reader.frame(index, &blocks)?).map_err(output)?;
             out.write(&(frame.len() as u32).to_le_bytes())?;
             out.write(frame)?;
+            self.root.report(SeekTable::held(index, header.pack.len_bytes).end, header.pack.len_bytes);
         }
         out.finish()
     }
@@ -129,6 +130,7 @@ impl Store {
             digests.verify_frame(Path::new(INPUT), first, raw)?;
             digests.clear_dead(first, raw);
             writer.write(raw, held.start)?;
+            self.root.report(held.end, pack_bytes);
         }
         input.finish()?;
         steps.end("store.receive");

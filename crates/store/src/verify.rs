@@ -43,6 +43,8 @@ impl Store {
                         }
                         Err(error) => return Err(error),
                     }
+                    let pack_bytes = header.pack.len_bytes;
+                    self.root.report(frost_image::SeekTable::held(index, pack_bytes).end, pack_bytes);
                     if problems.len() >= NAMED {
                         problems.truncate(NAMED);
                         break;

@@ -3,6 +3,7 @@
 use crate::destination::{self, Destination};
 use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
+use crate::progress::Progress;
 use crate::{output, trouble};
 use clap::Args;
 use frost_model::{Checkpoint, Process};
@@ -54,22 +55,25 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     let core = Core::plan(&image, process).ok_or_else(|| nothing_left(&what, process, checkpoint))?;
     let to_stdout = options.file == Path::new("-");
     let bytes = core.len_bytes();
+    let progress = Progress::start(format!("writing a core of {id}"));
+    let tell = &mut |done| progress.update(done, bytes);
     if to_stdout {
         let hint = format!("name a file: frost core {id} core");
         let out = destination::stdout(&what, "a core is no text", &hint)?;
-        core.write(&mut StreamSink::new(out), &mut |_| {}).map_err(|error| match error {
+        core.write(&mut StreamSink::new(out), tell).map_err(|error| match error {
             Error::Output { source } => source.into(),
             other => told(&what, other),
         })?;
     } else {
         let mut destination = Destination::create(&what, &options.file)?;
-        let written = core.write(&mut FileSink::new(destination.file()), &mut |_| {});
+        let written = core.write(&mut FileSink::new(destination.file()), tell);
         written.map_err(|error| match error {
             Error::Output { source } => destination.failed(&source),
             other => told(&what, other),
         })?;
         destination.publish()?;
     }
+    drop(progress);
     invocation.steps.end("core.write");
     let changed: Vec<String> =
         core.changed_files().map(|path| output::printable(&path.to_string())).collect();

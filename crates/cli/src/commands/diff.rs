@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::output::{self, Paint};
+use crate::progress::Progress;
 use crate::trouble;
 use clap::Args;
 use frost_model::PAGE_SIZE;
@@ -115,8 +116,12 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     let store = invocation.store()?;
     let (before, after) = (open(&store, &options.before)?, open(&store, &options.after)?);
     invocation.steps.end("image.open");
+    let progress = Progress::start(format!("comparing {} with {}", before.id(), after.id()));
     let what = || format!("cannot compare {} with {}", before.id(), after.id());
-    let difference = frost_view::difference(&before, &after, &mut |_| {}).map_err(|error| match error {
+    let difference = frost_view::difference(&before, &after, &mut |done| {
+        progress.update(done, after.header().pack.len_bytes)
+    })
+    .map_err(|error| match error {
         Error::Store(error) => trouble::of_store(what(), error),
         error => Told::new(Status::Failed, what())
             .chain(&error)
@@ -124,6 +129,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             .hint("`frost verify` tells whether an image is damaged")
             .into(),
     })?;
+    drop(progress);
     invocation.steps.end("image.compare");
     if invocation.global.json {
         output::record(&record(before.id(), after.id(), &difference))?;

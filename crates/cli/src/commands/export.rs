@@ -3,6 +3,7 @@
 use crate::destination::{self, Destination};
 use crate::failure::Failure;
 use crate::invocation::Invocation;
+use crate::progress::Progress;
 use crate::{output, trouble};
 use clap::Args;
 use frost_store::{ImageId, Store};
@@ -27,10 +28,14 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     let store = invocation.store()?;
     let failed = |error| trouble::of_store(format!("cannot export {}", options.image), error);
     let id = store.resolve(&options.image).map_err(failed)?;
+    let progress = Progress::start(format!("exporting {id}"));
+    progress.watch(&store);
     if options.file == Path::new("-") {
         to_stdout(&store, &id)?;
     } else {
-        to_file(&store, &id, &options.file)?;
+        let bytes = to_file(&store, &id, &options.file)?;
+        drop(progress);
+        output::note(&format!("exported {id} to {}, {}", options.file.display(), output::bytes(bytes)));
     }
     invocation.steps.end("store.export");
     Ok(ExitCode::SUCCESS)
@@ -44,14 +49,12 @@ fn to_stdout(store: &Store, id: &ImageId) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-fn to_file(store: &Store, id: &ImageId, path: &Path) -> Result<(), Failure> {
+fn to_file(store: &Store, id: &ImageId, path: &Path) -> Result<u64, Failure> {
     let what = format!("cannot export {id}");
     let mut destination = Destination::create(&what, path)?;
     store.export(id, destination.file()).map_err(|error| match error {
         frost_store::Error::Io { source, .. } => destination.failed(&source),
         error => trouble::of_store(what.as_str(), error),
     })?;
-    let bytes = destination.publish()?;
-    output::note(&format!("exported {id} to {}, {}", path.display(), output::bytes(bytes)));
-    Ok(())
+    destination.publish()
 }

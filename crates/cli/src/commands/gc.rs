@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::invocation::Invocation;
+use crate::progress::Progress;
 use crate::{output, trouble};
 use clap::Args;
 use frost_store::GcOptions;
@@ -33,7 +34,10 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         compress_after: options.compress_after.map(|days| Duration::from_secs(days.saturating_mul(86_400))),
         ..GcOptions::default()
     };
+    let progress = Progress::start("compressing".to_owned());
+    progress.watch(&store);
     let done = store.gc(&how).map_err(|error| trouble::of_store("cannot collect", error))?;
+    drop(progress);
     invocation.steps.end("store.gc");
     let record = Record {
         freed_bytes: done.freed_bytes,

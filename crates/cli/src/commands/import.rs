@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
+use crate::progress::Progress;
 use crate::{output, trouble};
 use clap::Args;
 use frost_store::Name;
@@ -61,8 +62,11 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         })?)
     };
     let store = invocation.store()?;
+    let progress = Progress::start("importing".to_owned());
+    progress.watch(&store);
     let imported =
         store.import(&mut input, name.as_ref()).map_err(|error| trouble::of_store(what(), error))?;
+    drop(progress);
     invocation.steps.end("store.import");
     let id = &imported.committed.id;
     if invocation.global.json {

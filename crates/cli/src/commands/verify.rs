@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
+use crate::progress::Progress;
 use crate::{output, trouble};
 use clap::Args;
 use serde::Serialize;
@@ -42,9 +43,13 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         ids
     };
     let mut damaged = 0_u32;
+    let progress = Progress::start("verifying".to_owned());
+    progress.watch(&store);
     for id in &ids {
+        progress.rename(format!("verifying {id}"));
         let problems =
             store.verify(id).map_err(|error| trouble::of_store(format!("cannot verify {id}"), error))?;
+        progress.clear();
         let record = Record {
             name: id.name.as_str(),
             version: id.version,
@@ -62,6 +67,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             }
         }
     }
+    drop(progress);
     invocation.steps.end("store.verify");
     if damaged == 0 {
         return Ok(ExitCode::SUCCESS);
