@@ -162,3 +162,54 @@ fn every_process_has_a_core_and_a_zombie_has_none() {
     scene.frost(&["core", "tree", "x", "--process", &zombie["pid"].to_string()]).refused(1, "had ended");
     assert!(!scene.stage("x").exists());
 }
+
+#[test]
+fn memory_without_a_name_is_there_and_what_was_never_touched_takes_no_room() {
+    if !has_tools() {
+        return;
+    }
+    let Some(scene) = Scene::new(Who::Ordinary).or_else(|| Scene::new(Who::Myself)) else { return };
+    compile(&scene, "hidden", include_str!("../programs/hidden.c"), "-w");
+    let mut command = scene.command("setsid");
+    let started = scene.start(command.arg("./hidden"), Stdio::Null);
+    let pid = started.pid();
+    until("the program has stopped itself", || {
+        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains("(hidden) T "))
+    });
+    scene.frost(&["freeze", &pid.to_string(), "--to", "hidden"]).ok();
+    let outcome = scene.frost(&["core", "hidden", "core", "--json"]).ok();
+    // A terabyte is mapped, of which a hundred pages were written.
+    assert!(outcome.number("bytes") < 8 << 20, "{outcome}");
+    let mut command = scene.command("gdb");
+    command.args(["--nx", "--quiet", "--batch", "-iex", "set debuginfod enabled off"]);
+    for expression in [
+        "deleted + 8192",
+        "deleted[4096]",
+        "deleted[12288]",
+        "memfd + 65536",
+        "memfd[70000]",
+        "sparse[1ul << 30]",
+        "sparse[(1ul << 30) + 8192]",
+        "sparse[99ul << 30]",
+        "/x *vdso",
+    ] {
+        command.args(["-ex", &format!("print {expression}")]);
+    }
+    let outcome = scene.run(command.args(["-ex", "info proc mappings", "hidden", "core"]), LIMIT).ok();
+    for found in [
+        "$1 = 0x",
+        "\"deleted content\"",
+        "$2 = 119 'w'",
+        "$3 = 0",
+        "\"in a memfd\"",
+        "$5 = 0",
+        "$6 = 98 'b'",
+        "$7 = 0",
+        "$8 = 118 'v'",
+        "$9 = 0x464c457f",
+        "gone (deleted)",
+        "signal SIGSTOP",
+    ] {
+        assert!(outcome.stdout.contains(found), "{found:?}\n{outcome}");
+    }
+}
