@@ -310,7 +310,15 @@ fn attached_the_status_is_the_program_s_own() {
     trapping(&frost);
     let mut thaw = frost.command(&["thaw", "shell", "--attach"]).spawn().expect("frost starts");
     let running = || records(&frost.ok(&["list", "--json"]))[0]["state"] == "running";
-    until(|| running() || thaw.try_wait().expect("our own child").is_some());
+    // It passes signals on from the moment that it takes them from a queue, for which it blocks them.
+    let status = format!("/proc/{}/status", thaw.id());
+    let passes_on = || {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let blocked = text.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        let blocked = u64::from_str_radix(blocked.unwrap_or("0").trim(), 16).unwrap_or(0);
+        running() && blocked >> (15 - 1) & 1 == 1
+    };
+    until(|| passes_on() || thaw.try_wait().expect("our own child").is_some());
     let terminate = Command::new("kill").args(["-TERM", &thaw.id().to_string()]).status();
     assert!(terminate.expect("kill is everywhere").success());
     assert_eq!(thaw.wait().expect("our own child").code(), Some(7));
