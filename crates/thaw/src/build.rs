@@ -81,12 +81,13 @@ fn raise_limits() {
 
 /// Opens, compiles and starts, and returns when every thread is at the gate and all results are as they must be.
 ///
-/// `groups` are our supplementary groups, if they cannot be read here.
+/// `groups` are our supplementary groups, if they cannot be read here. `beside` is called when the tree is on its way.
 pub(crate) fn build<'a>(
     checkpoint: &'a Checkpoint,
     relation: Relation,
     groups: Option<Vec<u32>>,
     material: impl FnOnce() -> Result<Material, Error>,
+    beside: impl FnOnce(),
     steps: &mut Steps,
 ) -> Result<Half<'a>, Error> {
     begin(Stage::Open)?;
@@ -158,6 +159,7 @@ pub(crate) fn build<'a>(
     // The tree has its own copies.
     drop::<Pool>(pool);
     drop(stub);
+    beside();
     steps.end(Stage::Spawn.name());
 
     begin(Stage::Arrive)?;

@@ -7,7 +7,7 @@ use crate::plan::{self, Options, Plan};
 use crate::stage::Stage;
 use crate::{cap, clocks, inside, release};
 use frost_model::{Pid, Steps};
-use frost_store::{Image, Intent};
+use frost_store::{Image, Intent, PackBlocks};
 use rustix::fd::{AsFd, OwnedFd};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -155,7 +155,7 @@ pub(crate) fn here(
         clocks::go_on(checkpoint)?;
     }
     steps.end(Stage::Namespaces.name());
-    let verification = Verification::start(image)?;
+    let mut verification = Verification::of(image)?;
     let context = cap::ThawContext { attach: plan.attach, copy: plan.copy };
     let mut late = None;
     let material = || {
@@ -166,7 +166,8 @@ pub(crate) fn here(
         let calls = processes.map(|process| cap::tape_calls(checkpoint, process, &context)).collect();
         Ok(Material { pack, descriptions: built.descriptions, instead: built.instead, calls })
     };
-    let mut half = build::build(checkpoint, plan.relation(), groups, material, steps)?;
+    let mut half =
+        build::build(checkpoint, plan.relation(), groups, material, || verification.begin(), steps)?;
     release::stop(&half, steps)?;
     release::settings(&half)?;
     begin(Stage::Verify)?;
@@ -194,6 +195,7 @@ pub(crate) fn here(
 /// The comparison of the pack with its digests, beside the building if that takes long.
 enum Verification<'a> {
     Later(&'a Image),
+    Ready(PackBlocks, OwnedFd),
     Beside(JoinHandle<Result<(), frost_store::Error>>),
 }
 
@@ -201,15 +203,27 @@ enum Verification<'a> {
 const SMALL_PACK_BYTES: u64 = 1 << 20;
 
 impl<'a> Verification<'a> {
-    fn start(image: &'a Image) -> Result<Self, Error> {
+    fn of(image: &'a Image) -> Result<Self, Error> {
         if image.header().pack.len_bytes <= SMALL_PACK_BYTES {
             return Ok(Self::Later(image));
         }
-        let (blocks, pack) = (image.blocks()?, image.pack()?);
-        let verify = move || blocks.verify(pack.as_fd(), 0..blocks.len_bytes());
-        match std::thread::Builder::new().name("frost-verify".to_owned()).spawn(verify) {
-            Ok(handle) => Ok(Self::Beside(handle)),
-            Err(_) => Ok(Self::Later(image)),
+        Ok(Self::Ready(image.blocks()?, image.pack()?))
+    }
+
+    /// Starts the thread, if there is to be one.
+    ///
+    /// When all descriptors are open and the tree has its copies: two threads share their descriptor table, which then
+    /// grows only after a grace period of RCU (`expand_fdtable`, fs/file.c), some 3 to 20 ms.
+    fn begin(&mut self) {
+        if let Self::Ready(blocks, pack) = self
+            && let Ok(pack) = pack.try_clone()
+        {
+            let blocks = blocks.clone();
+            let verify = move || blocks.verify(pack.as_fd(), 0..blocks.len_bytes());
+            // If it cannot be started, it is done at the end.
+            if let Ok(handle) = std::thread::Builder::new().name("frost-verify".to_owned()).spawn(verify) {
+                *self = Self::Beside(handle);
+            }
         }
     }
 
@@ -219,6 +233,7 @@ impl<'a> Verification<'a> {
                 let pack = image.pack()?;
                 Ok(image.verify_pack(pack.as_fd())?)
             }
+            Self::Ready(blocks, pack) => Ok(blocks.verify(pack.as_fd(), 0..blocks.len_bytes())?),
             Self::Beside(handle) => match handle.join() {
                 Ok(result) => Ok(result?),
                 Err(panic) => std::panic::resume_unwind(panic),
