@@ -2,7 +2,7 @@
 
 use crate::draft::Place;
 use crate::error::{Error, Result};
-use crate::frame::{FrameEncoder, PackReader, RawWriter};
+use crate::frame::{FrameEncoder, PackReader, RawWriter, open_hot};
 use crate::image::{Live, PackBlocks, open_manifest, read_blocks, read_live};
 use crate::root::{COLD, DRAFTS, PACK, Root, dir_of, fault, write_all_at};
 use frost_image::{BLOCK_BYTES, Blocks, ImageId, SeekTable};
@@ -36,10 +36,10 @@ pub(crate) fn open_raw(
     header: &frost_image::Header,
     blocks: impl FnOnce() -> Result<PackBlocks>,
 ) -> Result<Raw> {
-    let mut reader = PackReader::open(root, header)?;
-    if !reader.is_cold() {
-        return Ok(Raw::Hot(reader.into_file()));
+    if let Some((file, _)) = open_hot(root, header)? {
+        return Ok(Raw::Hot(file));
     }
+    let mut reader = PackReader::open(root, header)?;
     let blocks = blocks()?;
     let file = unnamed(root, header)?;
     let path = root.show(DRAFTS);

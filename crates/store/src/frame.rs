@@ -25,13 +25,10 @@ impl PackReader {
     pub(crate) fn open(root: &Root, header: &Header) -> Result<Self> {
         let len_bytes = header.pack.len_bytes;
         let dir = dir_of(&header.id);
-        let path = root.show(dir.join(PACK));
-        if let Some((file, stat)) = root.open_file(dir.join(PACK))? {
-            // Behind its end may lie what a later version has added.
-            let found = stat.st_size.cast_unsigned().min(len_bytes);
-            check_length(&path, "pack", len_bytes, found)?;
+        if let Some((file, path)) = open_hot(root, header)? {
             return Self::new(file, path, len_bytes, None);
         }
+        let path = root.show(dir.join(PACK));
         let cold_path = root.show(dir.join(COLD));
         let Some((file, stat)) = root.open_file(dir.join(COLD))? else {
             return Err(Error::io("open", &path, rustix::io::Errno::NOENT));
@@ -56,10 +53,6 @@ impl PackReader {
 
     pub(crate) fn frames(&self) -> u64 {
         SeekTable::count_for(self.len_bytes)
-    }
-
-    pub(crate) fn into_file(self) -> OwnedFd {
-        self.file
     }
 
     /// Reads frame `index`, verified; blocks that the image does not refer to are zeros.
@@ -119,6 +112,17 @@ impl PackReader {
         }
         Ok(damaged)
     }
+}
+
+/// Opens the pack of an image and returns it with its path; `None` if it is not raw.
+pub(crate) fn open_hot(root: &Root, header: &Header) -> Result<Option<(OwnedFd, PathBuf)>> {
+    let relative = dir_of(&header.id).join(PACK);
+    let path = root.show(&relative);
+    let Some((file, stat)) = root.open_file(relative)? else { return Ok(None) };
+    // Behind its end may lie what a later version has added.
+    let found = stat.st_size.cast_unsigned().min(header.pack.len_bytes);
+    check_length(&path, "pack", header.pack.len_bytes, found)?;
+    Ok(Some((file, path)))
 }
 
 fn read_table(file: &OwnedFd, path: &Path, file_bytes: u64, pack_bytes: u64) -> Result<SeekTable> {
