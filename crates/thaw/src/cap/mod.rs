@@ -257,6 +257,8 @@ pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>)
 /// Objects behind descriptions, while these are made.
 struct Objects {
     pipes: BTreeMap<usize, pipe::Made>,
+    /// How many descriptions each has.
+    pipe_ends: BTreeMap<usize, usize>,
     fifos: BTreeMap<usize, fifo::Holder>,
     unnamed: Vec<OwnedFd>,
     memfds: Vec<Option<OwnedFd>>,
@@ -278,6 +280,7 @@ impl Objects {
             put_back: BTreeMap::new(),
             put_back_as: Vec::new(),
             pipes: BTreeMap::new(),
+            pipe_ends: BTreeMap::new(),
             fifos: BTreeMap::new(),
             unnamed: Vec::new(),
             memfds: Vec::new(),
@@ -299,7 +302,7 @@ impl Objects {
         for unnamed in &checkpoint.objects.unnamed {
             objects.unnamed.push(regular::make(unnamed, pack)?);
         }
-        let denoted: Vec<usize> = checkpoint
+        let denoted: std::collections::BTreeSet<usize> = checkpoint
             .descriptions
             .iter()
             .filter_map(|description| match &description.capability {
@@ -319,6 +322,7 @@ impl Objects {
             match &description.capability {
                 Capability::Pipe(end) => {
                     let index = end.pipe.index();
+                    *objects.pipe_ends.entry(index).or_default() += 1;
                     if let (Some(pipe), false) =
                         (checkpoint.objects.pipes.get(index), objects.pipes.contains_key(&index))
                     {
@@ -373,8 +377,14 @@ fn make(description: &Description, route: Route, objects: &mut Objects) -> Resul
         }
         Capability::Device(device) => device::open(device, flags).map_err(changed)?,
         Capability::Pipe(end) => {
-            let made = objects.pipes.get_mut(&end.pipe.index()).ok_or(missing).about("make", what())?;
-            made.description(flags).about("make", what())?
+            let index = end.pipe.index();
+            let made = objects.pipes.get_mut(&index).ok_or(missing).about("make", what())?;
+            let fd = made.description(flags).about("make", what())?;
+            if Some(&made.descriptions()) == objects.pipe_ends.get(&index) {
+                // Of thousands of pipes, both of our own ends would use up the limit.
+                objects.pipes.remove(&index);
+            }
+            fd
         }
         Capability::Fifo(fifo) => {
             let held = objects.fifos.get(&fifo.pipe.index()).ok_or(missing).about("make", what())?;

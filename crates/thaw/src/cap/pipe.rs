@@ -14,6 +14,8 @@ pub(super) struct Made {
     writer: OwnedFd,
     reader_used: bool,
     writer_used: bool,
+    /// How many descriptions of it were made.
+    descriptions: usize,
 }
 
 /// Makes a pipe and puts its content into it.
@@ -21,7 +23,7 @@ pub(super) fn make(pipe: &Pipe) -> Result<Made> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     set_capacity(&writer, pipe.capacity_bytes)?;
     fill(&writer, pipe)?;
-    Ok(Made { reader, writer, reader_used: false, writer_used: false })
+    Ok(Made { reader, writer, reader_used: false, writer_used: false, descriptions: 0 })
 }
 
 /// Sets the capacity, if it is not right already.
@@ -63,6 +65,7 @@ pub(super) fn fill(writer: impl AsFd, pipe: &Pipe) -> Result<()> {
 impl Made {
     /// Makes a description of one end, or of both.
     pub(super) fn description(&mut self, flags: u32) -> Result<OwnedFd> {
+        self.descriptions += 1;
         let mode = OFlags::from_bits_retain(flags) & OFlags::RWMODE;
         let (end, used) = match mode {
             OFlags::RDONLY => (&self.reader, &mut self.reader_used),
@@ -76,6 +79,11 @@ impl Made {
         let fd = end.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?;
         file::set_status(&fd, flags)?;
         Ok(fd)
+    }
+
+    /// Returns how many descriptions of it were made so far.
+    pub(super) fn descriptions(&self) -> usize {
+        self.descriptions
     }
 }
 
