@@ -29,10 +29,9 @@ fn capture_thread(
     let leader = pd::credentials(&process.status, facts.securebits);
     let rseq = ptrace::rseq_configuration(tid).unwrap_or_default();
     let (robust_head, robust_len) = sched::robust_list(tid).unwrap_or((0, 0));
-    let name = proc::read(tid, "comm")?;
     Ok(Thread {
         tid: Tid::new(thread.inner),
-        name: BytePath::new(name.strip_suffix(b"\n").unwrap_or(&name)),
+        name: BytePath::new(status.name),
         registers: Registers::from(outside_of_critical_section(process.pid, &thread.registers, rseq.address)),
         restart: restart(thread),
         xstate: ptrace::xstate(tid)?,

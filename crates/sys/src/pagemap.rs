@@ -95,7 +95,9 @@ impl Pagemap {
             }
         };
         if self.scan {
-            let mut regions = vec![PageRegion::default(); 1024];
+            // Most mappings are small, and a process may have thousands: a buffer for all their pages is cheaper.
+            let pages = usize::try_from((end - start) / 4096).unwrap_or(usize::MAX);
+            let mut regions = vec![PageRegion::default(); pages.clamp(1, 1024)];
             let mut at = start;
             while at < end {
                 let (count, walked) = self.scan_once(at, end, 0, &mut regions)?;

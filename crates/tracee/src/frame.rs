@@ -135,9 +135,9 @@ pub fn restarted(registers: &[u64; REGISTER_WORDS]) -> [u64; REGISTER_WORDS] {
 /// Only the main stack and stacks with a guard below are; those of goroutines and fibers lie in heaps, and the map
 /// does not show where they end.
 pub(crate) fn room_on_stack(stack_pointer: u64, len_bytes: u64, mappings: &[Mapping]) -> Option<u64> {
-    let holds = |mapping: &Mapping| mapping.start <= stack_pointer && stack_pointer < mapping.end;
-    let index = mappings.iter().position(holds)?;
-    let mapping = &mappings[index];
+    // They are in ascending order, and thousands of threads have thousands of stacks.
+    let index = mappings.partition_point(|mapping| mapping.end <= stack_pointer);
+    let mapping = mappings.get(index).filter(|mapping| mapping.start <= stack_pointer)?;
     let guarded = index > 0 && {
         let below = &mappings[index - 1];
         below.end == mapping.start && !below.read && !below.write && !below.execute

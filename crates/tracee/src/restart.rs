@@ -4,6 +4,7 @@
 //! not: they return EINTR to any interruption, a ptrace stop among them (signal(7), "Interruption of system calls
 //! and library functions by stop signals"). The thread is made to issue them again.
 
+use frost_sys::proc::Call;
 use frost_sys::ptrace::REGISTER_WORDS;
 
 /// Index of `rax` in the registers.
@@ -58,23 +59,28 @@ pub fn stopped_with_eintr(registers: &[u64; REGISTER_WORDS]) -> bool {
     registers[RAX] as i64 == -i64::from(libc::EINTR) && returns_eintr(registers[ORIG_RAX])
 }
 
-/// Returns whether call `nr` can take a relative timeout that is lost with its thread.
-pub fn may_have_timeout(nr: u64) -> bool {
-    matches!(
-        nr as libc::c_long,
-        libc::SYS_nanosleep
-            | libc::SYS_clock_nanosleep
-            | libc::SYS_poll
-            | libc::SYS_epoll_wait
-            | libc::SYS_epoll_pwait
-            | libc::SYS_epoll_pwait2
-            | libc::SYS_semtimedop
-            | libc::SYS_rt_sigtimedwait
-            | libc::SYS_futex
-            // A call that was stopped before shows as this, whatever it was.
-            | libc::SYS_restart_syscall
-    )
+/// Returns whether a call may have a relative timeout that is lost with its thread.
+///
+/// Of thousands of threads most wait for a lock, without one; to ask when each fell asleep would take longer than to
+/// stop it.
+pub fn may_have_timeout(call: &Call) -> bool {
+    let [_, second, third, fourth, ..] = call.args;
+    let for_ever = |millis: u64| (millis as u32 as i32) < 0;
+    match call.nr as libc::c_long {
+        libc::SYS_nanosleep | libc::SYS_clock_nanosleep => true,
+        libc::SYS_poll => !for_ever(third),
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => !for_ever(fourth),
+        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => fourth != 0,
+        libc::SYS_rt_sigtimedwait => third != 0,
+        // FUTEX_WAIT; all other operations that wait take an absolute time.
+        libc::SYS_futex => second & FUTEX_CMD_MASK == libc::FUTEX_WAIT as u64 && fourth != 0,
+        // A call that was stopped before shows as this, whatever it was.
+        libc::SYS_restart_syscall => true,
+        _ => false,
+    }
 }
+
+const FUTEX_CMD_MASK: u64 = 0x7f;
 
 /// Returns the registers with which the call is issued again.
 pub fn reissued(registers: &[u64; REGISTER_WORDS]) -> [u64; REGISTER_WORDS] {
@@ -167,6 +173,24 @@ mod tests {
         // mov $7, %rax
         assert_eq!(loaded_number(&[0x48, 0xc7, 0xc0, 7, 0, 0, 0]), Some(7));
         assert_eq!(loaded_number(&[0x90; 8]), None);
+    }
+
+    #[test]
+    fn only_what_can_time_out_has_a_timeout() {
+        let call = |nr: libc::c_long, args| Call { nr: nr as u64, args };
+        let private_wait = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as u64;
+        for (expected, call) in [
+            (false, call(libc::SYS_futex, [8, private_wait, 0, 0, 0, 0])),
+            (true, call(libc::SYS_futex, [8, private_wait, 0, 16, 0, 0])),
+            (false, call(libc::SYS_futex, [8, libc::FUTEX_WAIT_BITSET as u64, 0, 16, 0, 0])),
+            (false, call(libc::SYS_poll, [8, 1, u64::from(u32::MAX), 0, 0, 0])),
+            (true, call(libc::SYS_poll, [8, 1, 1000, 0, 0, 0])),
+            (false, call(libc::SYS_epoll_wait, [3, 8, 1, u64::MAX, 0, 0])),
+            (true, call(libc::SYS_nanosleep, [8, 0, 0, 0, 0, 0])),
+            (false, call(libc::SYS_read, [0; 6])),
+        ] {
+            assert_eq!(may_have_timeout(&call), expected, "{call:?}");
+        }
     }
 
     #[test]

@@ -241,8 +241,17 @@ impl StoppedTree {
             // It may have been killed by someone else meanwhile, which is what we want anyway.
             let _ = rustix::process::pidfd_send_signal(&process.pidfd, rustix::process::Signal::KILL);
         }
-        // As their tracer we are told of each thread's end first; only then is its parent.
-        while ptrace::wait_any(true).is_ok_and(|stop| stop.is_some()) {}
+        // As their tracer we are told of each thread's end first; only then is its parent. Of a leader's end we are told
+        // behind all others'. Each is asked for by its number: a wait for any of them looks at all of them each time.
+        for process in self.processes.iter().rev() {
+            for thread in process.threads.iter().rev() {
+                while let Ok(Some(stop)) = ptrace::wait(thread.tid, true) {
+                    if matches!(stop, Stop::Exited(_) | Stop::Killed(_)) {
+                        break;
+                    }
+                }
+            }
+        }
     }
 
     fn release(&mut self) {
@@ -275,8 +284,11 @@ impl Seizing {
             let mut index = 0;
             while index < order.len() {
                 let pid = order[index];
-                found |= self.seize_process(pid)?;
-                for child in proc::children(pid).unwrap_or_default() {
+                let (fresh, threads) = self.seize_process(pid)?;
+                found |= fresh;
+                let children =
+                    threads.iter().flat_map(|tid| proc::children_of(pid, *tid).unwrap_or_default());
+                for child in children {
                     if self.may_hold_up(child, pid) {
                         postponed = true;
                     } else if known.insert(child) {
@@ -318,11 +330,19 @@ impl Seizing {
         stops && matches!(kcmp::kcmp(parent, child, kcmp::Resource::Vm), Ok(Ordering::Equal))
     }
 
-    /// Seizes the threads of `pid` that are not yet ours; tells whether there were any.
-    fn seize_process(&mut self, pid: i32) -> Result<bool, Error> {
+    /// Seizes the threads of `pid` that are not yet ours; tells whether there were any, and which are to be asked for
+    /// their children: the first, and those that were ours before.
+    ///
+    /// As long as there are new ones another look follows, which asks those: once, when they stand still.
+    fn seize_process(&mut self, pid: i32) -> Result<(bool, Vec<i32>), Error> {
         let mut found = false;
+        let mut parents = Vec::new();
         for tid in proc::threads(pid).unwrap_or_default() {
-            if self.threads.contains_key(&tid) {
+            let known = self.threads.contains_key(&tid);
+            if known || tid == pid {
+                parents.push(tid);
+            }
+            if known {
                 continue;
             }
             match ptrace::seize(tid, Options::SYSGOOD) {
@@ -339,17 +359,17 @@ impl Seizing {
             found = true;
             // The stop itself lets the thread run for a moment, so this is asked before.
             let call = proc::blocked_in(tid);
-            if call.is_some_and(restart::may_have_timeout) {
+            if call.as_ref().is_some_and(restart::may_have_timeout) {
                 self.asleep.extend(Asleep::of(tid).map(|asleep| (tid, asleep)));
             }
             self.threads.insert(tid, (pid, None));
-            if call.is_some_and(restart::returns_eintr) {
+            if call.is_some_and(|call| restart::returns_eintr(call.nr)) {
                 self.delicate.push(tid);
             } else {
                 self.fresh.push(tid);
             }
         }
-        Ok(found)
+        Ok((found, parents))
     }
 
     /// Interrupts all threads that were seized.

@@ -11,7 +11,7 @@ mod timers;
 
 pub use limits::limits;
 pub use maps::{Mapping, VmFlags, bare_mappings, mappings};
-pub use sleep::{Asleep, blocked_in};
+pub use sleep::{Asleep, Call, blocked_in};
 pub use stat::{Stat, stat, thread_stat};
 pub use status::{Status, status};
 pub use timers::{Target, Timer, timers};
@@ -32,7 +32,14 @@ pub fn path(id: i32, name: &str) -> PathBuf {
 /// # Errors
 /// ENOENT or ESRCH if the process is gone.
 pub fn read(id: i32, name: &str) -> Result<Vec<u8>> {
-    let file = rustix::fs::open(path(id, name), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    file(&path(id, name))
+}
+
+/// Reads a whole file of `/proc`, by its path.
+///
+/// These tell no length, and give a page at a time: `std::fs::read` would begin with 32 bytes and need ten calls.
+pub fn file(path: &std::path::Path) -> Result<Vec<u8>> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut bytes = Vec::with_capacity(4096);
     loop {
         bytes.reserve(4096);
@@ -85,16 +92,21 @@ pub fn threads(pid: i32) -> Result<Vec<i32>> {
 pub fn children(pid: i32) -> Result<Vec<i32>> {
     let mut children = Vec::new();
     for tid in threads(pid)? {
-        match read(pid, &format!("task/{tid}/children")) {
-            Ok(text) => children.extend(
-                text.split(|byte| *byte == b' ')
-                    .filter_map(|word| std::str::from_utf8(word).ok()?.trim().parse::<i32>().ok()),
-            ),
-            Err(Errno::NOENT | Errno::SRCH) => {}
-            Err(error) => return Err(error),
-        }
+        children.extend(children_of(pid, tid)?);
     }
     Ok(children)
+}
+
+/// Lists the children of one thread of a process, as [`children`]; none if it is gone.
+pub fn children_of(pid: i32, tid: i32) -> Result<Vec<i32>> {
+    match read(pid, &format!("task/{tid}/children")) {
+        Ok(text) => Ok(text
+            .split(|byte| *byte == b' ')
+            .filter_map(|word| std::str::from_utf8(word).ok()?.trim().parse().ok())
+            .collect()),
+        Err(Errno::NOENT | Errno::SRCH) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Returns the command name of a process, for messages; empty if it is gone.

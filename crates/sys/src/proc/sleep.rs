@@ -81,17 +81,43 @@ fn parse(text: &[u8]) -> Option<i128> {
     Some(whole.parse::<i128>().ok()? * 1_000_000 + fraction.parse::<i128>().ok()?)
 }
 
-/// Returns the number of the system call in which `tid` is blocked; `None` if it runs.
+/// A system call in which a thread is blocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Its number.
+    pub nr: u64,
+    /// Its arguments.
+    pub args: [u64; 6],
+}
+
+/// Returns the system call in which `tid` is blocked; `None` if it runs, or is in none.
 ///
 /// Source: `/proc/TID/syscall`; needs the right to read the thread.
-pub fn blocked_in(tid: i32) -> Option<u64> {
-    let text = super::read(tid, "syscall").ok()?;
-    std::str::from_utf8(&text).ok()?.split_ascii_whitespace().next()?.parse().ok()
+pub fn blocked_in(tid: i32) -> Option<Call> {
+    parse_call(&super::read(tid, "syscall").ok()?)
+}
+
+/// Parses a number and six arguments in hexadecimal; what else there may be are words or -1.
+fn parse_call(text: &[u8]) -> Option<Call> {
+    let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
+    let nr = words.next()?.parse().ok()?;
+    let mut args = [0; 6];
+    for arg in &mut args {
+        *arg = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+    }
+    Some(Call { nr, args })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_are_parsed() {
+        let text = b"202 0x7f1 0x80 0x0 0x0 0x0 0xffffffff 0x7ffe 0x7f2\n";
+        assert_eq!(parse_call(text), Some(Call { nr: 202, args: [0x7f1, 0x80, 0, 0, 0, 0xffff_ffff] }));
+        assert_eq!((parse_call(b"running\n"), parse_call(b"-1 0x7ffe 0x7f2\n")), (None, None));
+    }
 
     #[test]
     fn the_schedulers_clock_is_read() {

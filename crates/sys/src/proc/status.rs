@@ -5,6 +5,8 @@ use rustix::io::Result;
 /// Fields of `/proc/PID/status` of a process or thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
+    /// `Name`: of a thread its own.
+    pub name: Vec<u8>,
     /// `Umask`.
     pub umask: u32,
     /// `Tgid`.
@@ -66,6 +68,10 @@ pub fn status(id: i32) -> Result<Status> {
 fn parse(text: &[u8]) -> Status {
     let mut status = Status::default();
     for line in text.split(|byte| *byte == b'\n') {
+        if let Some(name) = line.strip_prefix(b"Name:\t") {
+            status.name = unescape(name);
+            continue;
+        }
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
         let Ok(value) = std::str::from_utf8(&line[colon + 1..]) else { continue };
         let value = value.trim();
@@ -109,4 +115,38 @@ fn parse(text: &[u8]) -> Status {
 
 fn four(list: &[u32]) -> [u32; 4] {
     core::array::from_fn(|index| list.get(index).copied().unwrap_or(u32::MAX))
+}
+
+/// Decodes `\n` and `\\`, which is all that is escaped in a name (`proc_task_name`, fs/proc/array.c).
+fn unescape(name: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(name.len());
+    let mut bytes = name.iter();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'\\' if bytes.next() == Some(&b'n') => b'\n',
+            byte => *byte,
+        });
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_any_bytes() {
+        let status = parse(b"Name:\t a: \\\\\\n\xff \nUmask:\t0022\n");
+        assert_eq!(status.name, b" a: \\\n\xff ");
+        assert_eq!(status.umask, 0o22);
+    }
+
+    #[test]
+    fn the_kernel_escapes_what_is_decoded() {
+        let named = std::thread::Builder::new().spawn(|| {
+            rustix::thread::set_name(c" a\\b\nc:\\n ").unwrap();
+            status(rustix::thread::gettid().as_raw_nonzero().get()).unwrap().name
+        });
+        assert_eq!(named.unwrap().join().unwrap(), b" a\\b\nc:\\n ");
+    }
 }
