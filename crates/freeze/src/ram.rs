@@ -145,8 +145,8 @@ pub(crate) fn read_exactly_at(file: &OwnedFd, out: &mut [u8], offset: u64) -> Re
     Ok(())
 }
 
-/// Bytes copied at a time: stays in the second-level cache.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes copied at a time: stays in the second-level cache, and is soon touched for the first time.
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// Copies extents into the pack from outside, through a buffer of ours.
 ///

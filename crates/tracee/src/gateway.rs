@@ -49,12 +49,21 @@ impl Gateway {
         let (mut plain, mut pair) = (None, (None, None));
         for mapping in code {
             let bytes = read_mapping(pid, mapping);
-            let find = |pattern: &[u8]| {
-                let at = bytes.windows(pattern.len()).position(|window| window == pattern)?;
-                Some(mapping.start + at as u64)
-            };
-            plain = plain.or_else(|| find(&SYSCALL_RET[..2]));
-            pair = (pair.0.or_else(|| find(&SYSCALL_RET)), pair.1.or_else(|| find(&RESTORER)));
+            // All of them hold a `syscall`, so one pass over some 100 KiB finds them.
+            for at in (1..bytes.len()).filter(|at| bytes[*at - 1..=*at] == SYSCALL_RET[..2]).map(|at| at - 1)
+            {
+                let address = mapping.start + at as u64;
+                plain = plain.or(Some(address));
+                if bytes[at..].starts_with(&SYSCALL_RET) {
+                    pair.0 = pair.0.or(Some(address));
+                }
+                if bytes[..at + 2].ends_with(&RESTORER) {
+                    pair.1 = pair.1.or(Some(address - (RESTORER.len() as u64 - 2)));
+                }
+                if pair.0.is_some() && pair.1.is_some() {
+                    break;
+                }
+            }
             if pair.0.is_some() && pair.1.is_some() {
                 break;
             }
