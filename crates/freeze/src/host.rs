@@ -7,7 +7,9 @@ use rustix::time::ClockId;
 /// Describes this host, as it is for process `pid`. `xstate` is the xsave area of any thread, which tells what this processor saves.
 pub(crate) fn describe(pid: i32, xstate: &[u8]) -> Host {
     let uname = rustix::system::uname();
-    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let text = |path: &str| {
+        String::from_utf8_lossy(&frost_sys::proc::file(path.as_ref()).unwrap_or_default()).into_owned()
+    };
     let info = text("/proc/cpuinfo");
     let flags = info
         .lines()

@@ -28,8 +28,7 @@ impl FdInfo {
     /// Reads that of a descriptor of ours.
     pub fn of_ours(fd: impl AsFd) -> Result<Self> {
         let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
-        let bytes = std::fs::read(path)
-            .map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO))?;
+        let bytes = proc::file(path.as_ref())?;
         Ok(Self(String::from_utf8_lossy(&bytes).into_owned()))
     }
 

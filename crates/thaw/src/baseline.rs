@@ -7,6 +7,7 @@ use frost_model::pd::{Credentials, Limit};
 use frost_sys::proc;
 use frost_sys::sched::{self, SchedAttr};
 use frost_sys::time;
+use std::path::Path;
 
 /// The number of resource limits (RLIM_NLIMITS).
 pub(crate) const LIMITS: usize = 16;
@@ -39,8 +40,7 @@ pub(crate) struct Baseline {
 }
 
 fn text(name: &str) -> rustix::io::Result<String> {
-    let bytes = std::fs::read(format!("/proc/self/{name}"))
-        .map_err(|error| rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))?;
+    let bytes = proc::file(&Path::new("/proc/self").join(name))?;
     Ok(String::from_utf8_lossy(bytes.trim_ascii()).into_owned())
 }
 

@@ -16,7 +16,8 @@ pub(crate) fn own() -> Option<&'static Own> {
 }
 
 fn read() -> Option<Own> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let maps = frost_sys::proc::file("/proc/self/maps".as_ref()).ok()?;
+    let maps = String::from_utf8_lossy(&maps);
     let line = maps.lines().find(|line| line.ends_with("[vdso]"))?;
     let (start, end) = line.split_whitespace().next()?.split_once('-')?;
     let start = u64::from_str_radix(start, 16).ok()?;

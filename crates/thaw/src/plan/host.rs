@@ -107,7 +107,8 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, baseline: &Baseline) -> Vec<Obs
             "thaw it on a machine with a processor like the old one",
         ));
     }
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let info = frost_sys::proc::file("/proc/cpuinfo".as_ref()).unwrap_or_default();
+    let info = String::from_utf8_lossy(&info);
     let flags = info.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':'));
     let ours: HashSet<&str> = flags.map_or("", |(_, flags)| flags).split_ascii_whitespace().collect();
     let missing: Vec<&str> = host
