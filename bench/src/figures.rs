@@ -3,6 +3,7 @@
 use crate::machine::Machine;
 use crate::program::{Program, end_thawed, frost, peak};
 use crate::report::{Report, Sample};
+use crate::shape::Shape;
 use crate::{Run, memory};
 use std::io;
 use std::path::Path;
@@ -10,16 +11,28 @@ use std::time::Duration;
 
 /// A program of 4 MiB, as small as real ones get.
 const SMALL: usize = 4 << 20;
+/// So much of one thing that what grows faster than it shows.
+const MANY: [(&str, Shape); 4] = [
+    ("threads", Shape { threads: 10_000, ..NOTHING }),
+    ("processes", Shape { processes: 200, ..NOTHING }),
+    ("mappings", Shape { mappings: 10_000, ..NOTHING }),
+    ("descriptors", Shape { descriptors: 9_000, ..NOTHING }),
+];
+const NOTHING: Shape =
+    Shape { bytes: 0, threads: 0, processes: 0, mappings: 0, descriptors: 0, dependent: false };
 /// Above this, half of the rounds are enough.
 const LARGE: usize = 1 << 30;
 
 /// Measures all figures and prints the table.
 pub(crate) fn run(run: &Run) -> io::Result<()> {
     std::fs::create_dir_all(&run.directory)?;
+    // What is orphaned is ours to collect: init takes its time, and a thaw waits until its numbers are free.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let version = frost(&run.frost, &run.directory, &["--version"])?.1;
     let machine = Machine::describe(&run.directory, version.trim().to_owned());
     let mut bench = Bench { run, report: Report::create(&run.results, &machine)? };
     bench.small()?;
+    bench.many()?;
     for mib in &run.sizes {
         bench.large(mib << 20)?;
     }
@@ -50,26 +63,58 @@ impl Bench<'_> {
         &self.run.directory
     }
 
-    /// Freezes and thaws a program of `len_bytes` once; returns both times.
-    fn round_trip(&self, len_bytes: usize) -> io::Result<(Duration, Duration)> {
-        let program = Program::start(len_bytes)?;
+    /// Freezes and thaws a program once; returns both times, and how long it took to make what it has.
+    fn round_trip(&self, shape: Shape) -> io::Result<(Duration, Duration, Duration)> {
+        let program = Program::start(shape)?;
+        let made = program.made();
         let (freeze, _) = self.frost(&["freeze", &program.pid().to_string(), "--to", "bench", "--json"])?;
         program.reap()?;
         let (thaw, record) = self.frost(&["thaw", "bench", "--json"])?;
         end_thawed(&record)?;
         self.frost(&["rm", "bench"])?;
-        Ok((freeze, thaw))
+        Ok((freeze, thaw, made))
     }
 
     fn small(&mut self) -> io::Result<()> {
         for round in 0..=self.run.rounds * 2 {
-            let (floor, _) = self.frost(&["--version"])?;
-            let (freeze, thaw) = self.round_trip(SMALL)?;
+            let (start, _) = self.frost(&["--version"])?;
+            let floor = self.floor(SMALL)?;
+            let (freeze, thaw, _) = self.round_trip(Shape { bytes: SMALL, ..NOTHING })?;
             // The first round only warms up.
             if round > 0 {
-                for (figure, ours) in [("freeze-4M", freeze), ("thaw-4M", thaw)] {
-                    self.time(figure, "floor", round, floor)?;
-                    self.time(figure, "frost", round, ours)?;
+                self.time("start", "frost", round, start)?;
+                self.time("freeze-4M", "floor", round, floor.0)?;
+                self.time("freeze-4M", "frost", round, freeze)?;
+                self.time("thaw-4M", "floor", round, floor.1)?;
+                self.time("thaw-4M", "frost", round, thaw)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Programs that have much of one thing: the floor is the time in which they made it.
+    fn many(&mut self) -> io::Result<()> {
+        for (what, whole) in MANY {
+            for part in self.run.parts.clone() {
+                let of = |count: usize| (count as f64 * part) as usize;
+                let shape = Shape {
+                    bytes: 0,
+                    threads: of(whole.threads),
+                    processes: of(whole.processes),
+                    mappings: of(whole.mappings),
+                    descriptors: of(whole.descriptors),
+                    dependent: false,
+                };
+                let count = shape.threads + shape.processes + shape.mappings + shape.descriptors;
+                for round in 0..=self.run.rounds.div_ceil(2) {
+                    let (freeze, thaw, made) = self.round_trip(shape)?;
+                    if round > 0 {
+                        for (figure, ours) in [("freeze", freeze), ("thaw", thaw)] {
+                            let figure = format!("{figure}-{count}-{what}");
+                            self.time(&figure, "floor", round, made)?;
+                            self.time(&figure, "frost", round, ours)?;
+                        }
+                    }
                 }
             }
         }
@@ -85,9 +130,9 @@ impl Bench<'_> {
             // take turns at that, too.
             let (floor, ours) = if round % 2 == 0 {
                 let floor = self.floor(len_bytes)?;
-                (floor, self.round_trip(len_bytes)?)
+                (floor, self.round_trip(Shape { bytes: len_bytes, ..NOTHING })?)
             } else {
-                let ours = self.round_trip(len_bytes)?;
+                let ours = self.round_trip(Shape { bytes: len_bytes, ..NOTHING })?;
                 (self.floor(len_bytes)?, ours)
             };
             if round > 0 {
@@ -114,7 +159,7 @@ impl Bench<'_> {
     /// The memory that frost itself takes, of all its processes the greatest.
     fn peak(&mut self, len_bytes: usize) -> io::Result<()> {
         for round in 0..3 {
-            let program = Program::start(len_bytes)?;
+            let program = Program::start(Shape { bytes: len_bytes, ..NOTHING })?;
             let pid = program.pid().to_string();
             let (freeze, _) =
                 peak(&self.run.frost, self.directory(), &["freeze", &pid, "--to", "bench", "--json"], false)?;

@@ -4,7 +4,9 @@
 //! |---|---|---|---|
 //! | `freeze-SIZE` | start of `frost freeze` | its end: image synced, program gone | write and fsync of as much |
 //! | `thaw-SIZE` | start of `frost thaw` | its end: program runs | reading as much into huge pages |
-//! | `freeze-4M`, `thaw-4M` | the same | the same | starting `frost --version` |
+//! | `freeze-4M`, `thaw-4M` | the same | the same | writing and syncing, reading as much |
+//! | `start` | start of `frost --version` | its end | |
+//! | `freeze-N-threads` and so on | as above | as above | making so many, in the program itself |
 //! | `peak-freeze`, `peak-thaw` | | greatest resident set of any process of frost, bytes | |
 //!
 //! The memory is incompressible. Floor and ours take turns in one run, on one file system; what was written stays in
@@ -16,6 +18,7 @@ mod machine;
 mod memory;
 mod program;
 mod report;
+mod shape;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -33,12 +36,9 @@ struct Arguments {
 enum Mode {
     /// Measures all figures
     Run(Run),
-    /// Is the program that is frozen: fills its memory, says `ready`, and sleeps
+    /// Is the program that is frozen: becomes what it is to be, says `ready`, and sleeps
     #[command(hide = true)]
-    Program {
-        /// How much memory it holds
-        bytes: usize,
-    },
+    Program(shape::Shape),
     /// Runs a command, waits for it and all that it left behind, and prints the greatest resident set of any
     #[command(hide = true)]
     Peak {
@@ -69,12 +69,15 @@ struct Run {
     /// The sizes of the large programs in MiB
     #[arg(long, value_delimiter = ',', default_value = "512,4096")]
     sizes: Vec<usize>,
+    /// The parts of 10,000 threads, 200 processes, 10,000 mappings and 9,000 descriptors that are measured
+    #[arg(long, value_delimiter = ',', default_value = "0.25,0.5,1")]
+    parts: Vec<f64>,
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().mode {
         Mode::Run(run) => figures::run(&run),
-        Mode::Program { bytes } => memory::be_a_program(bytes),
+        Mode::Program(shape) => shape.be(),
         Mode::Peak { command_only, command } => program::print_peak(&command, command_only),
     };
     match outcome {

@@ -1,6 +1,6 @@
 //! Incompressible memory, and the floors: writing it to a file, and reading it back into huge pages.
 
-use frost_sys::own::{Anonymous, HUGE_PAGE_BYTES};
+use frost_sys::own::Anonymous;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -20,17 +20,6 @@ pub(crate) fn incompressible(len_bytes: usize) -> io::Result<Anonymous> {
     Ok(memory)
 }
 
-/// Is the program that is frozen.
-pub(crate) fn be_a_program(len_bytes: usize) -> io::Result<()> {
-    let memory = incompressible(len_bytes)?;
-    println!("ready");
-    io::stdout().flush()?;
-    loop {
-        std::thread::sleep(Duration::from_secs(3600));
-        std::hint::black_box(&memory[..]);
-    }
-}
-
 /// The floor of a freeze: writes `memory` to a new file and syncs it.
 pub(crate) fn write_and_sync(memory: &[u8], path: &Path) -> io::Result<Duration> {
     let began = Instant::now();
@@ -45,12 +34,8 @@ pub(crate) fn read_into_huge_pages(path: &Path, len_bytes: usize) -> io::Result<
     let began = Instant::now();
     let mut file = File::open(path)?;
     let mut memory = Anonymous::map(len_bytes)?;
-    for offset in (0..len_bytes).step_by(HUGE_PAGE_BYTES) {
-        let end = len_bytes.min(offset + HUGE_PAGE_BYTES);
-        // No huge page is free, or the last part is less than one: then small pages do.
-        let _ = memory.collapse(offset, end - offset);
-        file.read_exact(&mut memory[offset..end])?;
-    }
+    memory.prefer_huge_pages()?;
+    file.read_exact(&mut memory)?;
     let elapsed = began.elapsed();
     std::hint::black_box(&memory[..]);
     Ok(elapsed)

@@ -1,5 +1,6 @@
 //! The program that is frozen and thawed, and the commands that do it.
 
+use crate::shape::Shape;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, wait};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -10,13 +11,14 @@ use std::time::{Duration, Instant};
 /// The program, running as a child of ours in a session of its own.
 pub(crate) struct Program {
     child: Child,
+    made: Duration,
 }
 
 impl Program {
-    /// Starts it and waits until its memory is filled.
-    pub(crate) fn start(len_bytes: usize) -> io::Result<Self> {
+    /// Starts it and waits until it is what it is to be.
+    pub(crate) fn start(shape: Shape) -> io::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["program", &len_bytes.to_string()])
+            .args(shape.arguments())
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -26,11 +28,15 @@ impl Program {
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;
         }
-        if line.trim() == "ready" {
-            Ok(Self { child })
-        } else {
-            Err(io::Error::other("the program did not start"))
+        match line.trim().strip_prefix("ready ").and_then(|us| us.parse().ok()) {
+            Some(us) => Ok(Self { child, made: Duration::from_micros(us) }),
+            None => Err(io::Error::other("the program did not start")),
         }
+    }
+
+    /// How long it took to make what it has.
+    pub(crate) fn made(&self) -> Duration {
+        self.made
     }
 
     /// Its pid.
@@ -41,7 +47,10 @@ impl Program {
     /// Ends it if it runs, and reaps it, so that its pid is free.
     pub(crate) fn reap(mut self) -> io::Result<()> {
         let _ = self.child.kill();
-        self.child.wait().map(drop)
+        self.child.wait()?;
+        // Its children were killed with it.
+        while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
+        Ok(())
     }
 }
 
@@ -77,10 +86,11 @@ pub(crate) fn end_thawed(record: &str) -> io::Result<()> {
         if Instant::now() > deadline {
             return Err(io::Error::other(format!("process {} does not go away", pid.as_raw_nonzero())));
         }
-        // It is ours if it was orphaned below a subreaper that we are.
-        let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+        while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
         std::thread::sleep(Duration::from_millis(1));
     }
+    // Its children end with it.
+    while wait(WaitOptions::empty()).is_ok() {}
     Ok(())
 }
 

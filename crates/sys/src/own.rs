@@ -45,27 +45,31 @@ impl Anonymous {
         Ok(Self { start, len_bytes, mapped, mapped_bytes })
     }
 
-    /// Puts the range of whole huge pages at `offset` into huge pages, whether or not it was touched.
+    /// Asks for huge pages, which the kernel then gives at the first touch where it has some.
     ///
     /// # Errors
-    /// EINVAL if the range is not of whole huge pages inside, or the kernel lacks MADV_COLLAPSE (Linux 6.1); EAGAIN
-    /// and ENOMEM if no huge page is free.
-    pub fn collapse(&mut self, offset: usize, len_bytes: usize) -> Result<()> {
-        /// `include/uapi/asm-generic/mman-common.h`.
-        const MADV_COLLAPSE: libc::c_int = 25;
-        let inside = offset.checked_add(len_bytes).is_some_and(|end| end <= self.len_bytes);
-        if !inside || !offset.is_multiple_of(HUGE_PAGE_BYTES) || !len_bytes.is_multiple_of(HUGE_PAGE_BYTES) {
-            return Err(rustix::io::Errno::INVAL);
+    /// EINVAL if the kernel has none (CONFIG_TRANSPARENT_HUGEPAGE).
+    pub fn prefer_huge_pages(&mut self) -> Result<()> {
+        // SAFETY: the range is our mapping, and the call leaves its content as it is.
+        unsafe {
+            rustix::mm::madvise(self.start.as_ptr().cast(), self.len_bytes, rustix::mm::Advice::LinuxHugepage)
         }
-        // Without a page table there is nothing to collapse.
-        for page in self[offset..offset + len_bytes].chunks_mut(HUGE_PAGE_BYTES) {
-            page[0] = page[0].wrapping_add(0);
-        }
-        // SAFETY: the range lies in our mapping, and the call leaves its content as it is.
-        let result =
-            unsafe { libc::madvise(self.start.as_ptr().add(offset).cast(), len_bytes, MADV_COLLAPSE) };
-        check(libc::c_long::from(result)).map(drop)
     }
+}
+
+/// Maps `count` regions of one page, for the life of the process; none has the rights of its neighbours, so the kernel
+/// keeps them apart.
+pub fn map_patchwork(count: usize) -> Result<()> {
+    const PAGE: usize = 4096;
+    let memory = Anonymous::map(count * PAGE)?;
+    for index in (0..count).step_by(2) {
+        // SAFETY: the page lies in our mapping, which nobody reads or writes: it is forgotten below.
+        let page = unsafe { memory.start.as_ptr().add(index * PAGE) };
+        // SAFETY: as above.
+        unsafe { rustix::mm::mprotect(page.cast(), PAGE, rustix::mm::MprotectFlags::READ) }?;
+    }
+    std::mem::forget(memory);
+    Ok(())
 }
 
 impl Deref for Anonymous {
@@ -164,16 +168,9 @@ mod tests {
         let mut memory = Anonymous::map(3 * HUGE_PAGE_BYTES).unwrap();
         assert!(memory.as_ptr().addr().is_multiple_of(HUGE_PAGE_BYTES));
         assert!(memory.iter().step_by(4096).all(|byte| *byte == 0));
-        memory[HUGE_PAGE_BYTES] = 7;
         // Whether there are huge pages depends on the machine; the content does not.
-        let _ = memory.collapse(HUGE_PAGE_BYTES, HUGE_PAGE_BYTES);
-        assert_eq!(memory[HUGE_PAGE_BYTES], 7);
-    }
-
-    #[test]
-    fn a_range_beyond_the_end_is_refused() {
-        let mut memory = Anonymous::map(HUGE_PAGE_BYTES).unwrap();
-        assert!(memory.collapse(HUGE_PAGE_BYTES, HUGE_PAGE_BYTES).is_err());
-        assert!(memory.collapse(usize::MAX, HUGE_PAGE_BYTES).is_err());
+        let _ = memory.prefer_huge_pages();
+        memory[HUGE_PAGE_BYTES] = 7;
+        assert_eq!((memory[HUGE_PAGE_BYTES - 1], memory[HUGE_PAGE_BYTES]), (0, 7));
     }
 }
