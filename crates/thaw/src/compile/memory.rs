@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::layout::{self, Gaps};
 use crate::script::{Script, Subject};
 use crate::stage::Stage;
-use frost_model::ram::{DataspaceKind, Pages};
+use frost_model::ram::{DataspaceKind, Pages, Run};
 use frost_model::rm::{Attachment, Protection, Region, SpecialRegion};
 use frost_model::{PAGE_SIZE, Process};
 
@@ -204,7 +204,11 @@ impl Compiler<'_> {
 
     /// Reads pages from the pack to `address` on.
     fn fill(&mut self, script: &mut Script, address: u64, pages: &Pages, huge: bool) {
-        let pack = self.numbers.pack as u64;
+        if huge && let Some(first) = pages.runs.first() {
+            for (start, end) in huge_ranges(address, &pages.runs) {
+                self.make_huge(script, start, end - start, first.pack_offset);
+            }
+        }
         // Parts that follow each other in the pack, read by one call.
         let mut parts: Vec<u64> = Vec::new();
         let mut from = 0;
@@ -215,21 +219,7 @@ impl Compiler<'_> {
             let mut at = start;
             while at < end {
                 let pack_at = run.pack_offset + (at - start);
-                if huge && at.is_multiple_of(HUGE) && end - at >= HUGE {
-                    let len = (end - at).min(MOST) / HUGE * HUGE;
-                    self.make_huge(script, at, len, pack_at);
-                    script.transfer(libc::SYS_pread64, &[pack, at, len, pack_at], len);
-                    at += len;
-                    continue;
-                }
-                let mut stop = end.min(at + MOST);
-                if huge && end - at > HUGE {
-                    let boundary = (at + 1).next_multiple_of(HUGE);
-                    if end - boundary.min(end) >= HUGE {
-                        stop = stop.min(boundary);
-                    }
-                }
-                let part = stop - at;
+                let part = MOST.min(end - at);
                 let follows = from + len == pack_at;
                 if !parts.is_empty() && (!follows || parts.len() / 2 >= MOST_PARTS || len + part > MOST) {
                     self.read_parts(script, &parts, from, len);
@@ -240,7 +230,7 @@ impl Compiler<'_> {
                 }
                 parts.extend([at, part]);
                 len += part;
-                at = stop;
+                at += part;
             }
         }
         if !parts.is_empty() {
@@ -250,7 +240,7 @@ impl Compiler<'_> {
 
     /// Puts a range of whole huge pages, not yet touched, into huge pages.
     fn make_huge(&mut self, script: &mut Script, address: u64, len_bytes: u64, pack_at: u64) {
-        // A byte of the pack into the first page of each; at most half of IOV_MAX, since len_bytes is at most 1 GiB.
+        // Any bytes of the pack, one into the first page of each; at most half of IOV_MAX for 1 GiB.
         let touches: Vec<u64> =
             (address..address + len_bytes).step_by(HUGE as usize).flat_map(|at| [at, 1]).collect();
         let count = touches.len() as u64 / 2;
@@ -309,5 +299,51 @@ impl Compiler<'_> {
         if flags.sealed {
             script.call(SYS_MSEAL, &[whole[0], whole[1], 0]);
         }
+    }
+}
+
+/// Returns the ranges of whole huge pages that runs cover, each of at most 1 GiB; where in the pack the runs lie does
+/// not matter.
+fn huge_ranges(address: u64, runs: &[Run]) -> Vec<(u64, u64)> {
+    let mut covered: Vec<(u64, u64)> = Vec::new();
+    for run in runs {
+        let (start, end) = (address + run.offset, address + run.offset + run.len_bytes);
+        match covered.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => covered.push((start, end)),
+        }
+    }
+    let whole = covered.into_iter().map(|(start, end)| (start.next_multiple_of(HUGE), end / HUGE * HUGE));
+    whole
+        .filter(|(start, end)| start < end)
+        .flat_map(|(start, end)| (start..end).step_by(MOST as usize).map(move |at| (at, end.min(at + MOST))))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_huge_pages_are_found_across_runs() {
+        let run = |offset, len_bytes, pack_offset| Run { offset, len_bytes, pack_offset };
+        // 1 MiB in front of a boundary; 2 MiB whose first page lies elsewhere in the pack; a hole; 2.5 GiB.
+        let start = HUGE / 2;
+        let address = 1 << 40;
+        let runs = [
+            run(start, HUGE / 2, 0),
+            run(HUGE, 4096, 99 * 4096),
+            run(HUGE + 4096, HUGE - 4096, HUGE),
+            run(4 * HUGE - 4096, 4096 + (5 << 29), 4 * HUGE),
+        ];
+        let large = address + 4 * HUGE;
+        let expected = vec![
+            (address + HUGE, address + 2 * HUGE),
+            (large, large + MOST),
+            (large + MOST, large + 2 * MOST),
+            (large + 2 * MOST, large + (5 << 29)),
+        ];
+        assert_eq!(huge_ranges(address, &runs), expected);
+        assert_eq!(huge_ranges(4096, &[run(0, HUGE, 0)]), vec![]);
     }
 }
