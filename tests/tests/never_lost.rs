@@ -203,7 +203,15 @@ fn thaw_fault_at_each_stage(kind: &str, who: Who) {
         let Some(scene) = Scene::new(who) else { return };
         let mut traveller = set_out(
             &scene,
-            ["tree_zombies", "tree_sessions", "pipe_stream", "thread_local_storage"][index % 4],
+            [
+                "tree_zombies",
+                "tree_sessions",
+                "pipe_stream",
+                "thread_local_storage",
+                "sysv_segment",
+                "sysv_semaphore_undo",
+                "sysv_queue_waiters",
+            ][index % 7],
         );
         traveller.freeze();
         let fault = format!("{}:{kind}", stage.name());

@@ -78,19 +78,11 @@ fn each_victim_makes_its_journeys() {
 }
 
 /// Those that go through what no other does.
-const SPECIAL: &[&str] = &["vfork_lasting", "outside_pipe", "restart_semtimedop"];
+const SPECIAL: &[&str] = &["vfork_lasting", "outside_pipe"];
 
 #[test]
 fn a_lasting_vfork_is_told_by_name() {
     journey::unstoppable(binary(), "vfork_lasting", "vfork");
-}
-
-/// A set of semaphores belongs to the machine, not to the program, so the two halves of a copy would share it.
-#[test]
-fn a_wait_for_semaphores_goes_on() {
-    journey::unfrozen(binary(), "restart_semtimedop");
-    journey::thawed(binary(), "restart_semtimedop", Who::Myself);
-    journey::twice(binary(), "restart_semtimedop");
 }
 
 /// Standard input and output are pipes of the harness, whose other ends no thaw can find again: the program sees an
@@ -220,6 +212,7 @@ carried! {
     restart_epoll_wait_timeout
     restart_epoll_pwait2_timeout
     restart_sigtimedwait
+    restart_semtimedop
     restart_recv_timeout
     restart_poll
     restart_select
@@ -253,6 +246,19 @@ carried! {
     signals_alternate_stack
     signals_in_handler
     signals_ignored_stop
+    sysv_segment
+    sysv_segment_key
+    sysv_segment_parts
+    sysv_segment_removed
+    sysv_segment_detached
+    sysv_segments_many
+    sysv_semaphores
+    sysv_semaphore_waiters
+    sysv_semaphore_undo
+    sysv_queue_empty
+    sysv_queue_half_full
+    sysv_queue_full
+    sysv_queue_waiters
     tcp_listening
     tcp_listening_v6
     tcp_options

@@ -31,6 +31,7 @@ mod restart;
 mod shared;
 mod signalfd;
 mod signals;
+mod sysv;
 mod tcp;
 mod thread;
 mod timerfd;
@@ -70,6 +71,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         shared::VICTIMS,
         signalfd::VICTIMS,
         signals::VICTIMS,
+        sysv::VICTIMS,
         tcp::VICTIMS,
         thread::VICTIMS,
         timerfd::VICTIMS,

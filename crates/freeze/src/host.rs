@@ -27,6 +27,7 @@ pub(crate) fn describe(pid: i32, xstate: &[u8]) -> Host {
         uid: euid.as_raw(),
         privileged: euid.is_root(),
         pid_namespace: namespace("self") != namespace(&pid.to_string()),
+        ipc_namespace: !crate::cap::sysv::shares_namespace(pid),
     }
 }
 

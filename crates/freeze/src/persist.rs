@@ -1,6 +1,6 @@
 //! The life of a freeze, in its guardian.
 
-use crate::cap::{Captured, Motion};
+use crate::cap::{Captured, Motion, sysv};
 use crate::difference::Earlier;
 use crate::failure::{Failure, FailureKind};
 use crate::inner::{self, ProcessFacts};
@@ -9,7 +9,7 @@ use crate::survey::{self, Seen};
 use crate::{Frozen, Options, cpu, deposit, file, host, pd, ram, rm};
 use frost_model::cap::Capability;
 use frost_model::clock::Clocks;
-use frost_model::id::{DataspaceId, DescriptionId};
+use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::pd::Descriptor;
 use frost_model::ram::Pages;
 use frost_model::rm::{PageRange, Region, RmState};
@@ -121,7 +121,8 @@ pub(crate) fn run(
     tracing::info!(processes = tree.processes().len(), "process {pid} and its descendants stand still");
     let clocks = host::clocks(pid);
     freeze.step("freeze.stop")?;
-    let (checkpoint, written) = capture(&mut freeze, &tree, clocks, &mut draft, &mut earlier, options)?;
+    let Captures { checkpoint, written, own } =
+        capture(&mut freeze, &tree, clocks, &mut draft, &mut earlier, options)?;
     let threads = checkpoint.processes.iter().map(|process| process.cpu.threads.len()).sum::<usize>() as u32;
     let mut frozen = Frozen {
         name: name.to_string(),
@@ -161,6 +162,7 @@ pub(crate) fn run(
     if let Some(tree) = stopped.take() {
         if survived {
             tree.kill();
+            sysv::remove(&own);
         }
         frozen.pause_us = pause.elapsed().as_micros() as u64;
         freeze.steps.end("freeze.end");
@@ -171,6 +173,15 @@ pub(crate) fn run(
     Ok(frozen)
 }
 
+/// What a capture gives.
+struct Captures {
+    checkpoint: Checkpoint,
+    /// Files that are open for writing.
+    written: Vec<OwnedFd>,
+    /// System V objects that go with the program.
+    own: Vec<sysv::Own>,
+}
+
 fn capture(
     freeze: &mut Freeze<'_>,
     tree: &StoppedTree,
@@ -178,7 +189,7 @@ fn capture(
     draft: &mut Draft,
     earlier: &mut Option<Earlier>,
     options: Options,
-) -> Result<(Checkpoint, Vec<OwnedFd>), Failure> {
+) -> Result<Captures, Failure> {
     let living: Vec<&StoppedProcess> = tree.processes().iter().filter(|process| !process.zombie).collect();
     let mut maps = Vec::with_capacity(living.len());
     for process in &living {
@@ -228,10 +239,18 @@ fn capture(
             }
         }
     }
-    let mut behind =
-        Referents { dataspaces: BTreeMap::new(), catalog: BTreeMap::new(), descriptions: BTreeMap::new() };
+    let asked: Vec<_> =
+        living.iter().map(|process| (*process, known[&process.pid].mappings.as_slice())).collect();
+    let sysv = sysv::capture(&asked, draft.pack()).map_err(|error| freeze.failed(&error))?;
+    let own = sysv.own.clone();
+    let mut behind = Referents {
+        dataspaces: BTreeMap::new(),
+        catalog: BTreeMap::new(),
+        descriptions: BTreeMap::new(),
+        sysv,
+    };
     behind.learn(&catalog, known.values().flat_map(|known| &known.mappings));
-    let Captured { descriptions, objects, mut dataspaces } =
+    let Captured { descriptions, mut objects, mut dataspaces } =
         catalog.capture(draft.pack(), options.files).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.descriptors")?;
     for (key, object) in &unnamed {
@@ -261,7 +280,9 @@ fn capture(
     freeze.step("freeze.sessions")?;
     copy_memory(tree, &extents, draft).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.memory")?;
-    Ok((Checkpoint { host, clocks, processes, descriptions, objects, dataspaces }, written))
+    behind.sysv.put(&mut objects);
+    let checkpoint = Checkpoint { host, clocks, processes, descriptions, objects, dataspaces };
+    Ok(Captures { checkpoint, written, own })
 }
 
 /// Fills the places that extents have in the pack: each process writes its own where that is sooner and allowed, and
@@ -293,6 +314,7 @@ struct Referents {
     dataspaces: BTreeMap<(u64, u64), DataspaceId>,
     catalog: BTreeMap<(u64, u64), DataspaceId>,
     descriptions: BTreeMap<(u64, u64), DescriptionId>,
+    sysv: sysv::Found,
 }
 
 impl Referents {
@@ -313,6 +335,10 @@ impl Behind for Referents {
 
     fn description(&self, device: u64, inode: u64) -> Option<DescriptionId> {
         self.descriptions.get(&(device, inode)).copied()
+    }
+
+    fn segment(&self, id: i32) -> Option<ObjectId> {
+        self.sysv.segment(id)
     }
 }
 

@@ -226,12 +226,14 @@ fn read_exactly(
     Ok(())
 }
 
+/// A window onto a shared memory object: offset in the object, process, address, length.
+pub(crate) type Window = (u64, i32, u64, u64);
+
 /// A shared memory object that only mappings refer to, and where it can be read.
 #[derive(Debug)]
 pub(crate) struct SharedMemory {
     kind: DataspaceKind,
-    /// Windows onto it: offset in the object, process, address, length.
-    windows: Vec<(u64, i32, u64, u64)>,
+    windows: Vec<Window>,
 }
 
 /// Shared memory objects that no descriptor refers to, by device and inode.
@@ -257,7 +259,17 @@ pub(crate) fn note_shared(found: &mut SharedMemories, pid: i32, mapping: &Mappin
 ///
 /// Its pages need not be in the page tables of any process, so all of each window is read; what is zero stays a hole.
 pub(crate) fn capture_shared(object: &SharedMemory, pack: &mut PackWriter) -> Result<Dataspace, Error> {
-    let mut windows = object.windows.clone();
+    let (pages, len_bytes) = capture_windows(&object.windows, None, pack)?;
+    Ok(Dataspace { kind: object.kind.clone(), len_bytes, pages })
+}
+
+/// Reads shared memory through windows, and returns its content and where they end. `digest` gets what they show.
+pub(crate) fn capture_windows(
+    windows: &[Window],
+    mut digest: Option<&mut blake3::Hasher>,
+    pack: &mut PackWriter,
+) -> Result<(Pages, u64), Error> {
+    let mut windows = windows.to_vec();
     windows.sort_unstable();
     let mut pages = Pages::default();
     let mut end = 0;
@@ -271,12 +283,15 @@ pub(crate) fn capture_shared(object: &SharedMemory, pack: &mut PackWriter) -> Re
             let out = &mut buffer[..want];
             let from = address + (at - offset);
             read_exactly(pid, from, out, |at, out| rustix::io::pread(&mem, out, at))?;
+            if let Some(digest) = digest.as_deref_mut() {
+                digest.update(out);
+            }
             store_nonzero(out, at, pack, &mut pages)?;
             at += want as u64;
         }
         end = end.max(window_end);
     }
-    Ok(Dataspace { kind: object.kind.clone(), len_bytes: end, pages })
+    Ok((pages, end))
 }
 
 fn store_nonzero(bytes: &[u8], offset: u64, pack: &mut PackWriter, pages: &mut Pages) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 use crate::file;
 use frost_model::Obstacle;
 use frost_model::cap::FileRef;
-use frost_model::id::{DataspaceId, DescriptionId};
+use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::path::BytePath;
 use frost_model::rm::{Attachment, Bounds, PageRange, Protection, RegionFlags, SpecialRegion, Vdso};
 use frost_sys::proc::{self, Mapping, Stat};
@@ -26,6 +26,8 @@ pub(crate) enum Backing {
         device: u64,
         inode: u64,
     },
+    /// A System V segment, by its identifier.
+    Segment(i32),
     Special(SpecialRegion),
 }
 
@@ -35,6 +37,8 @@ pub(crate) trait Behind {
     fn dataspace(&self, device: u64, inode: u64) -> Option<DataspaceId>;
     /// A description of a file without a name.
     fn description(&self, device: u64, inode: u64) -> Option<DescriptionId>;
+    /// A System V segment.
+    fn segment(&self, id: i32) -> Option<ObjectId>;
 }
 
 /// Files that were looked at already: a library is mapped some five times in each process.
@@ -74,8 +78,8 @@ pub(crate) fn backing(mapping: &Mapping, files: &mut FileCache) -> Result<Backin
     if inode == 0 && !mapping.shared && (name.is_empty() || name.starts_with(b"[")) {
         return Ok(Backing::Anonymous);
     }
-    if name.starts_with(b"/SYSV") {
-        return refuse("it is a System V shared memory segment", "use POSIX shared memory or a memfd");
+    if let Some(id) = segment_id(mapping) {
+        return Ok(Backing::Segment(id));
     }
     if name == b"/dev/zero (deleted)" || name.starts_with(b"/memfd:") {
         return Ok(Backing::Shared { device, inode });
@@ -94,6 +98,19 @@ pub(crate) fn backing(mapping: &Mapping, files: &mut FileCache) -> Result<Backin
         }
         Err(why) => Err((why.clone(), "make the file reachable by this path again".to_owned())),
     }
+}
+
+/// Returns the identifier of the System V segment that is attached there, which the kernel shows as the inode
+/// (`newseg`, ipc/shm.c).
+pub(crate) fn segment_id(mapping: &Mapping) -> Option<i32> {
+    let named = mapping.name.starts_with(b"/SYSV") && mapping.name.ends_with(file::DELETED) && mapping.shared;
+    named.then(|| i32::try_from(mapping.inode).ok()).flatten()
+}
+
+/// Returns the key that the name of an attachment shows (`SYSV%08x`); 0 if it shows none.
+pub(crate) fn segment_key(mapping: &Mapping) -> i32 {
+    let digits = mapping.name.get(5..13).and_then(|digits| std::str::from_utf8(digits).ok());
+    digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0) as i32
 }
 
 fn look(name: &[u8], mapping: &Mapping) -> Result<FileRef, String> {
@@ -154,6 +171,7 @@ pub(crate) fn attachment(mapping: &Mapping, backing: Backing, behind: &dyn Behin
             let dataspace = behind.dataspace(device, inode)?;
             Attachment::Dataspace { dataspace, offset, shared, may_write }
         }
+        Backing::Segment(id) => Attachment::Segment { segment: behind.segment(id)?, offset, may_write },
         Backing::Deleted { device, inode } => {
             let description = behind.description(device, inode)?;
             Attachment::Description { description, offset, shared, may_write }

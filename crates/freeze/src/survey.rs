@@ -4,7 +4,7 @@ use crate::cap::{Catalog, Motion, Observed};
 use crate::failure::{Failure, FailureKind};
 use crate::rm::{self, Behind, FileCache};
 use crate::{file, target};
-use frost_model::id::{DataspaceId, DescriptionId};
+use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::{Obstacle, Pid};
 use frost_sys::proc::{self, Mapping, Status};
 use rustix::fd::{AsFd, OwnedFd};
@@ -27,6 +27,11 @@ impl Behind for Catalog {
 
     fn description(&self, device: u64, inode: u64) -> Option<DescriptionId> {
         self.description_of(device, inode)
+    }
+
+    fn segment(&self, _id: i32) -> Option<ObjectId> {
+        // They are no descriptors.
+        None
     }
 }
 
@@ -63,6 +68,7 @@ pub(crate) fn look(
     }
     let pids: Vec<_> = seen.iter().map(|process| (process.pid, process.inner)).collect();
     obstacles.extend(target::survey_shared(&pids));
+    obstacles.extend(target::survey_ipc(&pids));
     Ok((catalog, obstacles))
 }
 

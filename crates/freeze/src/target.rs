@@ -142,8 +142,7 @@ pub(crate) fn survey_stop(pid: i32, status: &Status) -> Option<Obstacle> {
 }
 
 /// Namespaces that a thaw does not make, and in which the program must therefore be with us.
-const SHARED_NAMESPACES: [(&str, &str); 4] =
-    [("net", "network"), ("ipc", "IPC"), ("uts", "host name"), ("cgroup", "cgroup")];
+const SHARED_NAMESPACES: [(&str, &str); 3] = [("net", "network"), ("uts", "host name"), ("cgroup", "cgroup")];
 
 /// Lists what is in the way in a process as a whole: nothing here needs it to be stopped.
 pub(crate) fn survey(pid: i32, inner: Pid, status: &Status) -> Vec<Obstacle> {
@@ -201,6 +200,20 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status) -> Vec<Obstacle> {
         add("binary", "it is a 32-bit program, which is not carried".to_owned(), "use a 64-bit build of it");
     }
     obstacles
+}
+
+/// Lists the processes that live in another IPC namespace than the first: a thaw makes at most one.
+pub(crate) fn survey_ipc(pids: &[(i32, Pid)]) -> Vec<Obstacle> {
+    let namespace = |pid: i32| rustix::fs::readlink(proc::path(pid, "ns/ipc"), Vec::new()).ok();
+    let first = pids.first().and_then(|(pid, _)| namespace(*pid));
+    let obstacle = |(pid, inner): &(i32, Pid)| Obstacle {
+        pid: *inner,
+        command: proc::command(*pid),
+        object: "IPC namespace".to_owned(),
+        reason: "it is in another IPC namespace than the root of its tree, as in a container".to_owned(),
+        remedy: "run frost inside of the container".to_owned(),
+    };
+    pids.iter().filter(|(pid, _)| namespace(*pid) != first).map(obstacle).collect()
 }
 
 /// Lists kernel objects that two processes share and that a thaw would make separate.

@@ -7,7 +7,10 @@ use frost_image::{
     Blocks, Digest, Error, FORMAT, Header, ImageId, Instance, MANIFEST_LIMIT_BYTES, Manifest, Name,
     PACK_LIMIT_BYTES, Then, Tree, decode, encode,
 };
-use frost_model::Checkpoint;
+use frost_model::cap::{Ipc, MessageQueue, QueuedMessage, Segment, SemaphoreSet, SemaphoreUndo};
+use frost_model::ram::{Pages, Run};
+use frost_model::rm::Attachment;
+use frost_model::{Checkpoint, ObjectId, Pid};
 use proptest::prelude::*;
 
 /// A manifest file and its header.
@@ -209,6 +212,69 @@ fn a_checkpoint_that_cannot_be_obeyed_is_refused() {
     other.host.architecture = "aarch64".to_owned();
     let (header, _) = written(&other, sample::PACK_BYTES);
     assert_eq!(header.architecture, "aarch64");
+}
+
+/// With one object of System V of each kind, the segment attached.
+fn with_sysv() -> Checkpoint {
+    let mut checkpoint = sample::checkpoint();
+    let ipc = |id| Ipc { id, key: 77, uid: 1000, gid: 1000, mode: 0o640 };
+    checkpoint.objects.segments.push(Segment {
+        ipc: ipc(5),
+        len_bytes: 8000,
+        pages: Pages { runs: vec![Run { offset: 4096, len_bytes: 4096, pack_offset: 4096 }] },
+        digest: [7; 32],
+        first_key: 77,
+        removed: false,
+        locked: true,
+    });
+    let pid = checkpoint.processes[0].pd.relation.pid;
+    checkpoint.objects.semaphores.push(SemaphoreSet {
+        ipc: ipc(5),
+        values: vec![0, 32_767],
+        undo: vec![SemaphoreUndo { pid, adjust: vec![-32_768, 1] }],
+    });
+    checkpoint.objects.queues.push(MessageQueue {
+        ipc: ipc(0),
+        capacity_bytes: 16_384,
+        messages: vec![QueuedMessage { kind: 3, data: b"message".to_vec() }],
+    });
+    let region = checkpoint.processes[0].rm.regions.last_mut().unwrap();
+    assert_eq!(region.range.len_bytes(), 8192);
+    region.attachment = Attachment::Segment { segment: ObjectId::new(0), offset: 0, may_write: true };
+    checkpoint
+}
+
+#[test]
+fn objects_of_system_v_are_read_and_checked() {
+    let checkpoint = with_sysv();
+    let (_, bytes) = written(&checkpoint, sample::PACK_BYTES);
+    assert_eq!(read(&bytes).unwrap().1.checkpoint, checkpoint);
+    let refuse = |change: &dyn Fn(&mut Checkpoint)| {
+        let mut checkpoint = with_sysv();
+        change(&mut checkpoint);
+        let (_, bytes) = written(&checkpoint, sample::PACK_BYTES);
+        assert!(matches!(read(&bytes), Err(Error::Malformed { .. })));
+    };
+    refuse(&|checkpoint| checkpoint.objects.segments.clear());
+    refuse(&|checkpoint| checkpoint.objects.segments[0].len_bytes = 4096);
+    refuse(&|checkpoint| checkpoint.objects.segments[0].len_bytes = u64::MAX);
+    refuse(&|checkpoint| checkpoint.objects.segments[0].pages.runs[0].pack_offset = 7 * 4096);
+    refuse(&|checkpoint| checkpoint.objects.segments[0].ipc.id = -1);
+    refuse(&|checkpoint| checkpoint.objects.segments[0].ipc.mode = 0o1640);
+    refuse(&|checkpoint| {
+        let twin = checkpoint.objects.queues[0].clone();
+        checkpoint.objects.queues.push(twin);
+    });
+    refuse(&|checkpoint| checkpoint.objects.semaphores[0].values.clear());
+    refuse(&|checkpoint| checkpoint.objects.semaphores[0].values[0] = 32_768);
+    refuse(&|checkpoint| checkpoint.objects.semaphores[0].undo[0].adjust[1] = 32_768);
+    refuse(&|checkpoint| checkpoint.objects.semaphores[0].undo[0].adjust.truncate(1));
+    refuse(&|checkpoint| checkpoint.objects.semaphores[0].undo[0].pid = Pid::new(4711));
+    refuse(&|checkpoint| checkpoint.objects.queues[0].messages[0].kind = 0);
+    refuse(&|checkpoint| {
+        let region = checkpoint.processes[0].rm.regions.last_mut().unwrap();
+        region.attachment = Attachment::Segment { segment: ObjectId::new(0), offset: 4096, may_write: true };
+    });
 }
 
 #[test]

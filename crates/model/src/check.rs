@@ -4,7 +4,7 @@
 //! reads ranges of the pack by what it says, so each of these claims is checked here, once.
 
 use crate::PAGE_SIZE;
-use crate::cap::{Capability, Content, OutsideKind, UnixState};
+use crate::cap::{Capability, Content, Ipc, MOST_VALUE, OutsideKind, UnixState};
 use crate::id::{DataspaceId, DescriptionId, ObjectId};
 use crate::process::Checkpoint;
 use crate::ram::Pages;
@@ -78,6 +78,7 @@ impl Checkpoint {
         checker.processes()?;
         checker.descriptions()?;
         checker.objects()?;
+        checker.sysv()?;
         Ok(checker.stored.into_inner())
     }
 }
@@ -153,6 +154,15 @@ impl Checker<'_> {
                 Attachment::Description { description, offset, .. } => {
                     self.description(&place, *description)?;
                     aligned(&place, *offset)?;
+                }
+                Attachment::Segment { segment, offset, .. } => {
+                    let known = self.checkpoint.objects.segments.get(segment.index());
+                    present(known, &place, "names a segment that does not exist")?;
+                    aligned(&place, *offset)?;
+                    let len = known.and_then(|known| known.len_bytes.checked_next_multiple_of(PAGE_SIZE));
+                    if offset.checked_add(region.range.len_bytes()).is_none_or(|end| Some(end) > len) {
+                        return Err(malformed(place, "reaches beyond its segment"));
+                    }
                 }
                 Attachment::File { offset, .. } => aligned(&place, *offset)?,
                 Attachment::Anonymous | Attachment::Special(_) => {}
@@ -258,6 +268,58 @@ impl Checker<'_> {
             let len = dataspace.len_bytes.checked_next_multiple_of(PAGE_SIZE);
             let len = len.ok_or_else(|| malformed(format!("dataspace {index}"), "its length overflows"))?;
             self.pages(&format!("dataspace {index}"), &dataspace.pages, len, true)?;
+        }
+        Ok(())
+    }
+
+    fn sysv(&self) -> Result<(), Malformed> {
+        let objects = &self.checkpoint.objects;
+        let ids = |ids: Vec<(&'static str, &Ipc)>| {
+            let mut seen = HashSet::new();
+            for (what, ipc) in ids {
+                if ipc.id < 0 || ipc.mode > 0o777 || !seen.insert(ipc.id) {
+                    let place = format!("{what} {}", ipc.id);
+                    return Err(malformed(
+                        place,
+                        "its number stands twice or is negative, or its mode is none",
+                    ));
+                }
+            }
+            Ok(())
+        };
+        ids(objects.segments.iter().map(|segment| ("segment", &segment.ipc)).collect())?;
+        ids(objects.semaphores.iter().map(|set| ("semaphores", &set.ipc)).collect())?;
+        ids(objects.queues.iter().map(|queue| ("message queue", &queue.ipc)).collect())?;
+        for segment in &objects.segments {
+            let place = format!("segment {}", segment.ipc.id);
+            let len = segment.len_bytes.checked_next_multiple_of(PAGE_SIZE).filter(|len| *len > 0);
+            let len = len.ok_or_else(|| malformed(&*place, "its length is zero, or overflows"))?;
+            self.pages(&place, &segment.pages, len, true)?;
+        }
+        for set in &objects.semaphores {
+            let place = format!("semaphores {}", set.ipc.id);
+            // SEMMSL of the default limits; more cannot be made by one call of semget.
+            if set.values.is_empty() || set.values.len() > 65_536 {
+                return Err(malformed(place, "has no semaphores, or too many"));
+            }
+            if set.values.iter().any(|value| i32::from(*value) > MOST_VALUE) {
+                return Err(malformed(place, "the value of a semaphore is too great"));
+            }
+            for undo in &set.undo {
+                let known = self.checkpoint.processes.iter().any(|p| p.pd.relation.pid == undo.pid);
+                let within = |adjust: &i32| (-MOST_VALUE - 1..=MOST_VALUE).contains(adjust);
+                if !known || undo.adjust.len() != set.values.len() || !undo.adjust.iter().all(within) {
+                    return Err(malformed(place, "what is to be undone fits no process or no semaphore"));
+                }
+            }
+        }
+        for queue in &objects.queues {
+            if queue.messages.iter().any(|message| message.kind < 1) {
+                return Err(malformed(
+                    format!("message queue {}", queue.ipc.id),
+                    "the type of a message is not positive",
+                ));
+            }
         }
         Ok(())
     }

@@ -21,4 +21,7 @@ pub struct Host {
     pub privileged: bool,
     /// Whether the program lived in a pid namespace other than the freezer's: its pids mean nothing outside.
     pub pid_namespace: bool,
+    /// Whether it lived in an IPC namespace other than the freezer's: all objects in there were its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ipc_namespace: bool,
 }

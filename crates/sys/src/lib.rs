@@ -27,6 +27,7 @@ pub mod signals;
 pub mod sock;
 pub mod sock_options;
 pub mod stub;
+pub mod sysv;
 pub mod time;
 pub mod timerfd;
 pub mod unix_diag;

@@ -36,6 +36,8 @@ pub(crate) struct Material {
     pub(crate) instead: Vec<(frost_model::DescriptionId, i32, OwnedFd)>,
     /// Calls of each process about its descriptors.
     pub(crate) calls: Vec<Vec<InnerCall>>,
+    /// For each set of semaphores whether the ends of the processes were undone in it already.
+    pub(crate) undone: Vec<bool>,
 }
 
 /// A tree of which not all is known to be right yet; dropping it ends it.
@@ -92,7 +94,7 @@ pub(crate) fn build<'a>(
 ) -> Result<Half<'a>, Error> {
     begin(Stage::Open)?;
     raise_limits();
-    let Material { pack, descriptions, instead, calls } = material()?;
+    let Material { pack, descriptions, instead, calls, undone } = material()?;
     let stage = Stage::Open;
     let (gate_read, gate_write) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at(stage, || "the gate".to_owned())?;
@@ -119,6 +121,7 @@ pub(crate) fn build<'a>(
         baseline: &baseline,
         relation,
         calls,
+        undone,
         base,
         gaps,
     })?;
@@ -375,6 +378,8 @@ impl Half<'_> {
                 None => format!("region {index}"),
             },
             Subject::Dataspace(index) => format!("shared memory {index}"),
+            Subject::Segment(id) => format!("System V segment {id}"),
+            Subject::Semaphores(id) => format!("System V semaphores {id}"),
             Subject::Fd(fd) => format!("fd {fd}"),
             Subject::Id(id) => match note.stage {
                 Stage::Session => format!("session {id}"),

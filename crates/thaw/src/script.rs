@@ -15,6 +15,10 @@ pub(crate) enum Subject {
     Region(u32),
     /// The dataspace of that index.
     Dataspace(u32),
+    /// A System V segment, by its identifier.
+    Segment(i32),
+    /// A set of System V semaphores, by its identifier.
+    Semaphores(i32),
     /// A descriptor number.
     Fd(i32),
     /// A process, thread, group or session.

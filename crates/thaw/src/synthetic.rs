@@ -145,6 +145,7 @@ pub(crate) fn checkpoint(processes: Vec<Process>) -> Checkpoint {
             uid: 0,
             privileged: true,
             pid_namespace: false,
+            ipc_namespace: false,
         },
         clocks: Clocks::default(),
         processes,
@@ -202,6 +203,7 @@ fn thaw(checkpoint: &Checkpoint) -> Result<i32, crate::Error> {
             pack: pack(),
             descriptions: Vec::new(),
             calls: vec![Vec::new(); checkpoint.processes.len()],
+            undone: Vec::new(),
         })
     };
     let relation = Relation { attach: false, copy: false };

@@ -154,20 +154,27 @@ pub(crate) fn here(
     if plan.namespaces.time {
         clocks::go_on(checkpoint)?;
     }
+    if plan.namespaces.ipc {
+        frost_sys::sysv::unshare().at(Stage::Namespaces, || "an IPC namespace".to_owned())?;
+    }
     steps.end(Stage::Namespaces.name());
     let mut verification = Verification::of(image)?;
     let context = cap::ThawContext { attach: plan.attach, copy: plan.copy };
     let mut late = None;
+    let mut sysv = cap::sysv::Made::default();
     let material = || {
         let pack = image.pack()?;
+        sysv = cap::sysv::make(checkpoint, plan.namespaces.ipc, pack.as_fd())?;
+        let undone = sysv.undone.clone();
         let built = cap::build(checkpoint, &plan.capabilities, pack.as_fd())?;
         late = Some(built.late);
         let processes = checkpoint.processes.iter();
         let calls = processes.map(|process| cap::tape_calls(checkpoint, process, &context)).collect();
-        Ok(Material { pack, descriptions: built.descriptions, instead: built.instead, calls })
+        Ok(Material { pack, descriptions: built.descriptions, instead: built.instead, calls, undone })
     };
     let mut half =
         build::build(checkpoint, plan.relation(), groups, material, || verification.begin(), steps)?;
+    sysv.all_attached(checkpoint)?;
     release::stop(&half, steps)?;
     release::settings(&half)?;
     begin(Stage::Verify)?;
@@ -179,6 +186,7 @@ pub(crate) fn here(
         late.apply()?;
     }
     let clean = release::release(&mut half, steps)?;
+    sysv.keep();
     let pidfd = half.pidfd.try_clone().map_err(|error| Error::Builder {
         stage: Stage::Release,
         object: "the root's pidfd".to_owned(),

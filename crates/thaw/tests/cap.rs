@@ -117,6 +117,7 @@ fn freeze_with(fds: Vec<OwnedFd>, files: bool) -> Frozen {
         kernel: String::new(),
         boot_id: String::new(),
         pid_namespace: Default::default(),
+        ipc_namespace: false,
         xcr0: 0,
         cpu_features: Vec::new(),
         uid: 0,

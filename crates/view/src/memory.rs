@@ -66,6 +66,10 @@ pub fn base<'a>(checkpoint: &'a Checkpoint, region: &'a Region) -> Base<'a> {
                 _ => Base::Zeros,
             }
         }
+        Attachment::Segment { segment, offset, .. } => {
+            let found = checkpoint.objects.segments.get(segment.index());
+            found.map_or(Base::Zeros, |segment| Base::Stored(&segment.pages, *offset))
+        }
         Attachment::Special(special) => Base::Kernel(*special),
     }
 }

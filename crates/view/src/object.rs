@@ -200,6 +200,10 @@ pub fn attachment(checkpoint: &Checkpoint, attachment: &Attachment) -> String {
             let found = checkpoint.descriptions.get(description.index());
             found.map_or_else(String::new, |found| name(checkpoint, &found.capability))
         }
+        Attachment::Segment { segment, .. } => {
+            let found = checkpoint.objects.segments.get(segment.index());
+            found.map_or_else(String::new, |segment| format!("System V segment {}", segment.ipc.id))
+        }
         Attachment::Special(special) => format!("[{special:?}]").to_lowercase(),
     }
 }

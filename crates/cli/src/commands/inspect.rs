@@ -237,7 +237,7 @@ fn memory_records(process: &Process) -> Vec<MemoryRecord> {
             "stack"
         }
         Attachment::Anonymous => "anonymous",
-        Attachment::Dataspace { .. } => "shared",
+        Attachment::Dataspace { .. } | Attachment::Segment { .. } => "shared",
         Attachment::File { .. } | Attachment::Description { .. } => "file",
         Attachment::Special(_) => "kernel",
     };

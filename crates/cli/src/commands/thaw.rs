@@ -136,6 +136,7 @@ fn render(plan: &Plan) -> String {
     let namespaces: Vec<&str> = [
         (plan.namespaces.user, "user"),
         (plan.namespaces.pid, "pid and mount"),
+        (plan.namespaces.ipc, "IPC"),
         (plan.namespaces.time, "time"),
     ]
     .into_iter()

@@ -30,6 +30,7 @@ mod pipe;
 mod recognise;
 mod regular;
 mod signalfd;
+pub(crate) mod sysv;
 mod tcp;
 mod timerfd;
 mod udp;

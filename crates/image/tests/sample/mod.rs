@@ -135,6 +135,7 @@ pub fn checkpoint() -> Checkpoint {
             uid: 1000,
             privileged: false,
             pid_namespace: false,
+            ipc_namespace: false,
         },
         clocks: Clocks {
             monotonic: Timespec { sec: 1000, nsec: 1 },
@@ -221,6 +222,7 @@ pub fn checkpoint() -> Checkpoint {
                 identity: identity(4100),
                 pages: Pages { runs: vec![Run { offset: 0, len_bytes: 4100, pack_offset: 4 * 4096 }] },
             }],
+            ..Objects::default()
         },
         dataspaces: vec![Dataspace {
             kind: DataspaceKind::Memfd {

@@ -14,6 +14,7 @@ mod pidfd;
 mod pipe;
 mod regular;
 mod signalfd;
+mod sysv;
 mod tcp;
 mod timerfd;
 mod udp;
@@ -32,6 +33,7 @@ pub use pidfd::PidFd;
 pub use pipe::{Pipe, PipeEnd};
 pub use regular::{Content, RegularFile, Unnamed};
 pub use signalfd::SignalFd;
+pub use sysv::{Ipc, MOST_VALUE, MessageQueue, QueuedMessage, Segment, SemaphoreSet, SemaphoreUndo};
 pub use tcp::{Inet, SocketOption, TcpListener, TcpStream};
 pub use timerfd::TimerFd;
 pub use udp::UdpSocket;
@@ -100,11 +102,20 @@ pub enum Capability {
     Outside(Outside),
 }
 
-/// Objects that several descriptions share, each table indexed by [`ObjectId`](crate::ObjectId).
+/// Objects that several descriptions share or that lie beside them, each table indexed by [`ObjectId`](crate::ObjectId).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Objects {
     /// Pipes, and fifos of which an end is open.
     pub pipes: Vec<Pipe>,
     /// Files without a name, with their content.
     pub unnamed: Vec<Unnamed>,
+    /// Segments of System V shared memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<Segment>,
+    /// Sets of System V semaphores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub semaphores: Vec<SemaphoreSet>,
+    /// System V message queues.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queues: Vec<MessageQueue>,
 }

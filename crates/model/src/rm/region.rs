@@ -3,7 +3,7 @@
 use super::Bounds;
 use crate::PAGE_SIZE;
 use crate::cap::FileRef;
-use crate::id::{DataspaceId, DescriptionId};
+use crate::id::{DataspaceId, DescriptionId, ObjectId};
 use crate::ram::Pages;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -147,6 +147,15 @@ pub enum Attachment {
     },
     /// Memory of the kernel's own making, which has no content to save.
     Special(SpecialRegion),
+    /// A segment of System V shared memory (shmat).
+    Segment {
+        /// Which.
+        segment: ObjectId,
+        /// Offset in the segment in bytes.
+        offset: u64,
+        /// Whether PROT_WRITE may be set later; not if it was attached by SHM_RDONLY.
+        may_write: bool,
+    },
 }
 
 /// Regions that the kernel puts into each process.

@@ -23,6 +23,7 @@ mod pipe;
 mod proc;
 mod regular;
 mod signalfd;
+pub(crate) mod sysv;
 mod tcp;
 mod timerfd;
 mod udp;

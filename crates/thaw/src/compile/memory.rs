@@ -66,11 +66,13 @@ impl Compiler<'_> {
                 total = total.checked_add(len).ok_or(Error::TooLarge { what: "its shared memory" })?;
             }
         }
+        self.parked = vec![None; offsets.len()];
+        let segments = self.segment_offsets(&mut total)?;
         if total == 0 {
-            self.parked = vec![None; offsets.len()];
             return Ok(());
         }
         let base = gaps.take(total)?;
+        self.segments = segments.into_iter().map(|both| both.map(|at| at.map(|at| base + at))).collect();
         self.parking = Some((base, total));
         self.parked = offsets.into_iter().map(|offset| offset.map(|offset| base + offset)).collect();
         Ok(())
@@ -90,6 +92,7 @@ impl Compiler<'_> {
             script.call(libc::SYS_mmap, &[address, len, READ_WRITE, flags as u64, u64::MAX, 0]);
             self.fill(script, address, &dataspace.pages, false);
         }
+        self.attach_segments(script);
     }
 
     /// Builds the region map of a process.
@@ -191,6 +194,16 @@ impl Compiler<'_> {
                 }
                 (self.numbers.dataspaces.get(dataspace.index()).copied().flatten(), *offset, *shared)
             }
+            Attachment::Segment { segment, offset, may_write } => {
+                let parked = self.parked_segment(*segment, *may_write);
+                self.about(script, index, Stage::Map, Subject::Region(number as u32));
+                // As for shared memory; the kernel counts it as an attachment like any other. What is not parked, which
+                // a checked image has none of, fails.
+                let how = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+                let from = parked.map_or(u64::MAX, |parked| parked + offset);
+                script.call(libc::SYS_mremap, &[from, 0, range.len_bytes(), how, range.start()]);
+                return;
+            }
             Attachment::Description { description, offset, shared, .. } => {
                 (self.numbers.descriptions.get(description.index()).copied().flatten(), *offset, *shared)
             }
@@ -291,7 +304,12 @@ impl Compiler<'_> {
         }
         let parked = matches!(&region.attachment, Attachment::Dataspace { dataspace, .. }
             if self.parked.get(dataspace.index()).copied().flatten().is_some());
-        let first = if parked { READ_WRITE } else { self.first_protection(region) };
+        let first = match &region.attachment {
+            Attachment::Segment { may_write: false, .. } => libc::PROT_READ as u64,
+            Attachment::Segment { .. } => READ_WRITE,
+            _ if parked => READ_WRITE,
+            _ => self.first_protection(region),
+        };
         let last = protection_bits(region.protection);
         if first != last {
             script.call(libc::SYS_mprotect, &[whole[0], whole[1], last]);

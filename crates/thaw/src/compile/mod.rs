@@ -8,6 +8,7 @@ mod credentials;
 mod descriptors;
 mod memory;
 mod process;
+mod sysv;
 mod thread;
 mod tree;
 
@@ -118,7 +119,10 @@ struct Compiler<'a> {
     process_tapes: Vec<u64>,
     /// Where each shared anonymous dataspace is parked, by index.
     parked: Vec<Option<u64>>,
+    /// Where each segment is parked that is attached for writing, or for reading only.
+    segments: Vec<[Option<u64>; 2]>,
     parking: Option<(u64, u64)>,
+    undone: Vec<bool>,
     one: u64,
     failure: u64,
     long_wait: u64,
@@ -163,6 +167,8 @@ pub(crate) struct Input<'a> {
     pub(crate) relation: Relation,
     /// Calls of each process about its descriptors, by its index.
     pub(crate) calls: Vec<Vec<InnerCall>>,
+    /// For each set of semaphores whether the ends of the processes were undone in it already.
+    pub(crate) undone: Vec<bool>,
     /// Where the control area lies.
     pub(crate) base: u64,
     pub(crate) gaps: Gaps,
@@ -170,7 +176,7 @@ pub(crate) struct Input<'a> {
 
 /// Compiles a checkpoint.
 pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
-    let Input { checkpoint, numbers, baseline, relation, calls, base, gaps } = input;
+    let Input { checkpoint, numbers, baseline, relation, calls, undone, base, gaps } = input;
     let mut control = Control::at(base);
     let one = control.words(&[1]);
     let failure = control.words(&[FAILURE]);
@@ -187,7 +193,9 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
         tapes: Vec::new(),
         process_tapes: vec![0; checkpoint.processes.len()],
         parked: Vec::new(),
+        segments: Vec::new(),
         parking: None,
+        undone,
         one,
         failure,
         long_wait,
@@ -259,6 +267,7 @@ impl Compiler<'_> {
         self.actions(script_mut, index, process);
         self.settings(script_mut, index, process);
         self.close_rest(script_mut, index);
+        self.undo(script_mut, index, process);
         self.clone_threads(script_mut, index, process, &threads);
         self.timers(script_mut, index, process);
         self.limits(script_mut, index, process);

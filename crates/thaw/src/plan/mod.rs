@@ -60,6 +60,8 @@ pub struct Namespaces {
     pub user: bool,
     /// Pid and mount namespaces with a keeper as pid 1.
     pub pid: bool,
+    /// An IPC namespace: objects of System V are made in it under their old numbers.
+    pub ipc: bool,
     /// A time namespace, in which CLOCK_MONOTONIC and CLOCK_BOOTTIME go on where they were.
     pub time: bool,
 }
@@ -112,9 +114,11 @@ impl Plan {
     pub(crate) fn of(checkpoint: &Checkpoint, options: &Options<'_>) -> Result<Self, Error> {
         let baseline = Baseline::read()?;
         let ordinary = !rustix::process::geteuid().is_root();
+        let sysv = cap::sysv::plan(checkpoint, options.clone, ordinary);
         let namespaces = Namespaces {
             user: ordinary,
             pid: ordinary || options.clone || checkpoint.host.pid_namespace,
+            ipc: sysv.namespace,
             time: true,
         };
         let relation = Relation { attach: options.attach, copy: options.clone };
@@ -123,6 +127,7 @@ impl Plan {
         obstacles.extend(files::obstacles(checkpoint, options.clone));
         obstacles.extend(rights::obstacles(checkpoint, &baseline, namespaces));
         obstacles.extend(compile::tree_obstacles(checkpoint, relation));
+        obstacles.extend(sysv.obstacles);
         let context = cap::ThawContext { attach: options.attach, copy: options.clone };
         let (capabilities, refused) = cap::plan(checkpoint, &context);
         obstacles.extend(refused);
@@ -134,7 +139,7 @@ impl Plan {
             namespaces,
             processes: checkpoint.processes.iter().map(planned).collect(),
             capabilities,
-            notes: notes(checkpoint, namespaces),
+            notes: notes(checkpoint, namespaces).into_iter().chain(sysv.notes).collect(),
             obstacles,
         })
     }
@@ -190,6 +195,7 @@ pub(crate) fn region_text(region: &Region) -> String {
         Attachment::Anonymous => "anonymous memory".to_owned(),
         Attachment::File { file, .. } => file.path.to_string(),
         Attachment::Dataspace { .. } => "shared memory".to_owned(),
+        Attachment::Segment { segment, .. } => format!("System V segment, number {segment} of the image"),
         Attachment::Description { .. } => "a file without a name".to_owned(),
         Attachment::Special(_) => "memory of the kernel".to_owned(),
     };

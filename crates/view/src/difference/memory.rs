@@ -294,6 +294,10 @@ fn same_object((one, first): (&Checkpoint, &Region), (two, second): (&Checkpoint
                 && left_shared == right_shared
                 && same_place(*left_at, *right_at)
         }
+        (Attachment::Segment { offset: left_at, .. }, Attachment::Segment { offset: right_at, .. }) => {
+            object::attachment(one, &first.attachment) == object::attachment(two, &second.attachment)
+                && same_place(*left_at, *right_at)
+        }
         _ => false,
     }
 }

@@ -189,7 +189,10 @@ fn files(checkpoint: &Checkpoint, process: &Process, unchanged: &impl Fn(&FileRe
                     None => continue,
                 }
             }
-            Attachment::Anonymous | Attachment::Dataspace { .. } | Attachment::Special(_) => continue,
+            Attachment::Anonymous
+            | Attachment::Dataspace { .. }
+            | Attachment::Segment { .. }
+            | Attachment::Special(_) => continue,
         };
         for word in [region.range.start(), region.range.end(), offset / PAGE_SIZE] {
             places.extend_from_slice(&word.to_le_bytes());

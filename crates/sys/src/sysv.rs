@@ -1,0 +1,432 @@
+//! System V segments, semaphores and message queues.
+//!
+//! All calls are the kernel's own, so that the structures are those of `include/uapi/asm-generic/{ipcbuf,shmbuf,sembuf,
+//! msgbuf}.h` whatever the C library makes of them, and so that what a tape brings home can be read here too.
+
+use crate::raw::check;
+use rustix::fd::BorrowedFd;
+use rustix::io::{Errno, Result};
+use std::ptr::NonNull;
+
+/// One of the three kinds of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Segments of shared memory.
+    Segment,
+    /// Sets of semaphores.
+    Semaphores,
+    /// Message queues.
+    Queue,
+}
+
+/// Commands of shmctl(2), semctl(2) and msgctl(2) that libc does not name on every target.
+pub const IPC_RMID: i32 = 0;
+/// Sets owner and mode.
+pub const IPC_SET: i32 = 1;
+/// Reads the status; needs the right to read.
+pub const IPC_STAT: i32 = 2;
+/// Reads the values of all semaphores.
+pub const GETALL: i32 = 13;
+/// Reads the process that last operated on a semaphore.
+pub const GETPID: i32 = 11;
+/// Reads how many processes wait for a semaphore to increase.
+pub const GETNCNT: i32 = 14;
+/// Reads how many processes wait for a semaphore to become zero.
+pub const GETZCNT: i32 = 15;
+const SETALL: i32 = 17;
+/// The flag of msgrcv(2) that leaves the message where it is (Linux 3.8, CONFIG_CHECKPOINT_RESTORE).
+pub const MSG_COPY: i32 = 0o40_000;
+/// `SHM_RDONLY` of shmat(2).
+pub const SHM_RDONLY: i32 = 0o10_000;
+/// In the mode of a segment: it vanishes with its last attachment.
+pub const SHM_DEST: u32 = 0o1000;
+/// In the mode of a segment: it is locked in memory.
+pub const SHM_LOCKED: u32 = 0o2000;
+const SHM_LOCK: i32 = 11;
+/// SEM_UNDO of semop(2).
+pub const SEM_UNDO: i16 = 0x1000;
+
+/// The most bytes that any of the three status structures has.
+pub const STATUS_BYTES: usize = 120;
+
+impl Kind {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Segment, Self::Semaphores, Self::Queue];
+
+    /// The number of the call that controls objects of this kind.
+    pub const fn control_call(self) -> libc::c_long {
+        match self {
+            Self::Segment => libc::SYS_shmctl,
+            Self::Semaphores => libc::SYS_semctl,
+            Self::Queue => libc::SYS_msgctl,
+        }
+    }
+
+    /// The command that gives the highest index in use (`SHM_INFO`, `SEM_INFO`, `MSG_INFO`).
+    pub const fn info_command(self) -> i32 {
+        match self {
+            Self::Segment => 14,
+            Self::Semaphores => 19,
+            Self::Queue => 12,
+        }
+    }
+
+    /// The command that reads the status of the object at an index and gives its identifier, whoever asks
+    /// (`SHM_STAT_ANY` and so on, Linux 4.17).
+    pub const fn stat_any_command(self) -> i32 {
+        match self {
+            Self::Segment => 15,
+            Self::Semaphores => 20,
+            Self::Queue => 13,
+        }
+    }
+
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Segment => "shm",
+            Self::Semaphores => "sem",
+            Self::Queue => "msg",
+        }
+    }
+
+    /// Returns a noun for messages.
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Segment => "shared memory segment",
+            Self::Semaphores => "semaphore set",
+            Self::Queue => "message queue",
+        }
+    }
+}
+
+/// What the kernel says of an object; fields that its kind does not have are zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Its key.
+    pub key: i32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits and [`SHM_DEST`], [`SHM_LOCKED`].
+    pub mode: u32,
+    /// Bytes of a segment, semaphores of a set, most bytes of a queue.
+    pub size: u64,
+    /// Who made a segment; who sent last to a queue.
+    pub first_pid: i32,
+    /// Who attached or detached a segment last; who received last from a queue.
+    pub last_pid: i32,
+    /// Attachments of a segment, messages of a queue.
+    pub count: u64,
+}
+
+impl Status {
+    /// Reads it from a `struct shmid64_ds`, `semid64_ds` or `msqid64_ds`.
+    pub fn parse(kind: Kind, bytes: &[u8]) -> Self {
+        let u32_at = |at: usize| {
+            bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_ne_bytes(*word))
+        };
+        let u64_at = |at: usize| {
+            bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_ne_bytes(*word))
+        };
+        let (size, first, last, count) = match kind {
+            Kind::Segment => (u64_at(48), u32_at(80), u32_at(84), u64_at(88)),
+            Kind::Semaphores => (u64_at(80), 0, 0, 0),
+            Kind::Queue => (u64_at(88), u32_at(96), u32_at(100), u64_at(80)),
+        };
+        Self {
+            key: u32_at(0) as i32,
+            uid: u32_at(4),
+            gid: u32_at(8),
+            mode: u32_at(20),
+            size,
+            first_pid: first as i32,
+            last_pid: last as i32,
+            count,
+        }
+    }
+}
+
+fn control(kind: Kind, id: i32, command: i32, bytes: &mut [u8; STATUS_BYTES]) -> Result<i64> {
+    let address = bytes.as_mut_ptr();
+    // SAFETY: no command given here reads or writes more than STATUS_BYTES, which are there. semctl has one argument
+    // more, the number of a semaphore, in the third place.
+    check(unsafe {
+        match kind {
+            Kind::Semaphores => libc::syscall(kind.control_call(), id, 0, command, address),
+            Kind::Segment | Kind::Queue => libc::syscall(kind.control_call(), id, command, address),
+        }
+    })
+}
+
+/// Reads the status of object `id` in our IPC namespace.
+///
+/// # Errors
+/// EINVAL or EIDRM if there is none, EACCES without the right to read it.
+pub fn status(kind: Kind, id: i32) -> Result<Status> {
+    let mut bytes = [0; STATUS_BYTES];
+    control(kind, id, IPC_STAT, &mut bytes)?;
+    Ok(Status::parse(kind, &bytes))
+}
+
+/// Removes object `id`; a segment that is attached vanishes with its last attachment.
+pub fn remove(kind: Kind, id: i32) -> Result<()> {
+    control(kind, id, IPC_RMID, &mut [0; STATUS_BYTES]).map(drop)
+}
+
+/// Sets owner and permission bits, and of a queue the most bytes it takes.
+pub fn set(kind: Kind, id: i32, (uid, gid): (u32, u32), mode: u32, capacity: u64) -> Result<()> {
+    let mut bytes = [0; STATUS_BYTES];
+    bytes[4..8].copy_from_slice(&uid.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&gid.to_ne_bytes());
+    bytes[20..24].copy_from_slice(&mode.to_ne_bytes());
+    if kind == Kind::Queue {
+        bytes[88..96].copy_from_slice(&capacity.to_ne_bytes());
+    }
+    control(kind, id, IPC_SET, &mut bytes).map(drop)
+}
+
+/// Returns whether another object has the place that identifier `id` names, so that none can be made with it.
+///
+/// The low bits of an identifier are an index, the high ones count how often that was used (`ipcid_to_idx`,
+/// ipc/util.h): 15 bits, or 24 with `ipcmni_extend` on the kernel's command line.
+pub fn place_is_taken(kind: Kind, id: i32) -> bool {
+    let mut bytes = [0; STATUS_BYTES];
+    [0x7fff, 0xff_ffff].into_iter().any(|mask| {
+        let found = control(kind, id & mask, kind.stat_any_command(), &mut bytes);
+        found.is_ok_and(|found| found != i64::from(id))
+    })
+}
+
+/// Returns whether our IPC namespace has any object of System V at all.
+pub fn any() -> Result<bool> {
+    for kind in Kind::ALL {
+        let text = std::fs::read(format!("/proc/sysvipc/{}", kind.file()));
+        let text = text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        // The first line names the columns.
+        if text.iter().filter(|byte| **byte == b'\n').count() > 1 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Makes an object of a chosen identifier, which nobody but root can use until its mode is [`set`].
+///
+/// `size` counts bytes of a segment and semaphores of a set.
+///
+/// # Errors
+/// EEXIST if the key or the identifier is taken; EPERM or EACCES without CAP_CHECKPOINT_RESTORE over our IPC namespace.
+///
+/// Source: `/proc/sys/kernel/{shm,sem,msg}_next_id` (Documentation/admin-guide/sysctl/kernel.rst), which holds for the
+/// next object that anybody in the namespace makes.
+pub fn make(kind: Kind, id: i32, key: i32, size: u64) -> Result<()> {
+    const ATTEMPTS: usize = 16;
+    let flags = libc::IPC_CREAT | libc::IPC_EXCL;
+    for _ in 0..ATTEMPTS {
+        std::fs::write(format!("/proc/sys/kernel/{}_next_id", kind.file()), id.to_string())
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        // SAFETY: the calls take integers only.
+        let made = check(unsafe {
+            match kind {
+                Kind::Segment => libc::syscall(libc::SYS_shmget, key, size, flags),
+                Kind::Semaphores => libc::syscall(libc::SYS_semget, key, size, flags),
+                Kind::Queue => libc::syscall(libc::SYS_msgget, key, flags),
+            }
+        })? as i32;
+        if made == id {
+            return Ok(());
+        }
+        remove(kind, made)?;
+        if status(kind, id) != Err(Errno::INVAL) {
+            return Err(Errno::EXIST);
+        }
+        // Somebody else made an object in between, and got our number or has its place; once more.
+    }
+    Err(Errno::EXIST)
+}
+
+/// Sets the values of all semaphores of a set; each was 0.
+pub fn set_values(id: i32, values: &[u16]) -> Result<()> {
+    // SAFETY: the kernel reads one u16 for each semaphore of the set, which the caller made of this size.
+    check(unsafe { libc::syscall(libc::SYS_semctl, id, 0, SETALL, values.as_ptr()) }).map(drop)
+}
+
+/// Reads the values of all semaphores of a set, of which it has `count`.
+pub fn values(id: i32, count: usize) -> Result<Vec<u16>> {
+    if status(Kind::Semaphores, id)?.size != count as u64 {
+        return Err(Errno::INVAL);
+    }
+    let mut values = vec![0u16; count];
+    // SAFETY: a set never changes its size, so the kernel writes `count` values.
+    check(unsafe { libc::syscall(libc::SYS_semctl, id, 0, GETALL, values.as_mut_ptr()) })?;
+    Ok(values)
+}
+
+/// Returns who operated last on an object, as our pid namespace numbers them; 0 for nobody, or for one outside of it.
+pub fn last_pids(kind: Kind, id: i32) -> Result<Vec<i32>> {
+    let status = status(kind, id)?;
+    if kind != Kind::Semaphores {
+        return Ok(vec![status.first_pid, status.last_pid]);
+    }
+    // SAFETY: the call takes integers only.
+    let pid = |number: u64| check(unsafe { libc::syscall(libc::SYS_semctl, id, number, GETPID) });
+    (0..status.size).map(|number| Ok(pid(number)? as i32)).collect()
+}
+
+/// Adds a message to a queue without waiting.
+pub fn send(id: i32, kind: i64, data: &[u8]) -> Result<()> {
+    let mut message = kind.to_ne_bytes().to_vec();
+    message.extend_from_slice(data);
+    // SAFETY: the kernel reads a type of eight bytes and `data.len()` bytes behind it.
+    check(unsafe { libc::syscall(libc::SYS_msgsnd, id, message.as_ptr(), data.len(), libc::IPC_NOWAIT) })
+        .map(drop)
+}
+
+/// Reads message number `index` of a queue, which keeps it.
+///
+/// # Errors
+/// ENOMSG if there are not so many; ENOSYS if the kernel lacks MSG_COPY.
+pub fn peek(id: i32, index: usize, most_bytes: usize) -> Result<(i64, Vec<u8>)> {
+    let mut message = vec![0u8; 8 + most_bytes];
+    let flags = MSG_COPY | libc::IPC_NOWAIT;
+    // SAFETY: the kernel writes a type of eight bytes and at most `most_bytes` behind it.
+    let got = check(unsafe {
+        libc::syscall(libc::SYS_msgrcv, id, message.as_mut_ptr(), most_bytes, index, flags)
+    })?;
+    let kind = message.first_chunk().map_or(0, |word| i64::from_ne_bytes(*word));
+    message.truncate(8 + got as usize);
+    message.drain(..8);
+    Ok((kind, message))
+}
+
+/// Takes the oldest message of type `kind` out of a queue.
+///
+/// # Errors
+/// ENOMSG if there is none.
+pub fn take(id: i32, kind: i64, most_bytes: usize) -> Result<Vec<u8>> {
+    let mut message = vec![0u8; 8 + most_bytes];
+    // SAFETY: the kernel writes a type of eight bytes and at most `most_bytes` behind it.
+    let got = check(unsafe {
+        libc::syscall(libc::SYS_msgrcv, id, message.as_mut_ptr(), most_bytes, kind, libc::IPC_NOWAIT)
+    })?;
+    message.truncate(8 + got as usize);
+    message.drain(..8);
+    Ok(message)
+}
+
+/// Locks a segment in memory.
+pub fn lock(id: i32) -> Result<()> {
+    control(Kind::Segment, id, SHM_LOCK, &mut [0; STATUS_BYTES]).map(drop)
+}
+
+/// A segment attached to our own memory, of which others may have attachments too.
+#[derive(Debug)]
+pub struct Attached {
+    start: NonNull<u8>,
+    len_bytes: usize,
+}
+
+impl Attached {
+    /// Attaches segment `id`.
+    pub fn new(id: i32, writable: bool) -> Result<Self> {
+        let len_bytes = status(Kind::Segment, id)?.size as usize;
+        let flags = if writable { 0 } else { SHM_RDONLY };
+        // SAFETY: the kernel chooses an address where nothing is. The size of a segment never changes.
+        let address = check(unsafe { libc::syscall(libc::SYS_shmat, id, 0usize, flags) })?;
+        let start = NonNull::new(address as *mut u8).ok_or(Errno::NOMEM)?;
+        Ok(Self { start, len_bytes })
+    }
+
+    /// Reads all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// EINVAL beyond the end.
+    pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        self.within(offset, bytes.len())?;
+        // Through the kernel, since others may write there at the same time.
+        let own = std::process::id() as i32;
+        let got = crate::memory::read(own, (self.start.as_ptr().addr() + offset) as u64, bytes)?;
+        if got == bytes.len() { Ok(()) } else { Err(Errno::FAULT) }
+    }
+
+    /// Reads `len_bytes` of a file at `from` into it at `offset`.
+    ///
+    /// # Errors
+    /// EINVAL beyond the end, EIO if the file has less.
+    pub fn fill(&self, offset: usize, file: BorrowedFd<'_>, from: u64, len_bytes: usize) -> Result<()> {
+        use rustix::fd::AsRawFd;
+        self.within(offset, len_bytes)?;
+        let mut done = 0;
+        while done < len_bytes {
+            let at = i64::try_from(from + done as u64).map_err(|_| Errno::INVAL)?;
+            // SAFETY: the range lies in our attachment, and no reference to it exists.
+            let got = check(unsafe {
+                let address = self.start.as_ptr().add(offset + done);
+                libc::syscall(libc::SYS_pread64, file.as_raw_fd(), address, len_bytes - done, at)
+            })?;
+            if got == 0 {
+                return Err(Errno::IO);
+            }
+            done += got as usize;
+        }
+        Ok(())
+    }
+
+    fn within(&self, offset: usize, len_bytes: usize) -> Result<()> {
+        // It has whole pages.
+        let end = self.len_bytes.next_multiple_of(4096);
+        if offset.checked_add(len_bytes).is_some_and(|last| last <= end) { Ok(()) } else { Err(Errno::INVAL) }
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        // SAFETY: the attachment is ours, and nothing refers to it any more.
+        unsafe { libc::syscall(libc::SYS_shmdt, self.start.as_ptr()) };
+    }
+}
+
+/// Moves us into an IPC namespace of our own, with no objects in it.
+pub fn unshare() -> Result<()> {
+    // SAFETY: the call takes an integer and shares no memory.
+    check(unsafe { libc::unshare(libc::CLONE_NEWIPC) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_at_the_places_of_the_kernel() {
+        // SAFETY: the calls take integers only.
+        let id = check(unsafe { libc::syscall(libc::SYS_shmget, 0, 5000, libc::IPC_CREAT | 0o640) });
+        let id = id.unwrap() as i32;
+        let attached = Attached::new(id, true).unwrap();
+        let found = status(Kind::Segment, id).unwrap();
+        let own = std::process::id() as i32;
+        assert_eq!((found.size, found.mode, found.count), (5000, 0o640, 1));
+        assert_eq!((found.first_pid, found.last_pid), (own, own));
+        let mut byte = [1];
+        attached.read(8191, &mut byte).unwrap();
+        assert_eq!((byte, attached.read(8192, &mut byte)), ([0], Err(Errno::INVAL)));
+        remove(Kind::Segment, id).unwrap();
+        assert_eq!(status(Kind::Segment, id).unwrap().mode, 0o640 | SHM_DEST);
+        drop(attached);
+        assert!(status(Kind::Segment, id).is_err());
+    }
+
+    #[test]
+    fn messages_are_read_and_stay() {
+        // SAFETY: the calls take integers only.
+        let id =
+            check(unsafe { libc::syscall(libc::SYS_msgget, 0, libc::IPC_CREAT | 0o600) }).unwrap() as i32;
+        send(id, 5, b"one").unwrap();
+        send(id, 3, b"").unwrap();
+        assert_eq!(status(Kind::Queue, id).unwrap().count, 2);
+        assert_eq!(peek(id, 0, 100), Ok((5, b"one".to_vec())));
+        assert_eq!(peek(id, 1, 100), Ok((3, Vec::new())));
+        assert_eq!(peek(id, 2, 100), Err(Errno::NOMSG));
+        remove(Kind::Queue, id).unwrap();
+    }
+}

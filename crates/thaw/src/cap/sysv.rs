@@ -1,0 +1,377 @@
+//! System V segments, semaphores and message queues.
+//!
+//! Those that are still there as they were are used again; those that are missing are made anew with their old
+//! identifiers and keys. Who may not choose identifiers, and every copy, gets an IPC namespace of its own for that. One
+//! that is there but is another, or has changed, is in the way.
+
+use super::Error;
+use super::error::About;
+use frost_model::cap::{Ipc, MessageQueue, Segment, SemaphoreSet};
+use frost_model::{Checkpoint, Obstacle};
+use frost_sys::sysv::{self, Attached, Kind};
+use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
+
+/// What the objects mean for a thaw.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    /// Whether it takes an IPC namespace of its own.
+    pub(crate) namespace: bool,
+    pub(crate) notes: Vec<String>,
+    pub(crate) obstacles: Vec<Obstacle>,
+}
+
+/// How an object of the image stands in our IPC namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing {
+    Missing,
+    /// As it was. `used` if somebody is attached to it.
+    Same {
+        used: bool,
+    },
+    /// Half made by a thaw that died: nobody but root could use it yet.
+    Leftover,
+    /// Another, or changed.
+    Different(String),
+}
+
+/// An object of the image.
+#[derive(Clone, Copy)]
+enum Object<'a> {
+    Segment(&'a Segment),
+    Semaphores(&'a SemaphoreSet),
+    Queue(&'a MessageQueue),
+}
+
+impl<'a> Object<'a> {
+    fn all(checkpoint: &'a Checkpoint) -> impl Iterator<Item = Self> {
+        let objects = &checkpoint.objects;
+        let segments = objects.segments.iter().map(Object::Segment);
+        let semaphores = objects.semaphores.iter().map(Object::Semaphores);
+        segments.chain(semaphores).chain(objects.queues.iter().map(Object::Queue))
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::Segment(_) => Kind::Segment,
+            Self::Semaphores(_) => Kind::Semaphores,
+            Self::Queue(_) => Kind::Queue,
+        }
+    }
+
+    fn ipc(self) -> &'a Ipc {
+        match self {
+            Self::Segment(segment) => &segment.ipc,
+            Self::Semaphores(set) => &set.ipc,
+            Self::Queue(queue) => &queue.ipc,
+        }
+    }
+
+    /// Bytes of a segment, semaphores of a set, most bytes of a queue.
+    fn size(self) -> u64 {
+        match self {
+            Self::Segment(segment) => segment.len_bytes,
+            Self::Semaphores(set) => set.values.len() as u64,
+            Self::Queue(queue) => queue.capacity_bytes,
+        }
+    }
+
+    fn describe(self) -> String {
+        let ipc = self.ipc();
+        match ipc.key {
+            libc::IPC_PRIVATE => format!("{} {}", self.kind().noun(), ipc.id),
+            key => format!("{} {} (key {key:#010x})", self.kind().noun(), ipc.id),
+        }
+    }
+
+    fn standing(self) -> Standing {
+        let ipc = self.ipc();
+        let found = match sysv::status(self.kind(), ipc.id) {
+            Ok(found) => found,
+            Err(Errno::INVAL | Errno::IDRM) => return Standing::Missing,
+            Err(errno) => return Standing::Different(format!("it cannot be looked at: {errno}")),
+        };
+        let what = (found.key, found.size, found.uid, found.gid, found.mode & 0o777);
+        // One that is marked to vanish has lost its key, here as in the image.
+        if what == (ipc.key, self.size(), ipc.uid, ipc.gid, ipc.mode) {
+            return match self.same_content(found.count) {
+                Ok(true) => Standing::Same { used: self.kind() == Kind::Segment && found.count > 0 },
+                Ok(false) => Standing::Different("its content changed while the program was away".to_owned()),
+                Err(errno) => Standing::Different(format!("it cannot be read: {errno}")),
+            };
+        }
+        let alive = rustix::process::Pid::from_raw(found.first_pid)
+            .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH));
+        let unused = self.kind() != Kind::Segment || (found.count == 0 && !alive);
+        if found.mode & 0o777 == 0 && found.key == ipc.key && unused {
+            return Standing::Leftover;
+        }
+        Standing::Different("another one has its number".to_owned())
+    }
+
+    fn same_content(self, count: u64) -> Result<bool, Errno> {
+        Ok(match self {
+            Self::Segment(segment) => digest(segment)? == segment.digest,
+            Self::Semaphores(set) => sysv::values(set.ipc.id, set.values.len())? == set.undone(),
+            Self::Queue(queue) => {
+                if count != queue.messages.len() as u64 {
+                    return Ok(false);
+                }
+                for (index, message) in queue.messages.iter().enumerate() {
+                    match sysv::peek(queue.ipc.id, index, message.data.len()) {
+                        Ok((kind, data)) if kind == message.kind && data == message.data => {}
+                        Ok(_) | Err(Errno::TOOBIG | Errno::NOMSG) => return Ok(false),
+                        Err(errno) => return Err(errno),
+                    }
+                }
+                true
+            }
+        })
+    }
+
+    fn make(self, pack: BorrowedFd<'_>) -> Result<(), Errno> {
+        let (kind, ipc) = (self.kind(), self.ipc());
+        match self {
+            Self::Segment(segment) if segment.removed => {
+                // The key is nothing but a name then, and free to be another's by now.
+                match sysv::make(kind, ipc.id, segment.first_key, self.size()) {
+                    Err(Errno::EXIST) => sysv::make(kind, ipc.id, libc::IPC_PRIVATE, self.size())?,
+                    other => other?,
+                }
+            }
+            _ => sysv::make(kind, ipc.id, ipc.key, self.size())?,
+        }
+        match self {
+            Self::Segment(segment) => {
+                if !segment.pages.is_empty() {
+                    let attached = Attached::new(ipc.id, true)?;
+                    for run in &segment.pages.runs {
+                        let (offset, len) = (run.offset as usize, run.len_bytes as usize);
+                        attached.fill(offset, pack, run.pack_offset, len)?;
+                    }
+                }
+                if segment.locked {
+                    sysv::lock(ipc.id)?;
+                }
+            }
+            Self::Semaphores(set) => sysv::set_values(ipc.id, &set.values)?,
+            Self::Queue(queue) => {
+                sysv::set(kind, ipc.id, (ipc.uid, ipc.gid), 0, queue.capacity_bytes)?;
+                for message in &queue.messages {
+                    sysv::send(ipc.id, message.kind, &message.data)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives it its owner and mode: with a mode it is complete.
+    fn complete(self) -> Result<(), Errno> {
+        let ipc = self.ipc();
+        sysv::set(self.kind(), ipc.id, (ipc.uid, ipc.gid), ipc.mode, self.size())
+    }
+}
+
+fn digest(segment: &Segment) -> Result<[u8; 32], Errno> {
+    let attached = Attached::new(segment.ipc.id, false)?;
+    let len = segment.len_bytes.next_multiple_of(frost_model::PAGE_SIZE);
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < len {
+        let part = (len - at).min(buffer.len() as u64) as usize;
+        attached.read(at as usize, &mut buffer[..part])?;
+        hasher.update(&buffer[..part]);
+        at += part as u64;
+    }
+    Ok(hasher.finalize().into())
+}
+
+/// Finds out how all objects stand, and what is in the way. `ordinary` says that we get a user namespace.
+pub(crate) fn plan(checkpoint: &Checkpoint, copy: bool, ordinary: bool) -> Planned {
+    let mut planned = Planned::default();
+    let objects: Vec<Object<'_>> = Object::all(checkpoint).collect();
+    planned.namespace = checkpoint.host.ipc_namespace || (copy && !objects.is_empty());
+    let root = &checkpoint.processes[0];
+    let obstacle = |object: Object<'_>, reason: String, remedy: &str| Obstacle {
+        pid: root.pd.relation.pid,
+        command: root.pd.command.to_string(),
+        object: object.describe(),
+        reason,
+        remedy: remedy.to_owned(),
+    };
+    if !planned.namespace && !objects.is_empty() {
+        let standings: Vec<Standing> = objects.iter().map(|object| object.standing()).collect();
+        let missing = standings.iter().any(|s| matches!(s, Standing::Missing | Standing::Leftover));
+        // Which places in the tables of the kernel's are free is chance on a busy machine.
+        let taken = |(object, standing): (&Object<'_>, &Standing)| {
+            *standing == Standing::Missing && sysv::place_is_taken(object.kind(), object.ipc().id)
+        };
+        planned.namespace = missing && (ordinary || objects.iter().zip(&standings).any(taken));
+        for (object, standing) in objects.iter().zip(&standings) {
+            match standing {
+                Standing::Different(reason) => planned.obstacles.push(obstacle(
+                    *object,
+                    reason.clone(),
+                    "freeze the programs that share it together, or thaw a copy (--clone), which gets its own",
+                )),
+                Standing::Same { used: true } if planned.namespace => planned.obstacles.push(obstacle(
+                    *object,
+                    "another program uses it, while others of the program's are missing and can only be made apart \
+                     from it: their numbers are taken, or only root may choose numbers"
+                        .to_owned(),
+                    "thaw it as root, or a copy (--clone)",
+                )),
+                Standing::Same { .. } if !planned.namespace => {
+                    planned.notes.push(format!("{} is there, and is used again", object.describe()));
+                }
+                Standing::Same { .. } | Standing::Missing | Standing::Leftover => {}
+            }
+        }
+    }
+    if planned.namespace && ordinary {
+        // A user namespace of an ordinary user knows that user and group only.
+        let us = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        for object in objects.iter().filter(|object| (object.ipc().uid, object.ipc().gid) != us) {
+            let reason = format!("it belongs to user {}, group {}", object.ipc().uid, object.ipc().gid);
+            planned.obstacles.push(obstacle(
+                *object,
+                reason,
+                "thaw it as root, or as the user it belongs to",
+            ));
+        }
+    }
+    if planned.namespace && !objects.is_empty() {
+        planned.notes.push(format!(
+            "{} of System V get an IPC namespace of its own",
+            match objects.len() {
+                1 => "one object".to_owned(),
+                count => format!("{count} objects"),
+            }
+        ));
+    }
+    planned
+}
+
+/// Objects that were made; dropped before the commit, they are removed again.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    made: Vec<(Kind, i32)>,
+    /// Sets of semaphores that were there, by their place in the image: what the ends of the processes have undone in
+    /// them is still undone.
+    pub(crate) undone: Vec<bool>,
+    vanish: Vec<i32>,
+}
+
+/// Makes what is missing, in an IPC namespace of its own or in ours.
+pub(crate) fn make(checkpoint: &Checkpoint, own: bool, pack: BorrowedFd<'_>) -> Result<Made, Error> {
+    match make_all(checkpoint, own, pack) {
+        Err(Error::Object { source: Errno::EXIST, .. }) if !own && !any_used(checkpoint) => {
+            // A place was free when the plan was made.
+            sysv::unshare().about("make", "an IPC namespace")?;
+            make_all(checkpoint, true, pack)
+        }
+        other => other,
+    }
+}
+
+fn any_used(checkpoint: &Checkpoint) -> bool {
+    Object::all(checkpoint).any(|object| object.standing() == Standing::Same { used: true })
+}
+
+fn make_all(checkpoint: &Checkpoint, own: bool, pack: BorrowedFd<'_>) -> Result<Made, Error> {
+    let mut made = Made::default();
+    if own {
+        raise_limits(checkpoint);
+    }
+    for object in Object::all(checkpoint) {
+        let (kind, id) = (object.kind(), object.ipc().id);
+        let standing = if own { Standing::Missing } else { object.standing() };
+        match standing {
+            Standing::Same { .. } => {}
+            Standing::Different(reason) => {
+                return Err(Error::Changed { object: object.describe(), reason });
+            }
+            Standing::Missing | Standing::Leftover => {
+                if standing == Standing::Leftover {
+                    sysv::remove(kind, id).about("remove", object.describe())?;
+                }
+                let result = object.make(pack);
+                if result != Err(Errno::EXIST) {
+                    made.made.push((kind, id));
+                }
+                result.about("make", object.describe())?;
+            }
+        }
+        match object {
+            Object::Semaphores(_) => made.undone.push(matches!(standing, Standing::Same { .. })),
+            Object::Segment(segment) if segment.removed => made.vanish.push(id),
+            Object::Segment(_) | Object::Queue(_) => {}
+        }
+    }
+    Ok(made)
+}
+
+/// A new namespace has the kernel's default limits.
+fn raise_limits(checkpoint: &Checkpoint) {
+    let queues = &checkpoint.objects.queues;
+    let capacity = queues.iter().map(|queue| queue.capacity_bytes).max().unwrap_or(0);
+    let longest =
+        queues.iter().flat_map(|queue| &queue.messages).map(|message| message.data.len() as u64).max();
+    for (name, wanted, default) in [("msgmnb", capacity, 16_384), ("msgmax", longest.unwrap_or(0), 8192)] {
+        if wanted > default {
+            // If it does not work, what needs it fails by name.
+            let _ = std::fs::write(format!("/proc/sys/kernel/{name}"), wanted.to_string());
+        }
+    }
+}
+
+impl Made {
+    /// Gives objects their owners and modes, and lets segments vanish with their last attachment again, now that all of
+    /// the tree is attached.
+    ///
+    /// Not before: in a set of semaphores whose undoing was not noted yet, nothing would tell that a thaw died amid it.
+    pub(crate) fn all_attached(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        for object in Object::all(checkpoint) {
+            if self.made.contains(&(object.kind(), object.ipc().id)) {
+                object.complete().about("set the owner of", object.describe())?;
+            }
+        }
+        for id in self.vanish.drain(..) {
+            sysv::remove(Kind::Segment, id).about("mark as removed", format!("segment {id}"))?;
+        }
+        Ok(())
+    }
+
+    /// The tree lives: they are its own.
+    pub(crate) fn keep(&mut self) {
+        self.made.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for (kind, id) in self.made.drain(..) {
+            let _ = sysv::remove(kind, id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn private_set(id: i32, values: &[u16]) -> SemaphoreSet {
+        let found = sysv::status(Kind::Semaphores, id);
+        let found = found.unwrap_or_default();
+        let ipc = Ipc { id, key: 0, uid: found.uid, gid: found.gid, mode: found.mode & 0o777 };
+        SemaphoreSet { ipc, values: values.to_vec(), undo: Vec::new() }
+    }
+
+    #[test]
+    fn an_object_that_is_gone_is_missing_and_one_with_other_values_is_different() {
+        let set = private_set(i32::MAX, &[1]);
+        assert_eq!(Object::Semaphores(&set).standing(), Standing::Missing);
+        assert_eq!(Object::Semaphores(&set).describe(), "semaphore set 2147483647");
+    }
+}

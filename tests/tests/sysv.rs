@@ -1,0 +1,112 @@
+//! System V objects that others use too, that have changed, or whose numbers are taken.
+
+use frost_sys::sysv::{self, Attached, Kind};
+use frost_tests::journey::Traveller;
+use frost_tests::{Scene, Stdio, Who, is_root, skip, until};
+use rustix::fd::AsFd;
+use std::path::Path;
+
+const UNSUPPORTED: i32 = 3;
+
+fn set_out<'a>(scene: &'a Scene, name: &str) -> Traveller<'a> {
+    Traveller::set_out(scene, Path::new(env!("CARGO_BIN_EXE_victim")), name, Stdio::Null)
+}
+
+/// The segment that a process has attached: the inode that the kernel shows for it.
+fn segment_of(pid: i32) -> i32 {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("the victim runs");
+    let line = maps.lines().find(|line| line.contains("/SYSV")).expect("it has a segment");
+    line.split_ascii_whitespace().nth(4).and_then(|inode| inode.parse().ok()).expect("an inode")
+}
+
+#[test]
+fn a_segment_goes_with_its_program() {
+    for who in [Who::Myself, Who::Ordinary] {
+        let Some(scene) = Scene::new(who) else { return };
+        let mut traveller = set_out(&scene, "sysv_segment_key");
+        let id = segment_of(traveller.pid);
+        traveller.freeze();
+        assert!(sysv::status(Kind::Segment, id).is_err(), "segment {id} of a frozen program takes memory");
+        traveller.thaw(&[]);
+        traveller.arrive("thawed");
+        scene.is_empty_soon();
+    }
+}
+
+#[test]
+fn a_segment_that_others_have_attached_stays_and_is_used_again() {
+    for who in [Who::Myself, Who::Ordinary] {
+        let Some(scene) = Scene::new(who) else { return };
+        let mut traveller = set_out(&scene, "sysv_segment_key");
+        let id = segment_of(traveller.pid);
+        let attached = Attached::new(id, false).expect("root may attach it, and its owner");
+        traveller.freeze();
+        let plan = scene.frost(&["thaw", "victim", "--plan"]).ok();
+        assert!(plan.stdout.contains("is used again"), "{plan}");
+        traveller.thaw(&[]);
+        assert_eq!(sysv::status(Kind::Segment, id).expect("it stayed").count, 2, "attachments");
+        traveller.arrive("thawed");
+        drop(attached);
+        scene.is_empty_soon();
+    }
+}
+
+#[test]
+fn a_segment_that_others_have_changed_is_refused_by_name() {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let mut traveller = set_out(&scene, "sysv_segment_key");
+    let id = segment_of(traveller.pid);
+    let attached = Attached::new(id, true).expect("root may attach it, and its owner");
+    traveller.freeze();
+    let zero = std::fs::File::open("/dev/zero").expect("there is /dev/zero");
+    attached.fill(4096, zero.as_fd(), 0, 1).expect("a byte of it");
+    scene.frost(&["thaw", "victim"]).refused(UNSUPPORTED, &format!("shared memory segment {id}"));
+    scene.frost(&["thaw", "victim"]).refused(UNSUPPORTED, "content changed");
+    // A copy gets a segment of its own.
+    traveller.thaw(&["--clone"]);
+    traveller.arrive("copied");
+    drop(attached);
+    sysv::remove(Kind::Segment, id).expect("it is still there");
+    scene.is_empty_soon();
+}
+
+/// A queue to which another program sent last stays; a message less is a change.
+#[test]
+fn a_queue_that_others_use_stays() {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let mut traveller = set_out(&scene, "sysv_queue_empty");
+    let text = std::fs::read_to_string("/proc/sysvipc/msg").expect("the kernel has it");
+    let mut ids = text.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().nth(1)?.parse().ok());
+    let of_victim =
+        |id: &i32| sysv::last_pids(Kind::Queue, *id).is_ok_and(|pids| pids.contains(&traveller.pid));
+    let id = ids.find(of_victim).expect("the victim's queue");
+    sysv::send(id, 99, b"ours").expect("root may, and its owner");
+    traveller.freeze();
+    assert_eq!(sysv::status(Kind::Queue, id).expect("a queue that we use is gone").count, 1);
+    sysv::take(id, 99, 100).expect("it is there");
+    scene.frost(&["thaw", "victim"]).refused(UNSUPPORTED, &format!("message queue {id}"));
+    sysv::send(id, 99, b"ours").expect("root may, and its owner");
+    traveller.thaw(&[]);
+    sysv::take(id, 99, 100).expect("it is there");
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
+
+#[test]
+fn a_number_that_is_taken_is_refused_by_name() {
+    if !is_root() {
+        skip("only root can choose the number of a segment");
+        return;
+    }
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let mut traveller = set_out(&scene, "sysv_segment");
+    let id = segment_of(traveller.pid);
+    traveller.freeze();
+    // Other programs may have its place for a moment.
+    until("the number is free", || sysv::make(Kind::Segment, id, 0, 100).is_ok());
+    scene.frost(&["thaw", "victim"]).refused(UNSUPPORTED, "another one has its number");
+    sysv::remove(Kind::Segment, id).expect("it is ours");
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}

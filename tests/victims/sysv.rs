@@ -1,0 +1,394 @@
+//! System V segments, semaphores and message queues.
+
+use crate::Victim;
+use crate::call::{READ_WRITE, check_fill, errno, fill, shared_words, until, zeroed};
+use crate::stage::{Stage, Verdict};
+use libc::{IPC_CREAT, IPC_EXCL, IPC_NOWAIT, IPC_PRIVATE, IPC_RMID, IPC_STAT, PROT_READ, SHM_RDONLY};
+use std::ptr::null;
+use std::sync::atomic::Ordering::SeqCst;
+
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("sysv_segment", segment),
+    ("sysv_segment_key", segment_key),
+    ("sysv_segment_parts", segment_parts),
+    ("sysv_segment_removed", segment_removed),
+    ("sysv_segment_detached", segment_detached),
+    ("sysv_segments_many", segments_many),
+    ("sysv_semaphores", semaphores),
+    ("sysv_semaphore_waiters", semaphore_waiters),
+    ("sysv_semaphore_undo", semaphore_undo),
+    ("sysv_queue_empty", queue_empty),
+    ("sysv_queue_half_full", queue_half_full),
+    ("sysv_queue_full", queue_full),
+    ("sysv_queue_waiters", queue_waiters),
+];
+
+const PAGE: usize = 4096;
+const LEN: usize = 1 << 20;
+
+/// A key that no other program of these tests has.
+fn key(number: i32) -> i32 {
+    let pid = unsafe { libc::getpid() };
+    pid << 8 | number
+}
+
+fn attach(id: i32, flags: i32) -> Result<*mut u8, String> {
+    Ok(sys!(shmat(id, null(), flags))?.cast())
+}
+
+fn status(id: i32) -> Result<libc::shmid_ds, String> {
+    let mut status: libc::shmid_ds = zeroed();
+    sys!(shmctl(id, IPC_STAT, &mut status))?;
+    Ok(status)
+}
+
+/// One segment in two processes, which go on to see each other's writes, under the same number.
+fn segment(stage: &Stage) -> Verdict {
+    let words = shared_words::<1>()?;
+    let id = sys!(shmget(IPC_PRIVATE, LEN - 100, IPC_CREAT | 0o640))?;
+    let memory = attach(id, 0)?;
+    fill(memory, LEN / 2, 1);
+    fill(unsafe { memory.add(LEN / 2) }, LEN / 2, 7);
+    let child = stage.fork(|| {
+        words[0].store(1, SeqCst);
+        stage.wait();
+        check_fill("the child's view", memory, LEN / 2, 1)?;
+        fill(memory, LEN / 2, 2);
+        sys!(shmdt(memory.cast()))?;
+        Ok(())
+    })?;
+    until("the child stands", || words[0].load(SeqCst) == 1)?;
+    stage.freeze_here()?;
+    stage.reap(child)?;
+    check_fill("what the child wrote", memory, LEN / 2, 2)?;
+    check_fill("what it did not write", unsafe { memory.add(LEN / 2) }, LEN / 2, 7)?;
+    let found = status(id)?;
+    same!(found.shm_segsz, LEN - 100, "its size");
+    same!(found.shm_perm.mode as u32 & 0o777, 0o640, "its mode");
+    same!(found.shm_nattch, 1, "its attachments");
+    let again = attach(id, 0)?;
+    unsafe { again.write(0x55) };
+    same!(unsafe { memory.read() }, 0x55, "what a new attachment wrote");
+    sys!(shmctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    sys!(shmdt(memory.cast()))?;
+    sys!(shmdt(again.cast()))?;
+    check!(status(id).is_err() && errno() == libc::EINVAL, "it did not vanish with its last attachment");
+    Ok(())
+}
+
+/// Found by its key, by itself and by others.
+fn segment_key(stage: &Stage) -> Verdict {
+    let key = key(1);
+    let id = sys!(shmget(key, LEN, IPC_CREAT | IPC_EXCL | 0o600))?;
+    let memory = attach(id, 0)?;
+    fill(memory, LEN, 3);
+    stage.freeze_here()?;
+    same!(sys!(shmget(key, LEN, 0))?, id, "what has the key");
+    check_fill("the segment", memory, LEN, 3)?;
+    sys!(shmctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    Ok(())
+}
+
+/// Attached for reading only and for writing, partly unmapped, with other rights.
+fn segment_parts(stage: &Stage) -> Verdict {
+    let id = sys!(shmget(IPC_PRIVATE, 16 * PAGE, IPC_CREAT | 0o600))?;
+    let memory = attach(id, 0)?;
+    fill(memory, 8 * PAGE, 4);
+    fill(unsafe { memory.add(8 * PAGE) }, 8 * PAGE, 5);
+    let read_only = attach(id, SHM_RDONLY)?;
+    sys!(munmap(memory.add(4 * PAGE).cast(), 4 * PAGE))?;
+    sys!(mprotect(memory.cast(), 2 * PAGE, PROT_READ))?;
+    sys!(munmap(read_only.cast(), 3 * PAGE))?;
+    let read_only = unsafe { read_only.add(3 * PAGE) };
+    let before = status(id)?.shm_nattch;
+    stage.freeze_here()?;
+    same!(status(id)?.shm_nattch, before, "its attachments");
+    check_fill("the first part", memory, 4 * PAGE, 4)?;
+    check_fill("the second part", unsafe { memory.add(8 * PAGE) }, 8 * PAGE, 5)?;
+    unsafe { memory.add(15 * PAGE).write(0x11) };
+    same!(unsafe { read_only.add(12 * PAGE).read() }, 0x11, "what the other attachment shows");
+    check!(
+        sys!(mprotect(read_only.cast(), PAGE, READ_WRITE)).is_err(),
+        "an attachment for reading can be made writable"
+    );
+    sys!(mprotect(memory.cast(), 2 * PAGE, READ_WRITE))?;
+    unsafe { memory.write(0x12) };
+    let whole = attach(id, 0)?;
+    same!(unsafe { whole.read() }, 0x12, "what was written where writing was not allowed");
+    sys!(shmctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    Ok(())
+}
+
+/// Marked to vanish with its last attachment, as many programs do at once; others may still attach it.
+fn segment_removed(stage: &Stage) -> Verdict {
+    let id = sys!(shmget(key(2), LEN, IPC_CREAT | IPC_EXCL | 0o600))?;
+    let memory = attach(id, 0)?;
+    fill(memory, LEN, 5);
+    sys!(shmctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    stage.freeze_here()?;
+    check_fill("the segment", memory, LEN, 5)?;
+    const SHM_DEST: u32 = 0o1000;
+    check!(status(id)?.shm_perm.mode as u32 & SHM_DEST != 0, "it is not marked to vanish any more");
+    let again = attach(id, 0)?;
+    check_fill("a new attachment", again, LEN, 5)?;
+    sys!(shmdt(memory.cast()))?;
+    sys!(shmdt(again.cast()))?;
+    check!(status(id).is_err(), "it did not vanish with its last attachment");
+    Ok(())
+}
+
+/// Nobody has it attached when the freeze comes.
+fn segment_detached(stage: &Stage) -> Verdict {
+    let id = sys!(shmget(IPC_PRIVATE, LEN, IPC_CREAT | 0o600))?;
+    let memory = attach(id, 0)?;
+    fill(unsafe { memory.add(8 * PAGE) }, PAGE, 6);
+    sys!(shmdt(memory.cast()))?;
+    stage.freeze_here()?;
+    let memory = attach(id, 0)?;
+    check_fill("the segment", unsafe { memory.add(8 * PAGE) }, PAGE, 6)?;
+    crate::call::check_zero("what was never written", memory, 8 * PAGE)?;
+    sys!(shmctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    Ok(())
+}
+
+/// Forty at a time, made and removed in turn, so that their numbers are in no order.
+fn segments_many(stage: &Stage) -> Verdict {
+    let make = |seed: u64| -> Result<(i32, *mut u8), String> {
+        let id = sys!(shmget(IPC_PRIVATE, 2 * PAGE, IPC_CREAT | 0o600))?;
+        let memory = attach(id, 0)?;
+        fill(memory, 2 * PAGE, seed);
+        Ok((id, memory))
+    };
+    let mut all: Vec<(i32, *mut u8)> = (0..40).map(make).collect::<Result<_, _>>()?;
+    for seed in (0..40).step_by(3) {
+        sys!(shmdt(all[seed].1.cast()))?;
+        sys!(shmctl(all[seed].0, IPC_RMID, std::ptr::null_mut()))?;
+        all[seed] = make(seed as u64)?;
+    }
+    stage.freeze_here()?;
+    for (seed, (id, memory)) in all.into_iter().enumerate() {
+        check_fill(&format!("segment {id}"), memory, 2 * PAGE, seed as u64)?;
+        same!(status(id)?.shm_nattch, 1, "attachments of segment {id}");
+        sys!(shmctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    }
+    Ok(())
+}
+
+fn operate(id: i32, operations: &[(u16, i16, i32)]) -> Result<i32, String> {
+    let mut all: Vec<libc::sembuf> = operations
+        .iter()
+        .map(|(number, operation, flags)| libc::sembuf {
+            sem_num: *number,
+            sem_op: *operation,
+            sem_flg: *flags as i16,
+        })
+        .collect();
+    sys!(semop(id, all.as_mut_ptr(), all.len()))
+}
+
+fn value(id: i32, number: i32) -> Result<i32, String> {
+    sys!(semctl(id, number, libc::GETVAL))
+}
+
+fn semaphores(stage: &Stage) -> Verdict {
+    let key = key(3);
+    let id = sys!(semget(key, 5, IPC_CREAT | IPC_EXCL | 0o600))?;
+    let values = [0, 1, 7, 32_767, 500];
+    for (number, value) in values.into_iter().enumerate() {
+        sys!(semctl(id, number as i32, libc::SETVAL, value))?;
+    }
+    let private = sys!(semget(IPC_PRIVATE, 1, 0o640))?;
+    operate(private, &[(0, 3, 0)])?;
+    stage.freeze_here()?;
+    same!(sys!(semget(key, 5, 0))?, id, "what has the key");
+    for (number, expected) in values.into_iter().enumerate() {
+        same!(value(id, number as i32)?, expected, "semaphore {number}");
+    }
+    same!(value(private, 0)?, 3, "the set without a key");
+    operate(id, &[(2, -7, 0), (0, 1, 0), (4, -500, IPC_NOWAIT)])?;
+    same!(value(id, 0)?, 1, "a semaphore after an operation");
+    let refused = operate(id, &[(2, -1, IPC_NOWAIT)]).is_err() && errno() == libc::EAGAIN;
+    check!(refused, "a semaphore of value 0 was taken");
+    sys!(semctl(id, 0, IPC_RMID))?;
+    sys!(semctl(private, 0, IPC_RMID))?;
+    Ok(())
+}
+
+/// Children wait for a semaphore to rise, and for one to become zero.
+fn semaphore_waiters(stage: &Stage) -> Verdict {
+    let id = sys!(semget(IPC_PRIVATE, 3, 0o600))?;
+    operate(id, &[(1, 1, 0)])?;
+    let rise = stage.fork(|| operate(id, &[(0, -2, 0), (2, 1, 0)]).map(drop))?;
+    let zero = stage.fork(|| operate(id, &[(1, 0, 0), (2, 1, 0)]).map(drop))?;
+    let wait = || unsafe { (libc::semctl(id, 0, libc::GETNCNT), libc::semctl(id, 1, libc::GETZCNT)) };
+    until("both wait", || wait() == (1, 1))?;
+    stage.freeze_here()?;
+    until("both wait again", || wait() == (1, 1))?;
+    same!(value(id, 2)?, 0, "how many went on");
+    operate(id, &[(0, 2, 0)])?;
+    stage.reap(rise)?;
+    operate(id, &[(1, -1, 0)])?;
+    stage.reap(zero)?;
+    same!(value(id, 2)?, 2, "how many went on");
+    same!(value(id, 0)?, 0, "the semaphore that rose");
+    sys!(semctl(id, 0, IPC_RMID))?;
+    Ok(())
+}
+
+/// What processes did with SEM_UNDO is undone when they end, and not before.
+fn semaphore_undo(stage: &Stage) -> Verdict {
+    const UNDO: i32 = libc::SEM_UNDO;
+    let words = shared_words::<1>()?;
+    let id = sys!(semget(IPC_PRIVATE, 3, 0o600))?;
+    for (number, value) in [1, 0, 20_000].into_iter().enumerate() {
+        sys!(semctl(id, number as i32, libc::SETVAL, value))?;
+    }
+    let other = sys!(semget(IPC_PRIVATE, 1, 0o600))?;
+    operate(other, &[(0, 1, 0)])?;
+    // One holds a lock; one has lent something out; one did both.
+    let acts: [&[(u16, i16, i32)]; 3] =
+        [&[(0, -1, UNDO)], &[(1, 4, UNDO)], &[(1, -1, UNDO), (2, 12_000, UNDO), (2, -3, 0)]];
+    let mut children = Vec::new();
+    for (number, act) in acts.into_iter().enumerate() {
+        children.push(stage.fork(|| {
+            operate(id, act)?;
+            words[0].fetch_add(1, SeqCst);
+            loop {
+                crate::call::nap(std::time::Duration::from_millis(5));
+            }
+        })?);
+        until("it has acted", || words[0].load(SeqCst) as usize == number + 1)?;
+    }
+    let all = || -> Result<[i32; 3], String> { Ok([value(id, 0)?, value(id, 1)?, value(id, 2)?]) };
+    same!(all()?, [0, 3, 31_997], "the values before");
+    stage.freeze_here()?;
+    same!(all()?, [0, 3, 31_997], "the values");
+    let end = |number: usize| -> Verdict {
+        sys!(kill(children[number], libc::SIGKILL))?;
+        sys!(waitpid(children[number], std::ptr::null_mut(), 0))?;
+        stage.forget(children[number]);
+        Ok(())
+    };
+    end(0)?;
+    same!(all()?, [1, 3, 31_997], "when the lock's holder has ended");
+    end(2)?;
+    same!(all()?, [1, 4, 19_997], "when the last has ended");
+    end(1)?;
+    same!(all()?, [1, 0, 19_997], "when all have ended");
+    same!(value(other, 0)?, 1, "a set that nobody undoes anything in");
+    sys!(semctl(id, 0, IPC_RMID))?;
+    sys!(semctl(other, 0, IPC_RMID))?;
+    Ok(())
+}
+
+fn send(id: i32, kind: i64, data: &[u8], flags: i32) -> Result<i32, String> {
+    let mut message = kind.to_ne_bytes().to_vec();
+    message.extend_from_slice(data);
+    sys!(msgsnd(id, message.as_ptr().cast(), data.len(), flags))
+}
+
+fn receive(id: i32, kind: i64, flags: i32) -> Result<(i64, Vec<u8>), String> {
+    let mut message = vec![0u8; 8 + 8192];
+    let got = sys!(msgrcv(id, message.as_mut_ptr().cast(), 8192, kind, flags))?;
+    message.truncate(8 + got as usize);
+    let kind = i64::from_ne_bytes(message[..8].try_into().expect("eight bytes"));
+    Ok((kind, message.split_off(8)))
+}
+
+fn queue_status(id: i32) -> Result<libc::msqid_ds, String> {
+    let mut status: libc::msqid_ds = zeroed();
+    sys!(msgctl(id, IPC_STAT, &mut status))?;
+    Ok(status)
+}
+
+fn queue_empty(stage: &Stage) -> Verdict {
+    let key = key(4);
+    let id = sys!(msgget(key, IPC_CREAT | IPC_EXCL | 0o620))?;
+    send(id, 1, b"once", 0)?;
+    receive(id, 0, 0)?;
+    stage.freeze_here()?;
+    same!(sys!(msgget(key, 0))?, id, "what has the key");
+    same!(queue_status(id)?.msg_perm.mode as u32 & 0o777, 0o620, "its mode");
+    check!(receive(id, 0, IPC_NOWAIT).is_err() && errno() == libc::ENOMSG, "a message came from nowhere");
+    send(id, 2, b"again", 0)?;
+    same!(receive(id, 0, 0)?, (2, b"again".to_vec()), "a message");
+    sys!(msgctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    Ok(())
+}
+
+/// Messages of several types and lengths, in order, also by type.
+fn queue_half_full(stage: &Stage) -> Verdict {
+    let id = sys!(msgget(IPC_PRIVATE, 0o600))?;
+    let long = vec![0x5a; 5000];
+    let all: [(i64, &[u8]); 6] =
+        [(3, b"three"), (1, b""), (7, &long), (1, b"one"), (i64::MAX, b"x"), (2, b"two")];
+    for (kind, data) in all {
+        send(id, kind, data, 0)?;
+    }
+    stage.freeze_here()?;
+    same!(queue_status(id)?.msg_qnum, 6, "messages");
+    same!(receive(id, 1, IPC_NOWAIT)?, (1, Vec::new()), "the first of type 1");
+    same!(receive(id, 0, IPC_NOWAIT)?, (3, b"three".to_vec()), "the oldest");
+    same!(receive(id, -2, IPC_NOWAIT)?, (1, b"one".to_vec()), "the lowest type");
+    same!(receive(id, 0, IPC_NOWAIT)?, (7, long), "the long one");
+    same!(receive(id, 0, IPC_NOWAIT)?, (i64::MAX, b"x".to_vec()), "the next");
+    same!(receive(id, 0, IPC_NOWAIT)?, (2, b"two".to_vec()), "the last");
+    sys!(msgctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    Ok(())
+}
+
+/// No byte more goes in, and a smaller limit was set.
+fn queue_full(stage: &Stage) -> Verdict {
+    let id = sys!(msgget(IPC_PRIVATE, 0o600))?;
+    let mut status = queue_status(id)?;
+    status.msg_qbytes = 3000;
+    sys!(msgctl(id, libc::IPC_SET, &mut status))?;
+    for number in 0..30u8 {
+        send(id, i64::from(number) + 1, &[number; 100], IPC_NOWAIT)?;
+    }
+    let full = |id| send(id, 1, b"x", IPC_NOWAIT).is_err() && errno() == libc::EAGAIN;
+    check!(full(id), "it is not full before");
+    stage.freeze_here()?;
+    check!(full(id), "it is not full any more");
+    same!(queue_status(id)?.msg_qbytes, 3000, "the most bytes");
+    for number in 0..30u8 {
+        same!(receive(id, 0, IPC_NOWAIT)?, (i64::from(number) + 1, vec![number; 100]), "message {number}");
+    }
+    sys!(msgctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    Ok(())
+}
+
+/// A blocked reader and a blocked writer.
+fn queue_waiters(stage: &Stage) -> Verdict {
+    let words = shared_words::<1>()?;
+    let (empty, full) = (sys!(msgget(IPC_PRIVATE, 0o600))?, sys!(msgget(IPC_PRIVATE, 0o600))?);
+    let mut status = queue_status(full)?;
+    status.msg_qbytes = 10;
+    sys!(msgctl(full, libc::IPC_SET, &mut status))?;
+    send(full, 1, b"ten bytes!", IPC_NOWAIT)?;
+    let reader = stage.fork(|| {
+        words[0].fetch_add(1, SeqCst);
+        same!(receive(empty, 5, 0)?, (5, b"for the reader".to_vec()), "what the reader got");
+        Ok(())
+    })?;
+    let writer = stage.fork(|| {
+        words[0].fetch_add(1, SeqCst);
+        send(full, 2, b"late", 0).map(drop)
+    })?;
+    let sleeps = |pid: i32| {
+        let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        call.starts_with(&format!("{} ", libc::SYS_msgrcv))
+            || call.starts_with(&format!("{} ", libc::SYS_msgsnd))
+    };
+    until("both wait", || words[0].load(SeqCst) == 2 && sleeps(reader) && sleeps(writer))?;
+    stage.freeze_here()?;
+    send(empty, 4, b"for nobody", 0)?;
+    send(empty, 5, b"for the reader", 0)?;
+    stage.reap(reader)?;
+    same!(receive(full, 0, 0)?, (1, b"ten bytes!".to_vec()), "what was there");
+    stage.reap(writer)?;
+    same!(receive(full, 0, IPC_NOWAIT)?, (2, b"late".to_vec()), "what the writer sent");
+    sys!(msgctl(empty, IPC_RMID, std::ptr::null_mut()))?;
+    sys!(msgctl(full, IPC_RMID, std::ptr::null_mut()))?;
+    Ok(())
+}
