@@ -147,6 +147,8 @@ carried! {
     file_shared
     file_shared_read_only
     file_deleted_mapped
+    file_deleted_closed
+    file_deleted_in_memory
     file_beyond_end
     limits_soft
     limits_hard

@@ -12,6 +12,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("file_shared", shared),
     ("file_shared_read_only", shared_read_only),
     ("file_deleted_mapped", deleted_mapped),
+    ("file_deleted_closed", deleted_closed),
+    ("file_deleted_in_memory", deleted_in_memory),
     ("file_beyond_end", beyond_end),
 ];
 
@@ -123,6 +125,58 @@ fn deleted_mapped(stage: &Stage) -> Verdict {
     let mut bytes = vec![0; PAGE];
     sys!(pread(fd, bytes.as_mut_ptr().cast(), PAGE, 0))?;
     check_fill("the file as read", bytes.as_ptr(), PAGE, 5)
+}
+
+/// A mapped file that has neither a name nor a descriptor any more, mapped in two processes and in several ways.
+fn deleted_closed(stage: &Stage) -> Verdict {
+    let fd = file(stage, "mapped")?;
+    let shared = mapped(fd, READ_WRITE, MAP_SHARED, 0)?;
+    let private = mapped(fd, READ_WRITE, MAP_PRIVATE, 0)?;
+    let reading = mapped(fd, PROT_READ, MAP_SHARED, 3 * PAGE)?;
+    fill(unsafe { private.add(PAGE) }, PAGE, 4);
+    sys!(unlink(crate::call::c(&stage.path("mapped").to_string_lossy()).as_ptr()))?;
+    sys!(close(fd))?;
+    let child = stage.fork(|| {
+        stage.wait();
+        pages("the child's view", shared, 0, 64)?;
+        fill(shared, PAGE, 5);
+        Ok(())
+    })?;
+    stage.freeze_here()?;
+    stage.reap(child)?;
+    check_fill("what the child wrote", shared, PAGE, 5)?;
+    pages("what it did not write", unsafe { shared.add(PAGE) }, 1, 63)?;
+    check_fill("the private page", unsafe { private.add(PAGE) }, PAGE, 4)?;
+    pages("private pages that were not written", unsafe { private.add(2 * PAGE) }, 2, 62)?;
+    pages("the mapping for reading", reading, 3, 61)?;
+    unsafe { shared.add(3 * PAGE).write_volatile(0x77) };
+    same!(unsafe { reading.read_volatile() }, 0x77, "what another mapping shows");
+    Ok(())
+}
+
+/// As sem_open(3) and sem_unlink(3) make it, or shm_open(3): a small file of /dev/shm.
+fn deleted_in_memory(stage: &Stage) -> Verdict {
+    let path = crate::call::c(&format!("/dev/shm/frost-victim-{}", unsafe { libc::getpid() }));
+    let Ok(fd) = sys!(open(path.as_ptr(), O_RDWR | O_CREAT | libc::O_EXCL | libc::O_CLOEXEC, 0o600)) else {
+        eprintln!("skipped: nothing can be made in /dev/shm");
+        return stage.freeze_here();
+    };
+    sys!(ftruncate(fd, 32))?;
+    let memory = sys!(mmap(std::ptr::null_mut(), 32, READ_WRITE, MAP_SHARED, fd, 0))?.cast::<u8>();
+    sys!(unlink(path.as_ptr()))?;
+    sys!(close(fd))?;
+    let word = unsafe { &*memory.cast::<std::sync::atomic::AtomicU32>() };
+    word.store(7, std::sync::atomic::Ordering::SeqCst);
+    let child = stage.fork(|| {
+        crate::call::until("the parent writes", || word.load(std::sync::atomic::Ordering::SeqCst) == 8)?;
+        word.store(9, std::sync::atomic::Ordering::SeqCst);
+        Ok(())
+    })?;
+    stage.freeze_here()?;
+    same!(word.swap(8, std::sync::atomic::Ordering::SeqCst), 7, "the word");
+    stage.reap(child)?;
+    same!(word.load(std::sync::atomic::Ordering::SeqCst), 9, "what the child wrote");
+    Ok(())
 }
 
 /// A mapping that reaches beyond the end of its file.

@@ -7,13 +7,13 @@ use crate::inner::{self, ProcessFacts};
 use crate::rm::{Backing, Behind, FileCache};
 use crate::survey::{self, Seen};
 use crate::{Frozen, Options, cpu, deposit, file, host, pd, ram, rm};
-use frost_model::cap::Capability;
+use frost_model::cap::{Capability, Content, Description, FileIdentity, Objects, RegularFile, Unnamed};
 use frost_model::clock::Clocks;
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::pd::Descriptor;
 use frost_model::ram::Pages;
 use frost_model::rm::{PageRange, Region, RmState};
-use frost_model::{Checkpoint, Pid, Process, Steps};
+use frost_model::{BytePath, Checkpoint, Pid, Process, Steps};
 use frost_store::{Draft, Name, Store, Then};
 use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::{self, Mapping, Timer};
@@ -230,12 +230,18 @@ fn capture(
 
     // Shared memory without a descriptor gets its number behind that which has one.
     let mut unnamed = ram::SharedMemories::new();
+    let mut deleted = ram::DeletedFiles::new();
     for process in &living {
         for mapping in &known[&process.pid].mappings {
             if let Ok(backing) = rm::backing(mapping, &mut files)
                 && ram::needs_windows(&backing, &catalog)
             {
                 ram::note_shared(&mut unnamed, process.pid, mapping, &backing);
+            }
+            if let Ok(Backing::Deleted { device, inode }) = rm::backing(mapping, &mut files)
+                && catalog.description_of(device, inode).is_none()
+            {
+                ram::note_deleted(&mut deleted, process.pid, mapping);
             }
         }
     }
@@ -250,13 +256,20 @@ fn capture(
         sysv,
     };
     behind.learn(&catalog, known.values().flat_map(|known| &known.mappings));
-    let Captured { descriptions, mut objects, mut dataspaces } =
+    let Captured { mut descriptions, mut objects, mut dataspaces } =
         catalog.capture(draft.pack(), options.files).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.descriptors")?;
     for (key, object) in &unnamed {
         let id = DataspaceId::new(dataspaces.len() as u32);
         dataspaces.push(ram::capture_shared(object, draft.pack()).map_err(|error| freeze.failed(&error))?);
         behind.dataspaces.insert(*key, id);
+    }
+
+    for (key, file) in &deleted {
+        let id = DescriptionId::new(descriptions.len() as u32);
+        let captured = capture_deleted(*key, file, &mut objects, draft, clocks);
+        descriptions.push(captured.map_err(|error| freeze.failed(&error))?);
+        behind.descriptions.insert(*key, id);
     }
 
     let mut processes = Vec::with_capacity(tree.processes().len());
@@ -283,6 +296,32 @@ fn capture(
     behind.sysv.put(&mut objects);
     let checkpoint = Checkpoint { host, clocks, processes, descriptions, objects, dataspaces };
     Ok(Captures { checkpoint, written, own })
+}
+
+/// Captures a file without a name through its mappings: as a description that no process has, from which it is mapped.
+fn capture_deleted(
+    (device, inode): (u64, u64),
+    file: &ram::DeletedFile,
+    objects: &mut Objects,
+    draft: &mut Draft,
+    clocks: Clocks,
+) -> Result<Description, ram::Error> {
+    let (pages, len_bytes) = ram::capture_deleted(file, draft.pack())?;
+    // Owner and mode are not told to whoever may not open it.
+    let identity = FileIdentity {
+        device,
+        inode,
+        mode: libc::S_IFREG | 0o600,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        len_bytes,
+        modified: clocks.realtime,
+        ..FileIdentity::default()
+    };
+    let content = Content::Unnamed(ObjectId::new(objects.unnamed.len() as u32));
+    objects.unnamed.push(Unnamed { path: BytePath::new(file.path.as_slice()), identity, pages });
+    let capability = Capability::Regular(RegularFile { content, position: 0 });
+    Ok(Description { flags: libc::O_RDWR as u32, owner: None, locks: Vec::new(), capability })
 }
 
 /// Fills the places that extents have in the pack: each process writes its own where that is sooner and allowed, and

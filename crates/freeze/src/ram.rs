@@ -294,6 +294,69 @@ pub(crate) fn capture_windows(
     Ok((pages, end))
 }
 
+/// A mapped file without a name that we may not open, and the windows onto it.
+#[derive(Debug, Default)]
+pub(crate) struct DeletedFile {
+    /// The path it had.
+    pub(crate) path: Vec<u8>,
+    /// Windows, and whether what is written there is the file's.
+    windows: Vec<(Window, bool)>,
+}
+
+/// Such files by device and inode.
+pub(crate) type DeletedFiles = BTreeMap<(u64, u64), DeletedFile>;
+
+/// Notes that `mapping` of process `pid` shows a file without a name.
+pub(crate) fn note_deleted(found: &mut DeletedFiles, pid: i32, mapping: &Mapping) {
+    let file = found.entry((mapping.device, mapping.inode)).or_default();
+    file.path = mapping.name.strip_suffix(crate::file::DELETED).unwrap_or(&mapping.name).to_vec();
+    let window = (mapping.offset, pid, mapping.start, mapping.end - mapping.start);
+    file.windows.push((window, mapping.shared));
+}
+
+/// Reads a file without a name through the mappings of the tree, as far as they show it. Returns its content and where
+/// that ends.
+///
+/// Where all that shows a page is private, a page that was written there stands for the file's own.
+pub(crate) fn capture_deleted(file: &DeletedFile, pack: &mut PackWriter) -> Result<(Pages, u64), Error> {
+    let mut bounds: Vec<u64> = Vec::new();
+    let mut windows = Vec::with_capacity(file.windows.len());
+    for ((offset, pid, address, len), shared) in &file.windows {
+        let len = readable_bytes(*pid, *address, *len)?;
+        if len > 0 {
+            bounds.extend([*offset, offset + len]);
+            windows.push(((*offset, *pid, *address, len), *shared));
+        }
+    }
+    bounds.sort_unstable();
+    bounds.dedup();
+    let mut chosen = Vec::new();
+    for pair in bounds.windows(2) {
+        let (start, end) = (pair[0], pair[1]);
+        let shows = |((offset, _, _, len), _): &&(Window, bool)| *offset <= start && end <= offset + len;
+        let best = windows.iter().filter(shows).max_by_key(|(_, shared)| *shared);
+        if let Some(((offset, pid, address, _), _)) = best {
+            chosen.push((start, *pid, address + (start - offset), end - start));
+        }
+    }
+    capture_windows(&chosen, None, pack)
+}
+
+/// Returns how much of a mapping can be read: a file may end before the mapping does.
+fn readable_bytes(pid: i32, address: u64, len: u64) -> Result<u64, Error> {
+    let mem = open_mem(pid).map_err(|source| Error::Read { pid, address, source })?;
+    let readable = |page: u64| rustix::io::pread(&mem, &mut [0u8; 1][..], address + page * PAGE_SIZE).is_ok();
+    let (mut low, mut high) = (0, len / PAGE_SIZE);
+    if high > 0 && readable(high - 1) {
+        return Ok(len);
+    }
+    while low < high {
+        let middle = (low + high) / 2;
+        if readable(middle) { low = middle + 1 } else { high = middle }
+    }
+    Ok(low * PAGE_SIZE)
+}
+
 fn store_nonzero(bytes: &[u8], offset: u64, pack: &mut PackWriter, pages: &mut Pages) -> Result<(), Error> {
     let page = PAGE_SIZE as usize;
     let is_zero = |index: usize| bytes[index * page..(index + 1) * page].iter().all(|byte| *byte == 0);

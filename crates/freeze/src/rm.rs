@@ -9,7 +9,7 @@ use frost_model::rm::{Attachment, Bounds, PageRange, Protection, RegionFlags, Sp
 use frost_sys::proc::{self, Mapping, Stat};
 use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What a mapping shows, before it is known how the image refers to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,20 +125,22 @@ fn look(name: &[u8], mapping: &Mapping) -> Result<FileRef, String> {
     Ok(FileRef { path: BytePath::new(name), identity })
 }
 
-/// Lists every mapping of a process that cannot be carried.
+/// Lists every mapping of a process that cannot be carried. `linked` are files that have another name than the one that
+/// was deleted.
 pub(crate) fn survey(
     pid: frost_model::Pid,
     command: &str,
     mappings: &[Mapping],
-    behind: &dyn Behind,
+    linked: &HashSet<(u64, u64)>,
     files: &mut FileCache,
 ) -> Vec<Obstacle> {
     let mut obstacles: Vec<Obstacle> = Vec::new();
     for mapping in mappings {
         let why = match backing(mapping, files) {
-            Ok(Backing::Deleted { device, inode }) if behind.description(device, inode).is_none() => Some((
-                "the mapped file was deleted, and no descriptor refers to it any more".to_owned(),
-                "restart the program with its new files, then freeze it".to_owned(),
+            Ok(Backing::Deleted { device, inode }) if linked.contains(&(device, inode)) => Some((
+                "this name of the mapped file was deleted, while it has another one, which the kernel does not tell"
+                    .to_owned(),
+                "give it this name again with ln(1), or delete the other one".to_owned(),
             )),
             Ok(_) => None,
             Err(why) => Some(why),

@@ -8,7 +8,9 @@ use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::{Obstacle, Pid};
 use frost_sys::proc::{self, Mapping, Status};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::OFlags;
 use rustix::process::PidfdFlags;
+use std::collections::HashSet;
 
 /// A process as it is looked at, stopped or not.
 pub(crate) struct Seen<'a> {
@@ -50,10 +52,11 @@ pub(crate) fn look(
             pidfd: process.pidfd,
         })
         .collect();
-    let (catalog, mut obstacles) = Catalog::survey(&observed, motion)?;
+    let (mut catalog, mut obstacles) = Catalog::survey(&observed, motion)?;
+    let linked = adopt_deleted(&mut catalog, seen, files)?;
     for process in seen {
         obstacles.extend(target::survey(process.pid, process.inner, process.status));
-        obstacles.extend(rm::survey(process.inner, &process.command, process.mappings, &catalog, files));
+        obstacles.extend(rm::survey(process.inner, &process.command, process.mappings, &linked, files));
         for (link, object) in [("exe", "binary"), ("cwd", "working directory"), ("root", "root directory")] {
             if let Err(reason) = file::behind_link(&proc::path(process.pid, link)) {
                 obstacles.push(Obstacle {
@@ -70,6 +73,42 @@ pub(crate) fn look(
     obstacles.extend(target::survey_shared(&pids));
     obstacles.extend(target::survey_ipc(&pids));
     Ok((catalog, obstacles))
+}
+
+/// Opens mapped files that were deleted and that no descriptor refers to, by way of the kernel's links to them, and adds
+/// them to the catalog. Only root may follow these; else the content is read through the mappings.
+///
+/// Returns the files that were not added since they have another name still.
+fn adopt_deleted(
+    catalog: &mut Catalog,
+    seen: &[Seen<'_>],
+    files: &mut FileCache,
+) -> Result<HashSet<(u64, u64)>, crate::cap::Error> {
+    let mut linked = HashSet::new();
+    for process in seen {
+        for mapping in process.mappings {
+            let Ok(rm::Backing::Deleted { device, inode }) = rm::backing(mapping, files) else { continue };
+            // Once for reading; what is mapped for writing must be opened so.
+            let written = mapping.shared && mapping.flags.has(*b"mw");
+            if catalog.has_description(device, inode, written) || linked.contains(&(device, inode)) {
+                continue;
+            }
+            let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+            let access = if written { OFlags::RDWR } else { OFlags::RDONLY };
+            let opened = rustix::fs::open(
+                proc::path(process.pid, &name),
+                access | OFlags::CLOEXEC | OFlags::NOCTTY,
+                rustix::fs::Mode::empty(),
+            );
+            let Ok(file) = opened else { continue };
+            if rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_nlink > 0) {
+                linked.insert((device, inode));
+                continue;
+            }
+            catalog.adopt(file, Pid::new(process.pid), &process.command)?;
+        }
+    }
+    Ok(linked)
 }
 
 /// Lists what would be in the way of freezing `pid` and its descendants, which run on meanwhile.

@@ -198,6 +198,12 @@ impl Catalog {
         Some(DescriptionId::new(*best as u32))
     }
 
+    /// Returns whether a mapped file without a name can be mapped from a description, for writing too if it must be.
+    pub fn has_description(&self, device: u64, inode: u64, written: bool) -> bool {
+        let best = self.description_of(device, inode);
+        best.is_some_and(|id| !written || self.held[id.index()].is_writable())
+    }
+
     /// Adds a mapped file that no descriptor denotes any more, opened by way of `/proc/PID/map_files`.
     ///
     /// `None` if it is neither a memfd nor a file without a name.
