@@ -104,6 +104,7 @@ carried! {
     anonymous_filled
     anonymous_sparse
     anonymous_forked
+    anonymous_forked_shared
     anonymous_protections
     anonymous_unreadable
     anonymous_guards

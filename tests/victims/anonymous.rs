@@ -1,7 +1,7 @@
 //! Private memory: its content, its holes, its rights and advice, and the regions that grow.
 
 use crate::Victim;
-use crate::call::{READ_WRITE, check_fill, check_zero, fill, map, zeroed};
+use crate::call::{READ_WRITE, check_fill, check_zero, fill, map, until, zeroed};
 use crate::stage::{Stage, Verdict};
 use libc::{MAP_NORESERVE, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_READ};
 
@@ -9,6 +9,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("anonymous_filled", filled),
     ("anonymous_sparse", sparse),
     ("anonymous_forked", forked),
+    ("anonymous_forked_shared", forked_shared),
     ("anonymous_protections", protections),
     ("anonymous_unreadable", unreadable),
     ("anonymous_guards", guards),
@@ -82,6 +83,61 @@ fn forked(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     stage.reap(child)?;
     check_fill("the parent's pages", memory, len, 5)
+}
+
+/// The proportional set size of a region in KiB: a page that two share counts half.
+fn pss(address: *const u8) -> Result<u64, String> {
+    let text = smaps(address, "Pss")?;
+    text.trim_end_matches(" kB").parse().map_err(|_| text)
+}
+
+/// Pages shared by copy-on-write take memory once after the thaw too, and stay apart where one has written or discarded
+/// them: three generations, each with changes of its own.
+fn forked_shared(stage: &Stage) -> Verdict {
+    use std::sync::atomic::Ordering::SeqCst;
+    let words = crate::call::shared_words::<2>()?;
+    let len = 16 * MIB;
+    let space = map(len + 2 * PAGE, PROT_NONE, MAP_PRIVATE)?;
+    let memory = unsafe { space.add(PAGE) };
+    sys!(mprotect(memory.cast(), len, READ_WRITE))?;
+    // In pages of 4 KiB, whatever is the system's way: by parts so that a huge page need not be broken to be shared.
+    sys!(madvise(memory.cast(), len, libc::MADV_NOHUGEPAGE))?;
+    fill(memory, 8 * MIB, 1);
+    fill(unsafe { memory.add(8 * MIB) }, 8 * MIB, 2);
+    let at = |offset: usize| unsafe { memory.add(offset) };
+    let child = stage.fork(|| {
+        fill(memory, MIB, 3);
+        sys!(madvise(at(2 * MIB).cast(), MIB, libc::MADV_DONTNEED))?;
+        let grandchild = stage.fork(|| {
+            fill(at(4 * MIB), MIB, 4);
+            words[0].fetch_add(1, SeqCst);
+            until("the parent has looked", || words[1].load(SeqCst) == 2)?;
+            check_fill("what the child wrote", memory, MIB, 3)?;
+            check_zero("what the child discarded", at(2 * MIB), MIB)?;
+            check_fill("the grandchild's own", at(4 * MIB), MIB, 4)?;
+            check_fill("the second half", at(8 * MIB), 8 * MIB, 2)
+        })?;
+        until("the grandchild stands", || words[0].load(SeqCst) == 1)?;
+        words[1].store(1, SeqCst);
+        until("the parent has looked", || words[1].load(SeqCst) == 2)?;
+        check_fill("the child's own", memory, MIB, 3)?;
+        check_zero("what it discarded", at(2 * MIB), MIB)?;
+        stage.reap(grandchild)?;
+        check_fill("the second half", at(8 * MIB), 8 * MIB, 2)?;
+        fill(at(8 * MIB), 8 * MIB, 9);
+        Ok(())
+    })?;
+    until("the child stands", || words[1].load(SeqCst) == 1)?;
+    let before = pss(memory)?;
+    let maps = smaps(memory, "rights")?;
+    stage.freeze_here()?;
+    let after = pss(memory)?;
+    check!(after <= before + before / 8, "{after} KiB belong to the parent, and were {before} before");
+    words[1].store(2, SeqCst);
+    same!(smaps(memory, "rights")?, maps, "its rights");
+    stage.reap(child)?;
+    check_fill("the parent's first half", memory, 8 * MIB, 1)?;
+    check_fill("the parent's second half", at(8 * MIB), 8 * MIB, 2)
 }
 
 /// Tells whether an access of the kernel on our behalf succeeds, without a signal.

@@ -79,15 +79,20 @@ impl Earlier {
         pagemap: &Pagemap,
         mapping: &Mapping,
         backing: &Backing,
+        kin: Option<&ram::Kin>,
         pack: &mut PackWriter,
     ) -> Result<(Pages, Vec<PageRange>), Error> {
-        let (content, guards) = ram::private_content(pid, pagemap, mapping, backing)?;
+        let (pieces, guards) = ram::private_content(pid, pagemap, mapping, backing, kin)?;
         let mut pages = Pages::default();
-        let mut source = ram::Source::new(pid, mapping.read);
-        for region in &content {
-            let mut at = region.start;
-            while at < region.end {
-                let len = ((region.end - at) as usize).min(CHUNK_BYTES);
+        let mut source = ram::Source::new(pid);
+        for (start, end, place) in pieces {
+            if let Some(pack_offset) = place {
+                pages.push(Run { offset: start - mapping.start, len_bytes: end - start, pack_offset });
+                continue;
+            }
+            let mut at = start;
+            while at < end {
+                let len = ((end - at) as usize).min(CHUNK_BYTES);
                 source.read(at, &mut self.ours[..len])?;
                 self.store_chunk(inner, at, len, mapping.start, pack, &mut pages)?;
                 at += len as u64;

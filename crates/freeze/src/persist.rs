@@ -23,8 +23,9 @@ use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
+use std::rc::Rc;
 
 /// What a living process is known by while it is captured.
 struct Known {
@@ -274,10 +275,11 @@ fn capture(
 
     let mut processes = Vec::with_capacity(tree.processes().len());
     let mut extents = Vec::new();
+    let mut placed = HashMap::new();
     for process in tree.processes() {
         processes.push(match known.remove(&process.pid) {
             Some(known) => {
-                let memory = Memory { earlier, draft, extents: &mut extents };
+                let memory = Memory { earlier, draft, extents: &mut extents, placed: &mut placed };
                 capture_process(tree, process, known, &behind, &mut files, memory)
                     .map_err(|error| freeze.failed(&*error))?
             }
@@ -469,6 +471,8 @@ struct Memory<'a> {
     earlier: &'a mut Option<Earlier>,
     draft: &'a mut Draft,
     extents: &'a mut Vec<ram::Extent>,
+    /// Where the pages of each process lie that was placed already, by its pid.
+    placed: &'a mut HashMap<i32, Rc<ram::Placed>>,
 }
 
 impl Memory<'_> {
@@ -478,14 +482,15 @@ impl Memory<'_> {
         pagemap: &Pagemap,
         mapping: &Mapping,
         backing: &Backing,
+        kin: Option<&ram::Kin>,
     ) -> Result<(Pages, Vec<PageRange>), ram::Error> {
         let (pid, pack) = (process.pid, self.draft.pack());
         match self.earlier {
             Some(earlier) if earlier.is_alike() => {
                 let numbers = (pid, Pid::new(process.inner));
-                earlier.store_private(numbers, pagemap, mapping, backing, pack)
+                earlier.store_private(numbers, pagemap, mapping, backing, kin, pack)
             }
-            _ => ram::place_private(pid, pagemap, mapping, backing, pack, self.extents),
+            _ => ram::place_private(pid, pagemap, mapping, backing, kin, pack, self.extents),
         }
     }
 }
@@ -504,10 +509,20 @@ fn capture_process(
     let root = (root.path.as_bytes() != b"/").then_some(root);
     let places = pd::Places { exe: link("exe")?, cwd: link("cwd")?, root };
     let pagemap = Pagemap::open(pid)?;
+    let kin = match memory.placed.get(&process.parent).cloned() {
+        Some(placed) => {
+            Some(ram::Kin { pid: process.parent, pagemap: Pagemap::open(process.parent)?, placed })
+        }
+        None => None,
+    };
+    let mut own_placed = ram::Placed::new();
     let mut regions = Vec::with_capacity(known.mappings.len());
     for mapping in &known.mappings {
         let backing = rm::backing(mapping, files).unwrap_or(Backing::Anonymous);
-        let (private, guards) = memory.place(process, &pagemap, mapping, &backing)?;
+        let kin = kin.as_ref();
+        let (private, guards) = memory.place(process, &pagemap, mapping, &backing, kin)?;
+        let runs = private.runs.iter();
+        own_placed.extend(runs.map(|run| (mapping.start + run.offset, run.len_bytes, run.pack_offset)));
         let attachment = rm::attachment(mapping, backing, behind);
         let (Some(range), Some(attachment)) = (rm::range(mapping), attachment) else {
             return Err(format!("memory {:x} shows an object that is gone", mapping.start).into());
@@ -521,6 +536,7 @@ fn capture_process(
             guards,
         });
     }
+    memory.placed.insert(pid, Rc::new(own_placed));
     let bounds = rm::bounds(pid, &process.stat, known.facts.brk);
     let vdso = rm::vdso(pid, &known.mappings);
     Ok(Process {

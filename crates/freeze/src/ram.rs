@@ -8,13 +8,13 @@ use frost_model::PAGE_SIZE;
 use frost_model::ram::{Dataspace, DataspaceKind, Pages, Run};
 use frost_model::rm::PageRange;
 use frost_store::PackWriter;
-use frost_sys::memory;
-use frost_sys::pagemap::{PageRegion, Pagemap};
+use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::Mapping;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// Why memory could not be captured.
 #[derive(Debug, thiserror::Error)]
@@ -57,35 +57,135 @@ pub(crate) struct Extent {
     pub(crate) readable: bool,
 }
 
-/// Finds the pages that belong to one mapping alone, and gives them a place in the pack.
+/// Pages of a process that have a place in the pack: address, length and place, by ascending address.
+pub(crate) type Placed = Vec<(u64, u64, u64)>;
+
+/// The parent of a process, with which it may share pages by copy-on-write.
+pub(crate) struct Kin {
+    pub(crate) pid: i32,
+    pub(crate) pagemap: Pagemap,
+    pub(crate) placed: Rc<Placed>,
+}
+
+// Bits of an entry of the page map.
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const EXCLUSIVE: u64 = 1 << 56;
+const FRAME: u64 = (1 << 55) - 1;
+
+/// How many pages are compared at a time.
+const COMPARED_PAGES: usize = 16;
+
+impl Kin {
+    /// Splits `start..end` of process `pid` into pieces, those with a place being pages that both have.
+    fn split(&self, pid: i32, pagemap: &Pagemap, start: u64, end: u64) -> Result<Vec<Piece>, Error> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut add = |from: u64, to: u64, place: Option<u64>| match pieces.last_mut() {
+            Some((last_from, last_to, last))
+                if *last_to == from && last.map(|last| last + (*last_to - *last_from)) == place =>
+            {
+                *last_to = to;
+            }
+            _ if from < to => pieces.push((from, to, place)),
+            _ => {}
+        };
+        let mut at = start;
+        let first = self.placed.partition_point(|(address, len, _)| address + len <= start);
+        for (address, len, place) in self.placed[first..].iter().take_while(|(address, ..)| *address < end) {
+            let (from, to) = ((*address).max(start), (address + len).min(end));
+            add(at, from, None);
+            let same = self.same_pages(pid, pagemap, from, to)?;
+            for (index, same) in same.into_iter().enumerate() {
+                let page = from + index as u64 * PAGE_SIZE;
+                add(page, page + PAGE_SIZE, same.then(|| place + (page - address)));
+            }
+            at = to;
+        }
+        add(at, end, None);
+        Ok(pieces)
+    }
+
+    /// Tells of each page of a range whether it is one and the same in both processes.
+    ///
+    /// Root sees the numbers of page frames. Others see which pages are mapped more than once, and compare those: equal
+    /// ones may be stored once whether or not they are the same.
+    fn same_pages(&self, pid: i32, pagemap: &Pagemap, start: u64, end: u64) -> Result<Vec<bool>, Error> {
+        let entries =
+            |pid, map: &Pagemap| map.entries(start, end).map_err(|source| Error::Pagemap { pid, source });
+        let (ours, theirs) = (entries(pid, pagemap)?, entries(self.pid, &self.pagemap)?);
+        let kind = |entry: u64| entry & (PRESENT | SWAPPED);
+        let mut same = vec![false; ours.len()];
+        let mut compared = Vec::new();
+        for (index, (our, their)) in ours.iter().zip(&theirs).enumerate() {
+            let (frame, other) = (our & FRAME, their & FRAME);
+            if kind(*our) == 0 || kind(*our) != kind(*their) {
+                continue;
+            }
+            if frame != 0 && other != 0 {
+                same[index] = frame == other;
+            } else if (our | their) & EXCLUSIVE == 0 {
+                compared.push(index);
+            }
+        }
+        let page = PAGE_SIZE as usize;
+        let mut buffers = [vec![0; COMPARED_PAGES * page], vec![0; COMPARED_PAGES * page]];
+        if compared.is_empty() {
+            return Ok(same);
+        }
+        let mem = |pid| open_mem(pid).map_err(|source| Error::Read { pid, address: start, source });
+        let (our_mem, their_mem) = (mem(pid)?, mem(self.pid)?);
+        let mut rest = compared.as_slice();
+        while let Some(first) = rest.first() {
+            let count = (1..rest.len().min(COMPARED_PAGES))
+                .find(|index| rest[*index] != first + index)
+                .unwrap_or(rest.len().min(COMPARED_PAGES));
+            let len = count * page;
+            let address = start + (first * page) as u64;
+            let [one, two] = &mut buffers;
+            read_exactly(pid, address, &mut one[..len], |at, out| rustix::io::pread(&our_mem, out, at))?;
+            read_exactly(self.pid, address, &mut two[..len], |at, out| {
+                rustix::io::pread(&their_mem, out, at)
+            })?;
+            for index in 0..count {
+                let range = index * page..(index + 1) * page;
+                same[first + index] = one[range.clone()] == two[range];
+            }
+            rest = &rest[count..];
+        }
+        Ok(same)
+    }
+}
+
+/// Finds the pages that belong to one mapping alone, and gives them a place in the pack; those that the parent has too
+/// get the place that they have there.
 pub(crate) fn place_private(
     pid: i32,
     pagemap: &Pagemap,
     mapping: &Mapping,
     backing: &Backing,
+    kin: Option<&Kin>,
     pack: &mut PackWriter,
     extents: &mut Vec<Extent>,
 ) -> Result<(Pages, Vec<PageRange>), Error> {
-    let (content, guards) = private_content(pid, pagemap, mapping, backing)?;
-    let total: u64 = content.iter().map(|region| region.end - region.start).sum();
+    let (pieces, guards) = private_content(pid, pagemap, mapping, backing, kin)?;
+    let own = pieces.iter().filter(|(_, _, place)| place.is_none());
+    let total: u64 = own.map(|(start, end, _)| end - start).sum();
     let mut pages = Pages::default();
-    if total > 0 {
-        let mut pack_offset = pack.reserve(total);
-        for region in &content {
-            let len_bytes = region.end - region.start;
-            pages.push(Run { offset: region.start - mapping.start, len_bytes, pack_offset });
-            extents.push(Extent {
-                pid,
-                address: region.start,
-                len_bytes,
-                pack_offset,
-                readable: mapping.read,
-            });
-            pack_offset += len_bytes;
+    let mut next = if total > 0 { pack.reserve(total) } else { 0 };
+    for (start, end, place) in pieces {
+        let len_bytes = end - start;
+        let pack_offset = place.unwrap_or(next);
+        pages.push(Run { offset: start - mapping.start, len_bytes, pack_offset });
+        if place.is_none() {
+            extents.push(Extent { pid, address: start, len_bytes, pack_offset, readable: mapping.read });
+            next += len_bytes;
         }
     }
     Ok((pages, guards))
 }
+
+/// Pages of a mapping: first address, the address behind them, and their place in the pack if the parent has them too.
+pub(crate) type Piece = (u64, u64, Option<u64>);
 
 /// Finds the pages that belong to one mapping alone, and its guards.
 pub(crate) fn private_content(
@@ -93,36 +193,39 @@ pub(crate) fn private_content(
     pagemap: &Pagemap,
     mapping: &Mapping,
     backing: &Backing,
-) -> Result<(Vec<PageRegion>, Vec<PageRange>), Error> {
+    kin: Option<&Kin>,
+) -> Result<(Vec<Piece>, Vec<PageRange>), Error> {
     // MAP_DROPPABLE memory may vanish at any time, so it comes back empty. Shared memory is not this mapping's own.
     if matches!(backing, Backing::Special(_)) || mapping.shared || mapping.flags.has(*b"dp") {
         return Ok((Vec::new(), Vec::new()));
     }
     let (content, guards) =
         pagemap.private_pages(mapping.start, mapping.end).map_err(|source| Error::Pagemap { pid, source })?;
+    let mut pieces = Vec::with_capacity(content.len());
+    for region in &content {
+        match kin {
+            Some(kin) => pieces.extend(kin.split(pid, pagemap, region.start, region.end)?),
+            None => pieces.push((region.start, region.end, None)),
+        }
+    }
     let guards = guards.iter().filter_map(|region| PageRange::new(region.start, region.end)).collect();
-    Ok((content, guards))
+    Ok((pieces, guards))
 }
 
 /// The memory of a process, read from outside.
 pub(crate) struct Source {
     pid: i32,
-    /// Whether the process itself may read it; else only `/proc/PID/mem` can.
-    readable: bool,
     mem: Option<OwnedFd>,
 }
 
 impl Source {
-    pub(crate) fn new(pid: i32, readable: bool) -> Self {
-        Self { pid, readable, mem: None }
+    pub(crate) fn new(pid: i32) -> Self {
+        Self { pid, mem: None }
     }
 
     /// Reads all of `out` at `address`.
     pub(crate) fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Error> {
         let pid = self.pid;
-        if self.readable {
-            return read_exactly(pid, address, out, |at, out| memory::read(pid, at, out));
-        }
         let file = match &mut self.mem {
             Some(file) => file,
             none => none.insert(open_mem(pid).map_err(|source| Error::Read { pid, address, source })?),
@@ -171,11 +274,8 @@ pub(crate) fn copy(extents: &[Extent], complete: bool, pack: &mut PackWriter) ->
             let want = ((extent.len_bytes - done) as usize).min(CHUNK_BYTES - filled);
             let out = &mut buffer[filled..filled + want];
             let address = extent.address + done;
-            let known =
-                source.take().filter(|source| (source.pid, source.readable) == (extent.pid, extent.readable));
-            source
-                .insert(known.unwrap_or_else(|| Source::new(extent.pid, extent.readable)))
-                .read(address, out)?;
+            let known = source.take().filter(|source| source.pid == extent.pid);
+            source.insert(known.unwrap_or_else(|| Source::new(extent.pid))).read(address, out)?;
             filled += want;
             done += want as u64;
         }
@@ -203,6 +303,9 @@ fn write_at(pack: &mut PackWriter, bytes: &[u8], at: u64, complete: bool) -> Res
 }
 
 /// `/proc/PID/mem` reads pages without read permission too (FOLL_FORCE), for those who may trace the process.
+///
+/// process_vm_readv(2) does not, and pins what it reads: a page that is shared by copy-on-write is copied for that
+/// (`gup_must_unshare`, mm/internal.h, Linux 5.19), so that a look at a program would cost it memory.
 fn open_mem(pid: i32) -> Result<OwnedFd, Errno> {
     rustix::fs::open(frost_sys::proc::path(pid, "mem"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }

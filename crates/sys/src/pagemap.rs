@@ -81,6 +81,22 @@ impl Pagemap {
         Ok(map)
     }
 
+    /// Reads the entries of the pages of `start..end`, as `Documentation/admin-guide/mm/pagemap.rst` describes them.
+    /// Without CAP_SYS_ADMIN the number of the page frame is 0 in each.
+    pub fn entries(&self, start: u64, end: u64) -> Result<Vec<u64>> {
+        let mut bytes = vec![0; ((end - start) / 4096 * 8) as usize];
+        let mut done = 0;
+        while done < bytes.len() {
+            match rustix::io::pread(&self.file, &mut bytes[done..], start / 4096 * 8 + done as u64) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(got) => done += got,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bytes.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_ne_bytes)).collect())
+    }
+
     /// Lists the pages of `start..end` that hold content of the process' own: in memory or swapped, not of a file,
     /// not the zero page, no guard. Adjacent runs are joined; the second list has the guards.
     pub fn private_pages(&self, start: u64, end: u64) -> Result<(Vec<PageRegion>, Vec<PageRegion>)> {

@@ -97,12 +97,14 @@ impl Compiler<'_> {
 
     /// Builds the region map of a process.
     pub(super) fn memory(&mut self, script: &mut Script, index: usize, process: &Process) {
-        if let Some(vdso) = &process.rm.vdso {
+        if let Some(vdso) = process.rm.vdso.as_ref().filter(|_| !self.inheritance[index].has_vdso()) {
             self.about(script, index, Stage::Vdso, Subject::Step);
             script.call(libc::SYS_arch_prctl, &[ARCH_MAP_VDSO_64, vdso.address]);
         }
         for (number, region) in process.rm.regions.iter().enumerate() {
-            self.map(script, index, number, region);
+            if self.inheritance[index].kept(number).is_none() {
+                self.map(script, index, number, region);
+            }
         }
         for (number, region) in process.rm.regions.iter().enumerate() {
             let (range, flags) = (region.range, region.flags);
@@ -115,7 +117,10 @@ impl Compiler<'_> {
                 // Without CONFIG_TRANSPARENT_HUGEPAGE there is nothing to advise.
                 script.attempt(libc::SYS_madvise, &[range.start(), range.len_bytes(), advice]);
             }
-            if self.carries_content(region) {
+            if let Some(difference) = self.inheritance[index].kept(number).cloned() {
+                self.about(script, index, Stage::Fill, Subject::Region(number as u32));
+                self.differ(script, range.start(), &difference);
+            } else if self.carries_content(region) {
                 self.about(script, index, Stage::Fill, Subject::Region(number as u32));
                 // Where it is advised, the kernel gives huge pages at the first touch.
                 let huge = matches!(region.attachment, Attachment::Anonymous)
@@ -124,6 +129,10 @@ impl Compiler<'_> {
                 self.fill(script, range.start(), &region.private, huge);
             }
         }
+    }
+
+    /// What fork(2) would hand on or forget, and rights that would be in the way of filling; the parking area goes.
+    pub(super) fn finish_memory(&mut self, script: &mut Script, index: usize, process: &Process) {
         for (number, region) in process.rm.regions.iter().enumerate() {
             self.advise(script, index, number, region);
         }
@@ -216,7 +225,7 @@ impl Compiler<'_> {
     }
 
     /// Reads pages from the pack to `address` on.
-    fn fill(&mut self, script: &mut Script, address: u64, pages: &Pages, huge: bool) {
+    pub(super) fn fill(&mut self, script: &mut Script, address: u64, pages: &Pages, huge: bool) {
         if huge && let Some(first) = pages.runs.first() {
             for (start, end) in huge_ranges(address, &pages.runs) {
                 self.make_huge(script, start, end - start, first.pack_offset);
@@ -307,7 +316,7 @@ impl Compiler<'_> {
         let first = match &region.attachment {
             Attachment::Segment { may_write: false, .. } => libc::PROT_READ as u64,
             Attachment::Segment { .. } => READ_WRITE,
-            _ if parked => READ_WRITE,
+            _ if parked || self.inheritance[index].kept(number).is_some() => READ_WRITE,
             _ => self.first_protection(region),
         };
         let last = protection_bits(region.protection);

@@ -6,6 +6,7 @@
 
 mod credentials;
 mod descriptors;
+mod inherit;
 mod memory;
 mod process;
 mod sysv;
@@ -25,6 +26,7 @@ use crate::stage::Stage;
 use frost_model::cap::FileRef;
 use frost_model::{Checkpoint, Process};
 use frost_sys::fault;
+use inherit::Inheritance;
 use std::collections::HashMap;
 use tree::Tree;
 
@@ -113,6 +115,8 @@ struct Compiler<'a> {
     baseline: &'a Baseline,
     relation: Relation,
     tree: Tree,
+    /// What each process has of its parent's memory, by index.
+    inheritance: Vec<Inheritance>,
     control: Control,
     tapes: Vec<Placed>,
     /// Tape addresses of processes that are compiled already, by index.
@@ -189,6 +193,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
         baseline,
         relation,
         tree: Tree::of(checkpoint, relation),
+        inheritance: Inheritance::of(checkpoint),
         control,
         tapes: Vec::new(),
         process_tapes: vec![0; checkpoint.processes.len()],
@@ -259,9 +264,17 @@ impl Compiler<'_> {
             self.clean(script_mut);
             self.build_parking(script_mut);
         }
+        self.disinherit(script_mut, index);
+        let early = self.inheritance[index].early;
+        if early {
+            self.memory(script_mut, index, process);
+        }
         self.family(script_mut, index, process, &ghosts);
         self.descriptors(script_mut, index, process);
-        self.memory(script_mut, index, process);
+        if !early {
+            self.memory(script_mut, index, process);
+        }
+        self.finish_memory(script_mut, index, process);
         self.bounds(script_mut, index, process);
         self.directories(script_mut, index, process);
         self.actions(script_mut, index, process);
