@@ -255,6 +255,15 @@ pub fn refused(binary: &Path, name: &str, object: &str) {
     scene.is_empty_soon();
 }
 
+/// Something in it that is found only when it is stopped cannot be carried: refused by name, and it runs on unharmed.
+pub fn refused_at_the_stop(binary: &Path, name: &str, object: &str) {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let traveller = Traveller::set_out(&scene, binary, name, Stdio::Files);
+    scene.frost(&["freeze", &traveller.pid.to_string(), "--to", "victim"]).refused(3, object);
+    traveller.arrive("left alone");
+    scene.is_empty_soon();
+}
+
 /// Some thread does not stop: told by what it waits for, within a bound, and all of it runs on unharmed.
 pub fn unstoppable(binary: &Path, name: &str, object: &str) {
     let Some(scene) = Scene::new(Who::Myself) else { return };

@@ -78,11 +78,18 @@ fn each_victim_makes_its_journeys() {
 }
 
 /// Those that go through what no other does.
-const SPECIAL: &[&str] = &["vfork_lasting", "outside_pipe"];
+const SPECIAL: &[&str] = &["vfork_lasting", "outside_pipe", "prctl_dispatch"];
 
 #[test]
 fn a_lasting_vfork_is_told_by_name() {
     journey::unstoppable(binary(), "vfork_lasting", "vfork");
+}
+
+/// Only a thread that is stopped can be asked whether it handles its own calls, so `check` does not know of it.
+#[test]
+fn a_thread_that_handles_its_own_calls_is_refused_by_name() {
+    journey::unfrozen(binary(), "prctl_dispatch");
+    journey::refused_at_the_stop(binary(), "prctl_dispatch", "PR_SET_SYSCALL_USER_DISPATCH");
 }
 
 /// Standard input and output are pipes of the harness, whose other ends no thaw can find again: the program sees an
@@ -112,6 +119,10 @@ carried! {
     anonymous_reservation
     anonymous_advice
     anonymous_locked
+    anonymous_lock_future
+    anonymous_lock_future_on_fault
+    anonymous_sealed
+    anonymous_droppable
     anonymous_discarded
     anonymous_huge_pages
     anonymous_heap
@@ -159,6 +170,7 @@ carried! {
     memfd_shared
     memfd_private
     memfd_sealed
+    memfd_seals
     memfd_closed
     memfd_sparse
     outside_standard
@@ -183,6 +195,8 @@ carried! {
     prctl_settings
     prctl_not_dumpable
     prctl_membarrier
+    prctl_of_threads
+    prctl_memory_merge
     registers_of_leader
     registers_of_threads
     registers_segment_base

@@ -17,6 +17,10 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("anonymous_reservation", reservation),
     ("anonymous_advice", advice),
     ("anonymous_locked", locked),
+    ("anonymous_lock_future", lock_future),
+    ("anonymous_lock_future_on_fault", lock_future_on_fault),
+    ("anonymous_sealed", sealed),
+    ("anonymous_droppable", droppable),
     ("anonymous_discarded", discarded),
     ("anonymous_huge_pages", huge_pages),
     ("anonymous_heap", heap),
@@ -336,6 +340,99 @@ fn locked(stage: &Stage) -> Verdict {
     same!(status_field("VmLck:")?, before, "VmLck");
     same!(smaps(memory, "Locked")?, "64 kB", "what is locked");
     check_fill("locked memory", memory, 16 * PAGE, 1)
+}
+
+/// mlockall(2) for what is mapped later; nothing that was mapped before is locked.
+fn lock_future(stage: &Stage) -> Verdict {
+    all_later(stage, libc::MCL_FUTURE)
+}
+
+fn lock_future_on_fault(stage: &Stage) -> Verdict {
+    const MCL_ONFAULT: i32 = 4;
+    all_later(stage, libc::MCL_FUTURE | MCL_ONFAULT)
+}
+
+fn all_later(stage: &Stage, how: i32) -> Verdict {
+    let before = map(4 * PAGE, READ_WRITE, MAP_PRIVATE)?;
+    fill(before, 4 * PAGE, 1);
+    let mut limit: libc::rlimit = zeroed();
+    sys!(getrlimit(libc::RLIMIT_MEMLOCK, &mut limit))?;
+    if limit.rlim_cur < 32 << 20 {
+        eprintln!("skipped: RLIMIT_MEMLOCK is {}", limit.rlim_cur);
+        return stage.freeze_here();
+    }
+    sys!(mlockall(how))?;
+    let locked = |len: usize| -> Result<String, String> {
+        // Apart from others, so that none is joined with it.
+        let space = map(len + 2 * PAGE, PROT_NONE, libc::MAP_SHARED)?;
+        sys!(mmap(
+            space.add(PAGE).cast(),
+            len,
+            READ_WRITE,
+            MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+            -1,
+            0
+        ))?;
+        let found = flags(unsafe { space.add(PAGE) })?;
+        sys!(munmap(space.cast(), len + 2 * PAGE))?;
+        Ok(found)
+    };
+    let expected = locked(2 * PAGE)?;
+    check!(expected.contains("lo"), "a new mapping is not locked: {expected}");
+    stage.freeze_here()?;
+    same!(locked(2 * PAGE)?, expected, "flags of a new mapping");
+    check!(!flags(before)?.contains("lo"), "an old mapping is locked");
+    check_fill("the old mapping", before, 4 * PAGE, 1)
+}
+
+/// Sealed by mseal(2): neither its rights nor its place can be changed any more, before or after.
+fn sealed(stage: &Stage) -> Verdict {
+    const SYS_MSEAL: i64 = 462;
+    let space = map(16 * PAGE, READ_WRITE, MAP_PRIVATE)?;
+    fill(space, 16 * PAGE, 8);
+    let (writable, read_only) = unsafe { (space.add(2 * PAGE), space.add(8 * PAGE)) };
+    sys!(mprotect(read_only.cast(), 4 * PAGE, PROT_READ))?;
+    for memory in [writable, read_only] {
+        if let Err(why) = sys!(syscall(SYS_MSEAL, memory, 4 * PAGE, 0)) {
+            eprintln!("skipped: mseal: {why}");
+            return stage.freeze_here();
+        }
+    }
+    stage.freeze_here()?;
+    for memory in [writable, read_only] {
+        let denied = |result: Result<i32, String>| result.is_err() && crate::call::errno() == libc::EPERM;
+        check!(denied(sys!(munmap(memory.cast(), PAGE))), "a sealed region was unmapped");
+        check!(denied(sys!(mprotect(memory.cast(), PAGE, PROT_NONE))), "a sealed region was protected");
+    }
+    check_fill("all of it", space, 16 * PAGE, 8)?;
+    fill(writable, 4 * PAGE, 9);
+    check_fill("what may be written", writable, 4 * PAGE, 9)
+}
+
+/// MAP_DROPPABLE (Linux 6.11): what is in it may be gone at any time, the region is not.
+fn droppable(stage: &Stage) -> Verdict {
+    const MAP_DROPPABLE: i32 = 8;
+    let memory =
+        sys!(mmap(std::ptr::null_mut(), 8 * PAGE, READ_WRITE, MAP_DROPPABLE | libc::MAP_ANONYMOUS, -1, 0));
+    let Ok(memory) = memory else {
+        eprintln!("skipped: this kernel has no droppable memory");
+        return stage.freeze_here();
+    };
+    let memory = memory.cast::<u8>();
+    fill(memory, 8 * PAGE, 1);
+    let before = flags(memory)?;
+    check!(before.contains("dp"), "it is not droppable: {before}");
+    stage.freeze_here()?;
+    same!(flags(memory)?, before, "its flags");
+    for page in 0..8 {
+        let address = unsafe { memory.add(page * PAGE) };
+        let whole = unsafe { std::slice::from_raw_parts(address, PAGE) };
+        if stage.was_thawed() {
+            check!(whole.iter().all(|byte| *byte == 0), "page {page} holds something");
+        }
+    }
+    fill(memory, 8 * PAGE, 2);
+    check_fill("what was written then", memory, 8 * PAGE, 2)
 }
 
 fn status_field(name: &str) -> Result<String, String> {

@@ -10,6 +10,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("memfd_shared", shared),
     ("memfd_private", private),
     ("memfd_sealed", sealed),
+    ("memfd_seals", seals),
     ("memfd_closed", closed),
     ("memfd_sparse", sparse),
 ];
@@ -91,6 +92,65 @@ fn sealed(stage: &Stage) -> Verdict {
     same!(sys!(fcntl(fd, libc::F_GET_SEALS))?, seals, "the seals");
     check!(sys!(ftruncate(fd, 0)).is_err(), "a sealed memfd was cut");
     check_fill("the sealed memfd", view, LEN, 5)
+}
+
+/// Each seal alone, all of them, and those that forbid what was there before.
+fn seals(stage: &Stage) -> Verdict {
+    const F_SEAL_FUTURE_WRITE: i32 = 0x10;
+    const F_SEAL_EXEC: i32 = 0x20;
+    const MFD_NOEXEC_SEAL: u32 = 8;
+    let all = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+    let wanted = [
+        0,
+        libc::F_SEAL_SEAL,
+        libc::F_SEAL_SHRINK,
+        libc::F_SEAL_GROW,
+        libc::F_SEAL_WRITE,
+        F_SEAL_FUTURE_WRITE,
+        F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL,
+        F_SEAL_EXEC,
+        F_SEAL_EXEC | F_SEAL_FUTURE_WRITE | all,
+        all,
+    ];
+    let mut made = Vec::new();
+    for (seed, wanted) in wanted.into_iter().enumerate() {
+        let noexec = if wanted & F_SEAL_EXEC != 0 { MFD_NOEXEC_SEAL } else { 0 };
+        let Ok(fd) = memfd(MFD_CLOEXEC | MFD_ALLOW_SEALING | noexec, LEN) else {
+            eprintln!("skipped: this kernel does not know MFD_NOEXEC_SEAL");
+            continue;
+        };
+        // A mapping for writing that is there before the seal stays; F_SEAL_WRITE does not allow one.
+        let writes = wanted & libc::F_SEAL_WRITE == 0;
+        let view = mapped(fd, READ_WRITE, MAP_SHARED)?;
+        fill(view, LEN, seed as u64);
+        if !writes {
+            sys!(munmap(view.cast(), LEN))?;
+        }
+        sys!(fcntl(fd, libc::F_ADD_SEALS, wanted))?;
+        let view = if writes { view } else { mapped(fd, PROT_READ, MAP_SHARED)? };
+        let mut stat: libc::stat = zeroed();
+        sys!(fstat(fd, &mut stat))?;
+        made.push((fd, view, writes, sys!(fcntl(fd, libc::F_GET_SEALS))?, stat.st_mode, seed as u64));
+    }
+    stage.freeze_here()?;
+    for (fd, view, writes, seals, mode, seed) in made {
+        let about = format!("memfd with seals {seals:#x}");
+        same!(sys!(fcntl(fd, libc::F_GET_SEALS))?, seals, "the seals of {about}");
+        let mut stat: libc::stat = zeroed();
+        sys!(fstat(fd, &mut stat))?;
+        same!(stat.st_mode, mode, "the mode of {about}");
+        check_fill(&about, view, LEN, seed)?;
+        if writes {
+            fill(view, PAGE, 99);
+            let again = mapped(fd, PROT_READ, MAP_SHARED)?;
+            check_fill(&format!("what was written into {about}"), again, PAGE, 99)?;
+        }
+        let future = seals & (F_SEAL_FUTURE_WRITE | libc::F_SEAL_WRITE) != 0;
+        same!(mapped(fd, READ_WRITE, MAP_SHARED).is_err(), future, "whether writing is forbidden to {about}");
+        let shrink = seals & libc::F_SEAL_SHRINK != 0;
+        same!(sys!(ftruncate(fd, PAGE as i64)).is_err(), shrink, "whether {about} cannot be cut");
+    }
+    Ok(())
 }
 
 /// The mapping outlives its descriptor.

@@ -3,8 +3,14 @@
 use crate::Victim;
 use crate::stage::{Stage, Verdict};
 
-pub(crate) const VICTIMS: &[Victim] =
-    &[("prctl_settings", settings), ("prctl_not_dumpable", not_dumpable), ("prctl_membarrier", membarrier)];
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("prctl_settings", settings),
+    ("prctl_not_dumpable", not_dumpable),
+    ("prctl_membarrier", membarrier),
+    ("prctl_of_threads", of_threads),
+    ("prctl_memory_merge", memory_merge),
+    ("prctl_dispatch", dispatch),
+];
 
 fn settings(stage: &Stage) -> Verdict {
     sys!(prctl(libc::PR_SET_NAME, c"odd) name (\x01".as_ptr()))?;
@@ -46,4 +52,99 @@ fn membarrier(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     barrier(PRIVATE_EXPEDITED)?;
     Ok(())
+}
+
+/// What one thread alone has set, and its leader has not.
+fn of_threads(stage: &Stage) -> Verdict {
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+    const PR_SET_IO_FLUSHER: i32 = 57;
+    const PR_GET_IO_FLUSHER: i32 = 58;
+    const PR_GET_SPECULATION_CTRL: i32 = 52;
+    const PR_SET_SPECULATION_CTRL: i32 = 53;
+    const PR_SPEC_DISABLE: libc::c_ulong = 4;
+    let look = || {
+        let mut tsc = 0;
+        unsafe { libc::prctl(libc::PR_GET_TSC, &mut tsc) };
+        let memory_failure = unsafe { libc::prctl(libc::PR_MCE_KILL_GET, 0, 0, 0, 0) };
+        let flusher = unsafe { libc::prctl(PR_GET_IO_FLUSHER, 0, 0, 0, 0) };
+        let speculation = [0, 1, 2].map(|which: libc::c_ulong| unsafe {
+            libc::prctl(
+                PR_GET_SPECULATION_CTRL,
+                which,
+                0 as libc::c_ulong,
+                0 as libc::c_ulong,
+                0 as libc::c_ulong,
+            )
+        });
+        (tsc, memory_failure, flusher, speculation)
+    };
+    let (standing, go) = (AtomicU32::new(0), AtomicU32::new(0));
+    let leader = look();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            sys!(prctl(libc::PR_MCE_KILL, libc::PR_MCE_KILL_SET, libc::PR_MCE_KILL_EARLY, 0, 0))?;
+            // Only some may, and only where the processor has these.
+            let _ = sys!(prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0));
+            for which in 0..3 as libc::c_ulong {
+                let _ = sys!(prctl(
+                    PR_SET_SPECULATION_CTRL,
+                    which,
+                    PR_SPEC_DISABLE,
+                    0 as libc::c_ulong,
+                    0 as libc::c_ulong
+                ));
+            }
+            sys!(prctl(libc::PR_SET_TSC, libc::PR_TSC_SIGSEGV))?;
+            let before = look();
+            check!(before != leader, "nothing was set");
+            standing.store(1, SeqCst);
+            // No clock is read here: that would read the time-stamp counter.
+            while go.load(SeqCst) == 0 {
+                crate::call::nap(std::time::Duration::from_millis(5));
+            }
+            same!(
+                look(),
+                before,
+                "the thread's settings (time stamps, memory failure, flusher, speculation)"
+            );
+            sys!(prctl(libc::PR_SET_TSC, libc::PR_TSC_ENABLE))?;
+            Ok(())
+        });
+        crate::call::until("the thread stands", || standing.load(SeqCst) == 1 || thread.is_finished())?;
+        let seen = stage.freeze_amid_threads();
+        go.store(1, SeqCst);
+        thread.join().map_err(|_| "the thread panicked".to_owned())??;
+        seen
+    })?;
+    same!(look(), leader, "the leader's settings (time stamps, memory failure, flusher, speculation)");
+    Ok(())
+}
+
+/// All memory of the process may be merged with equal pages.
+fn memory_merge(stage: &Stage) -> Verdict {
+    const PR_SET_MEMORY_MERGE: i32 = 67;
+    const PR_GET_MEMORY_MERGE: i32 = 68;
+    if let Err(why) = sys!(prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0)) {
+        eprintln!("skipped: PR_SET_MEMORY_MERGE: {why}");
+        return stage.freeze_here();
+    }
+    stage.freeze_here()?;
+    same!(sys!(prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0))?, 1, "MEMORY_MERGE");
+    Ok(())
+}
+
+/// Handles its own system calls, as emulators of other systems do.
+fn dispatch(stage: &Stage) -> Verdict {
+    const PR_SET_SYSCALL_USER_DISPATCH: i32 = 59;
+    // 0 lets calls through, at the moment.
+    let selector = Box::new(std::sync::atomic::AtomicU8::new(0));
+    let none: libc::c_ulong = 0;
+    if let Err(why) =
+        sys!(prctl(PR_SET_SYSCALL_USER_DISPATCH, 1 as libc::c_ulong, none, none, selector.as_ptr()))
+    {
+        eprintln!("skipped: PR_SET_SYSCALL_USER_DISPATCH: {why}");
+    }
+    let seen = stage.freeze_here();
+    sys!(prctl(PR_SET_SYSCALL_USER_DISPATCH, none, none, none, none))?;
+    seen
 }

@@ -50,6 +50,7 @@ fn capture_thread(
         credentials: (credentials != leader).then_some(credentials),
         scheduling: scheduling(tid, facts)?,
         parent_death_signal: facts.parent_death_signal,
+        settings: facts.settings,
     })
 }
 

@@ -2,9 +2,9 @@
 
 use frost_abi::tape::Entry;
 use frost_model::clock::{TimerSpec, Timespec};
-use frost_model::cpu::AltStack;
+use frost_model::cpu::{AltStack, ThreadSettings};
 use frost_model::pd::{IntervalTimers, SIGNALS, SignalAction};
-use frost_sys::proc::{Mapping, Timer};
+use frost_sys::proc::{self, Mapping, Timer};
 use frost_tracee::inject::{self, Area, Job};
 use frost_tracee::seize::StoppedProcess;
 
@@ -20,6 +20,8 @@ pub(crate) struct ProcessFacts {
     pub(crate) subreaper: bool,
     pub(crate) thp_disable: bool,
     pub(crate) mdwe: u32,
+    pub(crate) lock_future: u32,
+    pub(crate) memory_merge: bool,
     pub(crate) membarrier: u32,
     /// One for each thread, in their order.
     pub(crate) threads: Vec<ThreadFacts>,
@@ -33,26 +35,40 @@ pub(crate) struct ThreadFacts {
     pub(crate) parent_death_signal: i32,
     pub(crate) timer_slack_ns: u64,
     pub(crate) securebits: u32,
+    pub(crate) settings: ThreadSettings,
 }
 
 // Numbers of prctl(2), include/uapi/linux/prctl.h.
 const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_DUMPABLE: u64 = 3;
+const PR_GET_TSC: u64 = 25;
 const PR_GET_SECUREBITS: u64 = 27;
 const PR_GET_TIMERSLACK: u64 = 30;
+const PR_MCE_KILL_GET: u64 = 34;
 const PR_GET_CHILD_SUBREAPER: u64 = 37;
 const PR_GET_TID_ADDRESS: u64 = 40;
 const PR_GET_THP_DISABLE: u64 = 42;
+const PR_GET_SPECULATION_CTRL: u64 = 52;
+const PR_GET_IO_FLUSHER: u64 = 58;
 const PR_GET_MDWE: u64 = 66;
+const PR_GET_MEMORY_MERGE: u64 = 68;
+/// PR_TSC_SIGSEGV.
+const TSC_SIGSEGV: u32 = 2;
+/// PR_MCE_KILL_DEFAULT.
+const MCE_KILL_DEFAULT: i64 = 2;
+/// Bits of a misfeature that was turned off: PR_SPEC_DISABLE, PR_SPEC_FORCE_DISABLE, PR_SPEC_DISABLE_NOEXEC.
+const SPEC_OFF: u32 = 1 << 2 | 1 << 3 | 1 << 4;
+/// PR_SPEC_PRCTL: it can be set for each thread.
+const SPEC_PRCTL: u32 = 1;
 /// MEMBARRIER_CMD_GET_REGISTRATIONS, Linux 6.3.
 const MEMBARRIER_GET_REGISTRATIONS: u64 = 1 << 9;
 
 const ACTION_BYTES: usize = 32;
 const SPEC_BYTES: usize = 32;
-/// Bytes of data that a thread's own calls need: stack_t, an address, an integer.
-const THREAD_DATA_BYTES: usize = 24 + 8 + 8;
+/// Bytes of data that a thread's own calls need: stack_t, an address, two integers.
+const THREAD_DATA_BYTES: usize = 24 + 8 + 8 + 8;
 /// Bytes that a job of a thread takes, its tape included.
-const THREAD_JOB_BYTES: usize = THREAD_DATA_BYTES + 5 * frost_abi::tape::ENTRY_BYTES;
+const THREAD_JOB_BYTES: usize = THREAD_DATA_BYTES + 11 * frost_abi::tape::ENTRY_BYTES;
 
 /// Reads the facts of a stopped process.
 pub(crate) fn read(
@@ -60,14 +76,35 @@ pub(crate) fn read(
     mappings: &[Mapping],
     timers: &[Timer],
 ) -> Result<ProcessFacts, inject::Error> {
+    let locked = locked_kib(process.pid);
     let mut area = Area::map(process, mappings)?;
     let mut facts = read_process(&mut area, timers)?;
+    if locked_kib(process.pid) > locked {
+        facts.lock_future = lock_future(process.pid, area.data_address(0, 1));
+    }
     let indices: Vec<usize> = (0..process.threads.len()).collect();
     for batch in indices.chunks(area.capacity(THREAD_JOB_BYTES)) {
         facts.threads.extend(read_threads(&mut area, batch)?);
     }
     area.unmap()?;
     Ok(facts)
+}
+
+/// Returns how much of a process is locked in memory.
+fn locked_kib(pid: i32) -> u64 {
+    let status = proc::read(pid, "status").unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
+    line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Tells what mlockall(2) does with mappings to come: nothing tells but a mapping that came, as our area.
+fn lock_future(pid: i32, address: u64) -> u32 {
+    const MCL_ONFAULT: i32 = 4;
+    let mappings = proc::mappings(pid).unwrap_or_default();
+    let area = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address));
+    let on_fault = area.is_some_and(|area| area.flags.has(*b"lf"));
+    (libc::MCL_FUTURE | if on_fault { MCL_ONFAULT } else { 0 }) as u32
 }
 
 fn read_process(area: &mut Area<'_>, timers: &[Timer]) -> Result<ProcessFacts, inject::Error> {
@@ -99,6 +136,7 @@ fn read_process(area: &mut Area<'_>, timers: &[Timer]) -> Result<ProcessFacts, i
     let dumpable = call(libc::SYS_prctl, &[PR_GET_DUMPABLE]);
     let thp = call(libc::SYS_prctl, &[PR_GET_THP_DISABLE]);
     let mdwe = call(libc::SYS_prctl, &[PR_GET_MDWE]);
+    let merge = call(libc::SYS_prctl, &[PR_GET_MEMORY_MERGE]);
     let membarrier = call(libc::SYS_membarrier, &[MEMBARRIER_GET_REGISTRATIONS]);
     call(libc::SYS_prctl, &[PR_GET_CHILD_SUBREAPER, data + subreaper_at as u64]);
 
@@ -137,6 +175,8 @@ fn read_process(area: &mut Area<'_>, timers: &[Timer]) -> Result<ProcessFacts, i
         subreaper: word(subreaper_at) as u32 != 0,
         thp_disable: result(thp) != 0,
         mdwe: result(mdwe) as u32,
+        lock_future: 0,
+        memory_merge: result(merge) != 0,
         membarrier: result(membarrier) as u32,
         threads: Vec::new(),
     })
@@ -156,6 +196,10 @@ fn read_threads(area: &mut Area<'_>, threads: &[usize]) -> Result<Vec<ThreadFact
             job.tape.push(prctl([PR_GET_PDEATHSIG, data + 32]));
             job.tape.push(prctl([PR_GET_TIMERSLACK, 0]));
             job.tape.push(prctl([PR_GET_SECUREBITS, 0]));
+            job.tape.push(prctl([PR_GET_TSC, data + 40]));
+            job.tape.push(prctl([PR_MCE_KILL_GET, 0]));
+            job.tape.push(prctl([PR_GET_IO_FLUSHER, 0]));
+            job.tape.extend((0..3).map(|which| prctl([PR_GET_SPECULATION_CTRL, which])));
             job
         })
         .collect();
@@ -172,6 +216,17 @@ fn read_threads(area: &mut Area<'_>, threads: &[usize]) -> Result<Vec<ThreadFact
             parent_death_signal: word(&job.data, 32) as i32,
             timer_slack_ns: u64::try_from(job.tape[3].result).unwrap_or(0),
             securebits: u64::try_from(job.tape[4].result).unwrap_or(0) as u32,
+            settings: ThreadSettings {
+                memory_failure: Some(job.tape[6].result)
+                    .filter(|policy| (0..MCE_KILL_DEFAULT).contains(policy))
+                    .map(|policy| policy as u32),
+                no_time_stamps: word(&job.data, 40) as u32 == TSC_SIGSEGV,
+                io_flusher: job.tape[7].result == 1,
+                speculation: [8, 9, 10].map(|index: usize| {
+                    let state = u32::try_from(job.tape[index].result).unwrap_or(0);
+                    if state & SPEC_PRCTL != 0 { state & SPEC_OFF } else { 0 }
+                }),
+            },
         })
         .collect())
 }

@@ -95,6 +95,8 @@ pub(crate) fn capture(
             coredump_filter: hex("coredump_filter"),
             membarrier: facts.membarrier,
             mdwe: facts.mdwe,
+            lock_future: facts.lock_future,
+            memory_merge: facts.memory_merge,
         },
         descriptors,
     })

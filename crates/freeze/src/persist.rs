@@ -17,7 +17,7 @@ use frost_model::{BytePath, Checkpoint, Pid, Process, Steps};
 use frost_store::{Draft, Name, Store, Then};
 use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::{self, Mapping, Timer};
-use frost_sys::{fault, pidfd};
+use frost_sys::{fault, pidfd, ptrace};
 use frost_tracee::inject;
 use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
 use rustix::fd::{AsFd, OwnedFd};
@@ -210,6 +210,7 @@ fn capture(
     let (catalog, mut obstacles) =
         survey::look(&seen, &mut files, Motion::Stopped).map_err(|error| freeze.failed(&error))?;
     obstacles.extend(living.iter().filter_map(|process| lost_leader(process)));
+    obstacles.extend(living.iter().filter_map(|process| dispatching(process)));
     if !obstacles.is_empty() {
         tracing::info!(obstacles = obstacles.len(), "the program cannot be carried");
         return Err(Failure {
@@ -408,6 +409,19 @@ fn lost_leader(process: &StoppedProcess) -> Option<frost_model::Obstacle> {
         object: "main thread".to_owned(),
         reason: "it has ended while other threads go on".to_owned(),
         remedy: "this is not carried yet".to_owned(),
+    })
+}
+
+/// Refuses a process with a thread that is handed its own calls: those of a tape would be, too.
+fn dispatching(process: &StoppedProcess) -> Option<frost_model::Obstacle> {
+    let dispatches =
+        process.threads.iter().find(|thread| ptrace::dispatches_calls(thread.tid).unwrap_or(false))?;
+    Some(frost_model::Obstacle {
+        pid: Pid::new(process.inner),
+        command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
+        object: format!("thread {}", dispatches.inner),
+        reason: "it handles its own system calls (PR_SET_SYSCALL_USER_DISPATCH)".to_owned(),
+        remedy: "freeze it when it does not, or run the program without that".to_owned(),
     })
 }
 

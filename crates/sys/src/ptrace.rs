@@ -120,6 +120,7 @@ const PTRACE_PEEKSIGINFO: libc::c_uint = 0x4209;
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
 const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
+const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
 
 /// Reads signals queued for the thread, or for its process if `shared`, without taking them.
 ///
@@ -183,6 +184,25 @@ pub fn rseq_configuration(tid: i32) -> Result<RseqConfiguration> {
         &raw mut configuration as u64,
     )?;
     Ok(configuration)
+}
+
+/// Returns whether calls of the thread are handed to itself (PR_SET_SYSCALL_USER_DISPATCH).
+///
+/// Source: PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4.
+pub fn dispatches_calls(tid: i32) -> Result<bool> {
+    /// `struct ptrace_sud_config`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Configuration {
+        mode: u64,
+        selector: u64,
+        offset: u64,
+        len: u64,
+    }
+    let mut configuration = Configuration::default();
+    let size = size_of::<Configuration>() as u64;
+    request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, &raw mut configuration as u64)?;
+    Ok(configuration.mode != 0)
 }
 
 /// How a wait for a traced thread ended.

@@ -78,6 +78,7 @@ pub(crate) fn process(pid: i32, parent: Option<i32>, file: &Path, slot: u64, thr
             timer_slack_ns: ours.timer_slack_ns,
         },
         parent_death_signal: 0,
+        settings: Default::default(),
     };
     let all = std::iter::once(pid).chain(threads.iter().copied());
     let counters = Attachment::File {

@@ -67,6 +67,7 @@ pub fn checkpoint() -> Checkpoint {
         credentials: None,
         scheduling: Scheduling { affinity: vec![0, 1], ..Scheduling::default() },
         parent_death_signal: 0,
+        settings: Default::default(),
     };
     let process = |pid: i32, parent: Option<i32>, life, cpu, rm, descriptors| Process {
         pd: PdState {

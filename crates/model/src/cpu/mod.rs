@@ -8,4 +8,4 @@ mod thread;
 pub use registers::{REGISTER_WORDS, Registers};
 pub use restart::{NOT_IN_SYSCALL, Restart};
 pub use scheduling::Scheduling;
-pub use thread::{AltStack, CpuState, RobustList, Rseq, Thread};
+pub use thread::{AltStack, CpuState, RobustList, Rseq, Thread, ThreadSettings};

@@ -45,6 +45,28 @@ pub struct Thread {
     pub scheduling: Scheduling,
     /// The signal it gets when its parent ends (PR_GET_PDEATHSIG), 0 for none.
     pub parent_death_signal: i32,
+    /// Settings of prctl(2) that a thread rarely has.
+    #[serde(default, skip_serializing_if = "ThreadSettings::is_default")]
+    pub settings: ThreadSettings,
+}
+
+/// Settings of prctl(2) that belong to one thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadSettings {
+    /// PR_MCE_KILL_GET, if it is not the system's default: when a corrupted page kills it (0 late, 1 early).
+    pub memory_failure: Option<u32>,
+    /// Whether reading the time-stamp counter is an error (PR_TSC_SIGSEGV).
+    pub no_time_stamps: bool,
+    /// Whether it serves the writing of pages (PR_SET_IO_FLUSHER).
+    pub io_flusher: bool,
+    /// What PR_GET_SPECULATION_CTRL tells of each misfeature, where it was turned off; else 0.
+    pub speculation: [u32; 3],
+}
+
+impl ThreadSettings {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// `stack_t`.

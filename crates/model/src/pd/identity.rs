@@ -96,6 +96,17 @@ pub struct PrctlState {
     pub membarrier: u32,
     /// PR_GET_MDWE flags.
     pub mdwe: u32,
+    /// What mlockall(2) does with mappings to come: MCL_FUTURE, and MCL_ONFAULT with it; 0 for nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lock_future: u32,
+    /// PR_GET_MEMORY_MERGE: all of its memory may be merged with equal pages (KSM).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub memory_merge: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 /// An entry of the descriptor table.

@@ -13,6 +13,8 @@ const PR_SET_MM: u64 = 35;
 const PR_SET_MM_MAP: u64 = 14;
 const PR_SET_THP_DISABLE: u64 = 41;
 const PR_SET_MDWE: u64 = 65;
+const PR_SET_MEMORY_MERGE: u64 = 67;
+const MCL_ONFAULT: u64 = 4;
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
 /// The size of `struct prctl_mm_map`.
 const MM_MAP_BYTES: u64 = 104;
@@ -99,6 +101,16 @@ impl Compiler<'_> {
         if prctl.mdwe != 0 {
             self.about(script, index, Stage::Settings, Subject::Named("PR_SET_MDWE"));
             script.call(libc::SYS_prctl, &[PR_SET_MDWE, prctl.mdwe.into()]);
+        }
+        if prctl.memory_merge {
+            self.about(script, index, Stage::Settings, Subject::Named("PR_SET_MEMORY_MERGE"));
+            script.call(libc::SYS_prctl, &[PR_SET_MEMORY_MERGE, 1]);
+        }
+        // All that is mapped until now was locked or not by itself.
+        let future = u64::from(prctl.lock_future) & (libc::MCL_FUTURE as u64 | MCL_ONFAULT);
+        if future & libc::MCL_FUTURE as u64 != 0 {
+            self.about(script, index, Stage::Settings, Subject::Named("mlockall"));
+            script.call(libc::SYS_mlockall, &[future]);
         }
         for command in MEMBARRIER_REGISTER {
             if prctl.membarrier & command != 0 {

@@ -12,6 +12,13 @@ use frost_sys::ptrace::REGISTER_WORDS;
 use frost_tracee::frame::{self, Frame};
 use frost_tracee::restart;
 
+// include/uapi/linux/prctl.h.
+const PR_SET_TSC: u64 = 26;
+const PR_TSC_SIGSEGV: u64 = 2;
+const PR_MCE_KILL: u64 = 33;
+const PR_MCE_KILL_SET: u64 = 1;
+const PR_SET_SPECULATION_CTRL: u64 = 53;
+const PR_SET_IO_FLUSHER: u64 = 57;
 const ARCH_SET_GS: u64 = 0x1001;
 const ARCH_SET_FS: u64 = 0x1002;
 /// The exit status of processes that find the gate closed.
@@ -88,6 +95,7 @@ impl Compiler<'_> {
         self.about(script, index, Stage::ThreadState, Subject::Id(thread.tid.raw()));
         self.name(script, thread.name.as_bytes());
         self.scheduling(script, thread);
+        self.own_settings(script, thread);
         if number == 0 {
             script.call(libc::SYS_arch_prctl, &[ARCH_SET_FS, thread.registers.fs_base]);
             script.call(libc::SYS_set_tid_address, &[thread.clear_child_tid.raw()]);
@@ -130,6 +138,22 @@ impl Compiler<'_> {
         }
         if number == 0 {
             self.dumpable(script, index, process);
+        }
+    }
+
+    fn own_settings(&mut self, script: &mut Script, thread: &Thread) {
+        let settings = &thread.settings;
+        if let Some(policy) = settings.memory_failure {
+            script.call(libc::SYS_prctl, &[PR_MCE_KILL, PR_MCE_KILL_SET, policy.into()]);
+        }
+        if settings.no_time_stamps {
+            script.call(libc::SYS_prctl, &[PR_SET_TSC, PR_TSC_SIGSEGV]);
+        }
+        if settings.io_flusher {
+            script.call(libc::SYS_prctl, &[PR_SET_IO_FLUSHER, 1]);
+        }
+        for (which, state) in settings.speculation.iter().enumerate().filter(|(_, state)| **state != 0) {
+            script.call(libc::SYS_prctl, &[PR_SET_SPECULATION_CTRL, which as u64, (*state).into()]);
         }
     }
 
