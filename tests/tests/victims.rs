@@ -197,6 +197,29 @@ carried! {
     prctl_membarrier
     prctl_of_threads
     prctl_memory_merge
+    pty_settings
+    pty_many
+    pty_typed
+    pty_typed_raw
+    pty_output
+    pty_output_full
+    pty_stopped
+    pty_packets
+    pty_exclusive
+    pty_locked
+    pty_unopened
+    pty_slave_closed
+    pty_hung_up
+    pty_several
+    pty_epoll
+    pty_blocked_readers
+    pty_blocked_writer
+    pty_session
+    pty_own_session
+    pty_foreground
+    pty_background_stopped
+    pty_dev_tty
+    pty_nested
     registers_of_leader
     registers_of_threads
     registers_segment_base

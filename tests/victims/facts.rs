@@ -133,6 +133,10 @@ fn descriptors(facts: &mut BTreeMap<String, String>) {
         if let Some((kind, _)) = target.split_once(":[") {
             target = kind.to_owned();
         }
+        // So may a terminal get another number, where its own is taken; one of /dev/tty comes back by its own name.
+        if target.starts_with("/dev/pts/") || target == "/dev/tty" {
+            target = "a terminal".to_owned();
+        }
         let close_on_exec = unsafe { libc::fcntl(fd, libc::F_GETFD) };
         let position = unsafe { libc::lseek(fd, 0, libc::SEEK_CUR) };
         // O_LARGEFILE (0o100000) shows whether a 64-bit open was made by libc or by the kernel; no program can tell.

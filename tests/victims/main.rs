@@ -25,6 +25,7 @@ mod pidfd;
 mod pipe;
 mod place;
 mod prctl;
+mod pty;
 mod registers;
 mod regular;
 mod restart;
@@ -65,6 +66,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         pipe::VICTIMS,
         place::VICTIMS,
         prctl::VICTIMS,
+        pty::VICTIMS,
         registers::VICTIMS,
         regular::VICTIMS,
         restart::VICTIMS,

@@ -192,7 +192,13 @@ fn variant_rule(variant: &syn::Variant, place: &str, used: &mut BTreeMap<String,
 
 fn field_rule(field: &syn::Field, place: &str, used: &mut BTreeMap<String, String>) -> String {
     let name = field.ident.as_ref().map(ToString::to_string).unwrap_or_default();
-    format!("{name}: {},", type_rule(&field.ty, bytes(field), place, used))
+    // What an older image has not, serde fills in.
+    let sign = if has(&field.attrs, "default") { "?" } else { "" };
+    format!(
+        "{sign}{}{name}: {},",
+        if sign.is_empty() { "" } else { " " },
+        type_rule(&field.ty, bytes(field), place, used)
+    )
 }
 
 /// Renders a type. `bytes` says that `serde_bytes` writes it.
@@ -313,6 +319,14 @@ mod tests {
         let expected = "; A place, as `Other` has it\nfile-ref = {\n  a: uint,             ; Where\n  b: bstr / null,\n  \
              c: [* (int / null)],\n  d: [4*4 uint],\n  e: [uint, bstr],\n  f: pages,\n}\n\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_field_that_older_images_lack_is_optional() {
+        let text = rendered(
+            "#[derive(Serialize)] struct New { #[serde(default, skip_serializing_if = \"Vec::is_empty\")] a: Vec<u8> }",
+        );
+        assert!(text.contains("? a: [* uint],"), "{text}");
     }
 
     #[test]

@@ -36,6 +36,11 @@ const ADDRESS_END: u64 = 0x7fff_ffff_f000;
 /// Where `[vsyscall]` lies, beyond what a program can map.
 const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
 
+/// There are no more pseudoterminals (NR_UNIX98_PTY_MAX, include/linux/devpts_fs.h).
+const PTY_NUMBERS: u32 = 1 << 20;
+/// The size of `struct termios2`.
+const TERMIOS2_BYTES: usize = 44;
+
 struct Checker<'a> {
     checkpoint: &'a Checkpoint,
     pack_bytes: u64,
@@ -212,6 +217,11 @@ impl Checker<'_> {
             match &description.capability {
                 Capability::Pipe(end) => self.pipe(&place, end.pipe)?,
                 Capability::Fifo(fifo) => self.pipe(&place, fifo.pipe)?,
+                Capability::Pty(end) => present(
+                    self.checkpoint.objects.ptys.get(end.pty.index()),
+                    &place,
+                    "names a pseudoterminal that does not exist",
+                )?,
                 Capability::Memfd(memfd) => self.dataspace(&place, memfd.dataspace)?,
                 Capability::Regular(regular) => match &regular.content {
                     Content::Named { file, captured } => {
@@ -263,6 +273,20 @@ impl Checker<'_> {
     fn objects(&self) -> Result<(), Malformed> {
         for (index, unnamed) in self.checkpoint.objects.unnamed.iter().enumerate() {
             self.pages(&format!("unnamed file {index}"), &unnamed.pages, unnamed.identity.len_bytes, false)?;
+        }
+        let mut numbers = HashSet::new();
+        let mut sessions = HashSet::new();
+        for (index, pty) in self.checkpoint.objects.ptys.iter().enumerate() {
+            let place = format!("pseudoterminal {index}");
+            if pty.number >= PTY_NUMBERS || !numbers.insert(pty.number) {
+                return Err(malformed(place, "its number is too large, or stands twice"));
+            }
+            if pty.settings.len() != TERMIOS2_BYTES {
+                return Err(malformed(place, "its settings have not the size of struct termios2"));
+            }
+            if pty.session.is_some_and(|session| !sessions.insert(session)) {
+                return Err(malformed(place, "its session has another controlling terminal"));
+            }
         }
         for (index, dataspace) in self.checkpoint.dataspaces.iter().enumerate() {
             let len = dataspace.len_bytes.checked_next_multiple_of(PAGE_SIZE);

@@ -34,6 +34,8 @@ pub(crate) struct Material {
     pub(crate) descriptions: Vec<Option<OwnedFd>>,
     /// Descriptors that take the place of a description under one number.
     pub(crate) instead: Vec<(frost_model::DescriptionId, i32, OwnedFd)>,
+    /// Pseudoterminals that control a session, by their index.
+    pub(crate) terminals: Vec<(usize, OwnedFd)>,
     /// Calls of each process about its descriptors.
     pub(crate) calls: Vec<Vec<InnerCall>>,
     /// For each set of semaphores whether the ends of the processes were undone in it already.
@@ -94,7 +96,7 @@ pub(crate) fn build<'a>(
 ) -> Result<Half<'a>, Error> {
     begin(Stage::Open)?;
     raise_limits();
-    let Material { pack, descriptions, instead, calls, undone } = material()?;
+    let Material { pack, descriptions, instead, terminals, calls, undone } = material()?;
     let stage = Stage::Open;
     let (gate_read, gate_write) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at(stage, || "the gate".to_owned())?;
@@ -106,6 +108,10 @@ pub(crate) fn build<'a>(
     })?;
     let (mut pool, mut numbers) =
         pool::open_all(checkpoint, pack, (descriptions, instead), gate_read, arrived)?;
+    for (index, terminal) in terminals {
+        let number = pool.adopt(terminal).at(stage, || "a terminal".to_owned())?;
+        numbers.terminals.insert(index, number);
+    }
     steps.end(Stage::Open.name());
 
     begin(Stage::Compile)?;

@@ -246,5 +246,17 @@ fn prepare(plan: &Plan, (uid, gid): (u32, u32)) -> Result<(), Error> {
         None,
     )
     .at(stage, || "a /proc of its own".to_owned())?;
+    if plan.namespaces.terminals {
+        // Each mount of devpts is an instance with numbers of its own (Linux 4.7). A user namespace without a group 5
+        // cannot give the slaves to it.
+        rustix::mount::mount(
+            "devpts",
+            "/dev/pts",
+            "devpts",
+            MountFlags::NOSUID | MountFlags::NOEXEC,
+            Some(c"mode=620,ptmxmode=666"),
+        )
+        .at(stage, || "a /dev/pts of its own".to_owned())?;
+    }
     Ok(())
 }

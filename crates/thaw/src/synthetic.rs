@@ -200,6 +200,7 @@ fn thaw(checkpoint: &Checkpoint) -> Result<i32, crate::Error> {
     let mut steps = Steps::start();
     let material = || {
         Ok(Material {
+            terminals: Vec::new(),
             instead: Vec::new(),
             pack: pack(),
             descriptions: Vec::new(),

@@ -159,7 +159,7 @@ pub(crate) fn here(
     }
     steps.end(Stage::Namespaces.name());
     let mut verification = Verification::of(image)?;
-    let context = cap::ThawContext { attach: plan.attach, copy: plan.copy };
+    let context = plan.context();
     let mut late = None;
     let mut sysv = cap::sysv::Made::default();
     let material = || {
@@ -170,7 +170,14 @@ pub(crate) fn here(
         late = Some(built.late);
         let processes = checkpoint.processes.iter();
         let calls = processes.map(|process| cap::tape_calls(checkpoint, process, &context)).collect();
-        Ok(Material { pack, descriptions: built.descriptions, instead: built.instead, calls, undone })
+        Ok(Material {
+            pack,
+            descriptions: built.descriptions,
+            instead: built.instead,
+            terminals: built.terminals,
+            calls,
+            undone,
+        })
     };
     let mut half =
         build::build(checkpoint, plan.relation(), groups, material, || verification.begin(), steps)?;

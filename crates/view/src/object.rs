@@ -24,6 +24,7 @@ pub fn kind(capability: &Capability) -> &'static str {
         Capability::TcpListener(_) | Capability::TcpStream(_) => "tcp",
         Capability::Udp(_) => "udp",
         Capability::Outside(_) => "outside",
+        Capability::Pty(_) => "pty",
     }
 }
 
@@ -106,6 +107,15 @@ pub fn details(checkpoint: &Checkpoint, description: &Description) -> Vec<(&'sta
             let bytes: usize = socket.queue.iter().map(|message| message.data.len()).sum();
             if !socket.queue.is_empty() {
                 add("unread", format!("{bytes} bytes in {}", messages(socket.queue.len())));
+            }
+        }
+        Capability::Pty(end) => {
+            if let Some(pty) = checkpoint.objects.ptys.get(end.pty.index()) {
+                add("size", format!("{}x{}", pty.size[0], pty.size[1]));
+                let typed: usize = pty.lines.iter().map(|line| line.len()).sum::<usize>() + pty.typed.len();
+                if typed + pty.output.len() > 0 {
+                    add("unread", format!("{typed} bytes typed, {} of output", pty.output.len()));
+                }
             }
         }
         Capability::Outside(outside) => match &outside.kind {

@@ -9,7 +9,7 @@
 //! shares offset, flags and queue with the program's descriptor, so pipes are copied by tee(2), sockets are looked at
 //! with MSG_PEEK, files are opened anew to be read, and no call here can block: the tree stands still, so nobody
 //! would wake us. The one thing that is moved for an instant, and put back, is SO_PEEK_OFF of a unix socket whose
-//! queue cannot be seen by one look.
+//! queue cannot be seen by one look, and what waits in a pseudoterminal, which a process of its own takes and puts back.
 //!
 //! Not seen from outside, so not carried: multicast memberships and eBPF filters of sockets, and datagrams that wait
 //! in a UDP socket.
@@ -27,6 +27,7 @@ mod memfd;
 mod outside;
 mod pidfd;
 mod pipe;
+mod pty;
 mod recognise;
 mod regular;
 mod signalfd;
@@ -105,6 +106,7 @@ pub struct Catalog {
     /// Descriptions of the same file, in the order kcmp gives.
     by_file: HashMap<(u64, u64), Vec<usize>>,
     pipes: BTreeMap<(u64, u64), pipe::Ends>,
+    ptys: Vec<pty::Pair>,
     unix: unix::Table,
     relations: BTreeMap<usize, Relation>,
     queues: BTreeMap<usize, Vec<Message>>,
@@ -150,6 +152,7 @@ impl Catalog {
             found: Vec::new(),
             by_file: HashMap::new(),
             pipes: BTreeMap::new(),
+            ptys: Vec::new(),
             unix: unix::Table::default(),
             relations: BTreeMap::new(),
             queues: BTreeMap::new(),
@@ -165,6 +168,7 @@ impl Catalog {
         catalog.recognise_from(0, &mut refusals)?;
         catalog.look_at_unix(motion, &mut refusals)?;
         catalog.look_at_pipes();
+        catalog.look_at_terminals();
         catalog.look_at_watches(motion, &mut refusals)?;
         catalog.look_at_holders(&mut refusals)?;
         for (index, refusal) in refusals {
@@ -231,6 +235,10 @@ impl Catalog {
     /// The first thing that could not be read or stored. The program is as it was.
     pub fn capture(self, sink: &mut dyn Sink, files: bool) -> Result<Captured, Error> {
         let mut objects = Objects::default();
+        // First, while we have no thread that hashes: a helper is forked.
+        for pair in &self.ptys {
+            objects.ptys.push(pair.capture(&self.held, &self.members)?);
+        }
         let mut pipe_ids: BTreeMap<(u64, u64), ObjectId> = BTreeMap::new();
         for (key, ends) in self.pipes.iter().filter(|(_, ends)| !ends.outside) {
             pipe_ids.insert(*key, ObjectId::new(objects.pipes.len() as u32));
@@ -294,6 +302,12 @@ impl Catalog {
                 Found::Unix => self.capture_unix(index, held)?,
                 Found::Tcp => tcp::capture(held)?,
                 Found::Udp => udp::capture(held)?,
+                Found::Pty => {
+                    let of = |pair: &&pty::Pair| pair.master == index || pair.slaves.contains(&index);
+                    let pair = self.ptys.iter().enumerate().find(|(_, pair)| of(pair));
+                    let (id, pair) = pair.ok_or_else(|| Error::Refused { object: held.describe() })?;
+                    pair.end(ObjectId::new(id as u32), index, held)
+                }
                 Found::Terminal(path) => outside::capture_terminal(held, path.clone(), &self.members)?,
             };
             descriptions.push(Description {
@@ -446,6 +460,25 @@ impl Catalog {
             let first = ends.descriptions.first().copied();
             if let Some(index) = first.filter(|index| matches!(self.found[*index], Some(Found::Pipe))) {
                 ends.look_outside(&self.held[index]);
+            }
+        }
+    }
+
+    /// Finds the slaves of all masters in the tree; the other ends of all other terminals are outside.
+    fn look_at_terminals(&mut self) {
+        for (index, held) in self.held.iter().enumerate() {
+            if matches!(self.found[index], Some(Found::Pty)) {
+                self.ptys.extend(pty::Pair::of(index, held));
+            }
+        }
+        for pair in &mut self.ptys {
+            for (index, held) in self.held.iter().enumerate() {
+                if matches!(self.found[index], Some(Found::Terminal(_)))
+                    && pair.has(held, &self.held[pair.master])
+                {
+                    pair.slaves.push(index);
+                    self.found[index] = Some(Found::Pty);
+                }
             }
         }
     }

@@ -28,6 +28,8 @@ pub(super) enum Found {
     Tcp,
     Udp,
     Terminal(BytePath),
+    /// A side of a pseudoterminal whose master is in the tree.
+    Pty,
 }
 
 /// Why something is not carried.
@@ -185,11 +187,7 @@ fn character_device(held: &Held) -> Result<Found, Refusal> {
     // Documentation/admin-guide/devices.txt: 4 consoles and serial lines, 5 /dev/tty, /dev/console, /dev/ptmx,
     // 136-143 pseudoterminals.
     match (major(rdev), minor(rdev)) {
-        (5, 2) => Err(Refusal::new(
-            "master of a pseudoterminal",
-            "what is written to its slave is held by a line discipline that cannot be read back",
-            "freeze only the programs below it, not the terminal emulator or sshd itself",
-        )),
+        (5, 2) if frost_sys::pty::number(&held.fd).is_some() => Ok(Found::Pty),
         (4 | 5 | 136..=143, _) => Ok(Found::Terminal(path())),
         // Other serial lines and consoles answer as a terminal does.
         _ if frost_sys::pty::settings(&held.fd).is_ok() => Ok(Found::Terminal(path())),

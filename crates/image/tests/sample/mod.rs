@@ -218,6 +218,7 @@ pub fn checkpoint() -> Checkpoint {
                 readers: true,
                 writers: true,
             }],
+            ptys: Vec::new(),
             unnamed: vec![Unnamed {
                 path: BytePath::new("/tmp/gone"),
                 identity: identity(4100),

@@ -1,6 +1,6 @@
 //! What to call a capability in a sentence.
 
-use super::{Capability, Content, OutsideKind, UnixName, UnixState, UnixType};
+use super::{Capability, Content, OutsideKind, PtySide, UnixName, UnixState, UnixType};
 use std::fmt;
 
 impl fmt::Display for Capability {
@@ -48,6 +48,11 @@ impl fmt::Display for Capability {
                 (Some(peer), _) => write!(f, "UDP socket connected to {peer}"),
                 (None, Some(local)) => write!(f, "UDP socket {local}"),
                 (None, None) => write!(f, "UDP socket"),
+            },
+            Self::Pty(end) => match end.side {
+                PtySide::Master => write!(f, "master of /dev/pts/{}", end.number),
+                PtySide::Slave => write!(f, "terminal /dev/pts/{}", end.number),
+                PtySide::Controlling => write!(f, "terminal /dev/pts/{}, as /dev/tty", end.number),
             },
             Self::Outside(outside) => {
                 match &outside.kind {

@@ -12,6 +12,7 @@ mod memfd;
 mod outside;
 mod pidfd;
 mod pipe;
+mod pty;
 mod regular;
 mod signalfd;
 mod sysv;
@@ -31,6 +32,7 @@ pub use memfd::Memfd;
 pub use outside::{Outside, OutsideKind};
 pub use pidfd::PidFd;
 pub use pipe::{Pipe, PipeEnd};
+pub use pty::{Flow, Pty, PtyEnd, PtySide};
 pub use regular::{Content, RegularFile, Unnamed};
 pub use signalfd::SignalFd;
 pub use sysv::{Ipc, MOST_VALUE, MessageQueue, QueuedMessage, Segment, SemaphoreSet, SemaphoreUndo};
@@ -100,6 +102,8 @@ pub enum Capability {
     Udp(UdpSocket),
     /// Something whose other end is not in the tree, as a terminal or the pipe to another program.
     Outside(Outside),
+    /// A side of a pseudoterminal.
+    Pty(PtyEnd),
 }
 
 /// Objects that several descriptions share or that lie beside them, each table indexed by [`ObjectId`](crate::ObjectId).
@@ -118,4 +122,7 @@ pub struct Objects {
     /// System V message queues.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queues: Vec<MessageQueue>,
+    /// Pseudoterminals.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ptys: Vec<Pty>,
 }

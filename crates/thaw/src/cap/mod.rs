@@ -21,6 +21,7 @@ mod pack;
 mod pidfd;
 mod pipe;
 mod proc;
+mod pty;
 mod regular;
 mod signalfd;
 pub(crate) mod sysv;
@@ -31,6 +32,7 @@ mod unix;
 
 pub use crate::compile::InnerCall;
 pub use error::Error;
+pub(crate) use pty::of_session;
 
 use error::About;
 use frost_model::cap::{Capability, Content, Description, FileIdentity, FileRef};
@@ -49,6 +51,8 @@ pub struct ThawContext {
     pub attach: bool,
     /// The thaw makes a copy beside the one continuation of the program.
     pub copy: bool,
+    /// The program gets an instance of devpts of its own.
+    pub own_terminals: bool,
 }
 
 /// How a description is obtained.
@@ -95,6 +99,8 @@ pub struct Built {
     /// Descriptors that take the place of a description under one number only: the program may have had one terminal as
     /// its standard input, output and error, while ours are three different things.
     pub instead: Vec<(DescriptionId, i32, OwnedFd)>,
+    /// Pseudoterminals that control a session, by their index.
+    pub terminals: Vec<(usize, OwnedFd)>,
     /// What is done when all else is complete.
     pub late: Late,
 }
@@ -209,6 +215,9 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
             Capability::Unix(socket) => {
                 unix::look(checkpoint, socket).err().into_iter().for_each(add);
             }
+            Capability::Pty(end) => {
+                effect = if context.own_terminals { None } else { pty::number_text(end) };
+            }
             Capability::Pipe(_)
             | Capability::EventFd(_)
             | Capability::Epoll(_)
@@ -250,9 +259,14 @@ pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>)
     for (fd, file) in objects.put_back.values().zip(objects.put_back_as) {
         regular::finish(fd, &file).about("set the mode of", "a file that is put back")?;
     }
+    let mut terminals = Vec::new();
+    for (index, (made, pty)) in objects.ptys.iter().zip(&checkpoint.objects.ptys).enumerate() {
+        let terminal = made.finish(pty).about("set up", format!("terminal /dev/pts/{}", pty.number))?;
+        terminals.extend(terminal.map(|terminal| (index, terminal)));
+    }
     let late = Late::of(checkpoint, &made, replaced)?;
     let instead = outside::instead(checkpoint, planned)?;
-    Ok(Built { descriptions: made, instead, late })
+    Ok(Built { descriptions: made, instead, terminals, late })
 }
 
 /// Objects behind descriptions, while these are made.
@@ -263,6 +277,7 @@ struct Objects {
     fifos: BTreeMap<usize, fifo::Holder>,
     unnamed: Vec<OwnedFd>,
     memfds: Vec<Option<OwnedFd>>,
+    ptys: Vec<pty::Made>,
     masters: outside::Masters,
     /// Files whose captured content replaces what is there, by their path.
     put_back: BTreeMap<BytePath, OwnedFd>,
@@ -285,6 +300,7 @@ impl Objects {
             fifos: BTreeMap::new(),
             unnamed: Vec::new(),
             memfds: Vec::new(),
+            ptys: pty::make_all(checkpoint)?,
             masters: Vec::new(),
         };
         let mut put_back = BTreeMap::new();
@@ -405,6 +421,10 @@ fn make(description: &Description, route: Route, objects: &mut Objects) -> Resul
             let made = objects.memfds.get(memfd.dataspace.index()).and_then(Option::as_ref);
             let made = made.ok_or(missing).about("make", what())?;
             regular::description(made, flags, memfd.position).about("open", what())?
+        }
+        Capability::Pty(end) => {
+            let made = objects.ptys.get(end.pty.index()).ok_or(missing).about("make", what())?;
+            made.description(end, flags).about("make", what())?
         }
         Capability::Unix(_) => return Ok(None),
         Capability::TcpListener(listener) => tcp::make(listener, flags)?,

@@ -45,6 +45,8 @@ pub(crate) struct Numbers {
     pub(crate) descriptions: Vec<Option<i32>>,
     /// What takes the place of a description (by index) under one number of the program.
     pub(crate) instead: HashMap<(usize, i32), i32>,
+    /// Pseudoterminals that control a session, by their index.
+    pub(crate) terminals: HashMap<usize, i32>,
     /// Memfds of dataspaces, by their index.
     pub(crate) dataspaces: Vec<Option<i32>>,
     /// Files that are mapped, executed, or are a directory of a process.

@@ -49,7 +49,9 @@ impl Tree {
         // A tree that is not attached gets a session of its own, so that nobody's terminal reaches it. One that
         // is attached stays in ours, as a job of its own, even if it led a session: the terminal is ours to lend.
         let detached = !relation.attach;
-        let lends = relation.attach && processes.first().is_some_and(|p| p.pd.relation.controls_terminal);
+        let lends = relation.attach
+            && crate::cap::of_session(checkpoint, root).is_none()
+            && processes.first().is_some_and(|p| p.pd.relation.controls_terminal);
         let mut session: Vec<Option<Pid>> = Vec::with_capacity(processes.len());
         for process in processes {
             // The root cannot be born into a session whose leader has ended; all others can.
@@ -285,6 +287,7 @@ impl Compiler<'_> {
             self.fork(script, ghost.pid, 0, ghost.tape);
         }
         self.join(script, index, pid);
+        self.foreground(script, index);
         for ghost in &ghosts {
             self.about(script, index, Stage::Group, Subject::Id(ghost.pid.raw()));
             script.call(libc::SYS_wait4, &[ghost.pid.raw() as u64, 0, libc::__WALL as u64, 0]);
@@ -314,12 +317,44 @@ impl Compiler<'_> {
         if self.tree.leads_session(index, pid) {
             self.about(script, index, Stage::Session, Subject::Id(pid.raw()));
             let made = script.call(libc::SYS_setsid, &[]);
+            // Before it has children, which inherit it, and before a group of them can be in the foreground.
+            if let Some(terminal) = self.terminal_of(pid) {
+                self.about(script, index, Stage::Session, Subject::Named("its controlling terminal"));
+                script.call(libc::SYS_ioctl, &[terminal as u64, frost_sys::pty::TIOCSCTTY, 0]);
+            }
             self.tell(script, pid, made);
         } else if self.tree.leads_group(index, pid) {
             self.about(script, index, Stage::Group, Subject::Id(pid.raw()));
             let made = script.call(libc::SYS_setpgid, &[0, 0]);
             self.tell(script, pid, made);
         }
+    }
+
+    /// The number of the terminal that controls the session of `leader`.
+    fn terminal_of(&self, leader: Pid) -> Option<i32> {
+        let pty = crate::cap::of_session(self.checkpoint, leader)?;
+        self.numbers.terminals.get(&pty).copied()
+    }
+
+    /// Lets the first living process of a foreground group put it there; at first it is the leader's own group.
+    ///
+    /// All signals are blocked, so SIGTTOU is no matter (`tty_check_change`, drivers/tty/tty_jobctrl.c).
+    fn foreground(&mut self, script: &mut Script, index: usize) {
+        let (Some(session), Some(group)) = (self.tree.session[index], self.tree.group[index]) else { return };
+        let Some(terminal) = self.terminal_of(session) else { return };
+        let ptys = &self.checkpoint.objects.ptys;
+        let wanted = ptys.iter().any(|pty| pty.session == Some(session) && pty.foreground == Some(group));
+        let lives = |other: &usize| !self.checkpoint.processes[*other].cpu.threads.is_empty();
+        let is_member = |other: &usize| {
+            self.tree.session[*other] == Some(session) && self.tree.group[*other] == Some(group)
+        };
+        let first = (0..self.checkpoint.processes.len()).filter(lives).find(is_member);
+        if !wanted || group == session || first != Some(index) {
+            return;
+        }
+        self.about(script, index, Stage::Group, Subject::Named("the foreground of its terminal"));
+        let group = self.control.words(&[group.raw() as u64]);
+        script.call(libc::SYS_ioctl, &[terminal as u64, frost_sys::pty::TIOCSPGRP, group]);
     }
 
     fn tell(&mut self, script: &mut Script, pid: Pid, made: frost_tracee::tape::EntryIndex) {

@@ -64,6 +64,8 @@ pub struct Namespaces {
     pub ipc: bool,
     /// A time namespace, in which CLOCK_MONOTONIC and CLOCK_BOOTTIME go on where they were.
     pub time: bool,
+    /// A devpts of its own, in which its terminals keep their numbers.
+    pub terminals: bool,
 }
 
 /// A process to be made.
@@ -115,12 +117,9 @@ impl Plan {
         let baseline = Baseline::read()?;
         let ordinary = !rustix::process::geteuid().is_root();
         let sysv = cap::sysv::plan(checkpoint, options.clone, ordinary);
-        let namespaces = Namespaces {
-            user: ordinary,
-            pid: ordinary || options.clone || checkpoint.host.pid_namespace,
-            ipc: sysv.namespace,
-            time: true,
-        };
+        let pid = ordinary || options.clone || checkpoint.host.pid_namespace;
+        let terminals = pid && !checkpoint.objects.ptys.is_empty();
+        let namespaces = Namespaces { user: ordinary, pid, ipc: sysv.namespace, time: true, terminals };
         let relation = Relation { attach: options.attach, copy: options.clone };
         let mut obstacles = host::obstacles(checkpoint, &baseline);
         obstacles.extend(pids::obstacles(checkpoint, namespaces));
@@ -128,7 +127,7 @@ impl Plan {
         obstacles.extend(rights::obstacles(checkpoint, &baseline, namespaces));
         obstacles.extend(compile::tree_obstacles(checkpoint, relation));
         obstacles.extend(sysv.obstacles);
-        let context = cap::ThawContext { attach: options.attach, copy: options.clone };
+        let context = context(options.attach, options.clone, namespaces);
         let (capabilities, refused) = cap::plan(checkpoint, &context);
         obstacles.extend(refused);
         Ok(Self {
@@ -144,10 +143,19 @@ impl Plan {
         })
     }
 
+    /// Returns what the routes of descriptions depend on.
+    pub(crate) fn context(&self) -> cap::ThawContext {
+        context(self.attach, self.copy, self.namespaces)
+    }
+
     /// Returns how processes stand to us under this plan.
     pub(crate) fn relation(&self) -> Relation {
         Relation { attach: self.attach, copy: self.copy }
     }
+}
+
+fn context(attach: bool, copy: bool, namespaces: Namespaces) -> cap::ThawContext {
+    cap::ThawContext { attach, copy, own_terminals: namespaces.terminals }
 }
 
 fn planned(process: &Process) -> PlannedProcess {
