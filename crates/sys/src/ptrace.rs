@@ -257,6 +257,22 @@ pub fn wait_any(block: bool) -> Result<Option<(i32, Stop)>> {
     }
 }
 
+/// Waits until any child ends, or is stopped by job control.
+///
+/// # Errors
+/// ECHILD if there is none.
+pub fn wait_child() -> Result<(i32, Stop)> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is a live integer.
+        match check(unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::WUNTRACED) }) {
+            Ok(pid) => return Ok((pid as i32, decode(status))),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn decode(status: i32) -> Stop {
     if libc::WIFEXITED(status) {
         return Stop::Exited(libc::WEXITSTATUS(status));

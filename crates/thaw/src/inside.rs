@@ -3,7 +3,7 @@
 //! The keeper builds the tree there. If it dies before it is done, or if we die, the kernel ends all of it. Done, it
 //! lets go of everything and stays to collect what ends in there; when nothing is left, it ends too.
 
-use crate::attach::Attached;
+use crate::attach::{Attached, Terminal};
 use crate::build::begin;
 use crate::error::{Context, Error};
 use crate::plan::Plan;
@@ -31,6 +31,8 @@ enum Report {
     Done { clean: bool, steps: Vec<Step> },
     /// Nothing was built.
     Failed { message: String, denied: bool },
+    /// Job control stopped the root of the tree by this signal.
+    Stopped { signal: i32 },
     /// The root of the tree ended with this status, as of wait(2).
     Ended { status: i32 },
 }
@@ -83,6 +85,7 @@ pub(crate) fn in_namespaces(
         error
     };
     let mut root = 0;
+    let mut terminal = None;
     loop {
         match receive(&mut stream) {
             Some(Report::Ready) => {
@@ -95,6 +98,7 @@ pub(crate) fn in_namespaces(
                     }
                 };
                 mark(root).map_err(end)?;
+                terminal = Terminal::lend_to(image.checkpoint(), plan, root);
                 stream.get_mut().write_all(b"\n").map_err(failed).map_err(end)?;
             }
             Some(Report::Done { clean, steps: done }) => {
@@ -103,14 +107,14 @@ pub(crate) fn in_namespaces(
                     let pid = Pid::from_raw(root).unwrap_or(Pid::INIT);
                     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty());
                     let pidfd = pidfd.at(Stage::Release, || format!("process {root}"))?;
-                    Some(Attached::kept(root, pidfd, stream))
+                    Some(Attached::kept(root, pidfd, stream, terminal))
                 } else {
                     None
                 };
                 return Ok((root, clean, attached));
             }
             Some(Report::Failed { message, denied }) => return Err(end(Error::Inside { message, denied })),
-            Some(Report::Ended { .. }) | None => {
+            Some(Report::Stopped { .. } | Report::Ended { .. }) | None => {
                 let message = "the keeper ended while it built the program".to_owned();
                 return Err(end(Error::Inside { message, denied: false }));
             }
@@ -118,11 +122,19 @@ pub(crate) fn in_namespaces(
     }
 }
 
-/// Reads how the root of the tree ended.
-pub(crate) fn ended(stream: &mut BufReader<UnixStream>) -> Option<i32> {
+/// What became of the root of the tree.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fate {
+    Stopped { signal: i32 },
+    Ended { status: i32 },
+}
+
+/// Reads what became of the root of the tree.
+pub(crate) fn fate(stream: &mut BufReader<UnixStream>) -> Option<Fate> {
     loop {
         match receive(stream)? {
-            Report::Ended { status } => return Some(status),
+            Report::Ended { status } => return Some(Fate::Ended { status }),
+            Report::Stopped { signal } => return Some(Fate::Stopped { signal }),
             Report::Ready | Report::Done { .. } | Report::Failed { .. } => {}
         }
     }
@@ -174,8 +186,13 @@ fn keep(
     let root = built.root;
     drop(built);
     let stream = if plan.attach { Some(stream) } else { None };
-    // It belongs to nobody's job, and a list of processes tells what it is.
-    let _ = rustix::process::setsid();
+    // It belongs to nobody's job, unless it stands between a program and the terminal: a group whose processes have no
+    // parent in their session cannot be stopped from there, for nobody would continue it (`is_orphaned_pgrp`,
+    // kernel/exit.c). As pid 1 it is not reached by the terminal's signals.
+    if stream.is_none() {
+        let _ = rustix::process::setsid();
+    }
+    // A list of processes tells what it is.
     let _ = rustix::thread::set_name(c"frost-keeper");
     let keep_fd = stream.as_ref().map(std::os::fd::AsRawFd::as_raw_fd);
     frost_sys::own::close_all_but(keep_fd);
@@ -186,11 +203,17 @@ fn keep(
 fn collect(root: i32, mut stream: Option<UnixStream>) -> ! {
     let _ = std::env::set_current_dir("/");
     loop {
-        match ptrace::wait_any(true) {
-            Ok(Some((pid, stop))) => {
+        match ptrace::wait_child() {
+            Ok((pid, stop)) => {
                 let status = match stop {
                     ptrace::Stop::Exited(code) => code << 8,
                     ptrace::Stop::Killed(signal) => signal,
+                    ptrace::Stop::Signal(signal) if pid == root => {
+                        if let Some(stream) = &mut stream {
+                            let _ = send(stream, &Report::Stopped { signal });
+                        }
+                        continue;
+                    }
                     _ => continue,
                 };
                 if pid == root
@@ -199,7 +222,6 @@ fn collect(root: i32, mut stream: Option<UnixStream>) -> ! {
                     let _ = send(&mut stream, &Report::Ended { status });
                 }
             }
-            Ok(None) => {}
             Err(_) => std::process::exit(0),
         }
     }

@@ -1,6 +1,6 @@
 //! The thaw itself: obeys a plan.
 
-use crate::attach::Attached;
+use crate::attach::{Attached, Terminal};
 use crate::build::{self, Half, Material, begin};
 use crate::error::{Context, Error};
 use crate::plan::{self, Options, Plan};
@@ -68,12 +68,18 @@ pub fn thaw(image: &Image, plan: &Plan, options: &Options<'_>, steps: &mut Steps
     let (pid, clean, attached) = if plan.namespaces.pid {
         inside::in_namespaces(image, plan, &mark, steps)?
     } else {
-        let built = numbered(image, plan, &mark, steps)?;
+        let mut terminal = None;
+        let mut ready = |root: i32| {
+            mark(root)?;
+            terminal = Terminal::lend_to(checkpoint, plan, root);
+            Ok(())
+        };
+        let built = numbered(image, plan, &mut ready, steps)?;
         if !built.clean {
             // Something of ours is still in the tree: the next command is to look, as if we had died.
             std::mem::forget(intent);
         }
-        let attached = plan.attach.then(|| Attached::child(built.root, built.pidfd));
+        let attached = plan.attach.then(|| Attached::child(built.root, built.pidfd, terminal));
         (built.root, built.clean, attached)
     };
     Ok(Thawed {
@@ -96,12 +102,12 @@ const FREED_WITHIN: Duration = Duration::from_secs(2);
 fn numbered(
     image: &Image,
     plan: &Plan,
-    mark: &dyn Fn(i32) -> Result<(), Error>,
+    ready: &mut dyn FnMut(i32) -> Result<(), Error>,
     steps: &mut Steps,
 ) -> Result<Built, Error> {
     let began = Instant::now();
     loop {
-        match here(image, plan, None, &mut |half| mark(half.root), steps) {
+        match here(image, plan, None, &mut |half| ready(half.root), steps) {
             Err(error)
                 if error.is_number_in_use()
                     && began.elapsed() < FREED_WITHIN

@@ -1,6 +1,7 @@
 //! Descriptions whose other end is not in the tree.
 
 use super::pipe::{self, Ends};
+use super::pty;
 use super::{Error, Held, Members};
 use frost_model::cap::{Capability, FileRef, Outside, OutsideKind};
 use frost_model::{BytePath, Pid};
@@ -62,12 +63,15 @@ pub(super) fn capture_terminal(held: &Held, path: BytePath, members: &Members) -
     let size = tcgetwinsize(&held.fd).map(|size| (size.ws_row, size.ws_col)).unwrap_or_default();
     let rdev = held.stat.st_rdev;
     // /dev/tty is whatever terminal controls the one who opens it.
-    let controlling = (major(rdev), minor(rdev)) == (5, 0)
-        || members
-            .outer()
-            .any(|pid| frost_sys::proc::stat(pid.raw()).is_ok_and(|stat| is_terminal(stat.tty_nr, rdev)));
+    let by_name = (major(rdev), minor(rdev)) == (5, 0);
+    let users = || {
+        let stats = members.outer().filter_map(|pid| frost_sys::proc::stat(pid.raw()).ok());
+        stats.filter(|stat| stat.tty_nr != 0 && (by_name || is_terminal(stat.tty_nr, rdev)))
+    };
+    let controlling = by_name || users().next().is_some();
+    let foreground = users().find_map(|stat| pty::inner_group(stat.tpgid, members));
     let file = FileRef { path, identity: crate::file::identity(&held.stat) };
-    let kind = OutsideKind::Terminal { file, settings, size, controlling };
+    let kind = OutsideKind::Terminal { file, settings, size, controlling, foreground };
     Ok(Capability::Outside(Outside { kind, peer: None }))
 }
 

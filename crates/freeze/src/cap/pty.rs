@@ -129,7 +129,7 @@ fn is_controlling(held: &Held) -> bool {
 }
 
 /// The number inside of a process group that has a member in the tree; its leader may have ended.
-fn inner_group(group: i32, members: &Members) -> Option<Pid> {
+pub(super) fn inner_group(group: i32, members: &Members) -> Option<Pid> {
     if group <= 0 {
         return None;
     }

@@ -27,6 +27,9 @@ pub enum OutsideKind {
         size: (u16, u16),
         /// Whether it is the controlling terminal of the tree's session.
         controlling: bool,
+        /// Its foreground process group, if that is in the tree.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        foreground: Option<Pid>,
     },
     /// A pipe whose other end is held by another program only.
     Pipe {
