@@ -53,6 +53,11 @@ impl<'a> Traveller<'a> {
         Self { scene, name: name.to_owned(), started: Some(started), pid, inner: pid, tree: tree_of(pid) }
     }
 
+    /// Takes a program along that has left whoever started it, as a server does.
+    pub fn adopt(scene: &'a Scene, pid: i32, name: &str) -> Self {
+        Self { scene, name: name.to_owned(), started: None, pid, inner: pid, tree: tree_of(pid) }
+    }
+
     /// Waits until it has ended by itself.
     ///
     /// # Panics

@@ -86,6 +86,22 @@ fn the_guardian_dies_at_each_step_of_a_snapshot() {
     freeze_fault_at_each_step("kill", &["--leave-running"]);
 }
 
+/// What waits in a terminal is taken out and put back by a process of its own, which goes on without the guardian.
+#[test]
+fn the_guardian_dies_while_a_terminal_is_looked_at() {
+    for name in ["pty_typed", "pty_typed_raw", "pty_output_full", "pty_slave_closed", "pty_stopped"] {
+        let Some(scene) = Scene::new(Who::Myself) else { return };
+        let traveller = set_out(&scene, name);
+        let pid = traveller.pid.to_string();
+        let outcome = frost_with_fault(&scene, &["freeze", &pid, "--to", "victim"], "freeze.terminals:kill");
+        assert!(
+            outcome.status != Some(0) && is_alive(traveller.pid),
+            "{name}: the guardian was killed\n{outcome}"
+        );
+        safe_and_sound(&scene, traveller, name);
+    }
+}
+
 #[test]
 fn each_step_of_a_freeze_fails() {
     freeze_fault_at_each_step("EIO", &[]);

@@ -31,6 +31,12 @@ const NEEDS: &[Need] = &[
     Need { program: "/usr/sbin/mariadbd", package: "mariadb-server" },
     Need { program: "ffmpeg", package: "ffmpeg" },
     Need { program: "qemu-system-x86_64", package: "qemu-system-x86" },
+    Need { program: "tmux", package: "tmux" },
+    Need { program: "script", package: "bsdutils" },
+    Need { program: "expect", package: "expect" },
+    Need { program: "vim", package: "vim" },
+    Need { program: "less", package: "less" },
+    Need { program: "whiptail", package: "whiptail" },
 ];
 
 /// Debian's numpy, for Debian's python.

@@ -152,9 +152,15 @@ pub(super) fn inherit(number: i32, flags: u32) -> Result<OwnedFd, Error> {
         // A description of its own, so that its O_NONBLOCK is not that of the user's shell.
         let open = OFlags::from_bits_retain(flags) & OFlags::RWMODE;
         let open = open | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(file::own_path(own), open, Mode::empty()).about("open", what())?;
-        file::set_status(&fd, flags).about("set the flags of", what())?;
-        return Ok(fd);
+        match rustix::fs::open(file::own_path(own), open, Mode::empty()) {
+            Ok(fd) => {
+                file::set_status(&fd, flags).about("set the flags of", what())?;
+                return Ok(fd);
+            }
+            // It belongs to somebody else, as after su(1): then the program gets what we were given, as it is.
+            Err(Errno::ACCESS | Errno::PERM | Errno::IO) => {}
+            Err(error) => return Err(error).about("open", what()),
+        }
     }
     own.try_clone_to_owned()
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
