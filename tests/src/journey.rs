@@ -186,6 +186,17 @@ pub fn thawed(binary: &Path, name: &str, who: Who) {
     scene.is_empty_soon();
 }
 
+/// Frozen, thawed when `meanwhile` has done something to the files of the stage.
+pub fn thawed_after(binary: &Path, name: &str, who: Who, meanwhile: impl FnOnce(&Scene)) {
+    let Some(scene) = Scene::new(who) else { return };
+    let mut traveller = Traveller::set_out(&scene, binary, name, Stdio::Files);
+    traveller.freeze();
+    meanwhile(&scene);
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
+
 /// Frozen with pipes to this test as its input and output, then thawed by a command that hands in others.
 pub fn thawed_from_pipes(binary: &Path, name: &str) {
     let Some(scene) = Scene::new(Who::Myself) else { return };

@@ -78,7 +78,7 @@ fn each_victim_makes_its_journeys() {
 }
 
 /// Those that go through what no other does.
-const SPECIAL: &[&str] = &["vfork_lasting", "outside_pipe", "prctl_dispatch"];
+const SPECIAL: &[&str] = &["vfork_lasting", "outside_pipe", "prctl_dispatch", "inotify_replaced"];
 
 #[test]
 fn a_lasting_vfork_is_told_by_name() {
@@ -98,6 +98,20 @@ fn a_thread_that_handles_its_own_calls_is_refused_by_name() {
 fn pipes_to_the_outside_end() {
     journey::unfrozen(binary(), "outside_pipe");
     journey::thawed_from_pipes(binary(), "outside_pipe");
+}
+
+/// One watched file is replaced while the program is away, one is deleted, and one is as it was.
+#[test]
+fn a_watched_file_that_is_gone_is_told_of() {
+    journey::unfrozen(binary(), "inotify_replaced");
+    for who in [Who::Myself, Who::Ordinary] {
+        journey::thawed_after(binary(), "inotify_replaced", who, |scene| {
+            let at = |name: &str| scene.stage("watched").join(name);
+            std::fs::write(at("new"), "new").expect("our own directory");
+            std::fs::rename(at("new"), at("replaced")).expect("our own directory");
+            std::fs::remove_file(at("deleted")).expect("our own directory");
+        });
+    }
 }
 
 refused! {
@@ -162,6 +176,17 @@ carried! {
     file_deleted_closed
     file_deleted_in_memory
     file_beyond_end
+    inotify_watches
+    inotify_numbers
+    inotify_flags
+    inotify_queued
+    inotify_changed
+    inotify_gone
+    inotify_epoll
+    inotify_blocked_reader
+    inotify_deleted
+    inotify_closed_number
+    inotify_elsewhere
     limits_soft
     limits_hard
     limits_tight_files

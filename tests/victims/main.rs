@@ -18,6 +18,7 @@ mod epoll;
 mod eventfd;
 mod fifo;
 mod file;
+mod inotify;
 mod limits;
 mod memfd;
 mod outside;
@@ -59,6 +60,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         eventfd::VICTIMS,
         fifo::VICTIMS,
         file::VICTIMS,
+        inotify::VICTIMS,
         limits::VICTIMS,
         memfd::VICTIMS,
         outside::VICTIMS,

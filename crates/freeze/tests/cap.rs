@@ -230,14 +230,22 @@ fn queues_of_unix_sockets_are_looked_at_and_stay() {
 #[test]
 fn a_survey_names_what_cannot_be_carried() {
     let _alone = alone();
-    let inotify = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).unwrap();
-    let netlink =
-        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
-            .unwrap();
-    let victim = Victim::with(&[inotify.as_fd(), netlink.as_fd()]);
+    let outside = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+    let (reader, _writer) = pipe();
+    let path = rustix::fs::open(
+        format!("/proc/self/fd/{}", reader.as_raw_fd()),
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .unwrap();
+    let victim = Victim::with(&[outside.as_fd(), path.as_fd()]);
     let (_, obstacles) = victim.survey();
     let objects: Vec<&str> = obstacles.iter().map(|obstacle| obstacle.object.as_str()).collect();
     assert_eq!(objects.len(), 2, "{objects:?}");
-    assert_eq!(objects[0], format!("fd {} (inotify instance)", inotify.as_raw_fd()));
-    assert_eq!(objects[1], format!("fd {} (netlink socket)", netlink.as_raw_fd()));
+    let pid = std::process::id();
+    assert_eq!(objects[0], format!("fd {} (pidfd of process {pid})", outside.as_raw_fd()));
+    assert!(
+        objects[1].starts_with(&format!("fd {} (O_PATH descriptor of ", path.as_raw_fd())),
+        "{objects:?}"
+    );
 }

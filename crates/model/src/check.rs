@@ -4,7 +4,9 @@
 //! reads ranges of the pack by what it says, so each of these claims is checked here, once.
 
 use crate::PAGE_SIZE;
-use crate::cap::{Capability, Content, Ipc, MOST_VALUE, OutsideKind, UnixState};
+use crate::cap::{
+    Capability, Content, INOTIFY_MOST, InotifyTarget, Ipc, MOST_VALUE, OutsideKind, UnixState,
+};
 use crate::id::{DataspaceId, DescriptionId, ObjectId};
 use crate::process::Checkpoint;
 use crate::ram::Pages;
@@ -234,6 +236,21 @@ impl Checker<'_> {
                 Capability::Epoll(epoll) => {
                     for watch in &epoll.watches {
                         self.description(&place, watch.description)?;
+                    }
+                }
+                Capability::Inotify(inotify) => {
+                    let mut last = 0;
+                    for watch in &inotify.watches {
+                        if watch.wd <= last || watch.wd > INOTIFY_MOST {
+                            return Err(malformed(
+                                place,
+                                "its watches are not in ascending order, or too high",
+                            ));
+                        }
+                        last = watch.wd;
+                        if let InotifyTarget::Description(id) = watch.target {
+                            self.description(&place, id)?;
+                        }
                     }
                 }
                 Capability::Unix(socket) => {

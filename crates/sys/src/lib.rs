@@ -9,6 +9,7 @@ pub mod epoll;
 pub mod fault;
 pub mod fcntl;
 pub mod fdinfo;
+pub mod inotify;
 pub mod jobs;
 pub mod kcmp;
 pub mod limits;

@@ -25,6 +25,7 @@ pub fn kind(capability: &Capability) -> &'static str {
         Capability::Udp(_) => "udp",
         Capability::Outside(_) => "outside",
         Capability::Pty(_) => "pty",
+        Capability::Inotify(_) => "inotify",
     }
 }
 
@@ -126,6 +127,7 @@ pub fn details(checkpoint: &Checkpoint, description: &Description) -> Vec<(&'sta
             }
             OutsideKind::Unix { .. } => {}
         },
+        Capability::Inotify(inotify) => add("watches", inotify.watches.len().to_string()),
         Capability::Directory(_)
         | Capability::Device(_)
         | Capability::PidFd(_)

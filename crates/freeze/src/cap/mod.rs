@@ -22,6 +22,7 @@ mod error;
 mod eventfd;
 mod fifo;
 mod held;
+mod inotify;
 mod lock;
 mod memfd;
 mod outside;
@@ -110,6 +111,7 @@ pub struct Catalog {
     unix: unix::Table,
     relations: BTreeMap<usize, Relation>,
     queues: BTreeMap<usize, Vec<Message>>,
+    inotify: BTreeMap<usize, frost_model::cap::Inotify>,
     /// Files without a name and memfds, in the order of their identifiers.
     unnamed: Vec<(u64, u64)>,
     memfds: Vec<(u64, u64)>,
@@ -156,6 +158,7 @@ impl Catalog {
             unix: unix::Table::default(),
             relations: BTreeMap::new(),
             queues: BTreeMap::new(),
+            inotify: BTreeMap::new(),
             unnamed: Vec::new(),
             memfds: Vec::new(),
             memfd_device: memfd::device(),
@@ -170,6 +173,7 @@ impl Catalog {
         catalog.look_at_pipes();
         catalog.look_at_terminals();
         catalog.look_at_watches(motion, &mut refusals)?;
+        catalog.look_at_inotify(&mut refusals)?;
         catalog.look_at_holders(&mut refusals)?;
         for (index, refusal) in refusals {
             let place = &catalog.held[index].place;
@@ -290,6 +294,10 @@ impl Catalog {
                 Found::EventFd => eventfd::capture(held)?,
                 Found::Epoll => self.capture_epoll(held)?,
                 Found::SignalFd => signalfd::capture(held)?,
+                Found::Inotify => {
+                    let seen = self.inotify.get(&index).cloned();
+                    Capability::Inotify(seen.ok_or_else(|| Error::Refused { object: held.describe() })?)
+                }
                 Found::TimerFd => timerfd::capture(held)?,
                 Found::PidFd => pidfd::capture(held, &self.members)?,
                 Found::Memfd => {
@@ -450,6 +458,26 @@ impl Catalog {
                     self.relations.insert(index, relation);
                 }
                 Err(refusal) => refusals.push((index, refusal)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds what inotify instances watch.
+    fn look_at_inotify(&mut self, refusals: &mut Vec<(usize, Refusal)>) -> Result<(), Error> {
+        let is_inotify = |found: &Option<Found>| matches!(found, Some(Found::Inotify));
+        if !self.found.iter().any(is_inotify) {
+            return Ok(());
+        }
+        let mut finder = inotify::Finder::new(&self.members, &self.held);
+        for (index, held) in self.held.iter().enumerate() {
+            if is_inotify(&self.found[index]) {
+                match finder.look(held, &self.held)? {
+                    Ok(inotify) => {
+                        self.inotify.insert(index, inotify);
+                    }
+                    Err(refusal) => refusals.push((index, refusal)),
+                }
             }
         }
         Ok(())

@@ -22,6 +22,7 @@ pub(super) enum Found {
     Epoll,
     SignalFd,
     TimerFd,
+    Inotify,
     PidFd,
     Memfd,
     Unix,
@@ -111,11 +112,7 @@ fn anonymous(held: &Held, name: &[u8]) -> Result<Result<Found, Refusal>, Error> 
         b"[io_uring]" => {
             refuse("io_uring ring", "its state is one that the kernel does not give back", FALL_BACK)
         }
-        b"inotify" | b"[inotify]" => refuse(
-            "inotify instance",
-            "what happens to the watched files while the program is away would be missed",
-            CLOSE_FIRST,
-        ),
+        b"inotify" | b"[inotify]" => Ok(Ok(Found::Inotify)),
         b"[fanotify]" => refuse("fanotify group", "events would be missed while it is away", CLOSE_FIRST),
         b"[userfaultfd]" => {
             refuse("userfaultfd", "who registered which memory with it is not told by the kernel", FALL_BACK)

@@ -54,6 +54,7 @@ impl fmt::Display for Capability {
                 PtySide::Slave => write!(f, "terminal /dev/pts/{}", end.number),
                 PtySide::Controlling => write!(f, "terminal /dev/pts/{}, as /dev/tty", end.number),
             },
+            Self::Inotify(inotify) => write!(f, "inotify instance that watches {}", inotify.watches.len()),
             Self::Outside(outside) => {
                 match &outside.kind {
                     OutsideKind::Terminal { file, .. } => write!(f, "terminal {}", file.path)?,

@@ -7,6 +7,7 @@ mod epoll;
 mod eventfd;
 mod fifo;
 mod file;
+mod inotify;
 mod lock;
 mod memfd;
 mod outside;
@@ -27,6 +28,7 @@ pub use epoll::{Epoll, Watch};
 pub use eventfd::EventFd;
 pub use fifo::Fifo;
 pub use file::{FileIdentity, FileRef};
+pub use inotify::{INOTIFY_MOST, Inotify, InotifyTarget, InotifyWatch};
 pub use lock::{Lock, LockKind};
 pub use memfd::Memfd;
 pub use outside::{Outside, OutsideKind};
@@ -104,6 +106,8 @@ pub enum Capability {
     Outside(Outside),
     /// A side of a pseudoterminal.
     Pty(PtyEnd),
+    /// An inotify instance.
+    Inotify(Inotify),
 }
 
 /// Objects that several descriptions share or that lie beside them, each table indexed by [`ObjectId`](crate::ObjectId).

@@ -123,7 +123,7 @@ fn cannot_open(file: &FileRef, errno: Errno, flags: OFlags) -> Problem {
 }
 
 /// Returns whether a file lies on a file system whose inodes and times mean nothing: proc, sysfs, cgroup.
-fn is_virtual(fd: &OwnedFd) -> bool {
+pub(super) fn is_virtual(fd: &OwnedFd) -> bool {
     // Magic numbers of include/uapi/linux/magic.h.
     let magic = rustix::fs::fstatfs(fd).map_or(0, |stat| stat.f_type as u32);
     matches!(magic, 0x9fa0 | 0x6265_6572 | 0x0027_e0eb | 0x6367_7270)

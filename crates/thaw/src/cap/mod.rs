@@ -14,6 +14,7 @@ mod error;
 mod eventfd;
 mod fifo;
 mod file;
+mod inotify;
 mod lock;
 mod memfd;
 mod outside;
@@ -111,6 +112,7 @@ pub struct Late {
     clocks: Clocks,
     timers: Vec<(OwnedFd, frost_model::cap::TimerFd)>,
     seals: Vec<(OwnedFd, SealFlags)>,
+    inotify: Vec<inotify::Late>,
     replaced: regular::Replaced,
 }
 
@@ -212,6 +214,10 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
                     None => Some(outside::closed_text(outside).to_owned()),
                 };
             }
+            Capability::Inotify(inotify) => match inotify::look(inotify) {
+                Ok(told) => effect = told,
+                Err(problem) => add(problem),
+            },
             Capability::Unix(socket) => {
                 unix::look(checkpoint, socket).err().into_iter().for_each(add);
             }
@@ -416,6 +422,7 @@ fn make(description: &Description, route: Route, objects: &mut Objects) -> Resul
         }
         Capability::SignalFd(signals) => signalfd::make(*signals, flags).about("make", what())?,
         Capability::TimerFd(timer) => timerfd::make(timer, flags).about("make", what())?,
+        Capability::Inotify(_) => inotify::make(flags).about("make", what())?,
         Capability::PidFd(pidfd) => pidfd::make(*pidfd).about("make", what())?,
         Capability::Memfd(memfd) => {
             let made = objects.memfds.get(memfd.dataspace.index()).and_then(Option::as_ref);
@@ -444,7 +451,13 @@ impl Late {
         made: &[Option<OwnedFd>],
         replaced: regular::Replaced,
     ) -> Result<Self, Error> {
-        let mut late = Self { clocks: checkpoint.clocks, timers: Vec::new(), seals: Vec::new(), replaced };
+        let mut late = Self {
+            clocks: checkpoint.clocks,
+            timers: Vec::new(),
+            seals: Vec::new(),
+            inotify: Vec::new(),
+            replaced,
+        };
         for (description, fd) in checkpoint.descriptions.iter().zip(made) {
             let Some(fd) = fd else { continue };
             let copy = || {
@@ -454,6 +467,7 @@ impl Late {
             };
             match &description.capability {
                 Capability::TimerFd(timer) => late.timers.push((copy()?, *timer)),
+                Capability::Inotify(inotify) => late.inotify.push(inotify::Late::of(copy()?, inotify, made)?),
                 Capability::Memfd(memfd) => {
                     let seals = checkpoint.dataspaces.get(memfd.dataspace.index());
                     let seals = seals.map_or(SealFlags::empty(), memfd::late_seals);
@@ -467,7 +481,7 @@ impl Late {
         Ok(late)
     }
 
-    /// Arms timers, sets the last seals, and puts captured files in the place of those that changed.
+    /// Arms timers, sets the last seals, puts captured files in the place of those that changed, and watches files.
     ///
     /// # Errors
     /// The first that failed. The tree must then be ended.
@@ -481,7 +495,9 @@ impl Late {
         for (fd, timer) in &self.timers {
             timerfd::arm(fd, timer, &self.clocks).about("arm", "a timerfd")?;
         }
-        self.replaced.take_place()
+        self.replaced.take_place()?;
+        // Last of all, so that they tell of nothing that the thaw itself did.
+        self.inotify.iter().try_for_each(inotify::Late::apply)
     }
 }
 
