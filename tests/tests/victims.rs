@@ -122,6 +122,12 @@ refused! {
 }
 
 carried! {
+    aio_idle
+    aio_events_waiting
+    aio_wrapped
+    aio_several
+    aio_blocked
+    aio_forked
     anonymous_filled
     anonymous_sparse
     anonymous_forked

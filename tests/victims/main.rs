@@ -9,6 +9,7 @@ mod call;
 mod facts;
 mod stage;
 
+mod aio;
 mod anonymous;
 mod clock;
 mod credentials;
@@ -51,6 +52,7 @@ pub(crate) type Victim = (&'static str, fn(&Stage) -> Verdict);
 
 fn all() -> impl Iterator<Item = &'static Victim> {
     [
+        aio::VICTIMS,
         anonymous::VICTIMS,
         clock::VICTIMS,
         credentials::VICTIMS,

@@ -12,7 +12,7 @@ use frost_model::clock::Clocks;
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::pd::Descriptor;
 use frost_model::ram::Pages;
-use frost_model::rm::{PageRange, Region, RmState};
+use frost_model::rm::{Attachment, PageRange, Region, RmState};
 use frost_model::{BytePath, Checkpoint, Pid, Process, Steps};
 use frost_store::{Draft, Name, Store, Then};
 use frost_sys::pagemap::Pagemap;
@@ -195,6 +195,11 @@ fn capture(
     let mut maps = Vec::with_capacity(living.len());
     for process in &living {
         maps.push(mappings(process).map_err(|error| freeze.failed(&*error))?);
+    }
+    for (process, mappings) in living.iter().zip(&maps) {
+        crate::aio::settle(process.pid, mappings).map_err(|errno| {
+            freeze.failed(&errno).cause(format!("asynchronous I/O of process {} does not end", process.pid))
+        })?;
     }
     freeze.step("freeze.sweep")?;
 
@@ -537,7 +542,10 @@ fn capture_process(
         let (private, guards) = memory.place(process, &pagemap, mapping, &backing, kin)?;
         let runs = private.runs.iter();
         own_placed.extend(runs.map(|run| (mapping.start + run.offset, run.len_bytes, run.pack_offset)));
-        let attachment = rm::attachment(mapping, backing, behind);
+        let attachment = match backing {
+            Backing::Aio => Some(Attachment::Aio { events: crate::aio::events(pid, mapping)? }),
+            backing => rm::attachment(mapping, backing, behind),
+        };
         let (Some(range), Some(attachment)) = (rm::range(mapping), attachment) else {
             return Err(format!("memory {:x} shows an object that is gone", mapping.start).into());
         };

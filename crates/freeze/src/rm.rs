@@ -29,6 +29,8 @@ pub(crate) enum Backing {
     /// A System V segment, by its identifier.
     Segment(i32),
     Special(SpecialRegion),
+    /// The ring of a context of asynchronous I/O.
+    Aio,
 }
 
 /// How an image refers to memory that lies behind descriptors.
@@ -77,6 +79,9 @@ pub(crate) fn backing(mapping: &Mapping, files: &mut FileCache) -> Result<Backin
     let name = mapping.name.as_slice();
     if inode == 0 && !mapping.shared && (name.is_empty() || name.starts_with(b"[")) {
         return Ok(Backing::Anonymous);
+    }
+    if name == crate::aio::NAME {
+        return Ok(Backing::Aio);
     }
     if let Some(id) = segment_id(mapping) {
         return Ok(Backing::Segment(id));
@@ -168,6 +173,8 @@ pub(crate) fn attachment(mapping: &Mapping, backing: Backing, behind: &dyn Behin
     Some(match backing {
         Backing::Anonymous => Attachment::Anonymous,
         Backing::Special(special) => Attachment::Special(special),
+        // What waits in it is read by whoever knows the process.
+        Backing::Aio => Attachment::Aio { events: Vec::new() },
         Backing::File(file) => Attachment::File { file, offset, shared, may_write },
         Backing::Shared { device, inode } => {
             let dataspace = behind.dataspace(device, inode)?;

@@ -42,6 +42,8 @@ const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
 const PTY_NUMBERS: u32 = 1 << 20;
 /// The size of `struct termios2`.
 const TERMIOS2_BYTES: usize = 44;
+/// The longest ring of asynchronous I/O; fs.aio-max-nr limits all of them to less by default.
+const AIO_MOST: u64 = 64 << 20;
 
 struct Checker<'a> {
     checkpoint: &'a Checkpoint,
@@ -172,6 +174,15 @@ impl Checker<'_> {
                     }
                 }
                 Attachment::File { offset, .. } => aligned(&place, *offset)?,
+                Attachment::Aio { events } => {
+                    // The kernel keeps one place of a ring free (aio_complete), behind a header of 32 bytes.
+                    let room = (region.range.len_bytes() - 32) / 32 - 1;
+                    let count = events.len() as u64 / 32;
+                    if region.range.len_bytes() > AIO_MOST || !events.len().is_multiple_of(32) || count > room
+                    {
+                        return Err(malformed(place, "is no ring of asynchronous I/O, or holds too much"));
+                    }
+                }
                 Attachment::Anonymous | Attachment::Special(_) => {}
             }
             self.pages(&place, &region.private, region.range.len_bytes(), true)?;

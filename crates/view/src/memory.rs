@@ -47,7 +47,8 @@ pub enum Base<'a> {
 /// Returns what a region shows below the pages of its own.
 pub fn base<'a>(checkpoint: &'a Checkpoint, region: &'a Region) -> Base<'a> {
     match &region.attachment {
-        Attachment::Anonymous => Base::Zeros,
+        // What waits in a ring is no memory of the program's making.
+        Attachment::Anonymous | Attachment::Aio { .. } => Base::Zeros,
         Attachment::File { file, offset, .. } => Base::File(file, *offset),
         Attachment::Dataspace { dataspace, offset, .. } => {
             let found = checkpoint.dataspaces.get(dataspace.index());

@@ -216,6 +216,7 @@ pub fn attachment(checkpoint: &Checkpoint, attachment: &Attachment) -> String {
             let found = checkpoint.objects.segments.get(segment.index());
             found.map_or_else(String::new, |segment| format!("System V segment {}", segment.ipc.id))
         }
+        Attachment::Aio { .. } => "[aio]".to_owned(),
         Attachment::Special(special) => format!("[{special:?}]").to_lowercase(),
     }
 }

@@ -239,7 +239,7 @@ fn memory_records(process: &Process) -> Vec<MemoryRecord> {
         Attachment::Anonymous => "anonymous",
         Attachment::Dataspace { .. } | Attachment::Segment { .. } => "shared",
         Attachment::File { .. } | Attachment::Description { .. } => "file",
-        Attachment::Special(_) => "kernel",
+        Attachment::Special(_) | Attachment::Aio { .. } => "kernel",
     };
     let all = MEMORY.map(|name| {
         let regions = process.rm.regions.iter().filter(|region| kind(region) == name);

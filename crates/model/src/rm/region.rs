@@ -156,6 +156,12 @@ pub enum Attachment {
         /// Whether PROT_WRITE may be set later; not if it was attached by SHM_RDONLY.
         may_write: bool,
     },
+    /// The ring of a context of asynchronous I/O (io_setup), without requests under way.
+    Aio {
+        /// Events that were not taken yet, the oldest first: `struct io_event`, 32 bytes each.
+        #[serde(with = "serde_bytes")]
+        events: Vec<u8>,
+    },
 }
 
 /// Regions that the kernel puts into each process.

@@ -92,7 +92,7 @@ fn can_be_kept(parent: &Region, child: &Region) -> bool {
         Attachment::File { shared, .. }
         | Attachment::Dataspace { shared, .. }
         | Attachment::Description { shared, .. } => !shared,
-        Attachment::Special(_) | Attachment::Segment { .. } => false,
+        Attachment::Special(_) | Attachment::Segment { .. } | Attachment::Aio { .. } => false,
     };
     let forgets = |region: &Region| region.flags.droppable || region.flags.wipe_on_fork;
     let made = |region: &Region| {

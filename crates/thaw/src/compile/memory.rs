@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::layout::{self, Gaps};
 use crate::script::{Script, Subject};
 use crate::stage::Stage;
+use frost_abi::tape::Entry;
 use frost_model::ram::{DataspaceKind, Pages, Run};
 use frost_model::rm::{Attachment, Protection, Region, SpecialRegion};
 use frost_model::{PAGE_SIZE, Process};
@@ -41,6 +42,25 @@ const MAP_DROPPABLE: i32 = 0x08;
 const ARCH_MAP_VDSO_64: u64 = 0x2003;
 /// mseal(2), Linux 6.10.
 const SYS_MSEAL: libc::c_long = 462;
+
+/// `struct aio_ring` and `struct io_event`.
+const AIO_HEADER_BYTES: u64 = 32;
+const AIO_EVENT_BYTES: u64 = 32;
+
+/// Returns the least number of requests for which the kernel makes a ring of `len_bytes`.
+///
+/// It makes room for twice as many and two more, in whole pages (ioctx_alloc and aio_setup_ring, fs/aio.c).
+fn aio_requests(len_bytes: u64) -> u64 {
+    let events_of_less = (len_bytes - PAGE_SIZE).saturating_sub(AIO_HEADER_BYTES) / AIO_EVENT_BYTES;
+    (events_of_less.saturating_sub(1) / 2).max(1)
+}
+
+/// Returns the least length of a ring on a host with that many possible processors: the kernel makes room for four
+/// requests of each, however few are asked for.
+pub(crate) fn least_aio_ring(processors: u64) -> u64 {
+    let events = processors * 4 * 2 + 2;
+    (AIO_HEADER_BYTES + events * AIO_EVENT_BYTES).next_multiple_of(PAGE_SIZE)
+}
 
 fn protection_bits(protection: Protection) -> u64 {
     let bit = |set: bool, bit: i32| if set { bit as u64 } else { 0 };
@@ -108,7 +128,7 @@ impl Compiler<'_> {
         }
         for (number, region) in process.rm.regions.iter().enumerate() {
             let (range, flags) = (region.range, region.flags);
-            if matches!(region.attachment, Attachment::Special(_)) {
+            if matches!(region.attachment, Attachment::Special(_) | Attachment::Aio { .. }) {
                 continue;
             }
             if flags.huge_page || flags.no_huge_page {
@@ -133,6 +153,12 @@ impl Compiler<'_> {
 
     /// What fork(2) would hand on or forget, and rights that would be in the way of filling; the parking area goes.
     pub(super) fn finish_memory(&mut self, script: &mut Script, index: usize, process: &Process) {
+        for (number, region) in process.rm.regions.iter().enumerate() {
+            if let Attachment::Aio { events } = &region.attachment {
+                self.about(script, index, Stage::Map, Subject::Region(number as u32));
+                self.aio(script, process, region, events);
+            }
+        }
         for (number, region) in process.rm.regions.iter().enumerate() {
             self.advise(script, index, number, region);
         }
@@ -173,6 +199,13 @@ impl Compiler<'_> {
                 | SpecialRegion::Vdso
                 | SpecialRegion::Vsyscall,
             ) => return,
+            Attachment::Aio { .. } => {
+                // Keeps the place, which the kernel would else choose for the new ring: it could not be moved there.
+                self.about(script, index, Stage::Map, Subject::Region(number as u32));
+                let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+                script.call(libc::SYS_mmap, &[range.start(), range.len_bytes(), 0, flags, u64::MAX, 0]);
+                return;
+            }
             Attachment::Anonymous => {
                 self.about(script, index, Stage::Map, Subject::Region(number as u32));
                 bits |= libc::MAP_ANONYMOUS | if flags.droppable { MAP_DROPPABLE } else { libc::MAP_PRIVATE };
@@ -222,6 +255,32 @@ impl Compiler<'_> {
         // A missing number fails as EBADF with the region's name; the plan found it before.
         let fd = fd.unwrap_or(-1) as u64;
         script.call(libc::SYS_mmap, &[range.start(), range.len_bytes(), protection, bits as u64, fd, offset]);
+    }
+
+    /// Makes a context of asynchronous I/O whose ring is of the same length, moves it to its place, which is what the
+    /// program knows it by (aio_ring_mremap, fs/aio.c), and lets the events wait in it that did.
+    fn aio(&mut self, script: &mut Script, process: &Process, region: &Region, events: &[u8]) {
+        let (place, len) = (region.range.start(), region.range.len_bytes());
+        // The call stores the address of the ring where it finds a zero: as the argument of the call behind it.
+        let setup = script.call(libc::SYS_io_setup, &[aio_requests(len), 0]);
+        let how = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+        let moved = script.call(libc::SYS_mremap, &[0, len, len, how, place]);
+        let argument = script.tape.address_of(moved) + Entry::arg_offset(0) as u64;
+        script.tape.entry_mut(setup).args[1] = argument;
+        let count = events.len() as u64 / AIO_EVENT_BYTES;
+        if count == 0 {
+            return;
+        }
+        // The kernel counts the events itself: as many reads of nothing make room, then the events are put over theirs.
+        // struct iocb: data, key and flags, IOCB_CMD_PREAD (0) and the descriptor, buffer, length, offset, ...
+        let nothing = self.control.words(&[0, 0, (self.numbers.pack as u64) << 32, place, 0, 0, 0, 0]);
+        let all = self.control.words(&vec![nothing; count as usize]);
+        script.transfer(libc::SYS_io_submit, &[place, count, all], count);
+        let bytes = self.control.blob(events);
+        let from = self.control.words(&[bytes, events.len() as u64]);
+        let to = self.control.words(&[place + AIO_HEADER_BYTES, events.len() as u64]);
+        let own = process.pd.relation.pid.raw() as u64;
+        script.transfer(libc::SYS_process_vm_readv, &[own, to, 1, from, 1, 0], events.len() as u64);
     }
 
     /// Reads pages from the pack to `address` on.
@@ -284,7 +343,7 @@ impl Compiler<'_> {
     /// Advice and rights that would be in the way of filling.
     fn advise(&mut self, script: &mut Script, index: usize, number: usize, region: &Region) {
         let (range, flags) = (region.range, region.flags);
-        if matches!(region.attachment, Attachment::Special(_)) {
+        if matches!(region.attachment, Attachment::Special(_) | Attachment::Aio { .. }) {
             return;
         }
         self.about(script, index, Stage::Advise, Subject::Region(number as u32));

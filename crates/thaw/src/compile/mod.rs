@@ -13,6 +13,7 @@ mod sysv;
 mod thread;
 mod tree;
 
+pub(crate) use memory::least_aio_ring;
 pub(crate) use process::MOST_TIMER_STEPS;
 pub(crate) use thread::words;
 pub(crate) use tree::obstacles as tree_obstacles;

@@ -2,8 +2,9 @@
 
 use super::obstacle;
 use crate::baseline::Baseline;
-use crate::compile::MOST_TIMER_STEPS;
+use crate::compile::{MOST_TIMER_STEPS, least_aio_ring};
 use crate::vdso;
+use frost_model::rm::Attachment;
 use frost_model::{Checkpoint, Obstacle};
 use frost_sys::processor;
 use std::collections::HashSet;
@@ -143,6 +144,13 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, baseline: &Baseline) -> Vec<Obs
             found.push(obstacle(process, format!("timer {highest}"), reason, "use Linux 6.15 or later"));
         }
         for region in &process.rm.regions {
+            if matches!(region.attachment, Attachment::Aio { .. })
+                && region.range.len_bytes() < least_aio_ring(possible_processors())
+            {
+                let reason = "this machine has so many processors that the kernel makes longer rings";
+                let remedy = "thaw it on a machine with fewer processors";
+                found.push(obstacle(process, super::region_text(region), reason, remedy));
+            }
             if region.flags.hugetlb || region.protection.key != 0 {
                 let reason = "huge pages of hugetlbfs and protection keys are not carried";
                 let remedy = "freeze the program without them";
@@ -151,4 +159,11 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, baseline: &Baseline) -> Vec<Obs
         }
     }
     found
+}
+
+/// The number of processors that this machine may ever have: the ends of ranges as `0-3,8-11` count.
+fn possible_processors() -> u64 {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+    let last = text.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<u64>().ok());
+    last.map_or(1, |last| last + 1)
 }

@@ -206,6 +206,7 @@ pub(crate) fn region_text(region: &Region) -> String {
         Attachment::Segment { segment, .. } => format!("System V segment, number {segment} of the image"),
         Attachment::Description { .. } => "a file without a name".to_owned(),
         Attachment::Special(_) => "memory of the kernel".to_owned(),
+        Attachment::Aio { .. } => "a ring of asynchronous I/O".to_owned(),
     };
     format!("region {} ({what})", region.range)
 }

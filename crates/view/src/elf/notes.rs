@@ -192,7 +192,8 @@ fn files(checkpoint: &Checkpoint, process: &Process, unchanged: &impl Fn(&FileRe
             Attachment::Anonymous
             | Attachment::Dataspace { .. }
             | Attachment::Segment { .. }
-            | Attachment::Special(_) => continue,
+            | Attachment::Special(_)
+            | Attachment::Aio { .. } => continue,
         };
         for word in [region.range.start(), region.range.end(), offset / PAGE_SIZE] {
             places.extend_from_slice(&word.to_le_bytes());
