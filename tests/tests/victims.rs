@@ -117,6 +117,8 @@ fn a_watched_file_that_is_gone_is_told_of() {
 refused! {
     thread_leader_gone "main thread"
     unix_pending_data "not accepted"
+    netlink_unread "unread messages"
+    netlink_generic "netlink socket of protocol 16"
     tree_traced "trac"
     place_deleted_directory "working directory"
 }
@@ -204,6 +206,10 @@ carried! {
     memfd_seals
     memfd_closed
     memfd_sparse
+    netlink_route
+    netlink_groups
+    netlink_unbound
+    netlink_filter
     outside_standard
     pidfd_child
     pidfd_self

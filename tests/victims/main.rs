@@ -22,6 +22,7 @@ mod file;
 mod inotify;
 mod limits;
 mod memfd;
+mod netlink;
 mod outside;
 mod pidfd;
 mod pipe;
@@ -65,6 +66,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         inotify::VICTIMS,
         limits::VICTIMS,
         memfd::VICTIMS,
+        netlink::VICTIMS,
         outside::VICTIMS,
         pidfd::VICTIMS,
         pipe::VICTIMS,

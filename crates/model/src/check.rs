@@ -292,7 +292,8 @@ impl Checker<'_> {
                 | Capability::TimerFd(_)
                 | Capability::TcpListener(_)
                 | Capability::TcpStream(_)
-                | Capability::Udp(_) => {}
+                | Capability::Udp(_)
+                | Capability::Netlink(_) => {}
             }
         }
         Ok(())

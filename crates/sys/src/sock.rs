@@ -16,6 +16,34 @@ pub fn option(fd: impl AsFd, level: i32, name: i32, out: &mut [u8]) -> Result<us
     check(i64::from(result)).map(|_| len as usize)
 }
 
+/// Reads an option whose length the kernel counts in units of `unit` bytes into `out`, and returns how many there are.
+pub fn option_of_units(fd: impl AsFd, level: i32, name: i32, out: &mut [u8], unit: usize) -> Result<usize> {
+    let mut len = (out.len() / unit) as libc::socklen_t;
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` units, for which `out` has room, and stores how many.
+    let result = unsafe { libc::getsockopt(fd, level, name, out.as_mut_ptr().cast(), &raw mut len) };
+    check(i64::from(result)).map(|_| len as usize)
+}
+
+/// Attaches a classic packet filter, given as `struct sock_filter` of 8 bytes each.
+pub fn attach_filter(fd: impl AsFd, instructions: &[u8]) -> Result<()> {
+    let mut aligned: Vec<libc::sock_filter> = Vec::with_capacity(instructions.len() / 8);
+    for word in instructions.chunks_exact(8) {
+        let number = |at: usize| u32::from_ne_bytes([word[at], word[at + 1], word[at + 2], word[at + 3]]);
+        let code = u16::from_ne_bytes([word[0], word[1]]);
+        aligned.push(libc::sock_filter { code, jt: word[2], jf: word[3], k: number(4) });
+    }
+    let len = u16::try_from(aligned.len()).map_err(|_| Errno::INVAL)?;
+    let program = libc::sock_fprog { len, filter: aligned.as_mut_ptr() };
+    let fd = fd.as_fd().as_raw_fd();
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: `program` and the instructions it points to are live, and as long as it says; the kernel copies them.
+    let result = unsafe {
+        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const program).cast(), size)
+    };
+    check(i64::from(result)).map(drop)
+}
+
 /// Reads an option that is an integer.
 pub fn int_option(fd: impl AsFd, level: i32, name: i32) -> Result<i32> {
     let mut bytes = [0u8; 4];

@@ -1,6 +1,6 @@
 //! Socket options that can be read and set back: one table for all families.
 //!
-//! What is not in the table either cannot be read (multicast memberships, eBPF filters), is a fact rather than a
+//! What is not in the table either cannot be read (multicast memberships, eBPF programs), is a fact rather than a
 //! setting (SO_ERROR, TCP_INFO), or changes by itself (TCP_QUICKACK, TCP_MAXSEG).
 
 use crate::sock::{int_option, option, set_option};
@@ -17,6 +17,8 @@ enum Form {
     Plain,
     /// A text that ends where the kernel says, NUL included.
     Text,
+    /// Instructions of a classic packet filter, read as SO_GET_FILTER.
+    Filter,
     /// A buffer size: the kernel doubles what is set, and `SO_BUF_LOCK` tells by this bit whether it was set at all.
     Buffer { force: i32, lock: i32 },
 }
@@ -30,6 +32,7 @@ enum For {
     Inet6,
     Tcp,
     Udp,
+    Netlink,
 }
 
 /// One row of the table.
@@ -51,6 +54,7 @@ const IP: i32 = libc::IPPROTO_IP;
 const IPV6: i32 = libc::IPPROTO_IPV6;
 const TCP: i32 = libc::IPPROTO_TCP;
 const UDP: i32 = libc::IPPROTO_UDP;
+const NETLINK: i32 = 270;
 
 /// The table. Numbers are those of include/uapi/asm-generic/socket.h, linux/in.h, in6.h, tcp.h and udp.h.
 ///
@@ -158,6 +162,15 @@ const TABLE: &[Row] = &[
     row(For::Udp, UDP, 102, "UDP_NO_CHECK6_RX"),
     row(For::Udp, UDP, 103, "UDP_SEGMENT"),
     row(For::Udp, UDP, 104, "UDP_GRO"),
+    row(For::Netlink, NETLINK, 3, "NETLINK_PKTINFO"),
+    row(For::Netlink, NETLINK, 4, "NETLINK_BROADCAST_ERROR"),
+    row(For::Netlink, NETLINK, 5, "NETLINK_NO_ENOBUFS"),
+    row(For::Netlink, NETLINK, 8, "NETLINK_LISTEN_ALL_NSID"),
+    row(For::Netlink, NETLINK, 10, "NETLINK_CAP_ACK"),
+    row(For::Netlink, NETLINK, 11, "NETLINK_EXT_ACK"),
+    row(For::Netlink, NETLINK, 12, "NETLINK_GET_STRICT_CHK"),
+    Row { level: SOCKET, name: 26, text: "SO_ATTACH_FILTER", sockets: For::All, form: Form::Filter },
+    row(For::All, SOCKET, 44, "SO_LOCK_FILTER"),
 ];
 
 /// `SO_BUF_LOCK`: which buffer sizes were set by the program, Linux 5.15.
@@ -171,6 +184,12 @@ pub fn differing(socket: impl AsFd, fresh: impl AsFd) -> Vec<Value> {
     let kind = Kind::of(socket);
     let mut values = Vec::new();
     for row in TABLE.iter().filter(|row| kind.has(row.sockets)) {
+        if row.form == Form::Filter {
+            if let Ok(Some(filter)) = filter(socket) {
+                values.push((row.level, row.name, filter));
+            }
+            continue;
+        }
         let mut value = [0u8; 64];
         let mut default = [0u8; 64];
         let Ok(len) = option(socket, row.level, row.name, &mut value) else { continue };
@@ -181,13 +200,28 @@ pub fn differing(socket: impl AsFd, fresh: impl AsFd) -> Vec<Value> {
                 Ok(locks) => locks & lock != 0,
                 Err(_) => value[..len] != default[..default_len],
             },
-            Form::Plain | Form::Text => value[..len] != default[..default_len],
+            Form::Plain | Form::Text | Form::Filter => value[..len] != default[..default_len],
         };
         if set {
             values.push((row.level, row.name, value[..len].to_vec()));
         }
     }
     values
+}
+
+/// Returns the classic packet filter of a socket, as `struct sock_filter` of 8 bytes each; `None` if it has none.
+///
+/// # Errors
+/// EACCES if it is an eBPF program, which the kernel does not give back.
+pub fn filter(socket: impl AsFd) -> Result<Option<Vec<u8>>> {
+    // SO_GET_FILTER is the number of SO_ATTACH_FILTER; lengths are counted in instructions, of which there are at
+    // most 4096 (BPF_MAXINSNS): sk_get_filter, net/core/filter.c.
+    const SO_GET_FILTER: i32 = 26;
+    let socket = socket.as_fd();
+    let mut instructions = vec![0u8; 4096 * 8];
+    let count = crate::sock::option_of_units(socket, SOCKET, SO_GET_FILTER, &mut instructions, 8)?;
+    instructions.truncate(count * 8);
+    Ok(Some(instructions).filter(|instructions| !instructions.is_empty()))
 }
 
 /// Sets options as [`differing`] returned them and returns those that could not be set, by name.
@@ -212,11 +246,14 @@ pub fn set_all<'a>(
 
 fn set(socket: impl AsFd, row: &Row, value: &[u8]) -> Result<()> {
     let socket = socket.as_fd();
+    if row.form == Form::Filter {
+        return crate::sock::attach_filter(socket, value);
+    }
     if value.len() > 64 {
         return Err(Errno::INVAL);
     }
     match row.form {
-        Form::Plain | Form::Text => set_option(socket, row.level, row.name, value),
+        Form::Plain | Form::Text | Form::Filter => set_option(socket, row.level, row.name, value),
         Form::Buffer { force, .. } => {
             let size = value.try_into().map(i32::from_ne_bytes).map_err(|_| Errno::INVAL)?;
             let half = (size / 2).to_ne_bytes();
@@ -253,6 +290,7 @@ impl Kind {
             For::Inet6 => inet6,
             // An MPTCP socket (262) takes the options of TCP too.
             For::Tcp => inet && self.kind == libc::SOCK_STREAM,
+            For::Netlink => self.domain == libc::AF_NETLINK,
             For::Udp => inet && self.protocol == libc::IPPROTO_UDP,
         }
     }
@@ -278,6 +316,7 @@ mod tests {
             make(AddressFamily::INET, SocketType::DGRAM),
             make(AddressFamily::INET6, SocketType::STREAM),
             make(AddressFamily::INET6, SocketType::DGRAM),
+            make(AddressFamily::NETLINK, SocketType::RAW),
         ]
     }
 
@@ -318,9 +357,23 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_filter_is_seen_and_set_back() {
+        for [socket, fresh, copy] in sockets() {
+            // ret #4; what a filter is worth to a program that relies on it.
+            let filter: Vec<u8> = [0x06, 0, 0, 0, 4, 0, 0, 0].to_vec();
+            assert_eq!(super::filter(&socket), Ok(None));
+            crate::sock::attach_filter(&socket, &filter).unwrap();
+            let values = differing(&socket, &fresh);
+            assert_eq!(values, [(SOCKET, 26, filter.clone())]);
+            assert_eq!(set_all(&copy, values.iter().map(|(l, n, v)| (*l, *n, v.as_slice()))), []);
+            assert_eq!(super::filter(&copy), Ok(Some(filter)));
+        }
+    }
+
+    #[test]
     fn an_option_outside_of_the_table_is_refused() {
         let [socket, ..] = sockets().remove(0);
-        // SO_ATTACH_FILTER
-        assert_eq!(set_all(&socket, [(SOCKET, 26, &[0u8; 16][..])]).len(), 1);
+        // SO_ATTACH_BPF
+        assert_eq!(set_all(&socket, [(SOCKET, 50, &[0u8; 4][..])]).len(), 1);
     }
 }

@@ -26,6 +26,7 @@ pub fn kind(capability: &Capability) -> &'static str {
         Capability::Outside(_) => "outside",
         Capability::Pty(_) => "pty",
         Capability::Inotify(_) => "inotify",
+        Capability::Netlink(_) => "netlink",
     }
 }
 
@@ -131,6 +132,7 @@ pub fn details(checkpoint: &Checkpoint, description: &Description) -> Vec<(&'sta
         Capability::Directory(_)
         | Capability::Device(_)
         | Capability::PidFd(_)
+        | Capability::Netlink(_)
         | Capability::TcpListener(_)
         | Capability::TcpStream(_)
         | Capability::Udp(_) => {}

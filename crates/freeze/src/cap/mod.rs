@@ -11,8 +11,7 @@
 //! would wake us. The one thing that is moved for an instant, and put back, is SO_PEEK_OFF of a unix socket whose
 //! queue cannot be seen by one look, and what waits in a pseudoterminal, which a process of its own takes and puts back.
 //!
-//! Not seen from outside, so not carried: multicast memberships and eBPF filters of sockets, and datagrams that wait
-//! in a UDP socket.
+//! Not seen from outside, so not carried: multicast memberships of sockets, and datagrams that wait in a UDP socket.
 
 mod content;
 mod device;
@@ -25,6 +24,7 @@ mod held;
 mod inotify;
 mod lock;
 mod memfd;
+mod netlink;
 mod outside;
 mod pidfd;
 mod pipe;
@@ -316,6 +316,7 @@ impl Catalog {
                     let (id, pair) = pair.ok_or_else(|| Error::Refused { object: held.describe() })?;
                     pair.end(ObjectId::new(id as u32), index, held)
                 }
+                Found::Netlink => netlink::capture(held)?,
                 Found::Terminal(path) => outside::capture_terminal(held, path.clone(), &self.members)?,
             };
             descriptions.push(Description {

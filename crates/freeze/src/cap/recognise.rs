@@ -1,7 +1,7 @@
 //! What a description is, and whether that can be carried.
 
 use super::held::without_deleted;
-use super::{Error, Held, device, eventfd, memfd, regular};
+use super::{Error, Held, device, eventfd, memfd, netlink, regular};
 use frost_model::{BytePath, Pid};
 use frost_sys::sock::int_option;
 use rustix::fs::{FileType, OFlags, major, minor};
@@ -28,6 +28,7 @@ pub(super) enum Found {
     Unix,
     Tcp,
     Udp,
+    Netlink,
     Terminal(BytePath),
     /// A side of a pseudoterminal whose master is in the tree.
     Pty,
@@ -198,6 +199,13 @@ fn character_device(held: &Held) -> Result<Found, Refusal> {
 
 fn socket(held: &Held) -> Result<Found, Refusal> {
     let fact = |name| int_option(&held.fd, libc::SOL_SOCKET, name).unwrap_or(-1);
+    if frost_sys::sock_options::filter(&held.fd) == Err(rustix::io::Errno::ACCESS) {
+        return Err(Refusal::new(
+            "socket with an eBPF program",
+            "the kernel does not give back what it was loaded from",
+            FALL_BACK,
+        ));
+    }
     let (domain, kind, protocol) = (fact(libc::SO_DOMAIN), fact(libc::SO_TYPE), fact(libc::SO_PROTOCOL));
     let what = match (domain, kind, protocol) {
         (libc::AF_UNIX, ..) => return Ok(Found::Unix),
@@ -206,9 +214,9 @@ fn socket(held: &Held) -> Result<Found, Refusal> {
             return Ok(Found::Tcp);
         }
         (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP) => return Ok(Found::Udp),
+        (libc::AF_NETLINK, ..) => return netlink::recognise(held).map(|()| Found::Netlink),
         (libc::AF_INET | libc::AF_INET6, libc::SOCK_RAW, _) => "raw socket",
         (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, _) => "ping socket",
-        (libc::AF_NETLINK, ..) => "netlink socket",
         (libc::AF_PACKET, ..) => "packet socket",
         (libc::AF_VSOCK, ..) => "vsock socket",
         (libc::AF_ALG, ..) => "crypto (AF_ALG) socket",

@@ -10,6 +10,7 @@ mod file;
 mod inotify;
 mod lock;
 mod memfd;
+mod netlink;
 mod outside;
 mod pidfd;
 mod pipe;
@@ -31,6 +32,7 @@ pub use file::{FileIdentity, FileRef};
 pub use inotify::{INOTIFY_MOST, Inotify, InotifyTarget, InotifyWatch};
 pub use lock::{Lock, LockKind};
 pub use memfd::Memfd;
+pub use netlink::NetlinkSocket;
 pub use outside::{Outside, OutsideKind};
 pub use pidfd::PidFd;
 pub use pipe::{Pipe, PipeEnd};
@@ -108,6 +110,8 @@ pub enum Capability {
     Pty(PtyEnd),
     /// An inotify instance.
     Inotify(Inotify),
+    /// A netlink socket.
+    Netlink(NetlinkSocket),
 }
 
 /// Objects that several descriptions share or that lie beside them, each table indexed by [`ObjectId`](crate::ObjectId).

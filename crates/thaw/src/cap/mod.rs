@@ -17,6 +17,7 @@ mod file;
 mod inotify;
 mod lock;
 mod memfd;
+mod netlink;
 mod outside;
 mod pack;
 mod pidfd;
@@ -217,6 +218,18 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
             Capability::Inotify(inotify) => match inotify::look(inotify) {
                 Ok(told) => effect = told,
                 Err(problem) => add(problem),
+            },
+            Capability::Netlink(socket) => match netlink::make(socket, description.flags) {
+                Ok(_) if !socket.groups.is_empty() => {
+                    effect = Some("what it listens for and happened meanwhile it is not told".to_owned());
+                }
+                Ok(_) => {}
+                Err(error) => add(file::Problem {
+                    reason: error_text(&error),
+                    remedy: "thaw it as the user it belonged to, or as root".to_owned(),
+                    errno: None,
+                    content: false,
+                }),
             },
             Capability::Unix(socket) => {
                 unix::look(checkpoint, socket).err().into_iter().for_each(add);
@@ -437,6 +450,7 @@ fn make(description: &Description, route: Route, objects: &mut Objects) -> Resul
         Capability::TcpListener(listener) => tcp::make(listener, flags)?,
         Capability::TcpStream(stream) => tcp::make_reset(stream, flags)?,
         Capability::Udp(socket) => udp::make(socket, flags)?,
+        Capability::Netlink(socket) => netlink::make(socket, flags)?,
         Capability::Outside(outside) => outside::make_closed(description, outside, &mut objects.masters)?,
     };
     if let Some(owner) = description.owner.filter(|owner| owner.signal != 0) {
