@@ -259,7 +259,12 @@ pub fn copied(binary: &Path, name: &str) {
 
 /// Something in it cannot be carried: refused by name before anything is touched, and it runs on unharmed.
 pub fn refused(binary: &Path, name: &str, object: &str) {
-    let Some(scene) = Scene::new(Who::Myself) else { return };
+    refused_for(binary, name, object, Who::Myself);
+}
+
+/// As [`refused`], for one user.
+pub fn refused_for(binary: &Path, name: &str, object: &str, who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
     let traveller = Traveller::set_out(&scene, binary, name, Stdio::Files);
     let pid = traveller.pid.to_string();
     // All that is in the way is what `check` is asked for: a result, not an error.

@@ -78,7 +78,7 @@ fn each_victim_makes_its_journeys() {
 }
 
 /// Those that go through what no other does.
-const SPECIAL: &[&str] = &["vfork_lasting", "outside_pipe", "prctl_dispatch", "inotify_replaced"];
+const SPECIAL: &[&str] = &["vfork_lasting", "outside_pipe", "prctl_dispatch", "inotify_replaced", "tcp_full"];
 
 #[test]
 fn a_lasting_vfork_is_told_by_name() {
@@ -112,6 +112,17 @@ fn a_watched_file_that_is_gone_is_told_of() {
             std::fs::remove_file(at("deleted")).expect("our own directory");
         });
     }
+}
+
+/// What a sender could not get rid of is shown to root only; anybody else is told so.
+#[test]
+fn a_full_connection_is_carried_by_root() {
+    journey::unfrozen(binary(), "tcp_full");
+    if frost_tests::is_root() {
+        journey::thawed(binary(), "tcp_full", Who::Myself);
+        journey::twice(binary(), "tcp_full");
+    }
+    journey::refused_for(binary(), "tcp_full", "receiver does not read", Who::Ordinary);
 }
 
 refused! {
@@ -343,6 +354,15 @@ carried! {
     tcp_bound
     tcp_established
     tcp_accepting_server
+    tcp_without_listener
+    tcp_queued
+    tcp_much_queued
+    tcp_between_processes
+    tcp_half_closed
+    tcp_peer_closed
+    tcp_both_closed
+    tcp_pending
+    tcp_both_versions
     thread_local_storage
     thread_two_hundred
     thread_joined_later

@@ -1,4 +1,4 @@
-//! TCP sockets: those that listen come back, established ones are closed.
+//! TCP sockets: those that listen come back, and connections of which both ends are in the program.
 
 use crate::Victim;
 use crate::call::{sys_socket_option, zeroed};
@@ -16,6 +16,16 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("tcp_bound", bound),
     ("tcp_established", established),
     ("tcp_accepting_server", accepting_server),
+    ("tcp_without_listener", without_listener),
+    ("tcp_queued", queued),
+    ("tcp_much_queued", much_queued),
+    ("tcp_full", full),
+    ("tcp_between_processes", between_processes),
+    ("tcp_half_closed", half_closed),
+    ("tcp_peer_closed", peer_closed),
+    ("tcp_both_closed", both_closed),
+    ("tcp_pending", pending),
+    ("tcp_both_versions", both_versions),
 ];
 
 fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
@@ -113,28 +123,259 @@ fn bound(stage: &Stage) -> Verdict {
     serve(&listener)
 }
 
-/// Thawed, an established connection is closed: an ordinary end or error, no hang. Unharmed, it lives on.
-fn established(stage: &Stage) -> Verdict {
+/// A connected pair: listener, connecting and accepted end.
+fn pair() -> Result<(TcpListener, TcpStream, TcpStream), String> {
     let listener = text(TcpListener::bind("127.0.0.1:0"))?;
-    let mut client = text(TcpStream::connect(text(listener.local_addr())?))?;
+    let client = text(TcpStream::connect(text(listener.local_addr())?))?;
     let (server, _) = text(listener.accept())?;
+    Ok((listener, client, server))
+}
+
+fn passes(from: &TcpStream, to: &TcpStream) -> Verdict {
+    let (mut from, mut to) = (from, to);
+    let mut bytes = [0; 5];
+    text(from.write_all(b"hello"))?;
+    text(to.read_exact(&mut bytes))?;
+    same!(&bytes, b"hello", "what came through");
+    Ok(())
+}
+
+fn names(stream: &TcpStream) -> Result<(std::net::SocketAddr, std::net::SocketAddr), String> {
+    Ok((text(stream.local_addr())?, text(stream.peer_addr())?))
+}
+
+/// Both ends are in the program, so the connection lives on.
+fn established(stage: &Stage) -> Verdict {
+    let (listener, client, server) = pair()?;
+    text(client.set_nodelay(true))?;
+    let before = (names(&client)?, names(&server)?);
     stage.freeze_here()?;
-    text(client.set_read_timeout(Some(Duration::from_secs(20)))).ok();
-    let sent = (&server).write_all(b"hello");
-    let received = client.read(&mut [0; 5]);
-    if stage.was_thawed() {
-        let hangs = matches!(&received, Err(why) if why.kind() == std::io::ErrorKind::WouldBlock);
-        check!(
-            !hangs && !matches!(received, Ok(1..)),
-            "the closed connection: sent {sent:?}, received {received:?}"
-        );
-    } else {
-        check!(
-            sent.is_ok() && matches!(received, Ok(5)),
-            "the connection: sent {sent:?}, received {received:?}"
-        );
-    }
+    same!((names(&client)?, names(&server)?), before, "the addresses");
+    same!((text(client.nodelay())?, text(server.nodelay())?), (true, false), "TCP_NODELAY");
+    passes(&client, &server)?;
+    passes(&server, &client)?;
     serve(&listener)
+}
+
+/// The listening socket that made it is closed.
+fn without_listener(stage: &Stage) -> Verdict {
+    let (listener, client, server) = pair()?;
+    drop(listener);
+    stage.freeze_here()?;
+    passes(&client, &server)?;
+    passes(&server, &client)?;
+    drop(client);
+    same!(text((&server).read(&mut [0; 5]))?, 0, "the end");
+    Ok(())
+}
+
+fn numbered(len: usize) -> Vec<u8> {
+    (0..len as u32).flat_map(|word| word.wrapping_mul(2_654_435_761).to_le_bytes()).take(len).collect()
+}
+
+/// Data waits in both directions.
+fn queued(stage: &Stage) -> Verdict {
+    let (_listener, mut client, mut server) = pair()?;
+    text(client.write_all(b"to the server"))?;
+    text(server.write_all(&numbered(30_000)))?;
+    stage.freeze_here()?;
+    let (mut short, mut long) = ([0; 13], vec![0; 30_000]);
+    text(server.read_exact(&mut short))?;
+    text(client.read_exact(&mut long))?;
+    same!(&short, b"to the server", "what waited at the server");
+    check!(long == numbered(30_000), "what waited at the client is not what was sent");
+    passes(&client, &server)?;
+    passes(&server, &client)
+}
+
+/// More waits than a new socket has room for: the buffers have grown, since much was read.
+fn much_queued(stage: &Stage) -> Verdict {
+    let (_listener, client, mut server) = pair()?;
+    let mut taken = vec![0; 1 << 20];
+    for _ in 0..100 {
+        let sent = text((&client).write(&taken))?;
+        text(server.read_exact(&mut taken[..sent]))?;
+    }
+    text(client.set_nonblocking(true))?;
+    let bytes = numbered(1_500_000);
+    let mut sent = 0;
+    while let Ok(some) = (&client).write(&bytes[sent..]) {
+        sent += some;
+        let mut waiting = 0;
+        // All that was sent has arrived; the last of it is what has no room any more.
+        sys!(ioctl(client.as_raw_fd(), libc::TIOCOUTQ, &mut waiting))?;
+        if some == 0 || waiting != 0 {
+            break;
+        }
+    }
+    let fd = server.as_raw_fd();
+    let arrived = || {
+        let mut waiting = 0;
+        (unsafe { libc::ioctl(fd, libc::FIONREAD, &mut waiting) } == 0).then_some(waiting as usize)
+    };
+    crate::call::until("something has arrived", || {
+        arrived().is_some_and(|waiting| waiting > 300_000.min(sent))
+    })?;
+    // Whatever is still with the sender is read, so that only the receiver has something, and much.
+    let mut begun = vec![0; sent / 8];
+    text(server.read_exact(&mut begun))?;
+    crate::call::until("all has arrived", || arrived() == Some(sent - begun.len()))?;
+    stage.freeze_here()?;
+    let mut rest = vec![0; sent - begun.len()];
+    text(server.read_exact(&mut rest))?;
+    check!(
+        begun == bytes[..begun.len()] && rest == bytes[begun.len()..sent],
+        "what came through is not what was sent"
+    );
+    text(client.set_nonblocking(false))?;
+    passes(&client, &server)
+}
+
+/// The sender has filled all there is and would wait: what is still with it is shown to root only.
+fn full(stage: &Stage) -> Verdict {
+    let (_listener, client, mut server) = pair()?;
+    text(client.set_nonblocking(true))?;
+    let bytes = numbered(16 << 20);
+    let mut sent = 0;
+    let mut idle = 0;
+    while idle < 50 {
+        match (&client).write(&bytes[sent..]) {
+            Ok(some) => (sent, idle) = (sent + some, 0),
+            Err(_) => idle += 1,
+        }
+        crate::call::nap(Duration::from_millis(1));
+    }
+    text(client.set_nonblocking(false))?;
+    let writer = text(client.try_clone())?;
+    std::thread::scope(|scope| {
+        let blocked = scope.spawn(|| text((&writer).write_all(&bytes[sent..])));
+        crate::call::until("the writer waits", || {
+            let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+            tasks.filter_map(|task| task.file_name().to_string_lossy().parse().ok()).any(|tid| {
+                crate::call::is_in_call(tid, libc::SYS_write)
+                    || crate::call::is_in_call(tid, libc::SYS_sendto)
+            })
+        })?;
+        // The writer may go on and end once there is more room.
+        stage.ready();
+        stage.wait();
+        let mut all = vec![0; bytes.len()];
+        text(server.read_exact(&mut all))?;
+        check!(all == bytes, "what came through is not what was sent");
+        blocked.join().map_err(|_| "the writer panicked".to_owned())?
+    })
+}
+
+fn between_processes(stage: &Stage) -> Verdict {
+    let (listener, client, server) = pair()?;
+    let child = stage.fork(|| {
+        sys!(close(server.as_raw_fd()))?;
+        let mut bytes = Vec::new();
+        text((&client).write_all(b"question"))?;
+        text((&client).read_to_end(&mut bytes))?;
+        same!(bytes, b"answer", "what came back");
+        Ok(())
+    })?;
+    drop((client, listener));
+    crate::call::until("the child reads", || {
+        crate::call::is_in_call(child, libc::SYS_read) || crate::call::is_in_call(child, libc::SYS_recvfrom)
+    })?;
+    stage.freeze_here()?;
+    let mut bytes = [0; 8];
+    text((&server).read_exact(&mut bytes))?;
+    same!(&bytes, b"question", "what waited");
+    text((&server).write_all(b"answer"))?;
+    drop(server);
+    stage.reap(child)
+}
+
+/// One direction was shut down, with something unread before the end.
+fn half_closed(stage: &Stage) -> Verdict {
+    let (_listener, mut client, mut server) = pair()?;
+    text(client.write_all(b"last words"))?;
+    text(client.shutdown(std::net::Shutdown::Write))?;
+    stage.freeze_here()?;
+    let mut bytes = Vec::new();
+    text(server.read_to_end(&mut bytes))?;
+    same!(bytes, b"last words", "what waited");
+    passes(&server, &client)?;
+    check!(client.write_all(b"x").is_err(), "the closed direction takes something");
+    Ok(())
+}
+
+/// The other end was closed in order.
+fn peer_closed(stage: &Stage) -> Verdict {
+    let (_listener, mut client, server) = pair()?;
+    text((&server).write_all(b"farewell"))?;
+    drop(server);
+    stage.freeze_here()?;
+    let mut bytes = Vec::new();
+    text(client.read_to_end(&mut bytes))?;
+    same!(bytes, b"farewell", "what waited");
+    let mut second = false;
+    crate::call::until("a write fails", || std::mem::replace(&mut second, client.write_all(b"x").is_err()))
+}
+
+/// Both ends were closed in order, and one of them is still open as a descriptor.
+fn both_closed(stage: &Stage) -> Verdict {
+    let (_listener, mut client, mut server) = pair()?;
+    text(client.write_all(b"x"))?;
+    text(client.shutdown(std::net::Shutdown::Write))?;
+    text(server.read_to_end(&mut Vec::new()))?;
+    text(server.write_all(b"unread"))?;
+    drop(server);
+    stage.freeze_here()?;
+    let mut bytes = Vec::new();
+    text(client.read_to_end(&mut bytes))?;
+    same!(bytes, b"unread", "what waited");
+    Ok(())
+}
+
+/// Nobody has accepted it.
+fn pending(stage: &Stage) -> Verdict {
+    let listener = text(TcpListener::bind("127.0.0.1:0"))?;
+    let clients = [(); 3].map(|()| TcpStream::connect(listener.local_addr().expect("it is bound")));
+    let ports = clients
+        .iter()
+        .map(|client| client.as_ref().map_or(0, |client| client.local_addr().expect("bound").port()));
+    let ports: Vec<u16> = ports.collect();
+    stage.freeze_here()?;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let (server, from) = text(listener.accept())?;
+        let at = ports.iter().position(|port| *port == from.port()).ok_or("another client")?;
+        let client = clients[at].as_ref().map_err(|why| why.to_string())?;
+        passes(client, &server)?;
+        passes(&server, client)?;
+        seen.push(at);
+    }
+    seen.sort_unstable();
+    same!(seen, [0, 1, 2], "who was accepted");
+    Ok(())
+}
+
+/// A server of IPv6, one client of each version.
+fn both_versions(stage: &Stage) -> Verdict {
+    let Ok(listener) = TcpListener::bind("[::]:0") else {
+        eprintln!("skipped: there is no IPv6 here");
+        return stage.freeze_here();
+    };
+    let port = text(listener.local_addr())?.port();
+    let mut pairs = Vec::new();
+    for host in ["127.0.0.1", "::1"] {
+        if let Ok(client) = TcpStream::connect((host, port)) {
+            pairs.push((client, text(listener.accept())?.0));
+        }
+    }
+    let before = pairs.iter().map(|(a, b)| Ok((names(a)?, names(b)?))).collect::<Result<Vec<_>, String>>()?;
+    stage.freeze_here()?;
+    let after = pairs.iter().map(|(a, b)| Ok((names(a)?, names(b)?))).collect::<Result<Vec<_>, String>>()?;
+    same!(after, before, "the addresses");
+    for (client, server) in &pairs {
+        passes(client, server)?;
+        passes(server, client)?;
+    }
+    Ok(())
 }
 
 /// A server whose thread stands in accept(2).

@@ -5,7 +5,7 @@
 
 use crate::PAGE_SIZE;
 use crate::cap::{
-    Capability, Content, INOTIFY_MOST, InotifyTarget, Ipc, MOST_VALUE, OutsideKind, UnixState,
+    Capability, Content, INOTIFY_MOST, InotifyTarget, Ipc, MOST_VALUE, OutsideKind, TcpPeer, UnixState,
 };
 use crate::id::{DataspaceId, DescriptionId, ObjectId};
 use crate::process::Checkpoint;
@@ -264,6 +264,28 @@ impl Checker<'_> {
                         }
                     }
                 }
+                Capability::TcpStream(stream) => match stream.inside.as_ref().map(|inside| inside.peer) {
+                    None | Some(TcpPeer::Closed) => {}
+                    Some(TcpPeer::Listener(id)) => {
+                        let other = self.checkpoint.descriptions.get(id.index()).map(|d| &d.capability);
+                        if !matches!(other, Some(Capability::TcpListener(_))) {
+                            return Err(malformed(place, "waits at what is no listening socket"));
+                        }
+                    }
+                    Some(TcpPeer::Description(id)) => {
+                        let other = self.checkpoint.descriptions.get(id.index()).map(|d| &d.capability);
+                        let back = match other {
+                            Some(Capability::TcpStream(other)) => {
+                                other.inside.as_ref().map(|inside| inside.peer)
+                            }
+                            _ => None,
+                        };
+                        let own = TcpPeer::Description(DescriptionId::new(index as u32));
+                        if id.index() == index || back != Some(own) {
+                            return Err(malformed(place, "its peer is not connected to it"));
+                        }
+                    }
+                },
                 Capability::Unix(socket) => {
                     match &socket.state {
                         UnixState::Connected { peer } => self.description(&place, *peer)?,
@@ -291,7 +313,6 @@ impl Checker<'_> {
                 | Capability::SignalFd(_)
                 | Capability::TimerFd(_)
                 | Capability::TcpListener(_)
-                | Capability::TcpStream(_)
                 | Capability::Udp(_)
                 | Capability::Netlink(_) => {}
             }

@@ -629,10 +629,15 @@ fn tcp_servers_listen_again_and_connections_are_reset() {
             continue;
         };
         let local = server.local_addr().unwrap();
-        let client = TcpStream::connect(local).unwrap();
+        // Another program's: only one end of each connection is frozen.
+        let other = TcpListener::bind(address).unwrap();
+        let far = TcpStream::connect(local).unwrap();
         let (accepted, _) = server.accept().unwrap();
+        let client = TcpStream::connect(other.local_addr().unwrap()).unwrap();
+        let (near, _) = other.accept().unwrap();
         set_int_option(&accepted, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1).unwrap();
         let frozen = freeze(vec![server.into(), client.into(), accepted.into()]);
+        drop((far, near, other));
         assert!(matches!(
             &frozen.checkpoint.descriptions[frozen.ids[0]].capability,
             Capability::TcpListener(listener) if listener.backlog == Some(128)

@@ -34,6 +34,7 @@ mod regular;
 mod signalfd;
 pub(crate) mod sysv;
 mod tcp;
+mod tcp_pair;
 mod timerfd;
 mod udp;
 mod unix;
@@ -112,6 +113,7 @@ pub struct Catalog {
     relations: BTreeMap<usize, Relation>,
     queues: BTreeMap<usize, Vec<Message>>,
     inotify: BTreeMap<usize, frost_model::cap::Inotify>,
+    tcp: HashMap<usize, frost_model::cap::TcpInside>,
     /// Files without a name and memfds, in the order of their identifiers.
     unnamed: Vec<(u64, u64)>,
     memfds: Vec<(u64, u64)>,
@@ -159,6 +161,7 @@ impl Catalog {
             relations: BTreeMap::new(),
             queues: BTreeMap::new(),
             inotify: BTreeMap::new(),
+            tcp: HashMap::new(),
             unnamed: Vec::new(),
             memfds: Vec::new(),
             memfd_device: memfd::device(),
@@ -174,6 +177,7 @@ impl Catalog {
         catalog.look_at_terminals();
         catalog.look_at_watches(motion, &mut refusals)?;
         catalog.look_at_inotify(&mut refusals)?;
+        catalog.look_at_tcp(motion, &mut refusals);
         catalog.look_at_holders(&mut refusals)?;
         for (index, refusal) in refusals {
             let place = &catalog.held[index].place;
@@ -308,7 +312,7 @@ impl Catalog {
                     memfd::capture(held, dataspace)?
                 }
                 Found::Unix => self.capture_unix(index, held)?,
-                Found::Tcp => tcp::capture(held)?,
+                Found::Tcp => tcp::capture(held, self.tcp.get(&index).cloned())?,
                 Found::Udp => udp::capture(held)?,
                 Found::Pty => {
                     let of = |pair: &&pty::Pair| pair.master == index || pair.slaves.contains(&index);
@@ -462,6 +466,16 @@ impl Catalog {
             }
         }
         Ok(())
+    }
+
+    /// Finds TCP connections within the tree.
+    fn look_at_tcp(&mut self, motion: Motion, refusals: &mut Vec<(usize, Refusal)>) {
+        let all = self.held.iter().enumerate();
+        let sockets: Vec<(usize, &Held)> =
+            all.filter(|(index, _)| matches!(self.found[*index], Some(Found::Tcp))).collect();
+        let (found, refused) = tcp_pair::find(&sockets, motion == Motion::Stopped);
+        refusals.extend(refused);
+        self.tcp = found;
     }
 
     /// Finds what inotify instances watch.
@@ -699,7 +713,7 @@ impl Captured {
         self.descriptions.iter().map(|description| &description.capability).filter(|capability| {
             matches!(capability, Capability::Outside(outside)
                 if !matches!(outside.kind, OutsideKind::Terminal { .. }))
-                || matches!(capability, Capability::TcpStream(_))
+                || matches!(capability, Capability::TcpStream(stream) if stream.inside.is_none())
         })
     }
 }

@@ -1,7 +1,7 @@
 //! TCP sockets.
 
 use super::{Error, Held};
-use frost_model::cap::{Capability, Inet, SocketOption, TcpListener, TcpStream};
+use frost_model::cap::{Capability, Inet, SocketOption, TcpInside, TcpListener, TcpStream};
 use frost_sys::sock::{int_option, option};
 use frost_sys::sock_options;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
@@ -41,7 +41,7 @@ pub(super) fn peer(held: &Held) -> Option<SocketAddr> {
 }
 
 /// Captures a TCP socket.
-pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
+pub(super) fn capture(held: &Held, inside: Option<TcpInside>) -> Result<Capability, Error> {
     let inet = inet(held, SocketType::STREAM)?;
     // The first bytes of `struct tcp_info` (include/uapi/linux/tcp.h): the state; at 28 tcpi_sacked, which for a
     // listening socket is its backlog (tcp_get_info, net/ipv4/tcp.c).
@@ -65,7 +65,7 @@ pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
     let unused = state == CLOSED && peer.is_none() && !was_connected(held);
     Ok(match unused {
         true => Capability::TcpListener(TcpListener { inet, backlog: None }),
-        false => Capability::TcpStream(TcpStream { inet, peer, state }),
+        false => Capability::TcpStream(TcpStream { inet, peer, state, inside }),
     })
 }
 

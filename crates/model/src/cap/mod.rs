@@ -40,7 +40,7 @@ pub use pty::{Flow, Pty, PtyEnd, PtySide};
 pub use regular::{Content, RegularFile, Unnamed};
 pub use signalfd::SignalFd;
 pub use sysv::{Ipc, MOST_VALUE, MessageQueue, QueuedMessage, Segment, SemaphoreSet, SemaphoreUndo};
-pub use tcp::{Inet, SocketOption, TcpListener, TcpStream};
+pub use tcp::{Inet, SocketOption, TcpInside, TcpListener, TcpPeer, TcpStream};
 pub use timerfd::TimerFd;
 pub use udp::UdpSocket;
 pub use unix::{Message, UnixName, UnixSocket, UnixState, UnixType};

@@ -1,5 +1,6 @@
 //! TCP sockets.
 
+use crate::id::DescriptionId;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -46,4 +47,32 @@ pub struct TcpStream {
     pub peer: Option<SocketAddr>,
     /// TCP_ESTABLISHED (1) and so on, as in `tcp_info`.
     pub state: u8,
+    /// The rest, if its other end is in the tree or was closed; else it is reset when thawed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<TcpInside>,
+}
+
+/// A connection whose other end is in the tree too, or is closed already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpInside {
+    /// Its other end.
+    pub peer: TcpPeer,
+    /// What was sent to it and not read yet.
+    #[serde(with = "serde_bytes")]
+    pub queue: Vec<u8>,
+    /// Whether reading was shut down.
+    pub shut_read: bool,
+    /// Whether writing was shut down.
+    pub shut_write: bool,
+}
+
+/// The other end of a connection that is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TcpPeer {
+    /// A socket of the tree.
+    Description(DescriptionId),
+    /// It waits to be accepted by this listening socket, and has sent nothing.
+    Listener(DescriptionId),
+    /// It was closed, wherever it was: what waits is read, and then the end.
+    Closed,
 }

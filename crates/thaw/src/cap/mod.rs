@@ -28,6 +28,7 @@ mod regular;
 mod signalfd;
 pub(crate) mod sysv;
 mod tcp;
+mod tcp_pair;
 mod timerfd;
 mod udp;
 mod unix;
@@ -199,6 +200,12 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
                     Err(error) => add(socket_problem(&error, socket.inet.local)),
                 }
             }
+            Capability::TcpStream(stream) if stream.inside.is_some() => {
+                if matches!(&stream.inside, Some(inside) if inside.peer == frost_model::cap::TcpPeer::Closed)
+                {
+                    effect = Some("what waited in it, then end of file; writes give EPIPE".to_owned());
+                }
+            }
             Capability::TcpStream(_) => {
                 route = Route::Close;
                 effect =
@@ -261,17 +268,23 @@ pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>)
     let mut replaced = regular::Replaced::default();
     let mut objects = Objects::make(checkpoint, planned, pack, &mut replaced)?;
     let mut made: Vec<Option<OwnedFd>> = Vec::with_capacity(checkpoint.descriptions.len());
+    let mut connections = tcp_pair::make(checkpoint)?;
     for (index, description) in checkpoint.descriptions.iter().enumerate() {
         let route = planned.get(index).map_or(Route::Recreate, |planned| planned.route);
         if proc::of_process(checkpoint, &description.capability).is_some() {
             made.push(Some(proc::placeholder().about("make", &description.capability)?));
             continue;
         }
-        made.push(make(description, route, &mut objects)?);
+        let connection = connections.remove(&index);
+        made.push(match connection {
+            Some(connection) => Some(connection),
+            None => make(description, route, &mut objects)?,
+        });
     }
     for (fd, unnamed) in objects.unnamed.iter().zip(&checkpoint.objects.unnamed) {
         regular::finish(fd, &unnamed.identity).about("set the mode of", &unnamed.path)?;
     }
+    tcp_pair::finish(checkpoint, &mut made)?;
     let sockets = unix::make(checkpoint, &mut made)?;
     epoll::add_watches(checkpoint, &made)?;
     unix::fill(checkpoint, &made, sockets)?;
@@ -448,6 +461,8 @@ fn make(description: &Description, route: Route, objects: &mut Objects) -> Resul
         }
         Capability::Unix(_) => return Ok(None),
         Capability::TcpListener(listener) => tcp::make(listener, flags)?,
+        // One that waits to be accepted is connected when all that listen are there.
+        Capability::TcpStream(stream) if stream.inside.is_some() => return Ok(None),
         Capability::TcpStream(stream) => tcp::make_reset(stream, flags)?,
         Capability::Udp(socket) => udp::make(socket, flags)?,
         Capability::Netlink(socket) => netlink::make(socket, flags)?,

@@ -35,27 +35,35 @@ pub(super) fn set_options(socket: impl AsFd, options: &[SocketOption]) {
 /// Binds a socket to its recorded address.
 ///
 /// With SO_REUSEADDR, whatever the program had set: connections of the frozen program may linger in TIME_WAIT, and
-/// must not keep its own port from it. The option is then set as it was.
+/// must not keep its own port from it. [`restore_reuse`] sets the option as it was.
 fn bind(socket: &OwnedFd, inet: &Inet, any_address: bool) -> rustix::io::Result<()> {
     let Some(local) = inet.local else { return Ok(()) };
-    let (level, name) = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
-    let recorded = inet.options.iter().find(|option| (option.level, option.name) == (level, name));
-    if recorded.is_none() {
-        set_int_option(socket, level, name, 1)?;
+    if !has_reuse(inet) {
+        set_int_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     }
-    let mut result = rustix::net::bind(socket, &local);
+    let result = rustix::net::bind(socket, &local);
     if any_address && result == Err(Errno::ADDRNOTAVAIL) {
         // The address was chosen by connect(2), from a network where we may not be any more; the port matters.
         let any = SocketAddr::new(
             if inet.v6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() },
             local.port(),
         );
-        result = rustix::net::bind(socket, &any);
-    }
-    if recorded.is_none() {
-        set_int_option(socket, level, name, 0)?;
+        return rustix::net::bind(socket, &any);
     }
     result
+}
+
+fn has_reuse(inet: &Inet) -> bool {
+    let key = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
+    inet.options.iter().any(|option| (option.level, option.name) == key)
+}
+
+/// Takes SO_REUSEADDR back from a socket that got it from us only.
+pub(super) fn restore_reuse(socket: &OwnedFd, inet: &Inet) -> rustix::io::Result<()> {
+    if inet.local.is_none() || has_reuse(inet) {
+        return Ok(());
+    }
+    set_int_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 0)
 }
 
 /// Makes a socket with its options and address, and no more: it neither listens nor is connected. The address of one
@@ -85,6 +93,8 @@ pub(super) fn make(listener: &TcpListener, flags: u32) -> Result<OwnedFd, Error>
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         rustix::net::listen(&fd, backlog).about("listen on", what())?;
     }
+    // Not before it listens: that looks for others at its port once more, and connections of the program are there.
+    restore_reuse(&fd, &listener.inet).about("set the options of", what())?;
     file::set_status(&fd, flags).about("set the flags of", what())?;
     Ok(fd)
 }

@@ -13,6 +13,7 @@ pub(super) fn make(socket: &UdpSocket, flags: u32) -> Result<OwnedFd, Error> {
         None => "UDP socket".to_owned(),
     };
     let fd = tcp::bound(&socket.inet, SocketType::DGRAM, socket.peer.is_some())?;
+    tcp::restore_reuse(&fd, &socket.inet).about("set the options of", what())?;
     if let Some(peer) = socket.peer {
         // Fails where there is no way to that peer (any more); sends then say so, as on a network that went down.
         let _ = rustix::net::connect(&fd, &peer);

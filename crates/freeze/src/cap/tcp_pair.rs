@@ -1,0 +1,262 @@
+//! TCP connections whose both ends are in the tree.
+//!
+//! All that was sent must lie where it can be read. Most of it waits at the receiver. What the receiver had no room for
+//! is still with the sender, where only TCP_REPAIR shows it (CAP_NET_ADMIN). Both count what passed, so it is known
+//! whether anything is missing.
+
+use super::recognise::Refusal;
+use super::{Held, pipe, tcp};
+use frost_model::cap::{TcpInside, TcpPeer};
+use frost_model::id::DescriptionId;
+use frost_sys::sock::{int_option, option, set_int_option};
+use rustix::event::PollFlags;
+use rustix::io::Result;
+use rustix::net::{RecvFlags, recv};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// How long what was sent may take to arrive: longer than an acknowledgement is delayed (TCP_DELACK_MAX, 200 ms), which
+/// is what Nagle's algorithm waits for.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The parts of `struct tcp_info` (include/uapi/linux/tcp.h) that say what passed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Passed {
+    state: u8,
+    received: u64,
+    not_sent: u64,
+    /// Payload that left, each byte counted once.
+    sent: u64,
+}
+
+impl Passed {
+    fn of(held: &Held) -> Option<Self> {
+        let mut info = [0u8; 216];
+        let told = option(&held.fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).ok()?;
+        let long = |at: usize| info[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
+        let not_sent = info[144..148].try_into().map_or(0, u32::from_ne_bytes);
+        // tcpi_bytes_received at 128, tcpi_bytes_sent and tcpi_bytes_retrans at 200 and 208 (Linux 4.19).
+        (told == info.len()).then(|| Self {
+            state: info[0],
+            received: long(128),
+            not_sent: not_sent.into(),
+            sent: long(200).saturating_sub(long(208)),
+        })
+    }
+
+    /// Whether it has sent its end: FIN_WAIT1, FIN_WAIT2, TIME_WAIT, LAST_ACK, CLOSING.
+    fn has_ended(self) -> bool {
+        matches!(self.state, 4 | 5 | 6 | 9 | 11)
+    }
+
+    /// Whether the end of the peer has come: TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING.
+    fn is_at_end(self) -> bool {
+        matches!(self.state, 6 | 8 | 9 | 11)
+    }
+}
+
+/// Both addresses of a connection, mapped ones in their short form, so that both ends say the same.
+fn addresses(held: &Held) -> Option<(SocketAddr, SocketAddr)> {
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let local = SocketAddr::try_from(rustix::net::getsockname(&held.fd).ok()?).ok()?;
+    Some((plain(local), plain(tcp::peer(held)?)))
+}
+
+fn is_plain_tcp(held: &Held) -> bool {
+    int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP)
+}
+
+/// Finds connections within the tree among `sockets`, the TCP sockets by the index of their description.
+///
+/// Those to elsewhere are not in the result. `still` says that nobody sends any more.
+pub(super) fn find(
+    sockets: &[(usize, &Held)],
+    still: bool,
+) -> (HashMap<usize, TcpInside>, Vec<(usize, Refusal)>) {
+    let mut ends: HashMap<(SocketAddr, SocketAddr), usize> = HashMap::new();
+    let mut listeners: Vec<(usize, SocketAddr)> = Vec::new();
+    // Clients that can be in the queue of each.
+    let mut places: HashMap<usize, u32> = HashMap::new();
+    let held: HashMap<usize, &Held> = sockets.iter().copied().collect();
+    for (index, held) in sockets.iter().filter(|(_, held)| is_plain_tcp(held)) {
+        if let Some(both) = addresses(held) {
+            ends.insert(both, *index);
+        } else if int_option(&held.fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1)
+            && let Ok(local) = rustix::net::getsockname(&held.fd)
+            && let Ok(local) = SocketAddr::try_from(local)
+        {
+            listeners.push((*index, local));
+            places.insert(*index, waiting(held));
+        }
+    }
+    let (mut found, mut refusals) = (HashMap::new(), Vec::new());
+    for (&(local, peer), &index) in &ends {
+        let socket = held[&index];
+        if let Some(&other) = ends.get(&(peer, local)).filter(|other| **other != index) {
+            match direction(held[&other], socket, still) {
+                Ok((queue, shut_read, shut_write)) => {
+                    let peer = TcpPeer::Description(DescriptionId::new(other as u32));
+                    found.insert(index, TcpInside { peer, queue, shut_read, shut_write });
+                }
+                Err(refusal) => refusals.push((index, refusal)),
+            }
+            continue;
+        }
+        // Not accepted yet: its other end is in the queue of a listening socket, and what it sent too.
+        let at = listeners.iter().find(|(_, listening)| {
+            listening.port() == peer.port()
+                && (listening.ip().is_unspecified() || listening.ip().to_canonical() == peer.ip())
+        });
+        let Some(passed) = Passed::of(socket) else { continue };
+        if let Some((listener, _)) = at
+            && passed.state == 1
+            && passed.sent + passed.not_sent + passed.received == 0
+            && is_local(peer)
+            && let Some(places) = places.get_mut(listener).filter(|places| **places > 0)
+        {
+            *places -= 1;
+            let peer = TcpPeer::Listener(DescriptionId::new(*listener as u32));
+            found.insert(index, TcpInside { peer, queue: Vec::new(), shut_read: false, shut_write: false });
+        }
+    }
+    for (index, socket) in sockets.iter().filter(|(_, held)| is_plain_tcp(held)) {
+        if !found.contains_key(index)
+            && let Some(inside) = closed(socket)
+        {
+            found.insert(*index, inside);
+        }
+    }
+    // Both ends or none.
+    let refused: Vec<usize> = refusals.iter().map(|(index, _)| *index).collect();
+    found.retain(|_, inside| match inside.peer {
+        TcpPeer::Description(id) => !refused.contains(&id.index()),
+        TcpPeer::Listener(_) | TcpPeer::Closed => true,
+    });
+    (found, refusals)
+}
+
+/// How many connections wait at a listening socket to be accepted: `tcpi_unacked` (tcp_get_info, net/ipv4/tcp.c).
+fn waiting(held: &Held) -> u32 {
+    let mut info = [0u8; 28];
+    let told = option(&held.fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info);
+    if told == Ok(info.len()) { info[24..].try_into().map_or(0, u32::from_ne_bytes) } else { 0 }
+}
+
+/// What a connection holds that its peer has closed, without an error: CLOSE_WAIT, LAST_ACK, or all over (CLOSE).
+fn closed(held: &Held) -> Option<TcpInside> {
+    let state = Passed::of(held)?.state;
+    let events = pipe::events(&held.fd);
+    let over = state == 7 && events.contains(PollFlags::IN);
+    if !(matches!(state, 8 | 9) || over) || events.contains(PollFlags::ERR) {
+        return None;
+    }
+    let queue = peek(held).ok()?;
+    Some(TcpInside { peer: TcpPeer::Closed, queue, shut_read: false, shut_write: state != 8 })
+}
+
+/// Whether an address is one of this machine: it can be bound, to a port that the kernel chooses.
+fn is_local(address: SocketAddr) -> bool {
+    std::net::UdpSocket::bind(SocketAddr::new(address.ip(), 0)).is_ok()
+}
+
+/// Reads what waits at `to` and what `from` has still to send; and whether `to` was shut down for reading and writing.
+fn direction(from: &Held, to: &Held, still: bool) -> std::result::Result<(Vec<u8>, bool, bool), Refusal> {
+    let refuse = |what: &str, reason: &str, remedy: &str| Err(Refusal::new(what, reason, remedy));
+    let start = Instant::now();
+    let (receiver, missing) = loop {
+        let (Some(sender), Some(receiver)) = (Passed::of(from), Passed::of(to)) else {
+            return refuse(
+                "TCP connection within the program",
+                "this kernel does not tell how much was sent by it",
+                "freeze it on Linux 4.19 or later",
+            );
+        };
+        // The end of a stream takes one number too, and is counted with what was received.
+        let received = receiver.received - u64::from(receiver.is_at_end() && receiver.received > sender.sent);
+        let missing = (sender.sent + sender.not_sent).saturating_sub(received);
+        if missing == 0 || (!still && may_repair()) || start.elapsed() > PATIENCE {
+            break (receiver, missing);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let failed = "TCP connection within the program whose queue changed";
+    let mut queue = match peek(to) {
+        Ok(queue) => queue,
+        // It runs on, and reads meanwhile.
+        Err(_) if !still => Vec::new(),
+        Err(_) => return refuse(failed, "what waits in it could not be read", "try again"),
+    };
+    if missing != 0 && (still || !may_repair()) {
+        match unsent(from, missing) {
+            Ok(rest) => queue.extend(rest),
+            Err(_) => {
+                return refuse(
+                    "TCP connection within the program whose receiver does not read",
+                    "what its sender has still to send is shown to root only",
+                    "freeze it as root, or try again when more was read",
+                );
+            }
+        }
+    }
+    let events = pipe::events(&to.fd);
+    let shut_read = events.contains(PollFlags::RDHUP) && !receiver.is_at_end();
+    Ok((queue, shut_read, receiver.has_ended()))
+}
+
+/// Whether we have CAP_NET_ADMIN (12).
+fn may_repair() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+        .is_some_and(|set| set & (1 << 12) != 0)
+}
+
+/// Looks at all that waits to be read.
+fn peek(held: &Held) -> Result<Vec<u8>> {
+    // Where looking begins, if the program set that (Linux 6.10).
+    let from = int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF).unwrap_or(-1);
+    if from >= 0 {
+        set_int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, -1)?;
+    }
+    let waiting = rustix::io::ioctl_fionread(&held.fd)? as usize;
+    let mut queue = vec![0u8; waiting + 1];
+    let got = match recv(&held.fd, &mut queue[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((_, got)) => Ok(got),
+        Err(rustix::io::Errno::AGAIN) => Ok(0),
+        Err(error) => Err(error),
+    };
+    if from >= 0 {
+        set_int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, from)?;
+    }
+    let got = got?;
+    if got != waiting {
+        return Err(rustix::io::Errno::IO);
+    }
+    queue.truncate(got);
+    Ok(queue)
+}
+
+/// Reads the last `missing` bytes of what a socket has still to send, or to send again.
+fn unsent(held: &Held, missing: u64) -> Result<Vec<u8>> {
+    const TCP_REPAIR: i32 = 19;
+    const TCP_REPAIR_QUEUE: i32 = 20;
+    const TCP_SEND_QUEUE: i32 = 2;
+    /// Ends it without a probe of the receiver's window.
+    const OFF_NO_PROBE: i32 = -1;
+    let tcp = libc::IPPROTO_TCP;
+    let (level, reuse) = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
+    // Set to zero behind our back at the end of it (do_tcp_setsockopt).
+    let before = int_option(&held.fd, level, reuse)?;
+    set_int_option(&held.fd, tcp, TCP_REPAIR, 1)?;
+    let mut queue = vec![0u8; 64 << 20];
+    let got = set_int_option(&held.fd, tcp, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
+        .and_then(|()| recv(&held.fd, &mut queue[..], RecvFlags::PEEK | RecvFlags::DONTWAIT));
+    let ended = set_int_option(&held.fd, tcp, TCP_REPAIR, OFF_NO_PROBE);
+    set_int_option(&held.fd, level, reuse, before)?;
+    ended?;
+    let (_, got) = got?;
+    let from = got.checked_sub(missing as usize).ok_or(rustix::io::Errno::IO)?;
+    Ok(queue[from..got].to_vec())
+}
