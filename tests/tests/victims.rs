@@ -128,6 +128,8 @@ fn a_full_connection_is_carried_by_root() {
 refused! {
     thread_leader_gone "main thread"
     unix_pending_data "not accepted"
+    unix_pending_closed "closed before it was accepted"
+    unix_pending_closed_data "closed before it was accepted"
     netlink_unread "unread messages"
     netlink_generic "netlink socket of protocol 16"
     tree_traced "trac"
@@ -418,6 +420,11 @@ carried! {
     unix_options
     unix_unconnected
     unix_full
+    unix_rights_nested
+    unix_rights_of_itself
+    unix_many_to_one
+    unix_bound_over
+    unix_credentials
     vfork_soon_over
     vfork_and_exec_in_turn
 }

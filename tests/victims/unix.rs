@@ -24,6 +24,13 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("unix_options", options),
     ("unix_unconnected", unconnected),
     ("unix_full", full),
+    ("unix_rights_nested", rights_nested),
+    ("unix_rights_of_itself", rights_of_itself),
+    ("unix_pending_closed", pending_closed),
+    ("unix_pending_closed_data", pending_closed_data),
+    ("unix_many_to_one", many_to_one),
+    ("unix_bound_over", bound_over),
+    ("unix_credentials", credentials),
 ];
 
 fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
@@ -298,4 +305,138 @@ fn full(stage: &Stage) -> Verdict {
     }
     same!(read_some(two, 1)?, b"", "the end");
     stage.reap(child)
+}
+
+/// A socket in flight, in whose queue another is in flight, in whose queue a file is.
+fn rights_nested(stage: &Stage) -> Verdict {
+    let path = stage.path("file");
+    text(std::fs::write(&path, "content"))?;
+    let fd = open(&path, libc::O_RDONLY)?;
+    let [inner, inner_end] = pair(SOCK_STREAM)?;
+    let [middle, middle_end] = pair(SOCK_SEQPACKET)?;
+    let [outer, outer_end] = pair(SOCK_DGRAM)?;
+    send_descriptor(inner, fd)?;
+    write_all(inner, b"behind")?;
+    send_descriptor(middle, inner_end)?;
+    send_descriptor(outer, middle_end)?;
+    for fd in [fd, inner_end, middle_end, inner, middle] {
+        sys!(close(fd))?;
+    }
+    stage.freeze_here()?;
+    let middle = receive_descriptor(outer_end)?;
+    let inner = receive_descriptor(middle)?;
+    let file = receive_descriptor(inner)?;
+    same!(read_all(file, 10)?, b"content", "the file");
+    same!(read_all(inner, 6)?, b"behind", "what lay behind it");
+    same!(read_some(inner, 1)?, b"", "the end");
+    Ok(())
+}
+
+/// A socket in its own queue.
+fn rights_of_itself(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    send_descriptor(one, two)?;
+    stage.freeze_here()?;
+    let again = receive_descriptor(two)?;
+    write_all(one, b"hello")?;
+    same!(read_all(again, 5)?, b"hello", "what came through");
+    Ok(())
+}
+
+/// The client went before it was accepted: with nothing sent that is an end, else nobody can read what it sent.
+fn closed_early(stage: &Stage, early: &[u8]) -> Verdict {
+    let path = stage.path("socket");
+    let listener = text(UnixListener::bind(&path))?;
+    let mut client = text(UnixStream::connect(&path))?;
+    text(client.write_all(early))?;
+    drop(client);
+    stage.freeze_here()?;
+    let (mut server, _) = text(listener.accept())?;
+    let mut bytes = Vec::new();
+    text(server.read_to_end(&mut bytes))?;
+    same!(bytes, early, "what came through");
+    Ok(())
+}
+
+fn pending_closed(stage: &Stage) -> Verdict {
+    closed_early(stage, b"")
+}
+
+fn pending_closed_data(stage: &Stage) -> Verdict {
+    closed_early(stage, b"early")
+}
+
+/// Several senders, two of them with a name, one of them gone.
+fn many_to_one(stage: &Stage) -> Verdict {
+    let server = text(UnixDatagram::bind(stage.path("server")))?;
+    let first = text(UnixDatagram::bind(stage.path("first")))?;
+    let second = text(UnixDatagram::bind(stage.path("second")))?;
+    let nameless = text(UnixDatagram::unbound())?;
+    for (sender, message) in [(&first, "one"), (&nameless, "two"), (&second, "three"), (&first, "four")] {
+        text(sender.connect(stage.path("server")))?;
+        text(sender.send(message.as_bytes()))?;
+    }
+    drop(nameless);
+    stage.freeze_here()?;
+    let mut bytes = [0; 16];
+    for (name, message) in
+        [(Some("first"), "one"), (None, "two"), (Some("second"), "three"), (Some("first"), "four")]
+    {
+        let (len, from) = text(server.recv_from(&mut bytes))?;
+        same!(&bytes[..len], message.as_bytes(), "a message");
+        let path = name.map(|name| stage.path(name));
+        same!(from.as_pathname(), path.as_deref(), "who sent {message}");
+    }
+    text(second.send(b"on"))?;
+    same!(text(server.recv(&mut bytes))?, 2, "what is sent then");
+    Ok(())
+}
+
+/// The node was replaced by another listening socket of the same path.
+fn bound_over(stage: &Stage) -> Verdict {
+    let path = stage.path("socket");
+    let old = text(UnixListener::bind(&path))?;
+    let client = text(UnixStream::connect(&path))?;
+    let (server, _) = text(old.accept())?;
+    text(std::fs::remove_file(&path))?;
+    let new = text(UnixListener::bind(&path))?;
+    stage.freeze_here()?;
+    text((&client).write_all(b"hello"))?;
+    let mut bytes = [0; 5];
+    text((&server).read_exact(&mut bytes))?;
+    let again = text(UnixStream::connect(&path))?;
+    let (served, _) = text(new.accept())?;
+    text((&again).write_all(b"again"))?;
+    text((&served).read_exact(&mut bytes))?;
+    same!(&bytes, b"again", "what came to the new one");
+    text(old.set_nonblocking(true))?;
+    check!(old.accept().is_err(), "the old one has a client");
+    Ok(())
+}
+
+/// Who is at the other end, and who sent what waits.
+fn credentials(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    let on = 1i32;
+    sys!(setsockopt(two, libc::SOL_SOCKET, libc::SO_PASSCRED, (&raw const on).cast(), 4))?;
+    let peer = || {
+        let (mut found, mut len) = (zeroed::<libc::ucred>(), size_of::<libc::ucred>() as u32);
+        sys!(getsockopt(one, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut found).cast(), &mut len))?;
+        Ok::<_, String>((found.uid, found.gid))
+    };
+    let before = peer()?;
+    write_all(one, b"x")?;
+    stage.freeze_here()?;
+    same!(peer()?, before, "user and group of the peer");
+    let (mut byte, mut control) = ([0u8; 1], [0u64; 8]);
+    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut message: libc::msghdr = zeroed();
+    (message.msg_iov, message.msg_iovlen) = (&mut part, 1);
+    (message.msg_control, message.msg_controllen) = (control.as_mut_ptr().cast(), 64);
+    same!(sys!(recvmsg(two, &mut message, 0))?, 1, "bytes");
+    let header = unsafe { libc::CMSG_FIRSTHDR(&message) };
+    check!(!header.is_null(), "no credentials came");
+    let sender: libc::ucred = unsafe { std::ptr::read_unaligned(libc::CMSG_DATA(header).cast()) };
+    same!((sender.uid, sender.gid), before, "user and group of the sender");
+    Ok(())
 }

@@ -70,6 +70,14 @@ impl Table {
         };
         let id = |inode: &u32| inside.get(inode).map(|index| DescriptionId::new(*index as u32));
         Ok(match (socket.state, socket.peer) {
+            // Whether it sent something is told by nobody: the accepting end is listed only once it is accepted.
+            (LISTENING, _) if socket.pending.contains(&0) => {
+                return Err(Refusal::new(
+                    "unix socket with a connection that was closed before it was accepted",
+                    "what it may have sent lies in a queue that nobody can read before it is accepted",
+                    "try again in a moment, when the server has accepted it",
+                ));
+            }
             (LISTENING, _) => {
                 let pending = socket.pending.iter();
                 // A client of another program will find the connection reset, as when a server ends.

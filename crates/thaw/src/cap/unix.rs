@@ -392,16 +392,34 @@ fn make_single(
     made: &mut [Option<OwnedFd>],
     result: &mut Sockets,
 ) -> Result<(), Error> {
-    for (index, socket, _) in all {
+    let is_gone = |socket: &UnixSocket| matches!(socket.name, Some(UnixName::Path { present: false, .. }));
+    let present = |name: &UnixName| {
+        all.iter().any(|(_, other, _)| {
+            other.name.as_ref().is_some_and(|other| raw(other) == raw(name)) && !is_gone(other)
+        })
+    };
+    // Those whose node is gone come first: it may be gone because another was bound over it.
+    let gone = all.iter().filter(|(_, socket, _)| is_gone(socket));
+    for (index, socket, _) in gone.chain(all.iter().filter(|(_, socket, _)| !is_gone(socket))) {
         if made[*index].is_some() {
             continue;
         }
         let what = || checkpoint.descriptions[*index].capability.to_string();
         let fd = new_socket(socket.kind).about("make", what())?;
-        if let Some(name) = &socket.name {
-            take_name(&fd, name, result).about("bind", what())?;
+        match &socket.name {
+            Some(name) if is_gone(socket) && present(name) => {
+                clear(name).and_then(|()| bind(&fd, name)).about("bind", what())?;
+                node(name).map_or(Ok(()), rustix::fs::unlink).about("unlink", what())?;
+            }
+            Some(name) => take_name(&fd, name, result).about("bind", what())?,
+            None => {}
         }
         if let UnixState::Listening { backlog, .. } = socket.state {
+            if sock::unix_socket_name(&fd, false).about("find", what())?.is_none() {
+                // Its path is another's by now. Nobody reached it by that, but without a name it could not listen.
+                let name = format!("\0frost-{}-{index}", std::process::id());
+                bind_unix(&fd, name.as_bytes()).about("bind", what())?;
+            }
             let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
             rustix::net::listen(&fd, backlog).about("listen on", what())?;
         }
