@@ -406,6 +406,7 @@ carried! {
     udp_bound
     udp_connected
     udp_v6
+    udp_multicast
     unix_stream
     unix_datagram
     unix_seqpacket

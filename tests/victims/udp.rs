@@ -4,7 +4,8 @@ use crate::Victim;
 use crate::stage::{Stage, Verdict};
 use std::net::UdpSocket;
 
-pub(crate) const VICTIMS: &[Victim] = &[("udp_bound", bound), ("udp_connected", connected), ("udp_v6", v6)];
+pub(crate) const VICTIMS: &[Victim] =
+    &[("udp_bound", bound), ("udp_connected", connected), ("udp_v6", v6), ("udp_multicast", multicast)];
 
 fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
     result.map_err(|why| why.to_string())
@@ -50,4 +51,16 @@ fn v6(stage: &Stage) -> Verdict {
     let two = text(UdpSocket::bind("[::1]:0"))?;
     stage.freeze_here()?;
     exchange(&one, &two)
+}
+
+/// A group that was joined on the loopback interface still is.
+fn multicast(stage: &Stage) -> Verdict {
+    let group = std::net::Ipv4Addr::new(239, 7, 7, 7);
+    let (local, any) = (std::net::Ipv4Addr::LOCALHOST, std::net::Ipv4Addr::UNSPECIFIED);
+    let one = text(UdpSocket::bind((any, 0)))?;
+    text(one.join_multicast_v4(&group, &local))?;
+    stage.freeze_here()?;
+    // One who is a member cannot become one again.
+    check!(one.join_multicast_v4(&group, &local).is_err(), "it is no member any more");
+    text(one.leave_multicast_v4(&group, &local))
 }

@@ -14,6 +14,7 @@ pub mod jobs;
 pub mod kcmp;
 pub mod limits;
 pub mod memory;
+pub mod multicast;
 pub mod own;
 pub mod pagemap;
 pub mod pidfd;

@@ -1,8 +1,9 @@
 //! Socket options that can be read and set back: one table for all families.
 //!
-//! What is not in the table either cannot be read (multicast memberships, eBPF programs), is a fact rather than a
+//! What is not in the table either cannot be read (eBPF programs), is a fact rather than a
 //! setting (SO_ERROR, TCP_INFO), or changes by itself (TCP_QUICKACK, TCP_MAXSEG).
 
+use crate::multicast::{self, MSFILTER};
 use crate::sock::{int_option, option, set_option};
 use rustix::fd::AsFd;
 use rustix::io::{Errno, Result};
@@ -19,6 +20,8 @@ enum Form {
     Text,
     /// Instructions of a classic packet filter, read as SO_GET_FILTER.
     Filter,
+    /// Groups that were joined, each a value of its own.
+    Membership,
     /// A buffer size: the kernel doubles what is set, and `SO_BUF_LOCK` tells by this bit whether it was set at all.
     Buffer { force: i32, lock: i32 },
 }
@@ -171,6 +174,8 @@ const TABLE: &[Row] = &[
     row(For::Netlink, NETLINK, 12, "NETLINK_GET_STRICT_CHK"),
     Row { level: SOCKET, name: 26, text: "SO_ATTACH_FILTER", sockets: For::All, form: Form::Filter },
     row(For::All, SOCKET, 44, "SO_LOCK_FILTER"),
+    Row { level: IP, name: MSFILTER, text: "IP_ADD_MEMBERSHIP", sockets: For::Inet, form: Form::Membership },
+    Row { level: IPV6, name: MSFILTER, text: "IPV6_JOIN_GROUP", sockets: For::Inet6, form: Form::Membership },
 ];
 
 /// `SO_BUF_LOCK`: which buffer sizes were set by the program, Linux 5.15.
@@ -190,6 +195,11 @@ pub fn differing(socket: impl AsFd, fresh: impl AsFd) -> Vec<Value> {
             }
             continue;
         }
+        if row.form == Form::Membership {
+            let joined = multicast::memberships(socket, row.level);
+            values.extend(joined.into_iter().map(|filter| (row.level, row.name, filter)));
+            continue;
+        }
         let mut value = [0u8; 64];
         let mut default = [0u8; 64];
         let Ok(len) = option(socket, row.level, row.name, &mut value) else { continue };
@@ -200,7 +210,9 @@ pub fn differing(socket: impl AsFd, fresh: impl AsFd) -> Vec<Value> {
                 Ok(locks) => locks & lock != 0,
                 Err(_) => value[..len] != default[..default_len],
             },
-            Form::Plain | Form::Text | Form::Filter => value[..len] != default[..default_len],
+            Form::Plain | Form::Text | Form::Filter | Form::Membership => {
+                value[..len] != default[..default_len]
+            }
         };
         if set {
             values.push((row.level, row.name, value[..len].to_vec()));
@@ -249,11 +261,16 @@ fn set(socket: impl AsFd, row: &Row, value: &[u8]) -> Result<()> {
     if row.form == Form::Filter {
         return crate::sock::attach_filter(socket, value);
     }
+    if row.form == Form::Membership {
+        return multicast::join(socket, row.level, value);
+    }
     if value.len() > 64 {
         return Err(Errno::INVAL);
     }
     match row.form {
-        Form::Plain | Form::Text | Form::Filter => set_option(socket, row.level, row.name, value),
+        Form::Plain | Form::Text | Form::Filter | Form::Membership => {
+            set_option(socket, row.level, row.name, value)
+        }
         Form::Buffer { force, .. } => {
             let size = value.try_into().map(i32::from_ne_bytes).map_err(|_| Errno::INVAL)?;
             let half = (size / 2).to_ne_bytes();

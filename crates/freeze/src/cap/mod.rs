@@ -11,7 +11,7 @@
 //! would wake us. The one thing that is moved for an instant, and put back, is SO_PEEK_OFF of a unix socket whose
 //! queue cannot be seen by one look, and what waits in a pseudoterminal, which a process of its own takes and puts back.
 //!
-//! Not seen from outside, so not carried: multicast memberships of sockets, and datagrams that wait in a UDP socket.
+//! Not seen from outside, so not carried: datagrams that wait in a UDP socket.
 
 mod content;
 mod device;
