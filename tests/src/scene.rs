@@ -163,6 +163,8 @@ impl Scene {
     /// # Panics
     /// If the directory cannot be made.
     pub fn new(who: Who) -> Option<Self> {
+        // First of all: once the reaper runs, it would take the end of the build from whoever waits for it.
+        let frost = frost_binary();
         let who = match (who, is_root()) {
             (Who::Ordinary, false) => {
                 skip("the tests already run as an ordinary user; root's part is not tested");
@@ -174,8 +176,6 @@ impl Scene {
             skip("user namespaces are not allowed here: an ordinary user cannot thaw");
             return None;
         }
-        // Built before the first scene, while no test waits for anything.
-        let frost = frost_binary();
         let directory =
             tempfile::Builder::new().prefix("frost-test-").tempdir().expect("a temporary directory");
         let scene = Self { directory, who, commands: AtomicU32::new(0) };

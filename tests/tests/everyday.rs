@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-frost_tests::programs! { nginx memcached erlang ruby go mptcp make mariadb ffmpeg emulator }
+frost_tests::programs! { nginx memcached erlang ruby go mptcp make mariadb ffmpeg emulator multiprocessing }
 
 /// A port that the kernel found free; nobody else gets it in the moment until the server takes it, short of a wrap.
 fn free_port() -> u16 {
@@ -346,4 +346,98 @@ fn emulator(who: Who) {
         let before = lines();
         until("the guest counts on", || lines() > before + 20);
     });
+}
+
+/// Python's Pool and Manager: semaphores without a name, a server on a unix socket, threads that feed queues.
+fn multiprocessing(who: Who) {
+    const PYTHON: &str = "/usr/bin/python3";
+    if !has(PYTHON) {
+        return;
+    }
+    let pieces = 200 + 100 * rounds();
+    let run = |scene: &Scene| {
+        place(scene, "pool.py", include_str!("../programs/pool.py"));
+        let mut command = scene.command("setsid");
+        command.args([PYTHON, "pool.py", &pieces.to_string()]);
+        command
+    };
+    let Some(quiet) = Scene::new(who) else { return };
+    let Some(scene) = Scene::new(who) else { return };
+    let mut undisturbed = quiet.start(&mut run(&quiet), frost_tests::Stdio::Files);
+    assert!(undisturbed.wait("the undisturbed run", LIMIT).success());
+    let mut traveller = start(&scene, &mut run(&scene));
+    frost_tests::program::amid_progress(&scene, &mut traveller, pieces as u64);
+    assert_eq!(scene.await_file("done"), quiet.await_file("done"), "the digest of the results");
+    traveller.ends();
+    scene.is_empty_soon();
+}
+
+/// PostgreSQL, which never runs as root: root's frost freezes another user's program then.
+#[test]
+fn postgresql() {
+    database(Who::Myself);
+}
+
+#[test]
+fn postgresql_by_an_ordinary_user() {
+    database(Who::Ordinary);
+}
+
+/// The newest of Debian's PostgreSQL, whose programs lie in a directory of its version.
+fn postgresql_directory() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
+    let directories = versions.flatten().map(|entry| entry.path().join("bin"));
+    let found = directories.filter(|directory| directory.join("pgbench").exists()).max();
+    if found.is_none() {
+        frost_tests::skip("PostgreSQL is not installed");
+    }
+    found
+}
+
+fn database(who: Who) {
+    let Some(directory) = postgresql_directory() else {
+        frost_tests::skip("PostgreSQL is not installed");
+        return;
+    };
+    // The program's user and the one who freezes: the same, or root the latter.
+    let Some(theirs) = Scene::new(Who::Ordinary) else { return };
+    let ours = if who == Who::Ordinary { None } else { Scene::new(who) };
+    let by = ours.as_ref().unwrap_or(&theirs);
+    let tool = |name: &str| theirs.command(directory.join(name));
+    let data = theirs.stage("data").display().to_string();
+    let socket = theirs.stage("").display().to_string();
+    // It asks for the name of its user, who has none.
+    let user = rustix::fs::stat(theirs.stage("")).expect("our own directory").st_uid;
+    place(&theirs, "passwd", &format!("u:x:{user}:{user}::/:/bin/sh\n"));
+    place(&theirs, "group", &format!("u:x:{user}:\n"));
+    let mut init = tool("initdb");
+    init.args(["--no-sync", "--auth=trust", "--username=u", "--pgdata", &data]);
+    init.env("LD_PRELOAD", "libnss_wrapper.so");
+    init.env("NSS_WRAPPER_PASSWD", theirs.stage("passwd")).env("NSS_WRAPPER_GROUP", theirs.stage("group"));
+    theirs.run(&mut init, LIMIT).ok();
+    let mut command = theirs.command("setsid");
+    command.arg(directory.join("postgres")).args(["-D", &data, "-k", &socket, "-c", "listen_addresses="]);
+    let started = theirs.start(&mut command, frost_tests::Stdio::Files);
+    let mut traveller = Traveller::join(by, started, "postgres");
+    let client = |name: &str, arguments: &[&str]| {
+        let mut command = tool(name);
+        command.args(["--host", &socket, "--username", "u"]).args(arguments);
+        theirs.run(&mut command, LIMIT)
+    };
+    let query = |text: &str| client("psql", &["-d", "postgres", "-Atc", text]).ok().stdout;
+    until("PostgreSQL answers", || client("pg_isready", &[]).status == Some(0));
+    client("pgbench", &["--initialize", "--scale=2", "--quiet", "postgres"]).ok();
+    query("CREATE EXTENSION amcheck");
+    let sums = "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(tbalance) FROM pgbench_tellers), \
+                (SELECT count(*) FROM pgbench_accounts)";
+    rounds_of(&mut traveller, |round| {
+        client("pgbench", &["--client=4", "--transactions=200", "--no-vacuum", "postgres"]).ok();
+        assert_eq!(query(sums), "t|200000\n", "the balances in round {round}");
+        assert_eq!(query("SELECT count(*) FROM pgbench_history"), format!("{}\n", 800 * (round + 1)));
+    });
+    client("pg_amcheck", &["--heapallindexed", "postgres"]).ok();
+    // Fast shutdown; what it wrote is whole.
+    theirs.run(theirs.command("kill").args(["-INT", &traveller.pid.to_string()]), LIMIT).ok();
+    traveller.ends();
+    theirs.is_empty_soon();
 }

@@ -33,6 +33,8 @@ fn safe_and_sound(scene: &Scene, mut traveller: Traveller<'_>, how: &str) {
     // Whoever was not killed comes to an end by itself: the guardian, the command.
     until("frost has ended", || scene.processes().iter().all(|pid| !is_frost(*pid)));
     if is_alive(traveller.pid) {
+        // What a guardian that died has left in the program, inert, the next command takes away.
+        scene.frost(&["list"]).ok();
         traveller.arrive("left alone");
     } else {
         // Its end had begun, and goes on without whoever began it.

@@ -30,6 +30,8 @@ const NEEDS: &[Need] = &[
     Need { program: "go", package: "golang-go" },
     Need { program: "/usr/sbin/mariadbd", package: "mariadb-server" },
     Need { program: "ffmpeg", package: "ffmpeg" },
+    Need { program: "psql", package: "postgresql" },
+    Need { program: "/usr/lib/x86_64-linux-gnu/libnss_wrapper.so", package: "libnss-wrapper" },
     Need { program: "qemu-system-x86_64", package: "qemu-system-x86" },
     Need { program: "tmux", package: "tmux" },
     Need { program: "script", package: "bsdutils" },
