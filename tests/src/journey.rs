@@ -47,6 +47,24 @@ impl<'a> Traveller<'a> {
         Self { scene, name: name.to_owned(), started: Some(started), pid, inner: pid, tree: tree_of(pid) }
     }
 
+    /// Starts several victims as one tree, of the shape that `victim compose` knows, and waits until all stand.
+    ///
+    /// # Panics
+    /// If one fails before that.
+    pub fn set_out_together(scene: &'a Scene, binary: &Path, shape: &str, names: &[&str]) -> Self {
+        let mut command = victim(scene, binary, "compose");
+        command.arg(shape).args(names);
+        let name = names.join(" with ");
+        let mut started = scene.start(&mut command, Stdio::Files);
+        until(&format!("{name} are ready"), || {
+            scene.stage("ready").exists() || scene.stage("result").exists() || started.ended().is_some()
+        });
+        let result = std::fs::read_to_string(scene.stage("result")).unwrap_or_default();
+        assert!(scene.stage("ready").exists(), "{name} did not get ready: {result}");
+        let pid = started.pid();
+        Self { scene, name, started: Some(started), pid, inner: pid, tree: tree_of(pid) }
+    }
+
     /// Takes a program that was started otherwise along.
     pub fn join(scene: &'a Scene, started: Started, name: &str) -> Self {
         let pid = started.pid();

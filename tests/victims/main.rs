@@ -2,10 +2,11 @@
 //!
 //! A victim makes the state it is named after, writes `DIR/ready`, waits until `DIR/go` exists, judges itself and
 //! writes `DIR/result`: `ok`, or `failed: ` and what it found. Run unfrozen (with `go` there from the start) it
-//! tests itself. `victim list` prints the names.
+//! tests itself. `victim list` prints the names, `victim compose` plays several in one tree.
 
 #[macro_use]
 mod call;
+mod compose;
 mod facts;
 mod stage;
 
@@ -100,8 +101,11 @@ fn main() -> ExitCode {
             all().for_each(|(name, _)| println!("{name}"));
             ExitCode::SUCCESS
         }
+        [_, "compose", dir, shape, ref names @ ..] => {
+            Stage::new(dir).play(|stage| compose::play(stage, shape, names))
+        }
         [_, name, dir] => match all().find(|(known, _)| *known == name) {
-            Some((_, run)) => Stage::new(dir).play(*run),
+            Some((_, run)) => Stage::new(dir).play(run),
             None => {
                 eprintln!("victim: no victim is called {name}");
                 ExitCode::from(2)

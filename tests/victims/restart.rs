@@ -53,9 +53,9 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("restart_in_threads_at_least", in_threads_at_least),
 ];
 
-const TOTAL: Duration = Duration::from_millis(3000);
-const READY_AT: Duration = Duration::from_millis(1200);
-const TOO_LATE: Duration = Duration::from_millis(900);
+const TOTAL: Duration = Duration::from_millis(4200);
+const READY_AT: Duration = Duration::from_millis(2400);
+const TOO_LATE: Duration = Duration::from_millis(2000);
 const ANY_TIME: Duration = Duration::from_secs(3600);
 
 fn on_time_within(what: &str, waited: Duration, too_late: Duration) -> Verdict {

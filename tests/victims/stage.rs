@@ -35,7 +35,7 @@ impl Stage {
     }
 
     /// Runs a victim to its end and tells the verdict.
-    pub(crate) fn play(&self, run: fn(&Self) -> Verdict) -> ExitCode {
+    pub(crate) fn play(&self, run: impl FnOnce(&Self) -> Verdict) -> ExitCode {
         let verdict = run(self);
         for child in std::mem::take(&mut *self.children()) {
             unsafe { libc::kill(child, libc::SIGKILL) };
