@@ -33,6 +33,7 @@ pub mod sysv;
 pub mod time;
 pub mod timerfd;
 pub mod unix_diag;
+pub mod userfaultfd;
 pub mod writeback;
 
 mod raw;

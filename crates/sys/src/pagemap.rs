@@ -8,6 +8,10 @@ use rustix::io::{Errno, Result};
 /// Pages that one range of the answer has in common, as bits of `enum page_categories`
 /// (`include/uapi/linux/fs.h`, Linux 6.7).
 pub mod category {
+    /// In a mapping whose writes are tracked (userfaultfd, WP_ASYNC).
+    pub const WPALLOWED: u64 = 1 << 0;
+    /// Not write-protected for tracking; untracked memory always has it.
+    pub const WRITTEN: u64 = 1 << 1;
     /// Of a file or shared memory.
     pub const FILE: u64 = 1 << 2;
     /// In memory.
@@ -34,6 +38,18 @@ pub struct PageRegion {
     pub categories: u64,
 }
 
+/// What [`Pagemap::scan`] looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scan {
+    /// All pages, with [`WPALLOWED`](category::WPALLOWED), [`WRITTEN`](category::WRITTEN) and
+    /// [`GUARD`](category::GUARD).
+    Look,
+    /// Those of tracked mappings that were written, which are write-protected by it.
+    ///
+    /// Holes stay as they are: what is populated later counts as written.
+    TakeWritten,
+}
+
 /// The page map of a process, open.
 #[derive(Debug)]
 pub struct Pagemap {
@@ -45,6 +61,7 @@ pub struct Pagemap {
 }
 
 #[repr(C)]
+#[derive(Default)]
 struct ScanArg {
     size: u64,
     flags: u64,
@@ -63,6 +80,8 @@ struct ScanArg {
 const _: () = assert!(size_of::<ScanArg>() == 96);
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
+/// PM_SCAN_WP_MATCHING: write-protects what matches.
+const WP_MATCHING: u64 = 1;
 
 impl Pagemap {
     /// Opens the page map of `pid`.
@@ -129,33 +148,89 @@ impl Pagemap {
         Ok((content, guards))
     }
 
+    /// Returns whether [`scan`](Self::scan) works.
+    pub fn can_scan(&self) -> bool {
+        self.scan
+    }
+
+    /// Lists the pages of private anonymous memory in `start..end` that `scan` looks for, in ascending order; equal
+    /// neighbours are one run. The zero page is none.
+    ///
+    /// No page structure is looked at, unlike in [`private_pages`](Self::private_pages), so this is several times
+    /// faster; it would take pages of a file for the process' own.
+    ///
+    /// # Errors
+    /// [`Errno::NOTTY`] before Linux 6.7.
+    pub fn scan(&self, scan: Scan, start: u64, end: u64) -> Result<Vec<PageRegion>> {
+        let guard = if self.guards { category::GUARD } else { 0 };
+        let populated = category::PRESENT | category::SWAPPED;
+        let mut arg = ScanArg { size: size_of::<ScanArg>() as u64, end, ..ScanArg::default() };
+        arg.category_inverted = category::PFNZERO;
+        match scan {
+            Scan::Look => {
+                arg.category_mask = category::PFNZERO;
+                arg.category_anyof_mask = populated | guard;
+                arg.return_mask = category::WPALLOWED | category::WRITTEN | guard;
+            }
+            Scan::TakeWritten => {
+                arg.flags = WP_MATCHING;
+                arg.category_mask = category::PFNZERO | category::WRITTEN;
+                arg.category_anyof_mask = populated;
+                arg.return_mask = category::WRITTEN;
+            }
+        }
+        let mut found: Vec<PageRegion> = Vec::new();
+        let mut regions = vec![PageRegion::default(); 4096];
+        arg.start = start;
+        while arg.start < end {
+            let count = self.request(&mut arg, &mut regions)?;
+            for region in &regions[..count] {
+                match found.last_mut() {
+                    Some(last) if last.end == region.start && last.categories == region.categories => {
+                        last.end = region.end;
+                    }
+                    _ => found.push(*region),
+                }
+            }
+            // Not `walk_end`, which may be stale (below): a page that is protected and looked at once more would be lost
+            // as a written one. All was looked at unless our own list is full.
+            if count < regions.len() {
+                break;
+            }
+            arg.start = regions[count - 1].end;
+        }
+        Ok(found)
+    }
+
+    fn request(&self, arg: &mut ScanArg, out: &mut [PageRegion]) -> Result<usize> {
+        arg.vec = out.as_mut_ptr() as u64;
+        arg.vec_len = out.len() as u64;
+        // SAFETY: `arg` is the struct that the request takes (size asserted above); the kernel writes at most
+        // `vec_len` regions to `vec`, which is `out`, and `walk_end` of `arg`.
+        check(unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN as _, &raw mut *arg) })
+            .map(|count| count as usize)
+    }
+
     fn scan_once(&self, start: u64, end: u64, probe: u64, out: &mut [PageRegion]) -> Result<(usize, u64)> {
         let guard = if self.guards { category::GUARD } else { 0 };
         let without = category::PFNZERO | category::FILE;
-        let arg = ScanArg {
+        let mut arg = ScanArg {
             size: size_of::<ScanArg>() as u64,
-            flags: 0,
             start,
             end,
-            walk_end: 0,
-            vec: out.as_mut_ptr() as u64,
-            vec_len: out.len() as u64,
-            max_pages: 0,
             category_inverted: without,
             category_mask: without,
             category_anyof_mask: category::PRESENT | category::SWAPPED | guard | probe,
             return_mask: guard | category::PRESENT,
+            ..ScanArg::default()
         };
-        // SAFETY: `arg` is the struct that the request takes (size asserted above); the kernel writes at most
-        // `vec_len` regions to `vec`, which is `out`, and `walk_end` of `arg`.
-        let count = check(unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN as _, &raw const arg) })?;
-        // SAFETY: the kernel wrote it through the pointer; read back as it is now.
-        let walked = unsafe { (&raw const arg.walk_end).read_volatile() };
+        let count = self.request(&mut arg, out)?;
+        let walked = arg.walk_end;
         // The kernel collects 512 regions at a time, and `walk_end` stays where it last had to empty its buffer, also if
         // the walk then came to its end (`do_pagemap_scan`, fs/proc/task_mmu.c, up to 6.18 at least). Regions come in
         // ascending order, so whatever lies before the end of the last one was looked at.
-        let told = out[..count as usize].last().map_or(0, |region| region.end);
-        Ok((count as usize, walked.max(told)))
+        let told = out[..count].last().map_or(0, |region| region.end);
+        Ok((count, walked.max(told)))
     }
 
     /// Before Linux 6.7: one word a page (`Documentation/admin-guide/mm/pagemap.rst`). The zero page is not told
