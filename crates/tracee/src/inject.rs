@@ -191,6 +191,53 @@ impl<'a> Area<'a> {
         outcome
     }
 
+    /// Runs one job that stops once on its way: behind `before` calls of its tape `between` is given the results so
+    /// far, then the rest is run.
+    ///
+    /// Should we die amid it, the rest is run all the same: what the first calls have made, the others can take away.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); `between` may then not have been called.
+    pub fn run_halting<T>(
+        &mut self,
+        job: &mut Job,
+        before: usize,
+        between: impl FnOnce(&Job) -> T,
+    ) -> Result<T, Error> {
+        let mut whole =
+            Job { thread: job.thread, tape: job.tape.clone(), data: job.data.clone(), ..Job::new(0) };
+        whole.cleanup.clone_from(&job.cleanup);
+        let thread = &self.process.threads[job.thread];
+        whole.tape.insert(before, self.halt(thread));
+        let place = self.start(0, 1, &whole)?;
+        let outcome =
+            self.wait_for_end(thread).and_then(|()| self.collect(&mut whole, place)).and_then(|()| {
+                let mut so_far = Job { data: whole.data.clone(), ..Job::new(job.thread) };
+                so_far.tape = whole.tape[..before].to_vec();
+                let outcome = between(&so_far);
+                ptrace::cont(thread.tid, 0).map_err(|source| self.fault("PTRACE_CONT", thread, source))?;
+                self.wait_for_end(thread)?;
+                self.collect(&mut whole, place)?;
+                Ok(outcome)
+            });
+        let restored = restore(thread);
+        whole.tape.remove(before);
+        job.tape = whole.tape;
+        job.data = whole.data;
+        restored.and(outcome)
+    }
+
+    /// Returns the address at which call `index` of the only job, without data, will lie.
+    pub fn entry_address(&self, index: usize) -> u64 {
+        self.data_address(0, 1).next_multiple_of(64) + (index * frost_abi::tape::ENTRY_BYTES) as u64
+    }
+
+    /// The call by which a thread comes back to us: a signal to itself that the process ignores.
+    fn halt(&self, thread: &StoppedThread) -> Entry {
+        let ids = [self.process.inner as u64, thread.inner as u64, self.signal as u64];
+        Entry::call(libc::SYS_tgkill as u64, [ids[0], ids[1], ids[2], 0, 0, 0])
+    }
+
     /// Unmaps the area.
     ///
     /// # Errors
@@ -214,8 +261,7 @@ impl<'a> Area<'a> {
         for entry in &job.tape {
             tape.push(*entry);
         }
-        let ids = [self.process.inner as u64, thread.inner as u64, self.signal as u64];
-        tape.call(libc::SYS_tgkill, &ids);
+        tape.push(self.halt(thread));
         for entry in &job.cleanup {
             tape.push(*entry);
         }
@@ -427,6 +473,34 @@ mod tests {
         }
         assert_eq!(frost_sys::proc::mappings(pid).unwrap(), before);
         assert_eq!(frost_sys::proc::status(pid).unwrap().tracer, 0);
+        end(child);
+    }
+
+    #[test]
+    fn a_tape_halts_on_its_way_and_takes_away_what_it_made() {
+        let child = sleeper();
+        let pid = child.id() as i32;
+        while !frost_sys::proc::read(pid, "syscall").unwrap().starts_with(b"230 ") {
+            std::thread::yield_now();
+        }
+        let before = frost_sys::proc::numbers(pid, "fd").unwrap();
+        let tree = StoppedTree::stop(pid, Duration::from_secs(5)).unwrap();
+        let process = &tree.processes()[0];
+        let mut area = Area::map(process, &frost_sys::proc::mappings(pid).unwrap()).unwrap();
+        let mut job = Job::new(0);
+        job.tape.push(Entry::call(libc::SYS_dup as u64, [0; 6]));
+        job.tape.push(Entry::call(libc::SYS_close as u64, [u64::MAX, 0, 0, 0, 0, 0]));
+        job.tape[0].forward = area.entry_address(2) + Entry::arg_offset(0) as u64;
+        let seen = area
+            .run_halting(&mut job, 1, |so_far| {
+                (so_far.tape[0].result, frost_sys::proc::numbers(pid, "fd").unwrap())
+            })
+            .unwrap();
+        assert!(seen.1.contains(&(seen.0 as i32)) && !before.contains(&(seen.0 as i32)));
+        assert_eq!((job.tape.len(), job.tape[1].result), (2, 0));
+        area.unmap().unwrap();
+        tree.resume();
+        assert_eq!(frost_sys::proc::numbers(pid, "fd").unwrap(), before);
         end(child);
     }
 
