@@ -161,6 +161,17 @@ impl Tree {
         }
     }
 
+    /// Hashes a block once more, whose bytes were changed; nothing happens if it was not hashed before.
+    pub fn replace(&mut self, index: u64, bytes: &[u8]) {
+        let Some(digest) = usize::try_from(index).ok().and_then(|index| self.digests.get_mut(index)) else {
+            return;
+        };
+        if index == 0 {
+            self.alone = Digest::of(bytes);
+        }
+        *digest = chaining_value(index, bytes);
+    }
+
     /// Returns the digests, the pack being complete.
     pub fn finish(mut self) -> Blocks {
         if let [only] = self.digests.as_mut_slice() {
@@ -223,6 +234,22 @@ mod tests {
                 tree.push(&bytes[hashed..]);
                 assert_eq!(tree.finish(), blocks_of(&bytes), "{len} and {more} bytes");
             }
+        }
+    }
+
+    #[test]
+    fn a_block_that_was_changed_is_hashed_anew() {
+        for len in [100, 3 * BLOCK_BYTES as usize + 5] {
+            let mut bytes = sample(len);
+            let mut tree = Tree::new();
+            tree.push(&bytes);
+            for index in [0, 3] {
+                let block: Vec<usize> = (0..len).skip(index * BLOCK_BYTES as usize).collect();
+                block.iter().take(10).for_each(|at| bytes[*at] ^= 0xff);
+                let end = len.min((index + 1) * BLOCK_BYTES as usize);
+                tree.replace(index as u64, bytes.get(index * BLOCK_BYTES as usize..end).unwrap_or(&[]));
+            }
+            assert_eq!(tree.finish().root(), Digest::of(&bytes), "{len} bytes");
         }
     }
 

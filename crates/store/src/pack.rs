@@ -7,6 +7,7 @@ use frost_model::PAGE_SIZE;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs;
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -26,7 +27,8 @@ const WRITEBACK_BYTES: u64 = 8 << 20;
 /// A pack is a sequence of pages. Bytes go in by [`append`](Self::append), or are written by somebody else
 /// through [`file`](Self::file) into a range that was [`reserved`](Self::reserve). What is known to be
 /// [`filled`](Self::filled) is hashed by a thread of its own, which reads it back from the page cache while more is
-/// written, and asks the kernel to begin writing it to disk. Its memory is 256 KiB, and 32 bytes for each block.
+/// written, and asks the kernel to begin writing it to disk. Its memory is 256 KiB, and 32 bytes for each block. What
+/// is [written anew](Self::changed) is hashed anew at the end.
 ///
 /// The thread starts with the first MiB to hash, so a process that forks does so before it writes.
 pub struct PackWriter {
@@ -52,10 +54,12 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Orders {
     /// All below may be hashed.
     filled: u64,
+    /// Blocks that were changed after they may have been hashed.
+    changed: BTreeSet<u64>,
     /// No more will come.
     sealed: bool,
     /// What was hashed is of no use.
@@ -192,6 +196,16 @@ impl PackWriter {
         self.shared.order(|orders| orders.filled = filled);
     }
 
+    /// Says that bytes below what is [`filled`](Self::filled) were written once more, after they were.
+    pub fn changed(&mut self, offset: u64, len_bytes: u64) {
+        let end = offset.saturating_add(len_bytes).min(self.filled);
+        if offset < end {
+            self.shared.order(|orders| {
+                orders.changed.extend(offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES));
+            });
+        }
+    }
+
     /// Returns the file, open for reading and writing, its offsets those of the pack.
     ///
     /// Its file offset is nobody's: use pread and pwrite.
@@ -257,22 +271,38 @@ fn page_end(offset: u64, len_bytes: u64) -> u64 {
     offset.saturating_add(len_bytes).checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX - (PAGE_SIZE - 1))
 }
 
-/// Hashes a file up to where it is filled, until it is sealed or abandoned.
+/// Hashes a file up to where it is filled, and at last what of it was changed, until it is sealed or abandoned.
 fn hash(file: BorrowedFd<'_>, shared: &Shared, begun: Tree) -> std::result::Result<Tree, Errno> {
     let mut tree = begun;
     let mut buffer = vec![0; HASH_BYTES as usize];
     let mut written_back = tree.len_bytes();
     loop {
         let hashed = tree.len_bytes();
-        let orders = {
+        let (len, changed) = {
             let mut orders = shared.lock();
             while !orders.abandoned && !orders.sealed && orders.filled - hashed < HASH_BYTES {
                 orders = shared.changed.wait(orders).unwrap_or_else(PoisonError::into_inner);
             }
-            *orders
+            if orders.abandoned {
+                return Ok(tree);
+            }
+            let len = HASH_BYTES.min(orders.filled - hashed);
+            // Only at the end, since what was changed is often changed once more.
+            (len, if len == 0 { orders.changed.pop_first() } else { None })
         };
-        let len = HASH_BYTES.min(orders.filled - hashed);
-        if orders.abandoned || len == 0 {
+        if let Some(index) = changed {
+            let at = index * BLOCK_BYTES;
+            let len = BLOCK_BYTES.min(hashed.saturating_sub(at)) as usize;
+            // A block that is not hashed yet will be.
+            if len > 0 {
+                if read_full_at(file, &mut buffer[..len], at)? < len {
+                    return Ok(tree);
+                }
+                tree.replace(index, &buffer[..len]);
+            }
+            continue;
+        }
+        if len == 0 {
             return Ok(tree);
         }
         let bytes = &mut buffer[..len as usize];

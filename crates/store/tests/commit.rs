@@ -242,3 +242,25 @@ fn of_many_that_thaw_one_image_one_succeeds() {
     assert_eq!(won, 1);
     assert_eq!(store.state(&id).unwrap(), State::Frozen, "and it has ended");
 }
+
+#[test]
+fn bytes_that_were_hashed_and_are_written_once_more_are_hashed_once_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut draft = store.begin(&Name::new("web").unwrap()).unwrap();
+    let len = 5 << 20;
+    let at = draft.pack().reserve(len);
+    rustix::io::pwrite(draft.pack().file(), &pages(len as usize / 4096), at).unwrap();
+    draft.pack().filled(u64::MAX);
+    // Some while the others are hashed, in the first and in the last block, which is cut short by what follows.
+    for round in 0..50u64 {
+        for place in [0, 65_536 * (round % 70) + 4096, len - 4096] {
+            rustix::io::pwrite(draft.pack().file(), &[round as u8; 4096], place).unwrap();
+            draft.pack().changed(place, 4096);
+        }
+    }
+    draft.pack().append(b"end").unwrap();
+    let committed = draft.commit(&sample::checkpoint(), Instance::default(), Then::GoOn).unwrap();
+    let image = store.open_image(&committed.id).unwrap();
+    image.verify_pack(image.pack().unwrap().as_fd()).unwrap();
+}
