@@ -52,7 +52,8 @@ fn remaining_after(thread: &StoppedThread, slept: Option<Duration>) -> Option<Du
     Some(whole.saturating_sub(slept?))
 }
 
-/// The bytes below the red zone of a stack in which [`shortened`] may have put a timeout: 16, aligned downwards to 64.
+/// The bytes below the red zone of a stack in which [`shortened`] may have put a timeout: two of them, aligned downwards
+/// to 64.
 pub(crate) const ROOM_BYTES: u64 = 128;
 
 /// Returns the registers with which thread `tid`, stopped with `registers` in a call that is issued again, waits for
@@ -90,7 +91,9 @@ pub fn shortened(
         _ => return None,
     };
     let left = left?;
-    let address = frame::room_on_stack(registers[RSP], 16, mappings)?;
+    // Never over the one that the call was issued with: it is what will be asked for as the whole timeout once more.
+    let room = frame::room_on_stack(registers[RSP], 32, mappings)?;
+    let address = if registers[argument] == room { room + 16 } else { room };
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&left.as_secs().to_ne_bytes());
     bytes[8..].copy_from_slice(&u64::from(left.subsec_nanos()).to_ne_bytes());
