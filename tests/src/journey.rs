@@ -127,7 +127,12 @@ impl<'a> Traveller<'a> {
     /// If that fails.
     #[track_caller]
     pub fn thaw(&mut self, more: &[&str]) {
-        let mut arguments = vec!["thaw", "victim", "--json"];
+        self.thaw_image("victim", more);
+    }
+
+    #[track_caller]
+    fn thaw_image(&mut self, image: &str, more: &[&str]) {
+        let mut arguments = vec!["thaw", image, "--json"];
         arguments.extend(more);
         let outcome = self.scene.frost(&arguments).ok();
         assert_eq!(outcome.record()["name"], "victim", "{outcome}");
@@ -272,6 +277,66 @@ pub fn copied(binary: &Path, name: &str) {
         Traveller { scene: &scene, name: name.to_owned(), started: None, pid: number, inner: number, tree };
     copy.thaw(&["--clone"]);
     copy.arrive("copied");
+    scene.is_empty_soon();
+}
+
+/// Frozen again and again while it runs, then thawed as a copy from each of the images: whatever it did meanwhile, each is
+/// of one instant. Nothing is to be seen in it afterwards.
+pub fn snapshots(binary: &Path, name: &str, who: Who, rounds: u32) {
+    let Some(scene) = Scene::new(who) else { return };
+    let traveller = Traveller::set_out(&scene, binary, name, Stdio::Null);
+    let pid = traveller.pid.to_string();
+    let descriptors = || std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    let before = descriptors();
+    for _ in 0..rounds {
+        let arguments = ["freeze", &pid, "--to", "victim", "--leave-running", "--full", "--json"];
+        let outcome = scene.frost(&arguments).ok();
+        assert!(!tracks_writes() || outcome.number("passes") >= 1, "copied while it stood still\n{outcome}");
+        let flags = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+        assert!(!flags.contains(" uw"), "{name} is still tracked");
+        assert_eq!(descriptors(), before, "descriptors of {name}");
+    }
+    let tree = tree_of(traveller.pid);
+    let number = traveller.pid;
+    traveller.arrive("left running");
+    for version in 1..=rounds {
+        for name in ["go", "result", "why", "seen"] {
+            let _absent = std::fs::remove_file(scene.stage(name));
+        }
+        let mut copy = Traveller {
+            scene: &scene,
+            name: name.to_owned(),
+            started: None,
+            pid: number,
+            inner: number,
+            tree: tree.clone(),
+        };
+        copy.thaw_image(&format!("victim@{version}"), &["--clone"]);
+        copy.arrive("copied");
+    }
+    scene.is_empty_soon();
+}
+
+/// Whether this kernel tells which pages were written: Linux 6.7.
+fn tracks_writes() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split('.').map(|number| number.trim().parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(7))
+}
+
+/// Most of its memory is written while it runs, then it is ended; thawed, it goes on.
+pub fn thawed_after_precopy(binary: &Path, name: &str, who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
+    let mut traveller = Traveller::set_out(&scene, binary, name, Stdio::Files);
+    for _ in 0..2 {
+        traveller.tree = tree_of(traveller.pid);
+        let pid = traveller.pid.to_string();
+        let outcome = scene.frost(&["freeze", &pid, "--to", "victim", "--precopy", "--json"]).ok();
+        assert!(!tracks_writes() || outcome.number("passes") >= 1, "copied while it stood still\n{outcome}");
+        traveller.is_gone();
+        traveller.thaw(&[]);
+    }
+    traveller.arrive("thawed");
     scene.is_empty_soon();
 }
 

@@ -105,6 +105,21 @@ fn the_guardian_dies_while_a_terminal_is_looked_at() {
 }
 
 #[test]
+fn the_guardian_dies_at_each_step_behind_a_precopy() {
+    freeze_fault_at_each_step("kill", &["--precopy"]);
+}
+
+#[test]
+fn each_step_of_a_snapshot_fails() {
+    freeze_fault_at_each_step("EIO", &["--leave-running"]);
+}
+
+#[test]
+fn each_step_of_a_snapshot_finds_the_disk_full() {
+    freeze_fault_at_each_step("ENOSPC", &["--leave-running"]);
+}
+
+#[test]
 fn each_step_of_a_freeze_fails() {
     freeze_fault_at_each_step("EIO", &[]);
 }

@@ -223,6 +223,11 @@ carried! {
     netlink_groups
     netlink_unbound
     netlink_filter
+    moving_counters
+    moving_leader
+    moving_mappings
+    moving_stack
+    moving_file
     outside_standard
     pidfd_child
     pidfd_self

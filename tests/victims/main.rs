@@ -23,6 +23,7 @@ mod file;
 mod inotify;
 mod limits;
 mod memfd;
+mod moving;
 mod netlink;
 mod outside;
 mod pidfd;
@@ -68,6 +69,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         limits::VICTIMS,
         memfd::VICTIMS,
         netlink::VICTIMS,
+        moving::VICTIMS,
         outside::VICTIMS,
         pidfd::VICTIMS,
         pipe::VICTIMS,

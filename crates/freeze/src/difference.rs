@@ -93,27 +93,41 @@ impl Earlier {
             let mut at = start;
             while at < end {
                 let len = ((end - at) as usize).min(CHUNK_BYTES);
-                source.read(at, &mut self.ours[..len])?;
-                self.store_chunk(inner, at, len, mapping.start, pack, &mut pages)?;
+                let mut ours = std::mem::take(&mut self.ours);
+                let stored = source.read(at, &mut ours[..len]).and_then(|()| {
+                    self.compare(inner, at, &ours[..len], |address, bytes, place| {
+                        let pack_offset = match place {
+                            Some(place) => place,
+                            None => pack.append(bytes)?,
+                        };
+                        let offset = address - mapping.start;
+                        pages.push(Run { offset, len_bytes: bytes.len() as u64, pack_offset });
+                        Ok(())
+                    })
+                });
+                self.ours = ours;
+                stored?;
                 at += len as u64;
             }
         }
         Ok((pages, guards))
     }
 
-    /// Compares and stores what was read of the process at `at`.
-    fn store_chunk(
+    /// Compares pages that were read of process `inner` at address `at`, and hands each run of them on with its address
+    /// and, if the earlier image has just these, their place there.
+    ///
+    /// # Errors
+    /// Those of `each`.
+    pub(crate) fn compare(
         &mut self,
         inner: Pid,
         at: u64,
-        len: usize,
-        start: u64,
-        pack: &mut PackWriter,
-        pages: &mut Pages,
+        ours: &[u8],
+        mut each: impl FnMut(u64, &[u8], Option<u64>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let end = at + len as u64;
         let mut here = at;
-        while here < end {
+        while here < at + ours.len() as u64 {
+            let end = (at + ours.len() as u64).min(here + CHUNK_BYTES as u64);
             let found = self.runs.get(&inner).and_then(|runs| runs.range(here + 1..).next());
             let (until, place) = match found {
                 Some((run_end, (run_start, place))) if *run_start <= here => {
@@ -123,7 +137,7 @@ impl Earlier {
                 Some((_, (run_start, _))) => (end.min(*run_start), None),
                 None => (end, None),
             };
-            let ours = &self.ours[(here - at) as usize..(until - at) as usize];
+            let ours = &ours[(here - at) as usize..(until - at) as usize];
             let place = place.filter(|place| {
                 let theirs = &mut self.theirs[..ours.len()];
                 ram::read_exactly_at(&self.pack, theirs, *place).is_ok()
@@ -142,12 +156,8 @@ impl Earlier {
                     index += 1;
                 }
                 let bytes = &ours[first * page..index * page];
-                let pack_offset = match place {
-                    Some(place) if same => place + (first * page) as u64,
-                    _ => pack.append(bytes)?,
-                };
-                let offset = here + (first * page) as u64 - start;
-                pages.push(Run { offset, len_bytes: bytes.len() as u64, pack_offset });
+                let offset = (first * page) as u64;
+                each(here + offset, bytes, place.filter(|_| same).map(|place| place + offset))?;
                 self.compared_bytes += bytes.len() as u64;
                 self.equal_bytes += if same { bytes.len() as u64 } else { 0 };
             }

@@ -4,17 +4,23 @@ use frost_model::clock::{Clocks, Timespec};
 use frost_model::host::Host;
 use rustix::time::ClockId;
 
-/// Describes this host, as it is for process `pid`. `xstate` is the xsave area of any thread, which tells what this processor saves.
-pub(crate) fn describe(pid: i32, xstate: &[u8]) -> Host {
-    let uname = rustix::system::uname();
-    let text = |path: &str| {
-        String::from_utf8_lossy(&frost_sys::proc::file(path.as_ref()).unwrap_or_default()).into_owned()
-    };
+fn text(path: &str) -> String {
+    String::from_utf8_lossy(&frost_sys::proc::file(path.as_ref()).unwrap_or_default()).into_owned()
+}
+
+/// Reads what this processor can do.
+pub(crate) fn cpu_features() -> Vec<String> {
     let info = text("/proc/cpuinfo");
     let flags = info
         .lines()
         .find_map(|line| line.strip_prefix("flags")?.split_once(':'))
         .map_or("", |(_, flags)| flags);
+    flags.split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+/// Describes this host, as it is for process `pid`. `xstate` is the xsave area of any thread, which tells what this processor saves.
+pub(crate) fn describe(pid: i32, xstate: &[u8], cpu_features: Vec<String>) -> Host {
+    let uname = rustix::system::uname();
     let euid = rustix::process::geteuid();
     Host {
         architecture: uname.machine().to_string_lossy().into_owned(),
@@ -23,7 +29,7 @@ pub(crate) fn describe(pid: i32, xstate: &[u8]) -> Host {
         // The kernel stores xcr0 in the software-reserved bytes of the area it gives to ptrace
         // (`xstate_fx_sw_bytes`, arch/x86/kernel/fpu/regset.c).
         xcr0: xstate.get(464..472).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes),
-        cpu_features: flags.split_ascii_whitespace().map(str::to_owned).collect(),
+        cpu_features,
         uid: euid.as_raw(),
         privileged: euid.is_root(),
         pid_namespace: namespace("self") != namespace(&pid.to_string()),

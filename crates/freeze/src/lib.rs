@@ -15,6 +15,7 @@ pub mod cap;
 mod cpu;
 mod deposit;
 mod difference;
+mod dirty;
 mod failure;
 mod file;
 mod guardian;
@@ -22,11 +23,14 @@ mod host;
 mod inner;
 mod pd;
 mod persist;
+mod places;
+mod precopy;
 mod ram;
 mod rm;
 mod survey;
 mod target;
 mod tidy;
+mod urgent;
 
 pub use failure::{Failure, FailureKind};
 pub use survey::check;
@@ -39,8 +43,15 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The steps of a freeze in their order, as `--timings` names them and as faults can be injected behind each.
-pub const STEPS: [&str; 12] = [
+///
+/// Those of `precopy` only where memory is copied while the program runs.
+pub const STEPS: [&str; 19] = [
     "freeze.begin",
+    "precopy.survey",
+    "precopy.stop",
+    "precopy.enter",
+    "precopy.flags",
+    "precopy.copy",
     "freeze.stop",
     "freeze.sweep",
     "freeze.survey",
@@ -50,6 +61,8 @@ pub const STEPS: [&str; 12] = [
     "freeze.sessions",
     "freeze.memory",
     "freeze.resume",
+    "precopy.verify",
+    "precopy.settle",
     "freeze.commit",
     "freeze.end",
 ];
@@ -59,6 +72,9 @@ pub const STEPS: [&str; 12] = [
 pub struct Options {
     /// Let the program go on afterwards.
     pub leave_running: bool,
+    /// Copy memory while the program runs, so that it stands still only for what changed last. A program that goes on
+    /// afterwards is always frozen so.
+    pub precopy: bool,
     /// Also capture the regular files that it has open for writing.
     pub files: bool,
     /// Freeze although a service manager would start the program again.
@@ -73,6 +89,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             leave_running: false,
+            precopy: false,
             files: false,
             force: false,
             full: false,
@@ -96,8 +113,12 @@ pub struct Frozen {
     pub processes: u32,
     /// How many threads.
     pub threads: u32,
-    /// How long the program stood still before it went on or was ended.
+    /// How long the program stood still before it went on or was ended; if it was stopped more than once, the longest.
     pub pause_us: u64,
+    /// How often its memory was gone through while it ran; 0 if all was copied while it stood still.
+    pub passes: u32,
+    /// How many pages were copied while it stood still, after such passes.
+    pub dirty_pages: u64,
     /// How long all of it took.
     pub elapsed_us: u64,
     /// Whether the program goes on.

@@ -4,8 +4,10 @@ use crate::cap::{Captured, Motion, sysv};
 use crate::difference::Earlier;
 use crate::failure::{Failure, FailureKind};
 use crate::inner::{self, ProcessFacts};
+use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
 use crate::survey::{self, Seen};
+use crate::urgent::Urgent;
 use crate::{Frozen, Options, cpu, deposit, file, host, pd, ram, rm};
 use frost_model::cap::{Capability, Content, Description, FileIdentity, Objects, RegularFile, Unnamed};
 use frost_model::clock::Clocks;
@@ -13,7 +15,7 @@ use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::pd::Descriptor;
 use frost_model::ram::Pages;
 use frost_model::rm::{Attachment, PageRange, Region, RmState};
-use frost_model::{BytePath, Checkpoint, Pid, Process, Steps};
+use frost_model::{BytePath, Checkpoint, PAGE_SIZE, Pid, Process, Steps};
 use frost_store::{Draft, Name, Store, Then};
 use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::{self, Mapping, Timer};
@@ -26,6 +28,7 @@ use rustix::io::Errno;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 /// What a living process is known by while it is captured.
 struct Known {
@@ -36,7 +39,7 @@ struct Known {
 }
 
 /// Everything needed to say what failed.
-struct Freeze<'a> {
+pub(crate) struct Freeze<'a> {
     pid: i32,
     what: &'a str,
     steps: &'a mut Steps,
@@ -44,12 +47,12 @@ struct Freeze<'a> {
 
 impl Freeze<'_> {
     /// Ends a step; a fault may be injected behind it.
-    fn step(&mut self, name: &str) -> Result<(), Failure> {
+    pub(crate) fn step(&mut self, name: &str) -> Result<(), Failure> {
         self.steps.end(name);
         fault::point(name).map_err(|errno| self.failed(&errno).cause(format!("at step {name}")))
     }
 
-    fn failed(&self, error: &(dyn Error + 'static)) -> Failure {
+    pub(crate) fn failed(&self, error: &(dyn Error + 'static)) -> Failure {
         let mut kind = FailureKind::Failed;
         let mut at: Option<&(dyn Error + 'static)> = Some(error);
         while let Some(error) = at {
@@ -78,7 +81,7 @@ impl Freeze<'_> {
         }
     }
 
-    fn stop_failed(&self, error: &seize::Error) -> Failure {
+    pub(crate) fn stop_failed(&self, error: &seize::Error) -> Failure {
         let failure = self.failed(error);
         match error {
             seize::Error::Gone { .. } => Failure { kind: FailureKind::NotFound, ..failure }
@@ -117,13 +120,54 @@ pub(crate) fn run(
     }
     freeze.step("freeze.begin")?;
 
-    let pause = std::time::Instant::now();
-    let tree = StoppedTree::stop(pid, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
-    tracing::info!(processes = tree.processes().len(), "process {pid} and its descendants stand still");
-    let clocks = host::clocks(pid);
-    freeze.step("freeze.stop")?;
-    let Captures { checkpoint, written, own } =
-        capture(&mut freeze, &tree, clocks, &mut draft, &mut earlier, options)?;
+    let mut precopy = if options.leave_running || options.precopy {
+        Precopy::run(&mut freeze, pid, options, draft.pack(), &mut earlier)?
+    } else {
+        None
+    };
+    let mut longest = precopy.as_ref().map_or(Duration::ZERO, Precopy::pause);
+    let mut stop = |freeze: &mut Freeze<'_>, precopy: &mut Option<Precopy>, exact| {
+        let features = host::cpu_features();
+        let urgent = Urgent::beside(pid);
+        let pause = Instant::now();
+        let tree =
+            StoppedTree::stop(pid, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
+        tracing::info!(processes = tree.processes().len(), "process {pid} and its descendants stand still");
+        let clocks = host::clocks(pid);
+        freeze.step("freeze.stop")?;
+        let memory = Memory {
+            earlier: &mut earlier,
+            draft: &mut draft,
+            extents: &mut Vec::new(),
+            placed: &mut HashMap::new(),
+            precopy,
+            at: 0,
+        };
+        let captures = capture(freeze, &tree, (clocks, features), memory, options, exact)?;
+        if !options.leave_running {
+            return Ok((captures, Some(tree), pause));
+        }
+        tree.resume();
+        longest = longest.max(pause.elapsed());
+        drop(urgent);
+        freeze.step("freeze.resume")?;
+        Ok((captures, None, pause))
+    };
+    // A program that is ended cannot be asked afterwards.
+    let exact = !options.leave_running;
+    let (mut captures, mut stopped, pause) = stop(&mut freeze, &mut precopy, exact)?;
+    if options.leave_running && precopy.as_mut().is_some_and(|precopy| !precopy.verify(pid)) {
+        (captures, _, _) = stop(&mut freeze, &mut precopy, true)?;
+    }
+    let Captures { mut checkpoint, written, own } = captures;
+    if let Some(precopy) = &mut precopy {
+        if options.leave_running {
+            freeze.step("precopy.verify")?;
+            precopy.release();
+        }
+        precopy.settle(&mut checkpoint, draft.pack(), &mut earlier).map_err(|error| freeze.failed(&error))?;
+        freeze.step("precopy.settle")?;
+    }
     let threads = checkpoint.processes.iter().map(|process| process.cpu.threads.len()).sum::<usize>() as u32;
     let mut frozen = Frozen {
         name: name.to_string(),
@@ -132,19 +176,16 @@ pub(crate) fn run(
         base: earlier.map(|earlier| earlier.version()),
         processes: checkpoint.processes.len() as u32,
         threads,
-        pause_us: 0,
+        pause_us: longest.as_micros() as u64,
+        passes: precopy.as_ref().map_or(0, Precopy::pass_count),
+        dirty_pages: precopy.as_ref().map_or(0, |precopy| precopy.stopped_bytes() / PAGE_SIZE),
         elapsed_us: 0,
         running: options.leave_running,
         warnings: warnings(&checkpoint, options),
         steps: Vec::new(),
     };
-    let mut stopped = Some(tree);
+    frozen.warnings.extend(precopy.as_ref().and_then(Precopy::note));
     if options.leave_running {
-        if let Some(tree) = stopped.take() {
-            tree.resume();
-        }
-        frozen.pause_us = pause.elapsed().as_micros() as u64;
-        freeze.step("freeze.resume")?;
         sync(&written).map_err(|errno| freeze.failed(&errno))?;
         freeze.step("freeze.sync-files")?;
     }
@@ -165,7 +206,7 @@ pub(crate) fn run(
             tree.kill();
             sysv::remove(&own);
         }
-        frozen.pause_us = pause.elapsed().as_micros() as u64;
+        frozen.pause_us = longest.max(pause.elapsed()).as_micros() as u64;
         freeze.steps.end("freeze.end");
     }
     frozen.running |= !survived;
@@ -186,15 +227,16 @@ struct Captures {
 fn capture(
     freeze: &mut Freeze<'_>,
     tree: &StoppedTree,
-    clocks: Clocks,
-    draft: &mut Draft,
-    earlier: &mut Option<Earlier>,
+    (clocks, features): (Clocks, Vec<String>),
+    mut memory: Memory<'_>,
     options: Options,
+    exact: bool,
 ) -> Result<Captures, Failure> {
+    let mut files = memory.precopy.as_mut().map(Precopy::begin_stop).unwrap_or_default();
     let living: Vec<&StoppedProcess> = tree.processes().iter().filter(|process| !process.zombie).collect();
     let mut maps = Vec::with_capacity(living.len());
     for process in &living {
-        maps.push(mappings(process).map_err(|error| freeze.failed(&*error))?);
+        maps.push(mappings(process, memory.precopy, exact).map_err(|error| freeze.failed(&*error))?);
     }
     for (process, mappings) in living.iter().zip(&maps) {
         crate::aio::settle(process.pid, mappings).map_err(|errno| {
@@ -210,7 +252,6 @@ fn capture(
         freeze.step("freeze.sync-files")?;
     }
 
-    let mut files = FileCache::default();
     let seen: Vec<Seen<'_>> = living.iter().zip(&maps).map(|(process, maps)| seen(process, maps)).collect();
     let (catalog, mut obstacles) =
         survey::look(&seen, &mut files, Motion::Stopped).map_err(|error| freeze.failed(&error))?;
@@ -254,7 +295,7 @@ fn capture(
     }
     let asked: Vec<_> =
         living.iter().map(|process| (*process, known[&process.pid].mappings.as_slice())).collect();
-    let sysv = sysv::capture(&asked, draft.pack()).map_err(|error| freeze.failed(&error))?;
+    let sysv = sysv::capture(&asked, memory.draft.pack()).map_err(|error| freeze.failed(&error))?;
     let own = sysv.own.clone();
     let mut behind = Referents {
         dataspaces: BTreeMap::new(),
@@ -264,29 +305,28 @@ fn capture(
     };
     behind.learn(&catalog, known.values().flat_map(|known| &known.mappings));
     let Captured { mut descriptions, mut objects, mut dataspaces } =
-        catalog.capture(draft.pack(), options.files).map_err(|error| freeze.failed(&error))?;
+        catalog.capture(memory.draft.pack(), options.files).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.descriptors")?;
     for (key, object) in &unnamed {
         let id = DataspaceId::new(dataspaces.len() as u32);
-        dataspaces.push(ram::capture_shared(object, draft.pack()).map_err(|error| freeze.failed(&error))?);
+        dataspaces
+            .push(ram::capture_shared(object, memory.draft.pack()).map_err(|error| freeze.failed(&error))?);
         behind.dataspaces.insert(*key, id);
     }
 
     for (key, file) in &deleted {
         let id = DescriptionId::new(descriptions.len() as u32);
-        let captured = capture_deleted(*key, file, &mut objects, draft, clocks);
+        let captured = capture_deleted(*key, file, &mut objects, memory.draft, clocks);
         descriptions.push(captured.map_err(|error| freeze.failed(&error))?);
         behind.descriptions.insert(*key, id);
     }
 
     let mut processes = Vec::with_capacity(tree.processes().len());
-    let mut extents = Vec::new();
-    let mut placed = HashMap::new();
     for process in tree.processes() {
         processes.push(match known.remove(&process.pid) {
             Some(known) => {
-                let memory = Memory { earlier, draft, extents: &mut extents, placed: &mut placed };
-                capture_process(tree, process, known, &behind, &mut files, memory)
+                memory.at = processes.len();
+                capture_process(tree, process, known, &behind, &mut files, &mut memory)
                     .map_err(|error| freeze.failed(&*error))?
             }
             None => Process {
@@ -297,9 +337,10 @@ fn capture(
         });
     }
     let xstate = processes.first().and_then(|process| process.cpu.threads.first());
-    let host = host::describe(freeze.pid, xstate.map_or(&[], |thread| thread.xstate.as_slice()));
+    let xstate = xstate.map_or(&[][..], |thread| thread.xstate.as_slice());
+    let host = host::describe(freeze.pid, xstate, features);
     freeze.step("freeze.sessions")?;
-    copy_memory(tree, &extents, draft).map_err(|error| freeze.failed(&error))?;
+    copy_memory(tree, memory.extents, memory.draft).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.memory")?;
     behind.sysv.put(&mut objects);
     let checkpoint = Checkpoint { host, clocks, processes, descriptions, objects, dataspaces };
@@ -390,9 +431,17 @@ impl Behind for Referents {
 }
 
 /// Reads the mappings of a stopped process, after removing what a freezer that died may have left there.
-fn mappings(process: &StoppedProcess) -> Result<Vec<Mapping>, Box<dyn Error>> {
-    let mappings = proc::mappings(process.pid)?;
-    if inject::sweep(process, &mappings)? { Ok(proc::mappings(process.pid)?) } else { Ok(mappings) }
+fn mappings(
+    process: &StoppedProcess,
+    precopy: &mut Option<Precopy>,
+    exact: bool,
+) -> Result<Vec<Mapping>, Box<dyn Error>> {
+    let mut look = || match precopy {
+        Some(precopy) => precopy.mappings(process, exact),
+        None => proc::mappings(process.pid),
+    };
+    let mappings = look()?;
+    if inject::sweep(process, &mappings)? { Ok(look()?) } else { Ok(mappings) }
 }
 
 fn seen<'a>(process: &'a StoppedProcess, mappings: &'a [Mapping]) -> Seen<'a> {
@@ -492,6 +541,10 @@ struct Memory<'a> {
     extents: &'a mut Vec<ram::Extent>,
     /// Where the pages of each process lie that was placed already, by its pid.
     placed: &'a mut HashMap<i32, Rc<ram::Placed>>,
+    /// Memory that was copied before the stop: its pages are told when the program runs again.
+    precopy: &'a mut Option<Precopy>,
+    /// Which process it is of those that were captured.
+    at: usize,
 }
 
 impl Memory<'_> {
@@ -502,8 +555,13 @@ impl Memory<'_> {
         mapping: &Mapping,
         backing: &Backing,
         kin: Option<&ram::Kin>,
+        region: usize,
     ) -> Result<(Pages, Vec<PageRange>), ram::Error> {
         let (pid, pack) = (process.pid, self.draft.pack());
+        if let Some(precopy) = self.precopy {
+            let guards = precopy.look(process, (pagemap, mapping, backing), (self.at, region), pack)?;
+            return Ok((Pages::default(), guards));
+        }
         match self.earlier {
             Some(earlier) if earlier.is_alike() => {
                 let numbers = (pid, Pid::new(process.inner));
@@ -520,7 +578,7 @@ fn capture_process(
     known: Known,
     behind: &dyn Behind,
     files: &mut FileCache,
-    mut memory: Memory<'_>,
+    memory: &mut Memory<'_>,
 ) -> Result<Process, Box<dyn Error>> {
     let pid = process.pid;
     let link = |name: &str| file::behind_link(&proc::path(pid, name));
@@ -539,7 +597,7 @@ fn capture_process(
     for mapping in &known.mappings {
         let backing = rm::backing(mapping, files).unwrap_or(Backing::Anonymous);
         let kin = kin.as_ref();
-        let (private, guards) = memory.place(process, &pagemap, mapping, &backing, kin)?;
+        let (private, guards) = memory.place(process, &pagemap, mapping, &backing, kin, regions.len())?;
         let runs = private.runs.iter();
         own_placed.extend(runs.map(|run| (mapping.start + run.offset, run.len_bytes, run.pack_offset)));
         let attachment = match backing {

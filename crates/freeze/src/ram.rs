@@ -78,7 +78,13 @@ const COMPARED_PAGES: usize = 16;
 
 impl Kin {
     /// Splits `start..end` of process `pid` into pieces, those with a place being pages that both have.
-    fn split(&self, pid: i32, pagemap: &Pagemap, start: u64, end: u64) -> Result<Vec<Piece>, Error> {
+    pub(crate) fn split(
+        &self,
+        pid: i32,
+        pagemap: &Pagemap,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Piece>, Error> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut add = |from: u64, to: u64, place: Option<u64>| match pieces.last_mut() {
             Some((last_from, last_to, last))
@@ -156,6 +162,13 @@ impl Kin {
     }
 }
 
+/// Returns whether a mapping has pages of its own that an image keeps.
+///
+/// MAP_DROPPABLE memory may vanish at any time, so it comes back empty. Shared memory is not this mapping's own.
+pub(crate) fn has_private_pages(mapping: &Mapping, backing: &Backing) -> bool {
+    !matches!(backing, Backing::Special(_)) && !mapping.shared && !mapping.flags.has(*b"dp")
+}
+
 /// Finds the pages that belong to one mapping alone, and gives them a place in the pack; those that the parent has too
 /// get the place that they have there.
 pub(crate) fn place_private(
@@ -195,8 +208,7 @@ pub(crate) fn private_content(
     backing: &Backing,
     kin: Option<&Kin>,
 ) -> Result<(Vec<Piece>, Vec<PageRange>), Error> {
-    // MAP_DROPPABLE memory may vanish at any time, so it comes back empty. Shared memory is not this mapping's own.
-    if matches!(backing, Backing::Special(_)) || mapping.shared || mapping.flags.has(*b"dp") {
+    if !has_private_pages(mapping, backing) {
         return Ok((Vec::new(), Vec::new()));
     }
     let (content, guards) =
@@ -265,7 +277,10 @@ pub(crate) fn copy(extents: &[Extent], complete: bool, pack: &mut PackWriter) ->
         while done < extent.len_bytes {
             let pack_offset = extent.pack_offset + done;
             if filled == CHUNK_BYTES || (filled > 0 && filled_at + filled as u64 != pack_offset) {
-                write_at(pack, &buffer[..filled], filled_at, complete)?;
+                write_at(pack, &buffer[..filled], filled_at)?;
+                if complete {
+                    pack.filled(filled_at + filled as u64);
+                }
                 filled = 0;
             }
             if filled == 0 {
@@ -281,12 +296,16 @@ pub(crate) fn copy(extents: &[Extent], complete: bool, pack: &mut PackWriter) ->
         }
     }
     if filled > 0 {
-        write_at(pack, &buffer[..filled], filled_at, complete)?;
+        write_at(pack, &buffer[..filled], filled_at)?;
+        if complete {
+            pack.filled(filled_at + filled as u64);
+        }
     }
     Ok(())
 }
 
-fn write_at(pack: &mut PackWriter, bytes: &[u8], at: u64, complete: bool) -> Result<(), Error> {
+/// Writes bytes to their place in the pack, for the first time or once more.
+pub(crate) fn write_at(pack: &mut PackWriter, bytes: &[u8], at: u64) -> Result<(), Error> {
     let mut done = 0;
     while done < bytes.len() {
         match rustix::io::pwrite(pack.file(), &bytes[done..], at + done as u64) {
@@ -296,9 +315,7 @@ fn write_at(pack: &mut PackWriter, bytes: &[u8], at: u64, complete: bool) -> Res
             Err(source) => return Err(Error::Write { source }),
         }
     }
-    if complete {
-        pack.filled(at + bytes.len() as u64);
-    }
+    pack.changed(at, bytes.len() as u64);
     Ok(())
 }
 
@@ -306,7 +323,7 @@ fn write_at(pack: &mut PackWriter, bytes: &[u8], at: u64, complete: bool) -> Res
 ///
 /// process_vm_readv(2) does not, and pins what it reads: a page that is shared by copy-on-write is copied for that
 /// (`gup_must_unshare`, mm/internal.h, Linux 5.19), so that a look at a program would cost it memory.
-fn open_mem(pid: i32) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_mem(pid: i32) -> Result<OwnedFd, Errno> {
     rustix::fs::open(frost_sys::proc::path(pid, "mem"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 

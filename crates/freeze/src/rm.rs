@@ -2,7 +2,7 @@
 
 use crate::file;
 use frost_model::Obstacle;
-use frost_model::cap::FileRef;
+use frost_model::cap::{FileIdentity, FileRef};
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::path::BytePath;
 use frost_model::rm::{Attachment, Bounds, PageRange, Protection, RegionFlags, SpecialRegion, Vdso};
@@ -45,7 +45,22 @@ pub(crate) trait Behind {
 
 /// Files that were looked at already: a library is mapped some five times in each process.
 #[derive(Debug, Default)]
-pub(crate) struct FileCache(HashMap<Vec<u8>, Result<FileRef, String>>);
+pub(crate) struct FileCache {
+    found: HashMap<Vec<u8>, Result<FileRef, String>>,
+    /// What was found before the stop: still true of a file that has the same identity.
+    before: HashMap<Vec<u8>, FileIdentity>,
+}
+
+impl FileCache {
+    /// Gives a cache that looks at each file anew, but reads of none that is still the same.
+    pub(crate) fn to_be_confirmed(&self) -> Self {
+        let known = self.found.iter().filter_map(|(name, file)| Some((name, file.as_ref().ok()?)));
+        Self {
+            found: HashMap::new(),
+            before: known.map(|(name, file)| (name.clone(), file.identity.clone())).collect(),
+        }
+    }
+}
 
 /// Says what a mapping shows.
 ///
@@ -95,7 +110,8 @@ pub(crate) fn backing(mapping: &Mapping, files: &mut FileCache) -> Result<Backin
     if name.ends_with(file::DELETED) {
         return Ok(Backing::Deleted { device, inode });
     }
-    let found = files.0.entry(name.to_vec()).or_insert_with(|| look(name, mapping));
+    let before = files.before.get(name);
+    let found = files.found.entry(name.to_vec()).or_insert_with(|| look(name, mapping, before));
     match found {
         Ok(file) if file.identity.inode == inode => Ok(Backing::File(file.clone())),
         Ok(_) => {
@@ -118,13 +134,16 @@ pub(crate) fn segment_key(mapping: &Mapping) -> i32 {
     digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0) as i32
 }
 
-fn look(name: &[u8], mapping: &Mapping) -> Result<FileRef, String> {
+fn look(name: &[u8], mapping: &Mapping, before: Option<&FileIdentity>) -> Result<FileRef, String> {
     let path = proc::as_path(name);
     let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
         .map_err(|errno| format!("the file cannot be opened: {errno}"))?;
     let stat = rustix::fs::fstat(&opened).map_err(|errno| errno.to_string())?;
     let mut identity = file::identity(&stat);
-    if mapping.execute || mapping.offset == 0 {
+    let same = before.filter(|before| FileIdentity { build_id: None, ..(*before).clone() } == identity);
+    if let Some(before) = same {
+        identity.build_id.clone_from(&before.build_id);
+    } else if mapping.execute || mapping.offset == 0 {
         identity.build_id = frost_sys::elf::build_id(opened.as_fd());
     }
     Ok(FileRef { path: BytePath::new(name), identity })

@@ -15,30 +15,6 @@ pub fn read(pid: i32, address: u64, out: &mut [u8]) -> Result<usize> {
         .map(|n| n as usize)
 }
 
-/// Most ranges that [`read_ranges`] takes (UIO_MAXIOV).
-pub const MOST_RANGES: usize = 1024;
-
-/// Reads ranges of addresses of process `pid` one after another into `out` and returns how many bytes were read.
-///
-/// Less is read if an unreadable page comes first: whole ranges before it, and maybe the beginning of its own.
-///
-/// # Errors
-/// [`rustix::io::Errno::FAULT`] if the first page is unreadable, [`rustix::io::Errno::SRCH`] if the process is gone.
-///
-/// Source: `process_vm_readv(2)`.
-pub fn read_ranges(pid: i32, ranges: &[(u64, usize)], out: &mut [u8]) -> Result<usize> {
-    let local = libc::iovec { iov_base: out.as_mut_ptr().cast(), iov_len: out.len() };
-    let remote: Vec<libc::iovec> = ranges
-        .iter()
-        .map(|(address, len)| libc::iovec { iov_base: *address as *mut libc::c_void, iov_len: *len })
-        .collect();
-    // SAFETY: `local` describes `out`, which is ours to write for the whole call and bounds it; remote addresses are
-    // only looked up in the other process.
-    check(unsafe { libc::process_vm_readv(pid, &local, 1, remote.as_ptr(), remote.len() as u64, 0) }
-        as libc::c_long)
-    .map(|n| n as usize)
-}
-
 /// Writes `bytes` to `address` of process `pid` and returns how many were written.
 ///
 /// Obeys the protection of the pages, so it fails on a guard page. Source: `process_vm_writev(2)`.

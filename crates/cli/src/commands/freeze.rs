@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// Let the program go on afterwards
     #[arg(long)]
     leave_running: bool,
+    /// Write most of its memory while it still runs, so that it is away for less time
+    #[arg(long)]
+    precopy: bool,
     /// Also keep the files that it has open for writing, as they are at this instant
     #[arg(long)]
     files: bool,
@@ -43,6 +46,8 @@ struct Record<'a> {
     bytes: u64,
     base: Option<u32>,
     pause_us: u64,
+    passes: u32,
+    dirty_pages: u64,
     elapsed_us: u64,
     pid: i32,
     processes: u32,
@@ -57,6 +62,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     let name = name(&store, options, pid)?;
     let how = frost_freeze::Options {
         leave_running: options.leave_running,
+        precopy: options.precopy,
         files: options.files,
         force: options.force,
         full: options.full,
@@ -75,6 +81,8 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             bytes: frozen.bytes,
             base: frozen.base,
             pause_us: frozen.pause_us,
+            passes: frozen.passes,
+            dirty_pages: frozen.dirty_pages,
             elapsed_us: frozen.elapsed_us,
             pid,
             processes: frozen.processes,

@@ -42,6 +42,11 @@ impl VmFlags {
     pub fn has(&self, flag: [u8; 2]) -> bool {
         self.0.contains(&flag)
     }
+
+    /// Takes a flag away.
+    pub fn remove(&mut self, flag: [u8; 2]) {
+        self.0.retain(|other| *other != flag);
+    }
 }
 
 /// Reads all mappings with their flags, in ascending order.

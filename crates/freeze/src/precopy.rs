@@ -1,0 +1,676 @@
+//! Pre-copy: most of the memory is written while the program runs, and it stops only for what changed last.
+//!
+//! A first, short stop makes each process create what tracks its writes ([`Tracker`]). Then, in passes, written pages
+//! are protected and copied, in this order: a page that is written while it is copied is found again. When little is
+//! left, or the program writes as fast as we copy, the tree is stopped for good: what is now still protected is in the
+//! pack as it is, everything else that is there is copied. So what the tracking does not see costs time, never truth.
+//!
+//! What is copied in the stop goes to memory first, and to the pack when the program runs again: a write to a file may
+//! wait for the device. A page keeps its place in the pack however often it is copied, if the program goes on; if it is
+//! ended, it gets a new one each time.
+//!
+//! The flags of mappings cannot be read without a walk over all page tables, so they are those that were read before;
+//! after the stop they are read once more, and if a single one differs the stop is repeated with that walk in it.
+
+use crate::difference::Earlier;
+use crate::dirty::{self, Tracker};
+use crate::failure::Failure;
+use crate::persist::Freeze;
+use crate::places::{Piece, Places};
+use crate::ram;
+use crate::rm::{self, Backing, FileCache};
+use crate::urgent::Urgent;
+use crate::{Options, survey};
+use frost_model::ram::{Pages, Run};
+use frost_model::rm::PageRange;
+use frost_model::{Checkpoint, Pid};
+use frost_store::PackWriter;
+use frost_sys::pagemap::{Pagemap, Scan, category};
+use frost_sys::proc::{self, Mapping};
+use frost_tracee::inject;
+use frost_tracee::seize::{StoppedProcess, StoppedTree};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Bytes copied at a time.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// So little may be left for the stop: copying it takes less than the stop itself.
+const LITTLE_BYTES: u64 = 1 << 20;
+/// How often is copied before the stop, whatever is left.
+const MOST_PASSES: usize = 12;
+/// How often is looked for what cannot be carried, in a tree that changes meanwhile.
+const MOST_LOOKS: usize = 5;
+/// What is copied in the stop before some of it is written to the pack there.
+const STASH_BYTES: usize = 24 << 20;
+/// So much in the stop is worth a word to the user.
+const MUCH_BYTES: u64 = 64 << 20;
+
+/// A tree whose memory is copied while it runs.
+pub(crate) struct Precopy {
+    members: BTreeMap<i32, Member>,
+    /// Parents before their children.
+    order: Vec<i32>,
+    /// Bytes of each pass.
+    passes: Vec<u64>,
+    stash: Stash,
+    looked: Vec<Looked>,
+    /// Pages of the processes that were looked at in the stop, each being its own place.
+    populated: BTreeMap<i32, ram::Placed>,
+    /// The parent of the process that was looked at last, as one that it may share pages with.
+    kin: Option<(i32, Option<ram::Kin>)>,
+    /// Flags of the mappings of the last stop were read before it: by process.
+    assumed: Vec<(i32, Vec<Mapping>)>,
+    files: FileCache,
+    pause: Duration,
+}
+
+/// A process that is tracked.
+#[derive(Debug)]
+struct Member {
+    start_time: u64,
+    /// Its number in its own pid namespace.
+    inner: Pid,
+    parent: i32,
+    tracker: Option<Tracker>,
+    /// That of the address space at the first stop.
+    pagemap: Pagemap,
+    mem: OwnedFd,
+    /// Its mappings with their flags, as before they were tracked.
+    before: Vec<Mapping>,
+    places: Places,
+    /// Whether a page is copied to a new place each time, so that no block of the pack is hashed twice: it is larger
+    /// then, but soon complete.
+    afresh: bool,
+    /// Where our part of the pack begins.
+    own_from: u64,
+}
+
+/// A process that was made to create what tracks it.
+struct Entered {
+    pid: i32,
+    inner: Pid,
+    parent: i32,
+    start_time: u64,
+    tracker: Tracker,
+}
+
+/// A region of the checkpoint whose pages are assigned when the program runs again.
+#[derive(Debug)]
+struct Looked {
+    process: usize,
+    region: usize,
+    pid: i32,
+    parent: i32,
+    start: u64,
+    /// Pages, and whether they are those of the parent at the same addresses.
+    populated: Vec<(u64, u64, bool)>,
+}
+
+/// Memory that was copied in the stop and is not yet in the pack.
+#[derive(Debug, Default)]
+struct Stash {
+    bytes: Vec<u8>,
+    used: usize,
+    pieces: Vec<(i32, u64, u64)>,
+    /// Bytes that went through it in this stop.
+    total: u64,
+}
+
+impl Precopy {
+    /// Begins to track the tree of `pid` and copies its memory while it runs; `None` if that cannot be done, or if
+    /// something is in the way of the freeze, which the stop will tell.
+    pub(crate) fn run(
+        freeze: &mut Freeze<'_>,
+        pid: i32,
+        options: Options,
+        pack: &mut PackWriter,
+        earlier: &mut Option<Earlier>,
+    ) -> Result<Option<Self>, Failure> {
+        // A child that begins or ends just now may look like something that cannot be carried.
+        let mut looks = std::iter::repeat_with(|| survey::check(pid, true)).take(MOST_LOOKS);
+        let clear = looks.any(|found| found.is_ok_and(|obstacles| obstacles.is_empty()));
+        freeze.step("precopy.survey")?;
+        if !clear {
+            return Ok(None);
+        }
+        let (trackers, pause) = enter(freeze, pid, options)?;
+        freeze.step("precopy.enter")?;
+        let mut precopy = Self {
+            members: BTreeMap::new(),
+            order: Vec::new(),
+            passes: Vec::new(),
+            stash: Stash::default(),
+            looked: Vec::new(),
+            populated: BTreeMap::new(),
+            kin: None,
+            assumed: Vec::new(),
+            files: FileCache::default(),
+            pause,
+        };
+        for Entered { pid, inner, parent, start_time, tracker } in trackers {
+            // Whatever has ended meanwhile is not looked at.
+            if let (Ok(before), Ok(pagemap), Ok(mem)) =
+                (proc::mappings(pid), Pagemap::open(pid), ram::open_mem(pid))
+            {
+                // Looked up here, build-ids need not be read in the stop.
+                before.iter().for_each(|mapping| _ = rm::backing(mapping, &mut precopy.files));
+                let tracker = Some(tracker).filter(|_| pagemap.can_scan());
+                let member = Member {
+                    start_time,
+                    inner,
+                    parent,
+                    tracker,
+                    pagemap,
+                    mem,
+                    before,
+                    places: Places::default(),
+                    afresh: !options.leave_running,
+                    own_from: pack.len_bytes(),
+                };
+                precopy.members.insert(pid, member);
+                precopy.order.push(pid);
+            }
+        }
+        freeze.step("precopy.flags")?;
+        if precopy.members.values().all(|member| member.tracker.is_none()) {
+            return Ok(None);
+        }
+        precopy.passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
+        // Touched here, not in the stop.
+        precopy.stash.bytes = vec![1; STASH_BYTES];
+        freeze.step("precopy.copy")?;
+        Ok(Some(precopy))
+    }
+
+    /// Copies what was written since it was copied last, until little is left or it becomes no less.
+    fn passes(&mut self, pack: &mut PackWriter, earlier: &mut Option<Earlier>) -> Result<(), ram::Error> {
+        let resident: u64 =
+            self.members.keys().map(|pid| proc::status(*pid).map_or(0, |status| status.resident_bytes)).sum();
+        pack.require_space(resident)?;
+        let mut last = u64::MAX;
+        while self.passes.len() < MOST_PASSES {
+            let mut copied = 0;
+            for pid in self.order.clone() {
+                let parent = self.members.get(&pid).map_or(0, |member| member.parent);
+                let kin = self.members.get(&parent).and_then(|member| {
+                    let ranges = member.places.ranges();
+                    let placed = ranges.map(|(start, end)| (start, end - start, start)).collect();
+                    Some(ram::Kin {
+                        pid: parent,
+                        pagemap: Pagemap::open(parent).ok()?,
+                        placed: Rc::new(placed),
+                    })
+                });
+                if let Some(member) = self.members.get_mut(&pid) {
+                    copied += member.pass(pid, kin.as_ref(), pack, earlier)?;
+                }
+            }
+            self.passes.push(copied);
+            if copied <= LITTLE_BYTES || copied > last / 10 * 8 {
+                break;
+            }
+            last = copied;
+        }
+        Ok(())
+    }
+
+    /// Returns how many passes there were.
+    pub(crate) fn pass_count(&self) -> u32 {
+        self.passes.len() as u32
+    }
+
+    /// Returns how long the program stood still to be tracked.
+    pub(crate) fn pause(&self) -> Duration {
+        self.pause
+    }
+
+    /// Returns how many bytes were copied in the last stop.
+    pub(crate) fn stopped_bytes(&self) -> u64 {
+        self.stash.total
+    }
+
+    /// Says if the program wrote faster than its memory could be copied.
+    pub(crate) fn note(&self) -> Option<String> {
+        (self.stash.total > MUCH_BYTES).then(|| {
+            format!(
+                "{} MiB had to be copied while the program stood still: it writes faster than that, or the memory is of \
+                 a kind whose writes cannot be tracked",
+                self.stash.total >> 20
+            )
+        })
+    }
+
+    /// Begins a stop: forgets what an earlier one has found, and gives the files that are known.
+    pub(crate) fn begin_stop(&mut self) -> FileCache {
+        self.stash.used = 0;
+        self.stash.pieces.clear();
+        self.stash.total = 0;
+        self.looked.clear();
+        self.populated.clear();
+        self.kin = None;
+        self.assumed.clear();
+        self.files.to_be_confirmed()
+    }
+
+    /// Reads the mappings of a stopped process, with the flags that they had before if they are known; `exact` reads
+    /// the flags as well.
+    pub(crate) fn mappings(&mut self, process: &StoppedProcess, exact: bool) -> Result<Vec<Mapping>, Errno> {
+        let Some(member) = self.members.get(&process.pid).filter(|member| member.is(process)) else {
+            self.meet(process)?;
+            return proc::mappings(process.pid);
+        };
+        if !exact {
+            let mut bare = proc::bare_mappings(process.pid)?;
+            if bare.iter_mut().all(|mapping| take_flags(mapping, &member.before)) {
+                self.assumed.push((process.pid, bare.clone()));
+                return Ok(bare);
+            }
+        }
+        let mut mappings = proc::mappings(process.pid)?;
+        member.hide_tracking(&mut mappings);
+        Ok(mappings)
+    }
+
+    /// Looks at the pages of a mapping of a stopped process, and copies those that are not in the pack as they are.
+    ///
+    /// They are assigned to region `region` of process `at` by [`settle`](Self::settle).
+    pub(crate) fn look(
+        &mut self,
+        process: &StoppedProcess,
+        (pagemap, mapping, backing): (&Pagemap, &Mapping, &Backing),
+        (at, region): (usize, usize),
+        pack: &mut PackWriter,
+    ) -> Result<Vec<PageRange>, ram::Error> {
+        if !ram::has_private_pages(mapping, backing) {
+            return Ok(Vec::new());
+        }
+        let pid = process.pid;
+        let failed = |source| ram::Error::Pagemap { pid, source };
+        let tracked = self
+            .members
+            .get(&pid)
+            .is_some_and(|member| member.is(process) && member.tracker.is_some() && pagemap.can_scan());
+        let mut guards = Vec::new();
+        let mut populated: Vec<(u64, u64)> = Vec::new();
+        let mut changed: Vec<(u64, u64)> = Vec::new();
+        let add = |list: &mut Vec<(u64, u64)>, start: u64, end: u64| match list.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => list.push((start, end)),
+        };
+        if tracked && dirty::is_trackable(mapping) {
+            let member = &self.members[&pid];
+            for found in pagemap.scan(Scan::Look, mapping.start, mapping.end).map_err(failed)? {
+                if found.categories & category::GUARD != 0 {
+                    guards.push(found);
+                    continue;
+                }
+                add(&mut populated, found.start, found.end);
+                if found.categories & (category::WPALLOWED | category::WRITTEN) != category::WPALLOWED {
+                    add(&mut changed, found.start, found.end);
+                    continue;
+                }
+                // Protected, but the copy failed, as the page was not to be read then.
+                for piece in member.places.find(found.start, found.end) {
+                    if piece.pack_offset.is_none() {
+                        add(&mut changed, piece.address, piece.address + piece.len_bytes);
+                    }
+                }
+            }
+        } else {
+            let (content, found) = pagemap.private_pages(mapping.start, mapping.end).map_err(failed)?;
+            guards = found;
+            populated = content.iter().map(|region| (region.start, region.end)).collect();
+            changed.clone_from(&populated);
+        }
+        let mut pieces = Vec::with_capacity(populated.len());
+        let mut own = Vec::new();
+        match self.kin(process) {
+            Some(kin) => {
+                for (start, end) in &populated {
+                    for (start, end, parents) in kin.split(pid, pagemap, *start, *end)? {
+                        pieces.push((start, end, parents.is_some()));
+                        if parents.is_none() {
+                            own.extend(both(&changed, start, end));
+                        }
+                    }
+                }
+            }
+            None => {
+                pieces.extend(populated.iter().map(|(start, end)| (*start, *end, false)));
+                own = changed;
+            }
+        }
+        self.copy(&mut ram::Source::new(pid), pid, &own, pack)?;
+        let there = self.populated.entry(pid).or_default();
+        there.extend(populated.iter().map(|(start, end)| (*start, end - start, *start)));
+        self.looked.push(Looked {
+            process: at,
+            region,
+            pid,
+            parent: process.parent,
+            start: mapping.start,
+            populated: pieces,
+        });
+        Ok(guards.iter().filter_map(|guard| PageRange::new(guard.start, guard.end)).collect())
+    }
+
+    /// Returns the parent of a stopped process, if it was looked at already.
+    fn kin(&mut self, process: &StoppedProcess) -> Option<&ram::Kin> {
+        if self.kin.as_ref().is_none_or(|(pid, _)| *pid != process.pid) {
+            let kin = self.populated.get(&process.parent).cloned().and_then(|placed| {
+                let pagemap = Pagemap::open(process.parent).ok()?;
+                Some(ram::Kin { pid: process.parent, pagemap, placed: Rc::new(placed) })
+            });
+            self.kin = Some((process.pid, kin));
+        }
+        self.kin.as_ref().and_then(|(_, kin)| kin.as_ref())
+    }
+
+    /// Copies pages of a stopped process into the stash, and from there to the pack if there are many.
+    fn copy(
+        &mut self,
+        source: &mut ram::Source,
+        pid: i32,
+        ranges: &[(u64, u64)],
+        pack: &mut PackWriter,
+    ) -> Result<(), ram::Error> {
+        for (start, end) in ranges {
+            let mut at = *start;
+            while at < *end {
+                if self.stash.used == self.stash.bytes.len() {
+                    self.empty_stash(pack, &mut None)?;
+                }
+                let used = self.stash.used;
+                let len = ((end - at) as usize).min(self.stash.bytes.len() - used);
+                source.read(at, &mut self.stash.bytes[used..used + len])?;
+                self.stash.pieces.push((pid, at, len as u64));
+                self.stash.used += len;
+                self.stash.total += len as u64;
+                at += len as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what was copied in the stop into the pack, but for what the earlier image has, if it is given.
+    fn empty_stash(
+        &mut self,
+        pack: &mut PackWriter,
+        earlier: &mut Option<Earlier>,
+    ) -> Result<(), ram::Error> {
+        let mut at = 0;
+        for (pid, address, len_bytes) in std::mem::take(&mut self.stash.pieces) {
+            // A process that came into being meanwhile is a member since its mappings were read.
+            let Some(member) = self.members.get_mut(&pid) else { continue };
+            member.forget_places(address, address + len_bytes);
+            for piece in member.places.find(address, address + len_bytes) {
+                let bytes = &self.stash.bytes[at..at + piece.len_bytes as usize];
+                member.store(piece, bytes, pack, earlier)?;
+                at += piece.len_bytes as usize;
+            }
+        }
+        pack.filled(pack.len_bytes());
+        self.stash.used = 0;
+        Ok(())
+    }
+
+    /// Takes a process into account that was not there at the first stop, or another of the same number.
+    fn meet(&mut self, process: &StoppedProcess) -> Result<(), Errno> {
+        if self.members.get(&process.pid).is_some_and(|member| member.is(process)) {
+            return Ok(());
+        }
+        let member = Member {
+            start_time: process.stat.starttime,
+            inner: Pid::new(process.inner),
+            parent: process.parent,
+            tracker: None,
+            pagemap: Pagemap::open(process.pid)?,
+            mem: ram::open_mem(process.pid)?,
+            before: Vec::new(),
+            places: Places::default(),
+            afresh: false,
+            own_from: 0,
+        };
+        self.members.insert(process.pid, member);
+        Ok(())
+    }
+
+    /// Returns whether the flags of all mappings were those that they had before; `root` runs again.
+    pub(crate) fn verify(&mut self, root: i32) -> bool {
+        std::mem::take(&mut self.assumed).into_iter().all(|(pid, assumed)| {
+            let Some(member) = self.members.get(&pid) else { return false };
+            let Ok(mut now) = proc::mappings(pid) else {
+                // Gone, and with the root its whole tree may be: nothing is left that could be asked.
+                return pid == root;
+            };
+            member.hide_tracking(&mut now);
+            assumed.iter().all(|mapping| {
+                let mut as_now = mapping.clone();
+                take_flags(&mut as_now, &now) && as_now == *mapping
+            })
+        })
+    }
+
+    /// Writes what the stop has left to be written, and gives each region its pages.
+    pub(crate) fn settle(
+        &mut self,
+        checkpoint: &mut Checkpoint,
+        pack: &mut PackWriter,
+        earlier: &mut Option<Earlier>,
+    ) -> Result<(), ram::Error> {
+        self.empty_stash(pack, earlier)?;
+        // Where the pages of each process lie, those of its parents included.
+        let mut all: BTreeMap<i32, Places> = BTreeMap::new();
+        for looked in std::mem::take(&mut self.looked) {
+            let region = checkpoint
+                .processes
+                .get_mut(looked.process)
+                .and_then(|process| process.rm.regions.get_mut(looked.region));
+            let (Some(region), Some(member)) = (region, self.members.get(&looked.pid)) else { continue };
+            let mut pages = Pages::default();
+            for (start, end, parents) in looked.populated {
+                let places = if parents { all.get(&looked.parent) } else { Some(&member.places) };
+                for piece in places.unwrap_or(&member.places).find(start, end) {
+                    let pack_offset = piece.pack_offset.ok_or(ram::Error::Read {
+                        pid: looked.pid,
+                        address: piece.address,
+                        source: Errno::NODATA,
+                    })?;
+                    all.entry(looked.pid).or_default().insert(piece.address, piece.len_bytes, pack_offset);
+                    let offset = piece.address - looked.start;
+                    pages.push(Run { offset, len_bytes: piece.len_bytes, pack_offset });
+                }
+            }
+            region.private = pages;
+        }
+        Ok(())
+    }
+
+    /// Ends the tracking of a tree that runs on.
+    pub(crate) fn release(&mut self) {
+        for (pid, member) in &mut self.members {
+            if let Some(tracker) = member.tracker.take() {
+                tracker.release(&proc::bare_mappings(*pid).unwrap_or_default());
+            }
+        }
+    }
+}
+
+/// Stops the tree for an instant, and makes each process create what tracks it.
+fn enter(freeze: &mut Freeze<'_>, pid: i32, options: Options) -> Result<(Vec<Entered>, Duration), Failure> {
+    let urgent = Urgent::beside(pid);
+    let pause = Instant::now();
+    let tree = StoppedTree::stop(pid, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
+    freeze.step("precopy.stop")?;
+    let mut trackers = Vec::new();
+    for process in tree.processes().iter().filter(|process| !process.zombie && !process.threads.is_empty()) {
+        let mut mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;
+        if inject::sweep(process, &mappings).map_err(|error| freeze.failed(&error))? {
+            mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;
+        }
+        match Tracker::enter(process, &mappings) {
+            Ok(tracker) => {
+                let (pid, parent, inner) = (process.pid, process.parent, Pid::new(process.inner));
+                trackers.push(Entered { pid, inner, parent, start_time: process.stat.starttime, tracker });
+            }
+            Err(dirty::Error::Inject(error @ inject::Error::Gone { .. })) => {
+                return Err(freeze.failed(&error));
+            }
+            // Copied in the stop, then: no descriptor is free, or the kernel knows no tracking.
+            Err(_) => {}
+        }
+    }
+    tree.resume();
+    let pause = pause.elapsed();
+    drop(urgent);
+    Ok((trackers, pause))
+}
+
+impl Member {
+    fn is(&self, process: &StoppedProcess) -> bool {
+        self.start_time == process.stat.starttime
+    }
+
+    /// Copies what was written since the last pass, but for pages that the parent has too; returns how many bytes.
+    fn pass(
+        &mut self,
+        pid: i32,
+        kin: Option<&ram::Kin>,
+        pack: &mut PackWriter,
+        earlier: &mut Option<Earlier>,
+    ) -> Result<u64, ram::Error> {
+        let Ok(mappings) = proc::bare_mappings(pid) else { return Ok(0) };
+        let Some(tracker) = &mut self.tracker else { return Ok(0) };
+        if dirty::reads_directly(pid) || mappings.iter().any(dirty::is_aio_ring) {
+            self.tracker = None;
+            return Ok(0);
+        }
+        tracker.forget_all_but(&mappings);
+        tracker.register(&mappings);
+        let mut copied = 0;
+        let mut buffer = vec![0; CHUNK_BYTES as usize];
+        for mapping in mappings.iter().filter(|mapping| dirty::is_trackable(mapping)) {
+            for (start, end) in dirty::strides(mapping.start, mapping.end) {
+                // Gone, or its address space is.
+                let Ok(written) = dirty::take(&self.pagemap, start, end) else { return Ok(copied) };
+                for region in written {
+                    self.forget_places(region.start, region.end);
+                    let shared =
+                        kin.and_then(|kin| kin.split(pid, &self.pagemap, region.start, region.end).ok());
+                    for (start, end, parents) in shared.unwrap_or(vec![(region.start, region.end, None)]) {
+                        if parents.is_some() {
+                            // If it is no more when the tree stands still, it has no place.
+                            self.places.remove(start, end);
+                        } else {
+                            self.copy((start, end), &mut buffer, pack, earlier)?;
+                            copied += end - start;
+                        }
+                    }
+                }
+            }
+        }
+        if dirty::reads_directly(pid) {
+            self.tracker = None;
+        }
+        Ok(copied)
+    }
+
+    /// Copies pages of the running process; what cannot be read is left for the stop.
+    fn copy(
+        &mut self,
+        (start, end): (u64, u64),
+        buffer: &mut [u8],
+        pack: &mut PackWriter,
+        earlier: &mut Option<Earlier>,
+    ) -> Result<(), ram::Error> {
+        for piece in self.places.find(start, end) {
+            let mut done = 0;
+            while done < piece.len_bytes {
+                let len_bytes = (piece.len_bytes - done).min(CHUNK_BYTES);
+                let address = piece.address + done;
+                let bytes = &mut buffer[..len_bytes as usize];
+                if ram::read_exactly_at(&self.mem, bytes, address).is_ok() {
+                    let pack_offset = piece.pack_offset.map(|offset| offset + done);
+                    self.store(Piece { address, len_bytes, pack_offset }, bytes, pack, earlier)?;
+                } else {
+                    // It is protected and has no copy, or an old one: no place tells that.
+                    self.places.remove(address, address + len_bytes);
+                }
+                done += len_bytes;
+            }
+        }
+        pack.filled(pack.len_bytes());
+        Ok(())
+    }
+
+    fn store(
+        &mut self,
+        piece: Piece,
+        bytes: &[u8],
+        pack: &mut PackWriter,
+        earlier: &mut Option<Earlier>,
+    ) -> Result<(), ram::Error> {
+        if let Some(offset) = piece.pack_offset {
+            return ram::write_at(pack, bytes, offset);
+        }
+        let places = &mut self.places;
+        let mut store = |address: u64, bytes: &[u8], place: Option<u64>| {
+            let len_bytes = bytes.len() as u64;
+            let offset = place.unwrap_or_else(|| pack.reserve(len_bytes));
+            places.insert(address, len_bytes, offset);
+            if place.is_none() { ram::write_at(pack, bytes, offset) } else { Ok(()) }
+        };
+        match earlier {
+            Some(earlier) if earlier.is_alike() => earlier.compare(self.inner, piece.address, bytes, store),
+            _ => store(piece.address, bytes, None),
+        }
+    }
+
+    /// Forgets places of pages that were written which cannot be written to once more: those of an earlier image, which
+    /// are not ours, or all.
+    fn forget_places(&mut self, start: u64, end: u64) {
+        for piece in self.places.find(start, end) {
+            if self.afresh || piece.pack_offset.is_some_and(|offset| offset < self.own_from) {
+                self.places.remove(piece.address, piece.address + piece.len_bytes);
+            }
+        }
+    }
+
+    /// Takes the flag of our tracking off.
+    fn hide_tracking(&self, mappings: &mut [Mapping]) {
+        if let Some(tracker) = &self.tracker {
+            mappings
+                .iter_mut()
+                .filter(|mapping| tracker.covers(mapping))
+                .for_each(|mapping| mapping.flags.remove(*b"uw"));
+        }
+    }
+}
+
+/// Lists what of `ranges`, which ascend, lies in `start..end`.
+fn both(ranges: &[(u64, u64)], start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+    let first = ranges.partition_point(|range| range.1 <= start);
+    let inside = ranges[first..].iter().take_while(move |range| range.0 < end);
+    inside.map(move |range| (range.0.max(start), range.1.min(end)))
+}
+
+/// Gives a mapping the flags of that among `known` which it is, or has grown out of; tells whether there is one.
+fn take_flags(mapping: &mut Mapping, known: &[Mapping]) -> bool {
+    let same = |other: &&Mapping| {
+        (other.start == mapping.start || other.end == mapping.end)
+            && (other.read, other.write, other.execute, other.shared)
+                == (mapping.read, mapping.write, mapping.execute, mapping.shared)
+            && (other.device, other.inode, &other.name) == (mapping.device, mapping.inode, &mapping.name)
+    };
+    let at = known.partition_point(|other| other.end <= mapping.start);
+    let found = known[at..].iter().take_while(|other| other.start < mapping.end).find(same);
+    if let Some(found) = found {
+        mapping.flags.clone_from(&found.flags);
+        mapping.protection_key = found.protection_key;
+        mapping.page_bytes = found.page_bytes;
+    }
+    found.is_some()
+}

@@ -1,0 +1,54 @@
+//! Images of a program that goes on: each is of one instant, and the program notices nothing.
+//!
+//! `FROST_SNAPSHOTS` says how many are made of each program (3).
+
+use frost_tests::{Who, journey};
+use std::path::Path;
+
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_victim"))
+}
+
+fn rounds() -> u32 {
+    std::env::var("FROST_SNAPSHOTS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+}
+
+/// Programs whose memory changes, is mapped and unmapped, while it is copied.
+macro_rules! moving {
+    ($($name:ident)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn each_snapshot_is_of_one_instant() {
+                journey::snapshots(binary(), stringify!($name), Who::Myself, rounds());
+            }
+
+            #[test]
+            fn each_snapshot_by_an_ordinary_user_is_of_one_instant() {
+                journey::snapshots(binary(), stringify!($name), Who::Ordinary, rounds());
+            }
+
+            #[test]
+            fn ended_behind_a_precopy() {
+                journey::thawed_after_precopy(binary(), stringify!($name), Who::Myself);
+            }
+        }
+    )*};
+}
+
+moving! {
+    moving_counters
+    moving_leader
+    moving_mappings
+    moving_stack
+    moving_file
+    anonymous_huge_pages
+    anonymous_guard_regions
+    anonymous_unreadable
+    anonymous_advice
+    anonymous_forked
+    shared_between_processes
+    restart_futex_timeout
+    tree_sessions
+}
