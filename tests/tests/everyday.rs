@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-frost_tests::programs! { nginx memcached erlang ruby go mptcp make mariadb ffmpeg emulator multiprocessing }
+frost_tests::programs! { nginx memcached erlang ruby go mptcp make mariadb ffmpeg emulator multiprocessing subshell }
 
 /// A port that the kernel found free; nobody else gets it in the moment until the server takes it, short of a wrap.
 fn free_port() -> u16 {
@@ -89,6 +89,24 @@ fn nginx(who: Who) {
     assert!(get("/page").ends_with(&page));
     signal("-QUIT");
     traveller.ends();
+    scene.is_empty_soon();
+}
+
+/// A shell, a copy of it, and a program that the copy runs: the last has nothing of the memory that the two share.
+fn subshell(who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
+    let script = "(sleep 1000; echo $? > status); true";
+    let mut command = scene.command("setsid");
+    let mut traveller = start(&scene, command.args(["/bin/sh", "-c", script]));
+    let tree = || frost_tests::tree_of(traveller.pid);
+    let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    until("the subshell runs its program", || tree().last().is_some_and(|pid| name(*pid) == "sleep\n"));
+    rounds_of(&mut traveller, |_| ());
+    let tree = frost_tests::tree_of(traveller.pid);
+    assert_eq!(tree.len(), 3);
+    scene.run(scene.command("kill").arg(tree[2].to_string()), LIMIT).ok();
+    traveller.ends();
+    assert_eq!(fs::read_to_string(scene.stage("status")).expect("it was told"), "143\n");
     scene.is_empty_soon();
 }
 

@@ -20,7 +20,7 @@ const MADV_DONTNEED: u64 = 4;
 pub(super) struct Inheritance {
     /// Whether its children have something of its own, so that it is given its memory before it clones them.
     pub(super) early: bool,
-    /// Whether its parent is given its memory early: then all of that is there when it starts.
+    /// Whether its parent has memory when it clones it, which is then there when it starts.
     from_early: bool,
     /// For each region whether it is that of the parent, and how it differs.
     kept: HashMap<usize, Difference>,
@@ -65,7 +65,8 @@ impl Inheritance {
         }
         for (number, process) in processes.iter().enumerate() {
             let Some(parent) = parent(number) else { continue };
-            all[number].from_early = all[parent].early;
+            // What the parent has of its own parent is there too.
+            all[number].from_early = all[parent].early || all[parent].from_early;
             let address = |vdso: &Option<frost_model::rm::Vdso>| vdso.as_ref().map(|vdso| vdso.address);
             let theirs = address(&processes[parent].rm.vdso);
             all[number].vdso = all[parent].early && theirs.is_some() && theirs == address(&process.rm.vdso);
