@@ -1,5 +1,6 @@
 //! The facts of this host that an image relies on.
 
+use crate::Keeper;
 use frost_model::clock::{Clocks, Timespec};
 use frost_model::host::Host;
 use rustix::time::ClockId;
@@ -19,7 +20,12 @@ pub(crate) fn cpu_features() -> Vec<String> {
 }
 
 /// Describes this host, as it is for process `pid`. `xstate` is the xsave area of any thread, which tells what this processor saves.
-pub(crate) fn describe(pid: i32, xstate: &[u8], cpu_features: Vec<String>) -> Host {
+pub(crate) fn describe(
+    pid: i32,
+    xstate: &[u8],
+    cpu_features: Vec<String>,
+    keeper: Option<&dyn Keeper>,
+) -> Host {
     let uname = rustix::system::uname();
     let euid = rustix::process::geteuid();
     Host {
@@ -34,6 +40,7 @@ pub(crate) fn describe(pid: i32, xstate: &[u8], cpu_features: Vec<String>) -> Ho
         privileged: euid.is_root(),
         pid_namespace: namespace("self") != namespace(&pid.to_string()),
         ipc_namespace: !crate::cap::sysv::shares_namespace(pid),
+        runtime: keeper.map(Keeper::runtime),
     }
 }
 

@@ -67,9 +67,30 @@ pub const STEPS: [&str; 19] = [
     "freeze.end",
 ];
 
+/// The keeper of a program that lives in an environment of the runtime: what a freeze must know of it and tell it.
+pub trait Keeper: std::fmt::Debug {
+    /// Its pid: the program shares its namespaces, and is complete if the keeper has no other child than the root.
+    fn pid(&self) -> i32;
+
+    /// How many filters of system calls the runtime has put on the program, which a thaw puts there again.
+    fn filters(&self) -> u32;
+
+    /// What the program gets again where it is thawed.
+    fn runtime(&self) -> frost_model::host::Runtime;
+
+    /// Lists what only the keeper sees, once the program stands still or, for a check, while it runs.
+    fn obstacles(&self) -> Vec<frost_model::Obstacle>;
+
+    /// Hears that this version of the image is complete and that the program will now be ended.
+    ///
+    /// # Errors
+    /// Why it could not be told: it then takes the program's end for an end.
+    fn complete(&self, version: u32) -> Result<(), String>;
+}
+
 /// How to freeze.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct Options<'a> {
     /// Let the program go on afterwards.
     pub leave_running: bool,
     /// Copy memory while the program runs, so that it stands still only for what changed last. A program that goes on
@@ -83,9 +104,11 @@ pub struct Options {
     pub full: bool,
     /// How long a thread may take to stop.
     pub stop_timeout: Duration,
+    /// The program's keeper, if it is one of the runtime.
+    pub keeper: Option<&'a dyn Keeper>,
 }
 
-impl Default for Options {
+impl Default for Options<'_> {
     fn default() -> Self {
         Self {
             leave_running: false,
@@ -94,6 +117,7 @@ impl Default for Options {
             force: false,
             full: false,
             stop_timeout: Duration::from_secs(10),
+            keeper: None,
         }
     }
 }
@@ -135,7 +159,7 @@ pub struct Frozen {
 ///
 /// # Errors
 /// [`Failure`] says how things stand; in each case the program runs as before, or its image is complete.
-pub fn freeze(store: &Store, pid: i32, name: &Name, options: Options) -> Result<Frozen, Failure> {
+pub fn freeze(store: &Store, pid: i32, name: &Name, options: Options<'_>) -> Result<Frozen, Failure> {
     let mut steps = Steps::start();
     let stat = target::validate(pid, options.force)?;
     let what = format!("cannot freeze process {pid} ({})", String::from_utf8_lossy(&stat.comm));

@@ -106,7 +106,7 @@ pub(crate) fn run(
     store: &Store,
     pid: i32,
     name: &Name,
-    options: Options,
+    options: Options<'_>,
     what: &str,
     steps: &mut Steps,
 ) -> Result<Frozen, Failure> {
@@ -202,6 +202,12 @@ pub(crate) fn run(
     freeze.steps.end("freeze.commit");
     let survived = fault::point("freeze.commit").is_ok();
     if let Some(tree) = stopped.take() {
+        if survived
+            && let Some(keeper) = options.keeper
+            && let Err(why) = keeper.complete(frozen.version)
+        {
+            frozen.warnings.push(format!("its keeper does not know that it was frozen: {why}"));
+        }
         if survived {
             tree.kill();
             sysv::remove(&own);
@@ -229,7 +235,7 @@ fn capture(
     tree: &StoppedTree,
     (clocks, features): (Clocks, Vec<String>),
     mut memory: Memory<'_>,
-    options: Options,
+    options: Options<'_>,
     exact: bool,
 ) -> Result<Captures, Failure> {
     let mut files = memory.precopy.as_mut().map(Precopy::begin_stop).unwrap_or_default();
@@ -253,8 +259,8 @@ fn capture(
     }
 
     let seen: Vec<Seen<'_>> = living.iter().zip(&maps).map(|(process, maps)| seen(process, maps)).collect();
-    let (catalog, mut obstacles) =
-        survey::look(&seen, &mut files, Motion::Stopped).map_err(|error| freeze.failed(&error))?;
+    let (catalog, mut obstacles) = survey::look(&seen, &mut files, Motion::Stopped, options.keeper)
+        .map_err(|error| freeze.failed(&error))?;
     obstacles.extend(living.iter().filter_map(|process| lost_leader(process)));
     obstacles.extend(living.iter().filter_map(|process| dispatching(process)));
     if !obstacles.is_empty() {
@@ -338,7 +344,7 @@ fn capture(
     }
     let xstate = processes.first().and_then(|process| process.cpu.threads.first());
     let xstate = xstate.map_or(&[][..], |thread| thread.xstate.as_slice());
-    let host = host::describe(freeze.pid, xstate, features);
+    let host = host::describe(freeze.pid, xstate, features, options.keeper);
     freeze.step("freeze.sessions")?;
     copy_memory(tree, memory.extents, memory.draft).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.memory")?;
@@ -627,7 +633,7 @@ fn capture_process(
 }
 
 /// Says what will not be as the user may expect.
-fn warnings(checkpoint: &Checkpoint, options: Options) -> Vec<String> {
+fn warnings(checkpoint: &Checkpoint, options: Options<'_>) -> Vec<String> {
     let mut warnings = Vec::new();
     if options.leave_running && !options.files {
         for description in &checkpoint.descriptions {

@@ -125,12 +125,12 @@ impl Precopy {
     pub(crate) fn run(
         freeze: &mut Freeze<'_>,
         pid: i32,
-        options: Options,
+        options: Options<'_>,
         pack: &mut PackWriter,
         earlier: &mut Option<Earlier>,
     ) -> Result<Option<Self>, Failure> {
         // A child that begins or ends just now may look like something that cannot be carried.
-        let mut looks = std::iter::repeat_with(|| survey::check(pid, true)).take(MOST_LOOKS);
+        let mut looks = std::iter::repeat_with(|| survey::check(pid, true, options.keeper)).take(MOST_LOOKS);
         let clear = looks.any(|found| found.is_ok_and(|obstacles| obstacles.is_empty()));
         freeze.step("precopy.survey")?;
         if !clear {
@@ -500,7 +500,7 @@ impl Precopy {
 }
 
 /// Stops the tree for an instant, and makes each process create what tracks it.
-fn enter(freeze: &mut Freeze<'_>, pid: i32, options: Options) -> Result<(Vec<Entered>, Duration), Failure> {
+fn enter(freeze: &mut Freeze<'_>, pid: i32, options: Options<'_>) -> Result<(Vec<Entered>, Duration), Failure> {
     let urgent = Urgent::beside(pid);
     let pause = Instant::now();
     let tree = StoppedTree::stop(pid, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;

@@ -1,5 +1,6 @@
 //! All that is in the way of a freeze, in one list.
 
+use crate::Keeper;
 use crate::cap::{Catalog, Motion, Observed};
 use crate::failure::{Failure, FailureKind};
 use crate::rm::{self, Behind, FileCache};
@@ -42,6 +43,7 @@ pub(crate) fn look(
     seen: &[Seen<'_>],
     files: &mut FileCache,
     motion: Motion,
+    keeper: Option<&dyn Keeper>,
 ) -> Result<(Catalog, Vec<Obstacle>), crate::cap::Error> {
     let observed: Vec<Observed<'_>> = seen
         .iter()
@@ -55,7 +57,7 @@ pub(crate) fn look(
     let (mut catalog, mut obstacles) = Catalog::survey(&observed, motion)?;
     let linked = adopt_deleted(&mut catalog, seen, files)?;
     for process in seen {
-        obstacles.extend(target::survey(process.pid, process.inner, process.status));
+        obstacles.extend(target::survey(process.pid, process.inner, process.status, keeper));
         obstacles.extend(rm::survey(process.inner, &process.command, process.mappings, &linked, files));
         for (link, object) in [("exe", "binary"), ("cwd", "working directory"), ("root", "root directory")] {
             if let Err(reason) = file::behind_link(&proc::path(process.pid, link)) {
@@ -72,6 +74,7 @@ pub(crate) fn look(
     let pids: Vec<_> = seen.iter().map(|process| (process.pid, process.inner)).collect();
     obstacles.extend(target::survey_shared(&pids));
     obstacles.extend(target::survey_ipc(&pids));
+    obstacles.extend(keeper.into_iter().flat_map(Keeper::obstacles));
     Ok((catalog, obstacles))
 }
 
@@ -115,7 +118,7 @@ fn adopt_deleted(
 ///
 /// # Errors
 /// As [`freeze`](crate::freeze) for targets that cannot be frozen at all.
-pub fn check(pid: i32, force: bool) -> Result<Vec<Obstacle>, Failure> {
+pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<Obstacle>, Failure> {
     let stat = target::validate(pid, force)?;
     let what = format!("cannot check process {pid} ({})", String::from_utf8_lossy(&stat.comm));
     let denied = |errno: &rustix::io::Errno| {
@@ -162,7 +165,7 @@ pub fn check(pid: i32, force: bool) -> Result<Vec<Obstacle>, Failure> {
             mappings,
         })
         .collect();
-    match look(&seen, &mut FileCache::default(), Motion::Running) {
+    match look(&seen, &mut FileCache::default(), Motion::Running, keeper) {
         Ok((_, obstacles)) => {
             unstoppable.extend(obstacles);
             Ok(unstoppable)

@@ -1,5 +1,6 @@
 //! Which processes can be frozen at all.
 
+use crate::Keeper;
 use crate::failure::{Failure, FailureKind};
 use frost_model::{Obstacle, Pid};
 use frost_sys::proc;
@@ -145,7 +146,9 @@ pub(crate) fn survey_stop(pid: i32, status: &Status) -> Option<Obstacle> {
 const SHARED_NAMESPACES: [(&str, &str); 3] = [("net", "network"), ("uts", "host name"), ("cgroup", "cgroup")];
 
 /// Lists what is in the way in a process as a whole: nothing here needs it to be stopped.
-pub(crate) fn survey(pid: i32, inner: Pid, status: &Status) -> Vec<Obstacle> {
+///
+/// A program of the runtime has the namespaces of its keeper, which a thaw makes again, and its filters.
+pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, keeper: Option<&dyn Keeper>) -> Vec<Obstacle> {
     let command = proc::command(pid);
     let mut obstacles = Vec::new();
     let mut add = |object: &str, reason: String, remedy: &str| {
@@ -157,7 +160,7 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status) -> Vec<Obstacle> {
             remedy: remedy.to_owned(),
         });
     };
-    if status.seccomp != 0 {
+    if status.seccomp != 0 && keeper.is_none_or(|keeper| status.seccomp_filters != keeper.filters()) {
         let kind = if status.seccomp == 1 { "strict mode" } else { "filters" };
         add(
             "system call filter",
@@ -169,6 +172,7 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status) -> Vec<Obstacle> {
         let link = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/{file}"), Vec::new()).ok();
         if let (Some(theirs), Some(ours)) = (link(&pid.to_string()), link("self"))
             && theirs != ours
+            && keeper.is_none_or(|keeper| Some(&theirs) != link(&keeper.pid().to_string()).as_ref())
         {
             add(
                 &format!("{name} namespace"),

@@ -24,4 +24,16 @@ pub struct Host {
     /// Whether it lived in an IPC namespace other than the freezer's: all objects in there were its own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ipc_namespace: bool,
+    /// The environment that it lived in, if it was one of the runtime's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
+}
+
+/// What a program of the runtime gets again where it is thawed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// The kinds of system calls that are refused to others and were open to it, by their names.
+    pub allowed: Vec<String>,
+    /// Whether its keeper held a terminal for it.
+    pub terminal: bool,
 }

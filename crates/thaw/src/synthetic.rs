@@ -147,6 +147,7 @@ pub(crate) fn checkpoint(processes: Vec<Process>) -> Checkpoint {
             privileged: true,
             pid_namespace: false,
             ipc_namespace: false,
+            runtime: None,
         },
         clocks: Clocks::default(),
         processes,

@@ -113,6 +113,7 @@ fn freeze_with(fds: Vec<OwnedFd>, files: bool) -> Frozen {
     pack.write_all(&bytes).unwrap();
     let Captured { descriptions, objects, dataspaces } = captured;
     let host = Host {
+        runtime: None,
         architecture: String::new(),
         kernel: String::new(),
         boot_id: String::new(),

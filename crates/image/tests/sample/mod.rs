@@ -128,6 +128,7 @@ pub fn checkpoint() -> Checkpoint {
     let identity = |len_bytes| FileIdentity { len_bytes, ..FileIdentity::default() };
     Checkpoint {
         host: Host {
+            runtime: None,
             architecture: std::env::consts::ARCH.to_owned(),
             kernel: "6.18.0".to_owned(),
             boot_id: "11111111-2222-3333-4444-555555555555".to_owned(),

@@ -51,6 +51,8 @@ pub struct Status {
     pub no_new_privs: bool,
     /// `Seccomp`: 0 none, 1 strict, 2 filter.
     pub seccomp: u32,
+    /// `Seccomp_filters`: how many there are, those of ancestors included (Linux 5.9).
+    pub seccomp_filters: u32,
     /// `Threads`.
     pub threads: u32,
     /// `THP_enabled` is 0.
@@ -105,6 +107,7 @@ fn parse(text: &[u8]) -> Status {
             b"CapAmb" => status.cap_ambient = hex(),
             b"NoNewPrivs" => status.no_new_privs = number() != 0,
             b"Seccomp" => status.seccomp = number() as u32,
+            b"Seccomp_filters" => status.seccomp_filters = number() as u32,
             b"Threads" => status.threads = number() as u32,
             b"THP_enabled" => status.thp_disabled = number() == 0,
             _ => {}

@@ -36,7 +36,7 @@ fn check_target(target: &str, invocation: &mut Invocation) -> Result<ExitCode, F
         Ok(pid) => pid,
         Err(_) => super::freeze::find(&invocation.store()?, target)?,
     };
-    let obstacles = frost_freeze::check(pid, false).map_err(trouble::of_freeze)?;
+    let obstacles = frost_freeze::check(pid, false, None).map_err(trouble::of_freeze)?;
     invocation.steps.end("check.target");
     if invocation.global.json {
         for obstacle in &obstacles {
