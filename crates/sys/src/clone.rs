@@ -93,16 +93,44 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Forks into new pid and mount namespaces, and a user namespace if `user`: the child is pid 1 there.
+/// Namespaces for System V IPC and the names of the host.
+pub const IPC_AND_UTS: u64 = (libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64;
+
+/// Forks into new pid and mount namespaces, a user namespace if `user`, and those of `more`: the child is pid 1 there.
 ///
 /// # Errors
 /// Those of [`fork_with`].
 ///
 /// The child goes on here with a copy of our memory. If the calling process has other threads, locks that they hold stay
 /// held in the child; so it is to be called from a process with one thread.
-pub fn fork_into_namespaces(user: bool) -> Result<Clone> {
+pub fn fork_into_namespaces(user: bool, more: u64) -> Result<Clone> {
     let user = if user { libc::CLONE_NEWUSER } else { 0 };
     let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | user;
     // SAFETY: the contract above; no memory is shared with the child.
-    unsafe { fork_with(flags as u64, &[], libc::SIGCHLD) }
+    unsafe { fork_with(flags as u64 | more, &[], libc::SIGCHLD) }
+}
+
+/// Forks as [`fork_single_threaded`] does, with a chosen pid in the namespace for our children.
+///
+/// # Errors
+/// EBUSY if the process has other threads; else those of [`fork_with`].
+pub fn fork_numbered(pid: i32) -> Result<Clone> {
+    if crate::proc::threads(std::process::id() as i32).is_ok_and(|threads| threads.len() != 1) {
+        return Err(rustix::io::Errno::BUSY);
+    }
+    // SAFETY: as in `fork_single_threaded`. Behind setns(2) into a pid namespace /proc may show another one, where we
+    // are not found; the caller was checked before it.
+    unsafe { fork_with(0, &[pid], libc::SIGCHLD) }
+}
+
+/// Enters namespaces of another process: `flags` are of CLONE_NEW..., those for pids concern our children only.
+///
+/// # Errors
+/// EPERM without rights over them; EINVAL for a user namespace that is our own, or if we have other threads.
+///
+/// Source: `setns(2)` with a pidfd, Linux 5.8.
+pub fn enter(process: rustix::fd::BorrowedFd<'_>, flags: u64) -> Result<()> {
+    use rustix::fd::AsRawFd;
+    // SAFETY: the call takes numbers; descriptors stay as they are, and paths are looked up by name only.
+    check(unsafe { libc::setns(process.as_raw_fd(), flags as libc::c_int) }).map(drop)
 }

@@ -16,17 +16,26 @@ pub const NOT_EXECUTED: i32 = 127;
 /// The child inherits all descriptors that are not close-on-exec, limits, and the namespaces for children. Returns
 /// its pid in our namespace and its pidfd. If the execution fails it exits with [`NOT_EXECUTED`].
 ///
+/// With `sibling` it becomes a child of our own parent instead.
+///
 /// # Errors
 /// Those of [`fork_with`]; there is no child then.
 ///
 /// Source: `execveat(2)` with AT_EMPTY_PATH, which needs no path and so no `/proc`.
-pub fn spawn(executable: BorrowedFd<'_>, name: &CStr, set_tid: &[i32]) -> Result<(i32, OwnedFd)> {
+pub fn spawn(
+    executable: BorrowedFd<'_>,
+    name: &CStr,
+    set_tid: &[i32],
+    sibling: bool,
+) -> Result<(i32, OwnedFd)> {
+    // clone3(2) refuses a signal beside CLONE_PARENT: it is that of the caller then.
+    let (flags, signal) = if sibling { (libc::CLONE_PARENT as u64, 0) } else { (0, libc::SIGCHLD) };
     let fd = executable.as_raw_fd();
     let arguments = [name.as_ptr(), std::ptr::null()];
     let environment: [*const libc::c_char; 1] = [std::ptr::null()];
     let all = u64::MAX;
     // SAFETY: the child makes nothing but system calls on memory prepared above, and ends by execveat or _exit.
-    match unsafe { fork_with(0, set_tid, libc::SIGCHLD) }? {
+    match unsafe { fork_with(flags, set_tid, signal) }? {
         Clone::Parent { pid, pidfd } => Ok((pid, pidfd)),
         Clone::Child => {
             // SAFETY: each call gets addresses of live objects of the size that the kernel expects: a mask of 8

@@ -2,18 +2,17 @@
 
 mod terminal;
 
-pub(crate) use terminal::Terminal;
+pub use terminal::Terminal;
 
 use crate::error::{Context, Error};
-use crate::inside::{self, Fate};
 use crate::stage::Stage;
+use frost_keeper::Connection;
+use frost_keeper::protocol as say;
 use frost_sys::{jobs, ptrace, signals};
 use rustix::event::{PollFd, PollFlags};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
-use std::io::BufReader;
-use std::os::unix::net::UnixStream;
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 /// How an attached program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,28 +21,39 @@ pub enum Ending {
     Exited(i32),
     /// By this signal.
     Killed(i32),
+    /// It was frozen: this is the version of its image.
+    Frozen(u32),
     /// It was lost from sight: its keeper was killed.
     Unknown,
 }
 
 impl Ending {
-    /// Returns it as a shell does: 128 and the signal's number if it was killed.
+    /// Reads a status as of wait(2).
+    pub fn of_status(status: i32) -> Self {
+        match status & 0x7f {
+            0 => Self::Exited(status >> 8 & 0xff),
+            signal => Self::Killed(signal),
+        }
+    }
+
+    /// Returns it as a shell does: 128 and the signal's number if it was killed, as a freeze and the end of its keeper do.
     pub fn exit_status(self) -> i32 {
         match self {
             Self::Exited(code) => code,
             Self::Killed(signal) => 128 + signal,
-            Self::Unknown => 128 + libc::SIGKILL,
+            Self::Frozen(_) | Self::Unknown => 128 + libc::SIGKILL,
         }
     }
 }
 
-/// Our hold on a program that we are the parent of.
+/// Our hold on a program: we are its parent, or its keeper is.
 #[derive(Debug)]
 pub struct Attached {
     pid: i32,
-    pidfd: OwnedFd,
-    /// The keeper's reports, if there is one between us and the program.
-    keeper: Option<BufReader<UnixStream>>,
+    /// `None` if it has ended already.
+    pidfd: Option<OwnedFd>,
+    /// The keeper, if there is one between us and the program.
+    keeper: Option<Connection>,
     terminal: Option<Terminal>,
 }
 
@@ -62,16 +72,14 @@ const PASSED_ON: [i32; 9] = [
 
 impl Attached {
     pub(crate) fn child(pid: i32, pidfd: OwnedFd, terminal: Option<Terminal>) -> Self {
-        Self { pid, pidfd, keeper: None, terminal }
+        Self { pid, pidfd: Some(pidfd), keeper: None, terminal }
     }
 
-    pub(crate) fn kept(
-        pid: i32,
-        pidfd: OwnedFd,
-        keeper: BufReader<UnixStream>,
-        terminal: Option<Terminal>,
-    ) -> Self {
-        Self { pid, pidfd, keeper: Some(keeper), terminal }
+    /// Takes hold of a program, whose root is `pid` if it has not ended already, by a connection that watches its keeper.
+    pub fn kept(pid: Option<i32>, keeper: Connection, terminal: Option<Terminal>) -> Self {
+        let number = pid.and_then(Pid::from_raw);
+        let pidfd = number.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        Self { pid: pid.unwrap_or(0), pidfd, keeper: Some(keeper), terminal }
     }
 
     /// Waits for the program's end, passes signals on to it meanwhile, and lends it our terminal.
@@ -81,8 +89,7 @@ impl Attached {
     pub fn wait(mut self) -> Result<Ending, Error> {
         let stage = Stage::Release;
         let about = || "the attached program".to_owned();
-        // A key that stops a job reaches the program by itself, and us too if it is of our group: whether we stop is for
-        // the program to say.
+        // Whether we stop when we are asked to is for the program to say.
         let mask = PASSED_ON.iter().chain(&[libc::SIGCHLD, libc::SIGTSTP]);
         let mask = mask.fold(0u64, |mask, signal| mask | 1 << (signal - 1));
         let old = signals::set_mask(mask | 1 << (libc::SIGTTOU - 1)).at(stage, about)?;
@@ -100,8 +107,7 @@ impl Attached {
         // It may have stopped before we were told of stops.
         self.look_for_stop();
         loop {
-            let read_ahead = self.keeper.as_ref().is_some_and(|keeper| !keeper.buffer().is_empty());
-            let (signalled, told) = if read_ahead { (false, true) } else { self.await_news(queue)? };
+            let (signalled, told) = self.await_news(queue)?;
             if told && let Some(ending) = self.hear() {
                 return Ok(ending);
             }
@@ -115,14 +121,12 @@ impl Attached {
 
     /// Waits for a signal to us, or news of the program.
     fn await_news(&self, queue: &OwnedFd) -> rustix::io::Result<(bool, bool)> {
-        let keeper = self.keeper.as_ref().map(|keeper| keeper.get_ref().as_fd());
-        let mut fds = [
-            PollFd::new(queue, PollFlags::IN),
-            match keeper {
-                Some(keeper) => PollFd::from_borrowed_fd(keeper, PollFlags::IN),
-                None => PollFd::new(&self.pidfd, PollFlags::IN),
-            },
-        ];
+        let news = match (&self.keeper, &self.pidfd) {
+            (Some(keeper), _) => PollFd::new(keeper, PollFlags::IN),
+            (None, Some(pidfd)) => PollFd::new(pidfd, PollFlags::IN),
+            (None, None) => return Ok((false, true)),
+        };
+        let mut fds = [PollFd::new(queue, PollFlags::IN), news];
         loop {
             match rustix::event::poll(&mut fds, None) {
                 Err(Errno::INTR) => {}
@@ -135,22 +139,24 @@ impl Attached {
 
     /// Learns what became of the program, and does what a stop asks for.
     fn hear(&mut self) -> Option<Ending> {
-        let Some(keeper) = &mut self.keeper else { return Some(self.ending()) };
-        match inside::fate(keeper) {
-            Some(Fate::Stopped { signal }) => {
-                self.stopped(signal);
+        let Some(keeper) = &self.keeper else { return Some(self.ending()) };
+        let Ok(packet) = keeper.receive() else { return Some(Ending::Unknown) };
+        match packet.message.kind {
+            say::ENDED => Some(Ending::of_status(packet.message.a)),
+            say::ICE => Some(Ending::Frozen(packet.message.a as u32)),
+            say::STOPPED => {
+                self.stopped(packet.message.a);
                 None
             }
-            Some(Fate::Ended { status }) if status & 0x7f != 0 => Some(Ending::Killed(status & 0x7f)),
-            Some(Fate::Ended { status }) => Some(Ending::Exited(status >> 8 & 0xff)),
-            None => Some(Ending::Unknown),
+            _ => None,
         }
     }
 
     fn signalled(&mut self, signal: i32) {
         match signal {
             libc::SIGCHLD => return self.look_for_stop(),
-            libc::SIGTSTP => return,
+            // The key that stops a job reached it as well.
+            libc::SIGTSTP if self.group().is_none() => return,
             libc::SIGCONT => {
                 // We may have been brought to the foreground.
                 if let Some(terminal) = &self.terminal {
@@ -160,8 +166,20 @@ impl Attached {
             _ => {}
         }
         if let Some(signal) = Signal::from_named_raw(signal) {
-            let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+            self.send(signal);
         }
+    }
+
+    fn send(&self, signal: Signal) {
+        if let Some(pidfd) = &self.pidfd {
+            let _ = rustix::process::pidfd_send_signal(pidfd, signal);
+        }
+    }
+
+    /// Returns the program's process group, if that is not ours.
+    fn group(&self) -> Option<Pid> {
+        let group = Pid::from_raw(self.pid).and_then(|pid| jobs::group(pid).ok().flatten());
+        group.filter(|group| *group != rustix::process::getpgrp())
     }
 
     /// Looks whether job control stopped the program, if it is our child.
@@ -184,10 +202,9 @@ impl Attached {
         if let Some(terminal) = &self.terminal {
             terminal.lend();
         }
-        let group = Pid::from_raw(self.pid).and_then(|pid| jobs::group(pid).ok().flatten());
-        match group.filter(|group| *group != rustix::process::getpgrp()) {
+        match self.group() {
             Some(group) => _ = rustix::process::kill_process_group(group, Signal::CONT),
-            None => _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::CONT),
+            None => self.send(Signal::CONT),
         }
     }
 

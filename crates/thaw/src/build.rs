@@ -54,6 +54,8 @@ pub(crate) struct Half<'a> {
     pub(crate) pidfd: OwnedFd,
     /// The writing end of the gate.
     gate: Option<OwnedFd>,
+    /// Its reading end, which tells a keeper whether it was opened.
+    pub(crate) gate_read: OwnedFd,
     pub(crate) baseline: Baseline,
     armed: bool,
 }
@@ -85,11 +87,13 @@ fn raise_limits() {
 
 /// Opens, compiles and starts, and returns when every thread is at the gate and all results are as they must be.
 ///
-/// `groups` are our supplementary groups, if they cannot be read here. `beside` is called when the tree is on its way.
+/// `groups` are our supplementary groups, if they cannot be read here. With `sibling` the root becomes a child of our
+/// parent. `beside` is called when the tree is on its way.
 pub(crate) fn build<'a>(
     checkpoint: &'a Checkpoint,
     relation: Relation,
     groups: Option<Vec<u32>>,
+    sibling: bool,
     material: impl FnOnce() -> Result<Material, Error>,
     beside: impl FnOnce(),
     steps: &mut Steps,
@@ -104,6 +108,11 @@ pub(crate) fn build<'a>(
     let our_arrived = arrived.try_clone().map_err(|error| Error::Builder {
         stage,
         object: "an eventfd".to_owned(),
+        source: Errno::from_io_error(&error).unwrap_or(Errno::MFILE),
+    })?;
+    let our_gate_read = gate_read.try_clone().map_err(|error| Error::Builder {
+        stage,
+        object: "the gate".to_owned(),
         source: Errno::from_io_error(&error).unwrap_or(Errno::MFILE),
     })?;
     let (mut pool, mut numbers) =
@@ -131,9 +140,9 @@ pub(crate) fn build<'a>(
         base,
         gaps,
     })?;
-    let tokens = program.arrivals * 8;
+    let tokens = tokens(&program);
     if tokens > 65_536 {
-        rustix::pipe::fcntl_setpipe_size(&gate_write, tokens as usize)
+        rustix::pipe::fcntl_setpipe_size(&gate_write, tokens)
             .at(Stage::Compile, || format!("a gate for {} threads", program.arrivals))?;
     }
     let area = program.control.write([numbers.gate, numbers.arrived])?;
@@ -152,7 +161,7 @@ pub(crate) fn build<'a>(
     let name = std::ffi::CString::new(name).unwrap_or_default();
     // Processes of a half-built tree whose parent ended must not become anybody else's children.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-    let (root, pidfd) = frost_sys::stub::spawn(stub.as_fd(), &name, &[pid.raw()])
+    let (root, pidfd) = frost_sys::stub::spawn(stub.as_fd(), &name, &[pid.raw()], sibling)
         .at(Stage::Spawn, || format!("process {pid}"))?;
     let half = Half {
         checkpoint,
@@ -162,6 +171,7 @@ pub(crate) fn build<'a>(
         root,
         pidfd,
         gate: Some(gate_write),
+        gate_read: our_gate_read,
         baseline,
         armed: true,
     };
@@ -178,6 +188,12 @@ pub(crate) fn build<'a>(
     half.check()?;
     steps.end(Stage::Check.name());
     Ok(half)
+}
+
+/// The length of what opens the gate: 8 bytes for each thread, and 8 that stay, by which whoever looks at it later sees
+/// that it was opened.
+fn tokens(program: &Program) -> usize {
+    (program.arrivals as usize + 1) * 8
 }
 
 fn stub(program: &Program, numbers: &Numbers) -> rustix::io::Result<OwnedFd> {
@@ -404,7 +420,7 @@ impl Half<'_> {
 
     /// Opens the gate: from here on the tree lives, whatever becomes of us.
     pub(crate) fn open_gate(&mut self) -> Result<(), Error> {
-        let tokens = vec![1u8; self.program.arrivals as usize * 8];
+        let tokens = vec![1u8; tokens(&self.program)];
         if let Some(gate) = &self.gate {
             // One write, into a pipe with room for all of it: the kernel copies it without an end in between.
             let written = rustix::io::write(gate, &tokens).at(Stage::Commit, || "the gate".to_owned())?;

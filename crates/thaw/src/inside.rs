@@ -1,7 +1,9 @@
-//! A thaw in pid and mount namespaces of its own, with a keeper as pid 1.
+//! A thaw in namespaces of the program's own, whose pid 1 is a keeper.
 //!
-//! The keeper builds the tree there. If it dies before it is done, or if we die, the kernel ends all of it. Done, it
-//! lets go of everything and stays to collect what ends in there; when nothing is left, it ends too.
+//! Where they are made for it, their pid 1 builds the tree, and becomes the keeper by executing it: if it dies before it
+//! is done, or if we die, the kernel ends all of it. Where there is a keeper, as for every program of the runtime, the
+//! builder is born into its namespaces as its child, and makes the root its own sibling; if it dies, the gate ends the
+//! tree, and the keeper stays.
 
 use crate::attach::{Attached, Terminal};
 use crate::build::begin;
@@ -9,20 +11,25 @@ use crate::error::{Context, Error};
 use crate::plan::Plan;
 use crate::stage::Stage;
 use crate::thaw;
-use frost_model::Steps;
+use frost_keeper::house::Home;
+use frost_keeper::protocol::{self as say, Message};
+use frost_keeper::{Connection, Held, admission, house};
+use frost_model::cap::{Capability, OutsideKind};
 use frost_model::steps::Step;
+use frost_model::{Checkpoint, Steps};
 use frost_store::Image;
-use frost_sys::clone::{Clone, fork_into_namespaces};
+use frost_sys::clone::{self, Clone, fork_into_namespaces};
 use frost_sys::{proc, ptrace};
 
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, Signal};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
-/// What the keeper tells whoever started it, a line each.
+/// What the builder tells whoever started it, a line each.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
     /// The tree is built and waits; an empty line as answer lets it go.
@@ -31,10 +38,6 @@ enum Report {
     Done { clean: bool, steps: Vec<Step> },
     /// Nothing was built.
     Failed { message: String, denied: bool },
-    /// Job control stopped the root of the tree by this signal.
-    Stopped { signal: i32 },
-    /// The root of the tree ended with this status, as of wait(2).
-    Ended { status: i32 },
 }
 
 fn send(stream: &mut UnixStream, report: &Report) -> std::io::Result<()> {
@@ -49,50 +52,87 @@ fn receive(stream: &mut BufReader<UnixStream>) -> Option<Report> {
     serde_json::from_str(&line).ok()
 }
 
-/// Starts a keeper that thaws `image`, and waits until the tree goes on.
+/// A tree that goes on, as whoever asked for it sees it.
+#[derive(Debug)]
+pub(crate) struct Alive {
+    pub(crate) root: i32,
+    pub(crate) clean: bool,
+    pub(crate) attached: Option<Attached>,
+    /// Our terminal, if nobody is attached yet who has it.
+    pub(crate) lent: Option<Terminal>,
+}
+
+/// Starts a builder that thaws `image`, and waits until the tree goes on.
 pub(crate) fn in_namespaces(
     image: &Image,
     plan: &Plan,
+    home: Option<&Home>,
     mark: &dyn Fn(i32) -> Result<(), Error>,
     steps: &mut Steps,
-) -> Result<(i32, bool, Option<Attached>), Error> {
+) -> Result<Alive, Error> {
     let stage = Stage::Namespaces;
     begin(stage)?;
     let failed = |error: std::io::Error| Error::Builder {
         stage,
-        object: "a socket to the keeper".to_owned(),
+        object: "a socket to the builder".to_owned(),
         source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
     };
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    // Whoever stays attached watches the keeper from its first moment.
+    let mut watch = None;
+    let mut plain = Held { name: image.id().name.to_string(), ..Held::default() };
+    if plan.attach && home.is_none() {
+        let (connection, end) = Connection::pair().at(stage, || "a socket to the keeper".to_owned())?;
+        watch = Some(connection);
+        plain.watcher = Some(end);
+    }
     let groups =
         rustix::process::getgroups().unwrap_or_default().iter().map(|group| group.as_raw()).collect();
-    let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let namespaces = || "pid and mount namespaces".to_owned();
-    let (keeper, _keeper_fd) = match fork_into_namespaces(plan.namespaces.user).at(stage, namespaces)? {
+    let builder = Builder {
+        image,
+        plan,
+        groups,
+        ids: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+        highest_pid: house::highest_pid(),
+        steps: steps.clone(),
+    };
+    let namespaces = || "namespaces of its own".to_owned();
+    let forked = match home {
+        Some(_) => clone::fork_single_threaded(libc::SIGCHLD),
+        None => fork_into_namespaces(plan.namespaces.user, 0),
+    };
+    let (child, _child_fd) = match forked.at(stage, namespaces)? {
         Clone::Child => {
             drop(ours);
-            keep(image, plan, groups, ids, theirs, steps.clone());
+            match home {
+                Some(home) => builder.join(home, theirs),
+                None => builder.keep(&plain, theirs),
+            }
         }
         Clone::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(theirs);
+    drop(plain);
+    let keeper = home.map_or(child, |home| home.keeper);
     let mut stream = BufReader::new(ours);
     let end = |error: Error| {
-        if let Some(pid) = Pid::from_raw(keeper) {
+        if let Some(pid) = Pid::from_raw(child) {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
-        reap(keeper);
+        reap(child);
         error
     };
+    verify(image).map_err(end)?;
+    steps.end(Stage::Verify.name());
+    let inner = image.checkpoint().processes[0].pd.relation.pid.raw();
     let mut root = 0;
     let mut terminal = None;
     loop {
         match receive(&mut stream) {
             Some(Report::Ready) => {
-                // Nothing else can be a child of the keeper yet but the root.
-                root = match proc::children(keeper).map(|children| children.first().copied()) {
-                    Ok(Some(root)) => root,
-                    _ => {
+                root = match child_numbered(keeper, inner) {
+                    Some(root) => root,
+                    None => {
                         let source = Errno::SRCH;
                         return Err(end(Error::Builder { stage, object: "the root".to_owned(), source }));
                     }
@@ -103,41 +143,37 @@ pub(crate) fn in_namespaces(
             }
             Some(Report::Done { clean, steps: done }) => {
                 steps.extend(done);
-                let attached = if plan.attach {
-                    let pid = Pid::from_raw(root).unwrap_or(Pid::INIT);
-                    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty());
-                    let pidfd = pidfd.at(Stage::Release, || format!("process {root}"))?;
-                    Some(Attached::kept(root, pidfd, stream, terminal))
-                } else {
-                    None
+                if child != keeper {
+                    reap(child);
+                }
+                let (attached, lent) = match watch.take() {
+                    Some(connection) => (Some(Attached::kept(Some(root), connection, terminal)), None),
+                    None => (None, terminal),
                 };
-                return Ok((root, clean, attached));
+                return Ok(Alive { root, clean, attached, lent });
             }
             Some(Report::Failed { message, denied }) => return Err(end(Error::Inside { message, denied })),
-            Some(Report::Stopped { .. } | Report::Ended { .. }) | None => {
-                let message = "the keeper ended while it built the program".to_owned();
+            None => {
+                let message = "the builder ended before it had built the program".to_owned();
                 return Err(end(Error::Inside { message, denied: false }));
             }
         }
     }
 }
 
-/// What became of the root of the tree.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Fate {
-    Stopped { signal: i32 },
-    Ended { status: i32 },
+/// Compares the pack with its digests, while it is read by the builder, who waits for our word in the end.
+fn verify(image: &Image) -> Result<(), Error> {
+    begin(Stage::Verify)?;
+    let pack = image.pack()?;
+    Ok(image.verify_pack(pack.as_fd())?)
 }
 
-/// Reads what became of the root of the tree.
-pub(crate) fn fate(stream: &mut BufReader<UnixStream>) -> Option<Fate> {
-    loop {
-        match receive(stream)? {
-            Report::Ended { status } => return Some(Fate::Ended { status }),
-            Report::Stopped { signal } => return Some(Fate::Stopped { signal }),
-            Report::Ready | Report::Done { .. } | Report::Failed { .. } => {}
-        }
-    }
+/// Finds the child of `parent` that has this pid in its own namespace.
+fn child_numbered(parent: i32, inner: i32) -> Option<i32> {
+    let children = proc::children(parent).ok()?;
+    children.into_iter().find(|child| {
+        proc::status(*child).is_ok_and(|status| status.inner_pids.last().copied().unwrap_or(*child) == inner)
+    })
 }
 
 fn reap(pid: i32) {
@@ -148,83 +184,195 @@ fn reap(pid: i32) {
     }
 }
 
-/// The life of the keeper.
-fn keep(
-    image: &Image,
-    plan: &Plan,
+/// How many pids the builder may need: its own, and those of threads that it has for moments.
+const SPARE: i32 = 128;
+/// Below this the kernel gives no numbers when it begins anew (RESERVED_PIDS, `kernel/pid.c`).
+const FIRST_SPARE: i32 = 300;
+/// The pid that the kernel gave last in our namespace. It goes on from there; a chosen one does not change it.
+const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
+
+/// What is the same wherever it is built.
+struct Builder<'a> {
+    image: &'a Image,
+    plan: &'a Plan,
     groups: Vec<u32>,
     ids: (u32, u32),
-    mut stream: UnixStream,
-    mut steps: Steps,
-) -> ! {
-    let known = steps.done().len();
-    let result = prepare(plan, ids).and_then(|()| {
-        let mut ready = |_: &crate::build::Half<'_>| {
-            let answer = send(&mut stream, &Report::Ready).and_then(|()| {
-                let mut byte = [0];
-                std::io::Read::read_exact(&mut stream, &mut byte)
-            });
-            answer.map_err(|_| Error::Inside {
-                message: "whoever asked for it is gone".to_owned(),
-                denied: false,
-            })
-        };
-        let groups = plan.namespaces.user.then_some(groups);
-        thaw::here(image, plan, groups, &mut ready, &mut steps)
-    });
-    let built = match result {
-        Ok(built) => built,
-        Err(error) => {
-            let _ = send(&mut stream, &failure(&error));
-            std::process::exit(1);
-        }
-    };
-    // From here on the program lives without whoever asked for it.
-    let _ = rustix::process::set_parent_process_death_signal(None);
-    let done = steps.done().get(known..).unwrap_or_default().to_vec();
-    let _ = send(&mut stream, &Report::Done { clean: built.clean, steps: done });
-    let root = built.root;
-    drop(built);
-    let stream = if plan.attach { Some(stream) } else { None };
-    // It belongs to nobody's job, unless it stands between a program and the terminal: a group whose processes have no
-    // parent in their session cannot be stopped from there, for nobody would continue it (`is_orphaned_pgrp`,
-    // kernel/exit.c). As pid 1 it is not reached by the terminal's signals.
-    if stream.is_none() {
-        let _ = rustix::process::setsid();
-    }
-    // A list of processes tells what it is.
-    let _ = rustix::thread::set_name(c"frost-keeper");
-    let keep_fd = stream.as_ref().map(std::os::fd::AsRawFd::as_raw_fd);
-    frost_sys::own::close_all_but(keep_fd);
-    collect(root, stream)
+    highest_pid: Vec<u8>,
+    steps: Steps,
 }
 
-/// Collects what ends, until nothing is left.
-fn collect(root: i32, mut stream: Option<UnixStream>) -> ! {
-    let _ = std::env::set_current_dir("/");
-    loop {
-        match ptrace::wait_child() {
-            Ok((pid, stop)) => {
-                let status = match stop {
-                    ptrace::Stop::Exited(code) => code << 8,
-                    ptrace::Stop::Killed(signal) => signal,
-                    ptrace::Stop::Signal(signal) if pid == root => {
-                        if let Some(stream) = &mut stream {
-                            let _ = send(stream, &Report::Stopped { signal });
-                        }
-                        continue;
-                    }
-                    _ => continue,
-                };
-                if pid == root
-                    && let Some(mut stream) = stream.take()
-                {
-                    let _ = send(&mut stream, &Report::Ended { status });
+impl Builder<'_> {
+    /// The life of pid 1: it builds, and becomes the keeper.
+    fn keep(mut self, held: &Held, mut stream: UnixStream) -> ! {
+        let result = self.prepare().and_then(|()| self.build(false, &mut stream, None));
+        match result {
+            Ok(root) => {
+                // It belongs to nobody's job, unless it stands between a program and the terminal: a group whose
+                // processes have no parent in their session cannot be stopped from there, for nobody would continue it
+                // (`is_orphaned_pgrp`, kernel/exit.c). As pid 1 it is not reached by the terminal's signals.
+                if !self.plan.attach {
+                    let _ = rustix::process::setsid();
                 }
+                house::become_keeper(root, held);
             }
-            Err(_) => std::process::exit(0),
+            Err(error) => {
+                let _ = send(&mut stream, &failure(&error));
+            }
+        }
+        std::process::exit(1)
+    }
+
+    /// The life of a builder that is born into the namespaces of a keeper.
+    fn join(mut self, home: &Home, mut stream: UnixStream) -> ! {
+        let result = self.enter(&home.pidfd).and_then(|born| {
+            if !born {
+                // The builder is on its way.
+                std::process::exit(0);
+            }
+            self.settle(home)?;
+            self.build(true, &mut stream, Some(&home.connection))
+        });
+        match result {
+            Ok(_) => std::process::exit(0),
+            Err(error) => {
+                let _ = send(&mut stream, &failure(&error));
+                std::process::exit(1);
+            }
         }
     }
+
+    /// Enters a keeper's namespaces and bears a child of the keeper there; returns whether this is that child.
+    fn enter(&self, keeper: &OwnedFd) -> Result<bool, Error> {
+        let stage = Stage::Namespaces;
+        let about = || "the keeper's namespaces".to_owned();
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        let user = if self.plan.namespaces.user { libc::CLONE_NEWUSER } else { 0 };
+        let kinds = user | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        clone::enter(keeper.as_fd(), kinds as u64).at(stage, about)?;
+        if self.plan.namespaces.user {
+            frost_sys::own::keep_capabilities_over_exec().at(stage, || "ambient capabilities".to_owned())?;
+        }
+        let spare = self.spare_numbers();
+        // Our child has no parent there; its own child is the keeper's once it has ended.
+        match clone::fork_numbered(spare).at(stage, about)? {
+            Clone::Parent { pid, .. } => {
+                reap(pid);
+                Ok(false)
+            }
+            Clone::Child => match clone::fork_numbered(spare + 1).at(stage, about)? {
+                Clone::Parent { .. } => Ok(false),
+                Clone::Child => Ok(true),
+            },
+        }
+    }
+
+    /// Finds a run of pids that nobody in the image has, and returns the first.
+    fn spare_numbers(&self) -> i32 {
+        let highest = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok();
+        let highest: i32 = highest.and_then(|text| text.trim().parse().ok()).unwrap_or(32_768);
+        let mut taken: Vec<i32> = Vec::new();
+        for process in &self.image.checkpoint().processes {
+            let relation = &process.pd.relation;
+            let numbers = [Some(relation.pid), relation.group, relation.session];
+            taken.extend(numbers.into_iter().flatten().map(|pid| pid.raw()));
+            taken.extend(process.cpu.threads.iter().map(|thread| thread.tid.raw()));
+        }
+        taken.sort_unstable();
+        let mut end = highest;
+        for number in taken.iter().rev() {
+            if end - number > SPARE {
+                break;
+            }
+            end = end.min(*number);
+        }
+        (end - SPARE).max(FIRST_SPARE)
+    }
+
+    /// Makes a builder in a keeper's namespaces fit to build.
+    fn settle(&self, home: &Home) -> Result<(), Error> {
+        let stage = Stage::Namespaces;
+        if let Some(terminal) = &home.terminal {
+            use_terminal(terminal, self.image.checkpoint())?;
+        }
+        admission::filter(&home.allowed).install().at(stage, || "the filter of system calls".to_owned())
+    }
+
+    /// Builds the tree and lets it go; returns the pid of its root.
+    fn build(
+        &mut self,
+        sibling: bool,
+        stream: &mut UnixStream,
+        keeper: Option<&Connection>,
+    ) -> Result<i32, Error> {
+        let known = self.steps.done().len();
+        // A thread of ours must not get one of the program's numbers. The file is there if PR_SET_MM_MAP is.
+        let last = std::fs::read_to_string(LAST_PID).ok().and_then(|text| text.trim().parse::<i32>().ok());
+        let _ = std::fs::write(LAST_PID, (self.spare_numbers() + 1).to_string());
+        let threads = self.image.checkpoint().processes.iter().flat_map(|process| &process.cpu.threads);
+        let last = threads.map(|thread| thread.tid.raw()).chain(last).max().unwrap_or(1);
+        let inner = self.image.checkpoint().processes[0].pd.relation.pid.raw();
+        let mut ready = |half: &crate::build::Half<'_>| {
+            let gone = || Error::Inside { message: "whoever asked for it is gone".to_owned(), denied: false };
+            send(stream, &Report::Ready)
+                .and_then(|()| std::io::Read::read_exact(stream, &mut [0]))
+                .map_err(|_| gone())?;
+            let _ = std::fs::write(LAST_PID, last.to_string());
+            match keeper {
+                None => Ok(()),
+                Some(keeper) => keeper
+                    .hand(Message::new(say::LIVE, inner, 0, 0), half.gate_read.as_fd())
+                    .map(drop)
+                    .map_err(|error| Error::Inside { message: error.to_string(), denied: false }),
+            }
+        };
+        let groups = self.plan.namespaces.user.then(|| self.groups.clone());
+        let inside = thaw::Inside { groups, sibling };
+        let built = thaw::numbered(self.image, self.plan, Some(&inside), &mut ready, &mut self.steps)?;
+        // From here on the program lives without whoever asked for it.
+        let _ = rustix::process::set_parent_process_death_signal(None);
+        let done = self.steps.done().get(known..).unwrap_or_default().to_vec();
+        let _ = send(stream, &Report::Done { clean: built.clean, steps: done });
+        Ok(built.root)
+    }
+
+    /// Makes the inside of new namespaces usable: identity, capabilities for the stub, a `/proc` that shows it.
+    fn prepare(&self) -> Result<(), Error> {
+        let stage = Stage::Namespaces;
+        let failed = |(object, source): house::Failed| Error::Builder { stage, object, source };
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        if self.plan.namespaces.user {
+            house::map_identity(self.ids).map_err(failed)?;
+            frost_sys::own::keep_capabilities_over_exec().at(stage, || "ambient capabilities".to_owned())?;
+        }
+        house::mount_proc(&self.highest_pid).map_err(failed)?;
+        if self.plan.namespaces.terminals {
+            house::mount_terminals().map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Sets a terminal as the program had it, and makes it our standard descriptors, of which the tree takes it.
+fn use_terminal(slave: &OwnedFd, checkpoint: &Checkpoint) -> Result<(), Error> {
+    let about = || "the terminal".to_owned();
+    let stage = Stage::Namespaces;
+    let terminal = checkpoint.descriptions.iter().find_map(|description| match &description.capability {
+        Capability::Outside(outside) => match &outside.kind {
+            OutsideKind::Terminal { settings, size, .. } => Some((settings, *size)),
+            OutsideKind::Pipe { .. } | OutsideKind::Unix { .. } => None,
+        },
+        _ => None,
+    });
+    if let Some((settings, (rows, columns))) = terminal
+        && let Ok(settings) = settings.as_slice().try_into()
+    {
+        frost_sys::pty::set_settings(slave, settings).at(stage, about)?;
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(slave, size).at(stage, about)?;
+    }
+    rustix::stdio::dup2_stdin(slave).at(stage, about)?;
+    rustix::stdio::dup2_stdout(slave).at(stage, about)?;
+    rustix::stdio::dup2_stderr(slave).at(stage, about)
 }
 
 fn failure(error: &Error) -> Report {
@@ -240,45 +388,4 @@ fn failure(error: &Error) -> Report {
         source = cause.source();
     }
     Report::Failed { message, denied }
-}
-
-/// Makes the inside of the namespaces usable: identity, capabilities for the stub, a `/proc` that shows it.
-fn prepare(plan: &Plan, (uid, gid): (u32, u32)) -> Result<(), Error> {
-    let stage = Stage::Namespaces;
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    if plan.namespaces.user {
-        let write = |name: &str, text: String| {
-            std::fs::write(format!("/proc/self/{name}"), text)
-                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-                .at(stage, || format!("/proc/self/{name}"))
-        };
-        // user_namespaces(7): a group may be mapped by an ordinary user only when setgroups is given up.
-        write("setgroups", "deny".to_owned())?;
-        write("uid_map", format!("{uid} {uid} 1"))?;
-        write("gid_map", format!("{gid} {gid} 1"))?;
-        frost_sys::own::keep_capabilities_over_exec().at(stage, || "ambient capabilities".to_owned())?;
-    }
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).at(stage, || "mounts of its own".to_owned())?;
-    rustix::mount::mount(
-        "proc",
-        "/proc",
-        "proc",
-        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
-        None,
-    )
-    .at(stage, || "a /proc of its own".to_owned())?;
-    if plan.namespaces.terminals {
-        // Each mount of devpts is an instance with numbers of its own (Linux 4.7). A user namespace without a group 5
-        // cannot give the slaves to it.
-        rustix::mount::mount(
-            "devpts",
-            "/dev/pts",
-            "devpts",
-            MountFlags::NOSUID | MountFlags::NOEXEC,
-            Some(c"mode=620,ptmxmode=666"),
-        )
-        .at(stage, || "a /dev/pts of its own".to_owned())?;
-    }
-    Ok(())
 }

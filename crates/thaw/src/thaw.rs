@@ -3,9 +3,10 @@
 use crate::attach::{Attached, Terminal};
 use crate::build::{self, Half, Material, begin};
 use crate::error::{Context, Error};
+use crate::inside::{self, Alive};
 use crate::plan::{self, Options, Plan};
 use crate::stage::Stage;
-use crate::{cap, clocks, inside, release};
+use crate::{cap, clocks, release};
 use frost_model::{Pid, Steps};
 use frost_store::{Image, Intent, PackBlocks};
 use rustix::fd::{AsFd, OwnedFd};
@@ -27,6 +28,17 @@ pub struct Thawed {
     pub clean: bool,
     /// Our hold on it, if we stay its parent.
     pub attached: Option<Attached>,
+    /// Our terminal, if the program is to be attached, and has a keeper that the caller watches.
+    pub lent: Option<Terminal>,
+}
+
+/// What is different for whoever builds in namespaces of the program's own.
+#[derive(Debug)]
+pub(crate) struct Inside {
+    /// Our supplementary groups, if they cannot be read there.
+    pub(crate) groups: Option<Vec<u32>>,
+    /// Whether the root becomes a child of our parent.
+    pub(crate) sibling: bool,
 }
 
 /// A tree that goes on: what is known of it where it was built.
@@ -65,30 +77,31 @@ pub fn thaw(image: &Image, plan: &Plan, options: &Options<'_>, steps: &mut Steps
         None => None,
     };
     let mark = |pid: i32| mark(image, plan, options, intent.as_ref(), pid);
-    let (pid, clean, attached) = if plan.namespaces.pid {
-        inside::in_namespaces(image, plan, &mark, steps)?
+    let alive = if plan.namespaces.pid {
+        inside::in_namespaces(image, plan, options.home, &mark, steps)?
     } else {
         let mut terminal = None;
-        let mut ready = |root: i32| {
-            mark(root)?;
-            terminal = Terminal::lend_to(checkpoint, plan, root);
+        let mut ready = |half: &Half<'_>| {
+            mark(half.root)?;
+            terminal = Terminal::lend_to(checkpoint, plan, half.root);
             Ok(())
         };
-        let built = numbered(image, plan, &mut ready, steps)?;
+        let built = numbered(image, plan, None, &mut ready, steps)?;
         if !built.clean {
             // Something of ours is still in the tree: the next command is to look, as if we had died.
             std::mem::forget(intent);
         }
         let attached = plan.attach.then(|| Attached::child(built.root, built.pidfd, terminal));
-        (built.root, built.clean, attached)
+        Alive { root: built.root, clean: built.clean, attached, lent: None }
     };
     Ok(Thawed {
-        pid,
+        pid: alive.root,
         inner_pid,
         processes: checkpoint.processes.len(),
         threads: checkpoint.processes.iter().map(|process| process.cpu.threads.len()).sum(),
-        clean,
-        attached,
+        clean: alive.clean,
+        attached: alive.attached,
+        lent: alive.lent,
     })
 }
 
@@ -99,15 +112,16 @@ const FREED_WITHIN: Duration = Duration::from_secs(2);
 ///
 /// When a process is reaped it has no number any more some time before the kernel can give that away again: in between
 /// it forgets the entries of /proc (`release_task`, kernel/exit.c, Linux 6.15 and later).
-fn numbered(
+pub(crate) fn numbered(
     image: &Image,
     plan: &Plan,
-    ready: &mut dyn FnMut(i32) -> Result<(), Error>,
+    inside: Option<&Inside>,
+    ready: &mut dyn FnMut(&Half<'_>) -> Result<(), Error>,
     steps: &mut Steps,
 ) -> Result<Built, Error> {
     let began = Instant::now();
     loop {
-        match here(image, plan, None, &mut |half| ready(half.root), steps) {
+        match here(image, plan, inside, ready, steps) {
             Err(error)
                 if error.is_number_in_use()
                     && began.elapsed() < FREED_WITHIN
@@ -144,14 +158,13 @@ fn mark(
     }
 }
 
-/// Builds the tree as children of this process and lets it go.
+/// Builds the tree and lets it go.
 ///
-/// `ready` is called when all of it waits at the gate; its error ends the tree. `groups` are our supplementary groups, if
-/// they cannot be read here.
+/// `ready` is called when all of it waits at the gate; its error ends the tree.
 pub(crate) fn here(
     image: &Image,
     plan: &Plan,
-    groups: Option<Vec<u32>>,
+    inside: Option<&Inside>,
     ready: &mut dyn FnMut(&Half<'_>) -> Result<(), Error>,
     steps: &mut Steps,
 ) -> Result<Built, Error> {
@@ -164,7 +177,11 @@ pub(crate) fn here(
         frost_sys::sysv::unshare().at(Stage::Namespaces, || "an IPC namespace".to_owned())?;
     }
     steps.end(Stage::Namespaces.name());
-    let mut verification = Verification::of(image)?;
+    // In namespaces of the program's own whoever asked for the thaw compares the pack with its digests, beside us.
+    let mut verification = match inside {
+        None => Some(Verification::of(image)?),
+        Some(_) => None,
+    };
     let context = plan.context();
     let mut late = None;
     let mut sysv = cap::sysv::Made::default();
@@ -185,14 +202,22 @@ pub(crate) fn here(
             undone,
         })
     };
-    let mut half =
-        build::build(checkpoint, plan.relation(), groups, material, || verification.begin(), steps)?;
+    let groups = inside.and_then(|inside| inside.groups.clone());
+    let sibling = inside.is_some_and(|inside| inside.sibling);
+    let beside = || {
+        if let Some(verification) = &mut verification {
+            verification.begin();
+        }
+    };
+    let mut half = build::build(checkpoint, plan.relation(), groups, sibling, material, beside, steps)?;
     sysv.all_attached(checkpoint)?;
     release::stop(&half, steps)?;
     release::settings(&half)?;
-    begin(Stage::Verify)?;
-    verification.finish()?;
-    steps.end(Stage::Verify.name());
+    if let Some(verification) = verification {
+        begin(Stage::Verify)?;
+        verification.finish()?;
+        steps.end(Stage::Verify.name());
+    }
     tracing::info!(root = half.root, "the program is built and waits at the gate");
     ready(&half)?;
     if let Some(mut late) = late {

@@ -61,7 +61,7 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     let id = store.resolve(&options.image).map_err(failed)?;
     let image = store.open_image(&id).map_err(failed)?;
     invocation.steps.end("image.open");
-    let how = How { attach: options.attach, clone: options.clone, store: Some(&store) };
+    let how = How { attach: options.attach, clone: options.clone, store: Some(&store), home: None };
     let plan = Plan::new(&image, &how).map_err(|error| trouble::of_thaw(what(), error))?;
     invocation.steps.end("thaw.plan");
     if options.plan {

@@ -17,14 +17,16 @@ type Settings = [u8; pty::TERMIOS2_BYTES];
 
 /// A terminal that is ours; dropping it takes it back.
 #[derive(Debug)]
-pub(crate) struct Terminal {
+pub struct Terminal {
     /// Which of our standard descriptors it is.
     number: i32,
     ours: Pid,
-    our_settings: Settings,
+    /// Ours and the program's; nothing where a program was just started, which takes the terminal as it finds it: then
+    /// the shell does what there is to do, as it does for any job.
+    our_settings: Option<Settings>,
     /// The group of the program that is in the foreground; ours if the program belongs to that.
     theirs: Pid,
-    their_settings: Settings,
+    their_settings: Option<Settings>,
     /// Rows and columns that the program knows of.
     their_size: (u16, u16),
 }
@@ -47,14 +49,41 @@ impl Terminal {
         let terminal = Self {
             number,
             ours,
-            our_settings,
+            our_settings: Some(our_settings),
             // A shell had put a job of its own there.
             theirs: foreground.and_then(|inner| outer_group(root, inner.raw())).unwrap_or(own_group),
-            their_settings: settings.as_slice().try_into().unwrap_or(our_settings),
+            their_settings: Some(settings.as_slice().try_into().unwrap_or(our_settings)),
             their_size: *size,
         };
         terminal.lend();
         Some(terminal)
+    }
+
+    /// Finds our terminal, for a program that is about to be started; nobody has it yet but us.
+    pub fn ours() -> Option<Self> {
+        let number = (0..3).find(|number| tcgetpgrp(standard(*number)).is_ok())?;
+        let size = tcgetwinsize(standard(number)).map_or((0, 0), |size| (size.ws_row, size.ws_col));
+        let ours = jobs::group(rustix::process::getpid()).ok()??;
+        Some(Self { number, ours, our_settings: None, theirs: ours, their_settings: None, their_size: size })
+    }
+
+    /// Returns its path.
+    pub fn path(&self) -> Option<std::path::PathBuf> {
+        let name = rustix::termios::ttyname(standard(self.number), Vec::new()).ok()?;
+        Some(name.to_string_lossy().into_owned().into())
+    }
+
+    /// Returns the number of our descriptor of it, if our job is in its foreground.
+    pub fn foreground(&self) -> Option<i32> {
+        (tcgetpgrp(standard(self.number)) == Ok(self.ours)).then_some(self.number)
+    }
+
+    /// Is told of the program that was started as a job of its own and given the terminal.
+    #[must_use]
+    pub fn given_to(mut self, root: Option<i32>) -> Self {
+        let group = root.and_then(Pid::from_raw).and_then(|root| jobs::group(root).ok().flatten());
+        self.theirs = group.unwrap_or(self.ours);
+        self
     }
 
     /// Gives it to the program, unless it is not ours at the moment: we are in the background.
@@ -62,7 +91,9 @@ impl Terminal {
         let fd = standard(self.number);
         unstopped(|| {
             if tcgetpgrp(fd) == Ok(self.ours) {
-                let _ = pty::set_settings(fd, &self.their_settings);
+                if let Some(settings) = &self.their_settings {
+                    let _ = pty::set_settings(fd, settings);
+                }
                 let _ = tcsetpgrp(fd, self.theirs);
             }
         });
@@ -73,15 +104,18 @@ impl Terminal {
         let fd = standard(self.number);
         unstopped(|| {
             let Ok(now) = tcgetpgrp(fd) else { return };
-            if now != self.theirs && !is_below_us(now) {
+            let gone = rustix::process::test_kill_process_group(now) == Err(rustix::io::Errno::SRCH);
+            if now != self.theirs && !gone && !is_below_us(now) {
                 return;
             }
-            if let Ok(settings) = pty::settings(fd) {
-                self.their_settings = settings;
+            if !gone {
+                self.theirs = now;
             }
-            self.theirs = now;
             let _ = tcsetpgrp(fd, self.ours);
-            let _ = pty::set_settings(fd, &self.our_settings);
+            if let Some(settings) = &self.our_settings {
+                self.their_settings = pty::settings(fd).ok().or(self.their_settings);
+                let _ = pty::set_settings(fd, settings);
+            }
         });
     }
 

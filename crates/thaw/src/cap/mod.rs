@@ -56,6 +56,8 @@ pub struct ThawContext {
     pub copy: bool,
     /// The program gets an instance of devpts of its own.
     pub own_terminals: bool,
+    /// A keeper has a terminal for the program: whoever builds it will have that as its standard descriptors.
+    pub terminal: bool,
 }
 
 /// How a description is obtained.
@@ -216,8 +218,11 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
                     .attach
                     .then(|| outside::inherited_number(description, &numbers(checkpoint, id)))
                     .flatten();
+                let held = context.terminal && outside::is_terminal(description);
+                let number = number.or(held.then_some(0));
                 route = number.map_or(Route::Close, Route::Inherit);
                 effect = match number {
+                    Some(_) if held => None,
                     Some(number) => Some(format!("fd {number} of this command")),
                     None => Some(outside::closed_text(outside).to_owned()),
                 };
@@ -538,10 +543,15 @@ pub fn tape_calls(checkpoint: &Checkpoint, process: &Process, context: &ThawCont
     let mut last = Vec::new();
     let own = process.pd.relation.pid;
     let mut seen = Vec::new();
+    let mut controlled = !(context.terminal && process.pd.relation.controls_terminal);
     for descriptor in &process.pd.descriptors {
         let id = descriptor.description;
         let Some(description) = checkpoint.descriptions.get(id.index()) else { continue };
         let fd = descriptor.fd.raw();
+        if !controlled && outside::is_terminal(description) {
+            calls.push(InnerCall::new(libc::SYS_ioctl, &[fd as u64, libc::TIOCSCTTY], fd));
+            controlled = true;
+        }
         if let Capability::PidFd(pidfd) = &description.capability {
             calls.extend(pidfd::calls(*pidfd, description.flags, descriptor));
         }

@@ -127,17 +127,17 @@ pub(super) fn inherited_number(description: &Description, numbers: &[i32]) -> Op
         (wanted, Some(own)) => wanted == own,
     };
     // Terminals are one device whichever of the three shows it, so any will do for the program's own.
-    if is_terminal(description) {
+    if is_terminal(description) && any_terminal() {
         return [0, 1, 2].into_iter().find(|number| isatty(standard(*number)));
     }
     let candidates = || numbers.iter().copied().filter(|number| (0..3).contains(number));
     candidates().find(serves).or_else(|| candidates().next())
 }
 
-fn is_terminal(description: &Description) -> bool {
+/// Returns whether it was a terminal.
+pub(super) fn is_terminal(description: &Description) -> bool {
     use frost_model::cap::Capability;
     matches!(&description.capability, Capability::Outside(Outside { kind: OutsideKind::Terminal { .. }, .. }))
-        && any_terminal()
 }
 
 fn any_terminal() -> bool {

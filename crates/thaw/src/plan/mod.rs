@@ -14,6 +14,7 @@ use crate::baseline::Baseline;
 use crate::cap;
 use crate::compile::{self, Relation};
 use crate::error::Error;
+use frost_keeper::house::Home;
 use frost_model::rm::{Attachment, Region};
 use frost_model::{Checkpoint, Obstacle, Pid, Process};
 use frost_store::{Image, State, Store};
@@ -28,6 +29,15 @@ pub struct Options<'a> {
     pub clone: bool,
     /// The store in which the image is marked as running; a copy is not marked.
     pub store: Option<&'a Store>,
+    /// Where it is to live, if it was a program of the runtime.
+    pub home: Option<&'a Home>,
+}
+
+impl Options<'_> {
+    /// Whether a keeper has a terminal for the program.
+    fn terminal(&self) -> bool {
+        self.home.is_some_and(|home| home.terminal.is_some())
+    }
 }
 
 /// What a thaw does.
@@ -39,6 +49,9 @@ pub struct Plan {
     pub version: u32,
     /// Whether we stay its parent.
     pub attach: bool,
+    /// Whether a keeper has a terminal for it.
+    #[serde(default)]
+    pub terminal: bool,
     /// Whether it becomes a copy.
     pub copy: bool,
     /// The namespaces that are made for it.
@@ -116,10 +129,14 @@ impl Plan {
     pub(crate) fn of(checkpoint: &Checkpoint, options: &Options<'_>) -> Result<Self, Error> {
         let baseline = Baseline::read()?;
         let ordinary = !rustix::process::geteuid().is_root();
-        let sysv = cap::sysv::plan(checkpoint, options.clone, ordinary);
-        let pid = ordinary || options.clone || checkpoint.host.pid_namespace;
+        let home = options.home.is_some();
+        let sysv = cap::sysv::plan(checkpoint, options.clone || home, ordinary);
+        let pid = ordinary || options.clone || home || checkpoint.host.pid_namespace;
         let terminals = pid && !checkpoint.objects.ptys.is_empty();
-        let namespaces = Namespaces { user: ordinary, pid, ipc: sysv.namespace, time: true, terminals };
+        // In a keeper's there may be what an earlier life of the program has left.
+        let namespaces =
+            Namespaces { user: ordinary, pid, ipc: sysv.namespace || home, time: true, terminals };
+        let terminal = options.terminal();
         let relation = Relation { attach: options.attach, copy: options.clone };
         let mut obstacles = host::obstacles(checkpoint, &baseline);
         obstacles.extend(pids::obstacles(checkpoint, namespaces));
@@ -127,13 +144,14 @@ impl Plan {
         obstacles.extend(rights::obstacles(checkpoint, &baseline, namespaces));
         obstacles.extend(compile::tree_obstacles(checkpoint, relation));
         obstacles.extend(sysv.obstacles);
-        let context = context(options.attach, options.clone, namespaces);
+        let context = context(options.attach, options.clone, terminal, namespaces);
         let (capabilities, refused) = cap::plan(checkpoint, &context);
         obstacles.extend(refused);
         Ok(Self {
             name: String::new(),
             version: 0,
             attach: options.attach,
+            terminal,
             copy: options.clone,
             namespaces,
             processes: checkpoint.processes.iter().map(planned).collect(),
@@ -145,7 +163,7 @@ impl Plan {
 
     /// Returns what the routes of descriptions depend on.
     pub(crate) fn context(&self) -> cap::ThawContext {
-        context(self.attach, self.copy, self.namespaces)
+        context(self.attach, self.copy, self.terminal, self.namespaces)
     }
 
     /// Returns how processes stand to us under this plan.
@@ -154,8 +172,8 @@ impl Plan {
     }
 }
 
-fn context(attach: bool, copy: bool, namespaces: Namespaces) -> cap::ThawContext {
-    cap::ThawContext { attach, copy, own_terminals: namespaces.terminals }
+fn context(attach: bool, copy: bool, terminal: bool, namespaces: Namespaces) -> cap::ThawContext {
+    cap::ThawContext { attach, copy, own_terminals: namespaces.terminals, terminal }
 }
 
 fn planned(process: &Process) -> PlannedProcess {

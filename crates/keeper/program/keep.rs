@@ -1,0 +1,456 @@
+//! What the keeper does: a loop over what may happen.
+
+use crate::protocol::{self as say, DATA_BYTES, HEAD_BYTES, Message};
+use crate::raw::{self, Area, PollFd};
+
+/// How many commands may talk to it at once.
+const CLIENTS: usize = 24;
+/// How long the log may be before it is put aside as `log.1`, so that both take twice as much at most.
+const LOG_BYTES: u64 = 1 << 20;
+/// How long a command that shows the terminal may keep all others waiting, before it is left out.
+const PATIENCE_MS: i64 = 2000;
+/// How long a program may live on whose end as frozen was announced by one who is gone.
+const LAPSE_MS: i64 = 5000;
+
+const SIGKILL: i32 = 9;
+/// Descriptors that are polled before those of clients.
+const FIXED: usize = 4;
+
+/// What it is given: numbers of descriptors, -1 for what there is not, and how things stand.
+struct Setup {
+    /// The pid of the program's root.
+    root: i32,
+    /// The socket at which commands come.
+    listener: i32,
+    /// The instance's directory, for the log and the note of its end.
+    directory: i32,
+    /// The log.
+    log: i32,
+    /// The master side of the program's terminal.
+    master: i32,
+    /// A connection that is there already, and watches.
+    watcher: i32,
+    /// One more.
+    second: i32,
+}
+
+impl Setup {
+    /// Reads seven numbers behind the first `=`.
+    fn read(text: &[u8]) -> Self {
+        let start = text.iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
+        let mut words = text[start..].split(|byte| *byte == b' ').map(number);
+        let mut next = || words.next().unwrap_or(-1);
+        let (root, listener, directory) = (next(), next(), next());
+        Self { root, listener, directory, log: next(), master: next(), watcher: next(), second: next() }
+    }
+}
+
+fn number(word: &[u8]) -> i32 {
+    let (negative, digits) = match word.split_first() {
+        Some((b'-', digits)) => (true, digits),
+        _ => (false, word),
+    };
+    let value = digits
+        .iter()
+        .filter(|digit| digit.is_ascii_digit())
+        .fold(0i32, |value, digit| value.wrapping_mul(10).wrapping_add(i32::from(digit - b'0')));
+    if negative { -value } else { value }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Asking,
+    Watching,
+    Attached,
+}
+
+#[derive(Clone, Copy)]
+struct Client {
+    fd: i32,
+    role: Role,
+    /// It has not yet got the terminal's latest bytes.
+    owed: bool,
+}
+
+/// A program that is built and waits at its gate. Whether that was opened only the gate itself tells: whoever would
+/// open it may die at any moment, before or after.
+struct Coming {
+    /// The pid of its root.
+    root: i32,
+    /// The gate's reading end. One token in there is for us, so that it is not empty once it was opened.
+    gate: i32,
+    /// How the root ended meanwhile.
+    ended: Option<i32>,
+}
+
+struct Keeper {
+    setup: Setup,
+    clients: [Client; CLIENTS],
+    /// The image that was announced to be complete: version, and whether we stay.
+    complete: Option<(i32, bool)>,
+    /// Who said so is gone.
+    lapsing: bool,
+    /// The client that freezes or thaws.
+    worker: Option<usize>,
+    frozen: bool,
+    coming: Option<Coming>,
+    /// It has not had a program yet.
+    fresh: bool,
+    /// Who was to give it one is gone.
+    deserted: bool,
+    log_bytes: u64,
+    slave: i32,
+}
+
+const NOBODY: Client = Client { fd: -1, role: Role::Asking, owed: false };
+
+/// The bytes that the terminal showed last, for those that are owed them.
+static SHOWN: Area<[u8; DATA_BYTES]> = Area::new([0; DATA_BYTES]);
+static PACKET: Area<[u8; HEAD_BYTES + DATA_BYTES]> = Area::new([0; HEAD_BYTES + DATA_BYTES]);
+
+pub(crate) fn keep(environment: &[u8]) -> ! {
+    raw::settle(b"frost-keeper\0\0\0\0");
+    let Ok(signals) = raw::take_signals() else { raw::exit(102) };
+    let setup = Setup::read(environment);
+    let (shown, packet) = (SHOWN.lend(), PACKET.lend());
+    let mut shown_bytes = 0;
+    let slave = if setup.master >= 0 { raw::open_slave(setup.master).unwrap_or(-1) } else { -1 };
+    let mut keeper = Keeper {
+        clients: [NOBODY; CLIENTS],
+        complete: None,
+        lapsing: false,
+        worker: None,
+        frozen: setup.root <= 0,
+        coming: None,
+        fresh: setup.root <= 0,
+        deserted: false,
+        log_bytes: 0,
+        slave,
+        setup,
+    };
+    keeper.clients[0] = Client { fd: keeper.setup.watcher, role: Role::Watching, owed: false };
+    keeper.clients[1] = Client { fd: keeper.setup.second, role: Role::Watching, owed: false };
+    loop {
+        // A child may have ended before signals were taken.
+        keeper.collect(shown);
+        let owed = keeper.clients.iter().any(|client| client.owed);
+        let mut fds = [PollFd { fd: -1, events: raw::POLLIN, revents: 0 }; FIXED + CLIENTS];
+        fds[0].fd = signals;
+        fds[1].fd = keeper.setup.listener;
+        // No more is read of the terminal before all have got what was read.
+        fds[2].fd = if owed { -1 } else { keeper.setup.master };
+        fds[3].fd = keeper.coming.as_ref().map_or(-1, |coming| coming.gate);
+        for (fd, client) in fds[FIXED..].iter_mut().zip(&keeper.clients) {
+            fd.fd = client.fd;
+            if client.owed {
+                fd.events |= raw::POLLOUT;
+            }
+        }
+        let timeout = match (owed, keeper.lapsing) {
+            (true, _) => PATIENCE_MS,
+            (false, true) => LAPSE_MS,
+            (false, false) => -1,
+        };
+        raw::poll(&mut fds, timeout);
+        let idle = fds.iter().all(|fd| fd.revents == 0);
+        if idle && owed {
+            for index in 0..CLIENTS {
+                if keeper.clients[index].owed {
+                    keeper.leave(index);
+                }
+            }
+        }
+        if idle && keeper.lapsing {
+            (keeper.lapsing, keeper.complete) = (false, None);
+        }
+        if fds[0].revents != 0 {
+            let _ = raw::read(signals, &mut [0; 128]);
+            keeper.collect(shown);
+        }
+        if fds[2].revents != 0
+            && let Ok(count @ 1..) = raw::read(keeper.setup.master, shown)
+        {
+            shown_bytes = count;
+            keeper.show(&shown[..count]);
+        }
+        for index in 0..CLIENTS {
+            if fds[FIXED + index].revents & raw::POLLOUT != 0 && keeper.clients[index].owed {
+                keeper.send_shown(index, &shown[..shown_bytes]);
+            }
+            if fds[FIXED + index].revents & !raw::POLLOUT != 0 {
+                match raw::receive(keeper.clients[index].fd, packet) {
+                    Ok((0, _)) => keeper.leave(index),
+                    Ok((count, fd)) => keeper.asked(index, &packet[..count], fd),
+                    Err(raw::EAGAIN) => {}
+                    Err(_) => keeper.leave(index),
+                }
+            }
+        }
+        if fds[1].revents != 0
+            && let Ok(fd) = raw::accept(keeper.setup.listener)
+        {
+            match keeper.clients.iter_mut().find(|client| client.fd < 0) {
+                Some(place) => *place = Client { fd, ..NOBODY },
+                None => raw::close(fd),
+            }
+        }
+        keeper.look_at_gate(shown);
+        if keeper.fresh && keeper.deserted && keeper.coming.is_none() {
+            // The thaw that it was made for has failed, and nothing is kept.
+            raw::exit(0);
+        }
+    }
+}
+
+impl Keeper {
+    /// Collects whatever has ended.
+    fn collect(&mut self, buffer: &mut [u8]) {
+        while let Some((pid, status)) = raw::wait() {
+            let stopped = status & 0xff == 0x7f;
+            if self.is_coming(pid) {
+                // It may have been let go just before.
+                self.look_at_gate(buffer);
+            }
+            if self.is_coming(pid) {
+                if let (Some(coming), false) = (&mut self.coming, stopped) {
+                    coming.ended = Some(status);
+                }
+            } else if pid == self.setup.root && !self.frozen {
+                if stopped {
+                    self.tell(Message::new(say::STOPPED, status >> 8 & 0xff, 0, 0));
+                } else {
+                    self.ended(status, buffer);
+                }
+            }
+        }
+    }
+
+    fn is_coming(&self, pid: i32) -> bool {
+        self.coming.as_ref().is_some_and(|coming| coming.root == pid)
+    }
+
+    /// Finds out whether a program that waits at its gate was let go, or never will be.
+    fn look_at_gate(&mut self, buffer: &mut [u8]) {
+        let Some(coming) = &self.coming else { return };
+        let mut gate = [PollFd { fd: coming.gate, events: raw::POLLIN, revents: 0 }];
+        raw::poll(&mut gate, 0);
+        if gate[0].revents == 0 {
+            return;
+        }
+        let Some(Coming { root, gate: fd, ended }) = self.coming.take() else { return };
+        raw::close(fd);
+        if gate[0].revents & raw::POLLIN == 0 {
+            // Closed without a token: nothing was thawed.
+            return;
+        }
+        self.setup.root = root;
+        (self.frozen, self.fresh) = (false, false);
+        self.tell(Message::new(say::LIVES, root, 0, 0));
+        if let Some(status) = ended {
+            self.ended(status, buffer);
+        }
+    }
+
+    /// The program's root has ended.
+    fn ended(&mut self, status: i32, buffer: &mut [u8]) {
+        match self.complete.take() {
+            // It was ended as a freeze does it.
+            Some((version, stay)) if status & 0x7f == SIGKILL => {
+                self.drain(buffer);
+                self.note(b"frozen ", version);
+                self.tell(Message::new(say::ICE, version, 0, 0));
+                if !stay {
+                    raw::exit(0);
+                }
+                // Whatever its survey did not see must not go on without it.
+                raw::kill(-1, SIGKILL);
+                self.frozen = true;
+                self.lapsing = false;
+                if self.slave >= 0 {
+                    // The end of a session hangs its terminal up, our own descriptor of it too.
+                    raw::close(self.slave);
+                    self.slave = raw::open_slave(self.setup.master).unwrap_or(-1);
+                }
+            }
+            _ => {
+                self.drain(buffer);
+                self.note(b"ended ", status);
+                self.tell(Message::new(say::ENDED, status, 0, 0));
+                raw::exit(0);
+            }
+        }
+    }
+
+    /// Reads what is left of the terminal's output.
+    fn drain(&mut self, buffer: &mut [u8]) {
+        if self.setup.master < 0 {
+            return;
+        }
+        loop {
+            let mut ready = [PollFd { fd: self.setup.master, events: raw::POLLIN, revents: 0 }];
+            raw::poll(&mut ready, 0);
+            if ready[0].revents & raw::POLLIN == 0 {
+                return;
+            }
+            let Ok(count @ 1..) = raw::read(self.setup.master, buffer) else { return };
+            self.show(&buffer[..count]);
+        }
+    }
+
+    /// Writes the note that tells what became of the program.
+    fn note(&self, word: &[u8], number: i32) {
+        if self.setup.directory < 0 {
+            return;
+        }
+        let Ok(fd) = raw::create(self.setup.directory, c"end.new") else { return };
+        let mut text = [b' '; 32];
+        text[..word.len()].copy_from_slice(word);
+        let mut at = 31;
+        text[at] = b'\n';
+        let mut rest = number.unsigned_abs();
+        loop {
+            at -= 1;
+            text[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        let written = raw::write(fd, &text);
+        raw::close(fd);
+        if written == Ok(text.len()) {
+            raw::rename(self.setup.directory, c"end.new", c"end");
+        }
+    }
+
+    /// Puts what the terminal shows into the log, and before those who look at it.
+    fn show(&mut self, bytes: &[u8]) {
+        if self.setup.log >= 0 {
+            if self.log_bytes >= LOG_BYTES {
+                raw::rename(self.setup.directory, c"log", c"log.1");
+                if let Ok(fd) = raw::create(self.setup.directory, c"log") {
+                    raw::close(self.setup.log);
+                    self.setup.log = fd;
+                }
+                self.log_bytes = 0;
+            }
+            // A full disk costs the log, not the program.
+            self.log_bytes += raw::write(self.setup.log, bytes).unwrap_or(0) as u64;
+        }
+        for index in 0..CLIENTS {
+            if self.clients[index].role == Role::Attached {
+                self.clients[index].owed = true;
+                self.send_shown(index, bytes);
+            }
+        }
+    }
+
+    fn send_shown(&mut self, index: usize, bytes: &[u8]) {
+        let head = Message::new(say::OUTPUT, 0, 0, 0).to_bytes();
+        match raw::send(self.clients[index].fd, &head, bytes, -1) {
+            Ok(_) => self.clients[index].owed = false,
+            Err(raw::EAGAIN) => {}
+            Err(_) => self.leave(index),
+        }
+    }
+
+    /// Tells all who watch. One who does not read what it asked for is left out.
+    fn tell(&mut self, message: Message) {
+        for index in 0..CLIENTS {
+            if self.clients[index].fd >= 0
+                && self.clients[index].role != Role::Asking
+                && raw::send(self.clients[index].fd, &message.to_bytes(), &[], -1).is_err()
+            {
+                self.leave(index);
+            }
+        }
+    }
+
+    fn leave(&mut self, index: usize) {
+        if self.clients[index].fd < 0 {
+            return;
+        }
+        raw::close(self.clients[index].fd);
+        self.clients[index] = NOBODY;
+        if self.worker == Some(index) {
+            self.worker = None;
+            self.lapsing = self.complete.is_some();
+            self.deserted = true;
+        }
+    }
+
+    fn answer(&mut self, index: usize, kind: u32, descriptor: i32) {
+        let state = if self.frozen { say::COLD } else { say::RUNNING };
+        let mut flags = say::VERSION;
+        if self.setup.master >= 0 {
+            flags |= say::HAS_TERMINAL;
+        }
+        let message = Message::new(kind, state, self.setup.root, flags).to_bytes();
+        if raw::send(self.clients[index].fd, &message, &[], descriptor).is_err() {
+            self.leave(index);
+        }
+    }
+
+    /// Does what a client asks for; `descriptor` came with it, or is -1.
+    fn asked(&mut self, index: usize, packet: &[u8], descriptor: i32) {
+        let Some(message) = Message::from_bytes(packet) else { return self.leave(index) };
+        let master = self.setup.master;
+        let idle = self.worker.is_none() && self.coming.is_none();
+        if descriptor >= 0 && message.kind != say::LIVE {
+            raw::close(descriptor);
+        }
+        match message.kind {
+            say::STATUS => self.answer(index, say::STATE, -1),
+            say::WATCH => {
+                self.clients[index].role = Role::Watching;
+                self.answer(index, say::STATE, -1);
+            }
+            say::ATTACH if master >= 0 => {
+                if message.a > 0 && message.b > 0 {
+                    raw::resize(master, message.a as u16, message.b as u16);
+                }
+                self.clients[index].role = Role::Attached;
+                self.answer(index, say::STATE, -1);
+            }
+            say::INPUT if master >= 0 => {
+                // What a terminal has no room for is lost, as on a real one.
+                let mut ready = [PollFd { fd: master, events: raw::POLLOUT, revents: 0 }];
+                raw::poll(&mut ready, 0);
+                if ready[0].revents & raw::POLLOUT != 0 {
+                    let _ = raw::write(master, &packet[HEAD_BYTES..]);
+                }
+            }
+            say::RESIZE if master >= 0 => raw::resize(master, message.a as u16, message.b as u16),
+            say::FREEZE if !self.frozen && self.worker.is_none() => {
+                self.worker = Some(index);
+                (self.complete, self.lapsing) = (None, false);
+                // Who freezes wants to know when that is done.
+                self.clients[index].role = Role::Watching;
+                self.answer(index, say::STATE, -1);
+            }
+            say::FROZEN if self.worker == Some(index) && !self.frozen => {
+                self.complete = Some((message.a, message.b != 0));
+                self.answer(index, say::STATE, -1);
+            }
+            say::THAW if self.frozen && idle => {
+                self.worker = Some(index);
+                self.answer(index, say::STATE, self.slave);
+            }
+            say::LIVE
+                if self.frozen
+                    && self.worker == Some(index)
+                    && self.coming.is_none()
+                    && descriptor >= 0 =>
+            {
+                self.coming = Some(Coming { root: message.a, gate: descriptor, ended: None });
+                self.answer(index, say::STATE, -1);
+            }
+            say::LIVE if descriptor >= 0 => {
+                raw::close(descriptor);
+                self.answer(index, say::BUSY, -1);
+            }
+            say::END if self.frozen && idle => raw::exit(0),
+            _ => self.answer(index, say::BUSY, -1),
+        }
+    }
+}

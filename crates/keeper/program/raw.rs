@@ -1,0 +1,338 @@
+//! System calls, and the few functions that the compiler takes for granted. All that is unsafe here is in this file.
+
+use core::arch::asm;
+
+/// The error of a call, as the kernel gives it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Errno(pub(crate) i32);
+
+pub(crate) const EAGAIN: Errno = Errno(11);
+
+type Result<T> = core::result::Result<T, Errno>;
+
+// Numbers of x86-64, arch/x86/entry/syscalls/syscall_64.tbl.
+const READ: usize = 0;
+const WRITE: usize = 1;
+const CLOSE: usize = 3;
+const RT_SIGPROCMASK: usize = 14;
+const IOCTL: usize = 16;
+const SENDMSG: usize = 46;
+const RECVMSG: usize = 47;
+const GETSOCKOPT: usize = 55;
+const WAIT4: usize = 61;
+const KILL: usize = 62;
+const CHDIR: usize = 80;
+const PRCTL: usize = 157;
+const EXIT_GROUP: usize = 231;
+const OPENAT: usize = 257;
+const RENAMEAT: usize = 264;
+const PPOLL: usize = 271;
+const ACCEPT4: usize = 288;
+const SIGNALFD4: usize = 289;
+const GETEUID: usize = 107;
+
+/// # Safety
+/// As the call's own: each argument that is an address must be one of memory that the call may use as it does.
+unsafe fn call(number: usize, args: [usize; 6]) -> Result<usize> {
+    let result: isize;
+    // SAFETY: the kernel's convention (syscall(2)): it changes rax, rcx, r11 and what the arguments let it.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+            in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    if (-4095..0).contains(&result) { Err(Errno(-result as i32)) } else { Ok(result as usize) }
+}
+
+pub(crate) fn exit(status: i32) -> ! {
+    loop {
+        // SAFETY: it takes a number and does not return.
+        let _ = unsafe { call(EXIT_GROUP, [status as usize, 0, 0, 0, 0, 0]) };
+    }
+}
+
+pub(crate) fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the kernel writes no more than the length of the live buffer.
+    unsafe { call(READ, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) }
+}
+
+pub(crate) fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
+    // SAFETY: the kernel only reads the live bytes.
+    unsafe { call(WRITE, [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]) }
+}
+
+pub(crate) fn close(fd: i32) {
+    // SAFETY: it takes a number.
+    let _ = unsafe { call(CLOSE, [fd as usize, 0, 0, 0, 0, 0]) };
+}
+
+/// Blocks every signal and returns a descriptor that reads SIGCHLD.
+pub(crate) fn take_signals() -> Result<i32> {
+    const SFD_NONBLOCK_CLOEXEC: usize = 0o2_004_000;
+    const SIG_SETMASK: usize = 2;
+    let (all, child) = (u64::MAX, 1u64 << 16);
+    // SAFETY: both masks live across the calls, which read their 8 bytes.
+    unsafe {
+        call(RT_SIGPROCMASK, [SIG_SETMASK, &raw const all as usize, 0, 8, 0, 0])?;
+        let fd = call(SIGNALFD4, [usize::MAX, &raw const child as usize, 8, SFD_NONBLOCK_CLOEXEC, 0, 0])?;
+        Ok(fd as i32)
+    }
+}
+
+/// Collects a child that ended, or looks at one that was stopped: its pid and status; `None` if there is none now.
+pub(crate) fn wait() -> Option<(i32, i32)> {
+    const WNOHANG_WUNTRACED_WALL: usize = 1 | 2 | 0x4000_0000;
+    let mut status = 0i32;
+    // SAFETY: the kernel fills the live integer.
+    let pid = unsafe { call(WAIT4, [usize::MAX, &raw mut status as usize, WNOHANG_WUNTRACED_WALL, 0, 0, 0]) };
+    pid.ok().filter(|pid| *pid > 0).map(|pid| (pid as i32, status))
+}
+
+pub(crate) fn kill(pid: i32, signal: i32) {
+    // SAFETY: it takes numbers.
+    let _ = unsafe { call(KILL, [pid as usize, signal as usize, 0, 0, 0, 0]) };
+}
+
+/// Names the process, and lives on without the parent.
+pub(crate) fn settle(name: &[u8; 16]) {
+    const PR_SET_PDEATHSIG: usize = 1;
+    const PR_SET_NAME: usize = 15;
+    // SAFETY: the name ends in NUL, and so does the path.
+    unsafe {
+        let _ = call(PRCTL, [PR_SET_NAME, name.as_ptr() as usize, 0, 0, 0, 0]);
+        let _ = call(PRCTL, [PR_SET_PDEATHSIG, 0, 0, 0, 0, 0]);
+        let _ = call(CHDIR, [c"/".as_ptr() as usize, 0, 0, 0, 0, 0]);
+    }
+}
+
+pub(crate) fn effective_user() -> u32 {
+    // SAFETY: it takes nothing.
+    unsafe { call(GETEUID, [0; 6]) }.unwrap_or(0) as u32
+}
+
+/// Makes an empty file for appending.
+pub(crate) fn create(directory: i32, path: &core::ffi::CStr) -> Result<i32> {
+    const CREATE_TRUNCATE_APPEND: usize = 0o1 | 0o100 | 0o1000 | 0o2000;
+    const CLOEXEC_NOFOLLOW: usize = 0o2_400_000;
+    let flags = CLOEXEC_NOFOLLOW | CREATE_TRUNCATE_APPEND;
+    // SAFETY: the path ends in NUL and lives.
+    unsafe { call(OPENAT, [directory as usize, path.as_ptr() as usize, flags, 0o600, 0, 0]) }.map(|fd| fd as i32)
+}
+
+pub(crate) fn rename(directory: i32, from: &core::ffi::CStr, to: &core::ffi::CStr) {
+    let directory = directory as usize;
+    // SAFETY: both paths end in NUL and live.
+    let _ = unsafe {
+        call(RENAMEAT, [directory, from.as_ptr() as usize, directory, to.as_ptr() as usize, 0, 0])
+    };
+}
+
+/// `struct pollfd`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct PollFd {
+    pub(crate) fd: i32,
+    pub(crate) events: i16,
+    pub(crate) revents: i16,
+}
+
+pub(crate) const POLLIN: i16 = 1;
+pub(crate) const POLLOUT: i16 = 4;
+
+/// Waits for any of `fds`, at most so many milliseconds if that is not negative.
+pub(crate) fn poll(fds: &mut [PollFd], timeout_ms: i64) {
+    let time = [timeout_ms / 1000, timeout_ms % 1000 * 1_000_000];
+    let time = if timeout_ms < 0 { 0 } else { &raw const time as usize };
+    // SAFETY: the kernel fills `revents` of the live array, and reads the live time.
+    let _ = unsafe { call(PPOLL, [fds.as_mut_ptr() as usize, fds.len(), time, 0, 8, 0]) };
+}
+
+/// Accepts a connection of our own user.
+pub(crate) fn accept(listener: i32) -> Result<i32> {
+    const NONBLOCK_CLOEXEC: usize = 0o2_004_000;
+    const SOL_SOCKET: usize = 1;
+    const SO_PEERCRED: usize = 17;
+    // SAFETY: null addresses are allowed; the credentials and their length live.
+    unsafe {
+        let fd = call(ACCEPT4, [listener as usize, 0, 0, NONBLOCK_CLOEXEC, 0, 0])?;
+        let mut credentials = [u32::MAX; 3];
+        let mut length = 12u32;
+        let got = call(
+            GETSOCKOPT,
+            [fd, SOL_SOCKET, SO_PEERCRED, credentials.as_mut_ptr() as usize, &raw mut length as usize, 0],
+        );
+        if got.is_err() || credentials[1] != effective_user() {
+            close(fd as i32);
+            return Err(Errno(1));
+        }
+        Ok(fd as i32)
+    }
+}
+
+/// `struct cmsghdr` with one descriptor, padded to 24 bytes.
+#[repr(C, align(8))]
+struct Control {
+    length: usize,
+    level: i32,
+    kind: i32,
+    fd: i32,
+    padding: i32,
+}
+
+impl Control {
+    /// Of SCM_RIGHTS in SOL_SOCKET, with 4 bytes behind the head.
+    const fn of(fd: i32) -> Self {
+        Self { length: 20, level: 1, kind: 1, fd, padding: 0 }
+    }
+}
+
+/// Receives a packet and the descriptor that comes with it, -1 if there is none; 0 bytes if the other side is gone.
+pub(crate) fn receive(fd: i32, buffer: &mut [u8]) -> Result<(usize, i32)> {
+    const MSG_DONTWAIT_CMSG_CLOEXEC: usize = 0x4000_0040;
+    let mut control = Control::of(-1);
+    let parts = [buffer.as_mut_ptr() as usize, buffer.len()];
+    // `struct msghdr`, as in `send`. There is room for one descriptor, so the kernel gives no more.
+    let mut message = [0, 0, parts.as_ptr() as usize, 1, &raw mut control as usize, 24, 0];
+    // SAFETY: the kernel writes no more than the lengths of the live buffer, of the control data and of the message.
+    let count = unsafe {
+        call(RECVMSG, [fd as usize, message.as_mut_ptr() as usize, MSG_DONTWAIT_CMSG_CLOEXEC, 0, 0, 0])
+    }?;
+    // The kernel has written behind the compiler's back.
+    let (length, control) = (message[5], core::hint::black_box(&control));
+    let given = length >= 20 && (control.level, control.kind) == (1, 1);
+    Ok((count, if given { control.fd } else { -1 }))
+}
+
+/// Sends a packet, with a descriptor if it is not negative. Does not wait.
+pub(crate) fn send(fd: i32, head: &[u8], data: &[u8], descriptor: i32) -> Result<usize> {
+    const MSG_DONTWAIT_NOSIGNAL: usize = 0x4040;
+    let control = Control::of(descriptor);
+    let parts = [[head.as_ptr() as usize, head.len()], [data.as_ptr() as usize, data.len()]];
+    // `struct msghdr`: name, its length, parts, their number, control, its length, flags.
+    let (at, length) = if descriptor < 0 { (0, 0) } else { (&raw const control as usize, 24) };
+    let message = [0, 0, parts.as_ptr() as usize, 2, at, length, 0];
+    // SAFETY: all that the message points to lives across the call and is only read.
+    unsafe { call(SENDMSG, [fd as usize, message.as_ptr() as usize, MSG_DONTWAIT_NOSIGNAL, 0, 0, 0]) }
+}
+
+/// Opens the slave side of a terminal's master. Source: TIOCGPTPEER, Linux 4.13.
+pub(crate) fn open_slave(master: i32) -> Result<i32> {
+    const TIOCGPTPEER: usize = 0x5441;
+    const RDWR_NOCTTY_CLOEXEC: usize = 0o2_000_402;
+    // SAFETY: it takes numbers.
+    unsafe { call(IOCTL, [master as usize, TIOCGPTPEER, RDWR_NOCTTY_CLOEXEC, 0, 0, 0]) }.map(|fd| fd as i32)
+}
+
+/// Sets the size of a terminal.
+pub(crate) fn resize(master: i32, rows: u16, columns: u16) {
+    const TIOCSWINSZ: usize = 0x5414;
+    let size = [rows, columns, 0, 0];
+    // SAFETY: the kernel reads the 8 live bytes.
+    let _ = unsafe { call(IOCTL, [master as usize, TIOCSWINSZ, size.as_ptr() as usize, 0, 0, 0]) };
+}
+
+/// Reads our start: the argument behind the name, and the first variable of the environment.
+pub(crate) extern "C" fn main(stack: *const usize) -> ! {
+    // SAFETY: the kernel puts the argument count there, then the arguments, a null, the environment, a null; each is the
+    // address of a string that ends in NUL and lives as long as we do.
+    let setup = unsafe {
+        let count = *stack;
+        let environment = *stack.add(count + 2) as *const u8;
+        let mut length = 0;
+        // Volatile, or the compiler makes a call of strlen of it, which there is not.
+        while !environment.is_null() && environment.add(length).read_volatile() != 0 {
+            length += 1;
+        }
+        if length == 0 { &[] } else { core::slice::from_raw_parts(environment, length) }
+    };
+    crate::keep::keep(setup)
+}
+
+/// Large and zero: it lies in .bss, so that only what is used of it takes memory.
+#[repr(align(4096))]
+pub(crate) struct Area<T>(core::cell::UnsafeCell<T>);
+
+// SAFETY: the program has one thread.
+unsafe impl<T> Sync for Area<T> {}
+
+impl<T> Area<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(core::cell::UnsafeCell::new(value))
+    }
+
+    /// Lends it, once: the caller is the only one in the program who calls this for it.
+    #[allow(clippy::mut_from_ref, reason = "each is lent once")]
+    pub(crate) fn lend(&'static self) -> &'static mut T {
+        // SAFETY: `keep` is entered once and lends each area once.
+        unsafe { &mut *self.0.get() }
+    }
+}
+
+// What the compiler calls for copies and comparisons; `rep` needs no loop, which it would turn into such a call.
+
+/// # Safety
+/// As memcpy(3).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    // SAFETY: the caller's.
+    unsafe { asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _, options(nostack, preserves_flags)) };
+    to
+}
+
+/// # Safety
+/// As memmove(3).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    if (to as usize).wrapping_sub(from as usize) >= count {
+        // SAFETY: the caller's; going up, nothing is overwritten that is still to be read.
+        return unsafe { memcpy(to, from, count) };
+    }
+    // SAFETY: the caller's; the same going down, and the direction is set back.
+    unsafe {
+        asm!("std", "rep movsb", "cld", inout("rcx") count => _,
+            inout("rdi") to.add(count).sub(1) => _, inout("rsi") from.add(count).sub(1) => _, options(nostack));
+    }
+    to
+}
+
+/// # Safety
+/// As memset(3).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
+    // SAFETY: the caller's.
+    unsafe { asm!("rep stosb", inout("rcx") count => _, inout("rdi") to => _, in("al") value as u8, options(nostack, preserves_flags)) };
+    to
+}
+
+/// # Safety
+/// As memcmp(3).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
+    let mut at = 0;
+    while at < count {
+        // SAFETY: the caller's.
+        let (a, b) = unsafe { (a.add(at).read_volatile(), b.add(at).read_volatile()) };
+        if a != b {
+            return i32::from(a) - i32::from(b);
+        }
+        at += 1;
+    }
+    0
+}
+
+/// # Safety
+/// As bcmp(3).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
+    // SAFETY: the caller's.
+    unsafe { memcmp(a, b, count) }
+}
+
+/// Nothing unwinds here; the core library was compiled for programs that do, and names this.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}

@@ -1,0 +1,96 @@
+//! What is said between the keeper and the commands: one message a packet, on a socket of type SOCK_SEQPACKET.
+//!
+//! A message is four words, and for [`INPUT`] and [`OUTPUT`] the bytes behind them. Both sides are of one build, since a
+//! command of another one finds another [`VERSION`] in the answer to [`STATUS`] and says so.
+
+/// The length of a message without bytes.
+pub const HEAD_BYTES: usize = 16;
+/// The most bytes behind the head.
+pub const DATA_BYTES: usize = 4096;
+/// Changes with the meaning of any message.
+pub const VERSION: i32 = 1;
+
+/// Asks for [`STATE`].
+pub const STATUS: u32 = 1;
+/// Asks to be told of [`STOPPED`], [`ENDED`], [`ICE`] and [`LIVES`]; answered by [`STATE`].
+pub const WATCH: u32 = 2;
+/// Asks for the terminal's output; `a` and `b` are rows and columns, if not 0. Answered as [`WATCH`].
+pub const ATTACH: u32 = 3;
+/// Bytes for the terminal.
+pub const INPUT: u32 = 4;
+/// The size of the terminal: `a` rows, `b` columns.
+pub const RESIZE: u32 = 5;
+/// Begins a freeze: answered by [`STATE`], or by [`BUSY`].
+pub const FREEZE: u32 = 6;
+/// The image is complete: what ends the program now, ends it as frozen. `a` is its version, `b` whether the keeper is to
+/// stay. Answered by [`STATE`].
+pub const FROZEN: u32 = 7;
+/// Begins a thaw: answered by [`STATE`], with the terminal's slave side if there is one, or by [`BUSY`].
+pub const THAW: u32 = 8;
+/// The program is built and waits at its gate: `a` is the pid of its root inside. With it comes the gate's reading end,
+/// in which the keeper finds a token if it was opened, and an end of file if it never will be. Answered by [`STATE`].
+pub const LIVE: u32 = 9;
+/// Ends a keeper whose program is frozen; one whose program runs answers [`BUSY`].
+pub const END: u32 = 10;
+
+/// How things stand: `a` is one of the states below, `b` the root's pid inside, `c` [`VERSION`] and flags.
+pub const STATE: u32 = 32;
+/// Another freeze or thaw is going on, or the program is not in the state for it.
+pub const BUSY: u32 = 33;
+/// Bytes that the terminal showed.
+pub const OUTPUT: u32 = 34;
+/// Job control stopped the root: `a` is the signal.
+pub const STOPPED: u32 = 35;
+/// The program ended: `a` is its status as of wait(2). The keeper ends too.
+pub const ENDED: u32 = 36;
+/// The program was frozen: `a` is the version of its image.
+pub const ICE: u32 = 37;
+/// The program lives again: `a` is the pid of its root inside.
+pub const LIVES: u32 = 38;
+
+/// The program runs.
+pub const RUNNING: i32 = 0;
+/// It is frozen; nothing of it is left here.
+pub const COLD: i32 = 1;
+
+/// In the flags of [`STATE`]: there is a terminal.
+pub const HAS_TERMINAL: i32 = 1 << 8;
+
+/// A message without its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// One of the constants above.
+    pub kind: u32,
+    /// The first argument.
+    pub a: i32,
+    /// The second.
+    pub b: i32,
+    /// The third.
+    pub c: i32,
+}
+
+impl Message {
+    /// Makes a message.
+    pub const fn new(kind: u32, a: i32, b: i32, c: i32) -> Self {
+        Self { kind, a, b, c }
+    }
+
+    /// Returns it as it is sent.
+    pub fn to_bytes(self) -> [u8; HEAD_BYTES] {
+        let mut bytes = [0; HEAD_BYTES];
+        let words = [self.kind, self.a as u32, self.b as u32, self.c as u32];
+        for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads what was sent; `None` if it is too short.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let word = |at: usize| -> Option<u32> {
+            let word: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
+            Some(u32::from_le_bytes(word))
+        };
+        Some(Self { kind: word(0)?, a: word(4)? as i32, b: word(8)? as i32, c: word(12)? as i32 })
+    }
+}

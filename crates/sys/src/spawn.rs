@@ -1,0 +1,149 @@
+//! Starting a program in a place of its own: session or process group, terminal, filter.
+
+use crate::raw::check;
+use crate::seccomp::Filter;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+/// How a program stands to its starter's session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It leads a session of its own; its standard input becomes the terminal that controls it, if that is one.
+    Session,
+    /// It leads a process group in ours.
+    Group {
+        /// One of its descriptors that is our terminal, if it is to have it.
+        terminal: Option<i32>,
+    },
+}
+
+/// Starts a program; no call that `filter` refuses is made by it.
+///
+/// Returns when it was executed.
+///
+/// # Errors
+/// Whatever fails first: a descriptor, the filter, the execution, with the number of the system's error.
+pub fn start(command: &mut Command, standing: Standing, filter: Option<Filter>) -> io::Result<Child> {
+    let prepare = move || -> io::Result<()> {
+        // SAFETY: calls that take numbers, or addresses of locals that live across them; all are async-signal-safe.
+        unsafe {
+            match standing {
+                Standing::Session => {
+                    // Who does not stay with it has no other descriptors for it either. Linux 5.11.
+                    const CLOSE_RANGE_CLOEXEC: libc::c_int = 4;
+                    libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC);
+                    check(libc::setsid())?;
+                    // Not a terminal: then there is none.
+                    libc::ioctl(0, libc::TIOCSCTTY, 0);
+                }
+                Standing::Group { terminal } => {
+                    check(libc::setpgid(0, 0))?;
+                    if let Some(terminal) = terminal {
+                        let (mut ttou, mut old) = (std::mem::zeroed(), std::mem::zeroed());
+                        libc::sigemptyset(&raw mut ttou);
+                        libc::sigaddset(&raw mut ttou, libc::SIGTTOU);
+                        libc::sigprocmask(libc::SIG_BLOCK, &raw const ttou, &raw mut old);
+                        libc::tcsetpgrp(terminal, libc::getpid());
+                        libc::sigprocmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut());
+                    }
+                }
+            }
+        }
+        match &filter {
+            Some(filter) => filter.install().map_err(io::Error::from),
+            None => Ok(()),
+        }
+    };
+    // SAFETY: between fork and exec only system calls are made, on memory that was there before; nothing is allocated.
+    unsafe { command.pre_exec(prepare) };
+    command.spawn()
+}
+
+/// Becomes another program, an ELF file in memory, with one word as its arguments and one as its environment.
+///
+/// It gets the descriptors `keep`, in their order, from number 3 on, `/dev/null` as the first three, and no others.
+/// Returns only if that fails; the process is then good for nothing but to end.
+///
+/// Source: `execveat(2)` with AT_EMPTY_PATH, which needs no path and so no `/proc`.
+pub fn become_program(
+    elf: &[u8],
+    name: &std::ffi::CStr,
+    environment: &std::ffi::CStr,
+    keep: &[i32],
+) -> rustix::io::Errno {
+    const MFD_EXEC: libc::c_uint = 0x10;
+    const HIGH: i32 = 200;
+    let run = || -> rustix::io::Result<()> {
+        let arguments = [name.as_ptr(), std::ptr::null()];
+        let variables = [environment.as_ptr(), std::ptr::null()];
+        // SAFETY: calls that take numbers, or addresses of strings and arrays that live across them. Descriptors are
+        // closed that others may own here; the contract says that nobody uses them any more.
+        unsafe {
+            let file = match check(libc::memfd_create(c"frost-keeper".as_ptr(), libc::MFD_CLOEXEC | MFD_EXEC))
+            {
+                // Kernels before 6.3 do not know the flag and need none.
+                Err(rustix::io::Errno::INVAL) => {
+                    check(libc::memfd_create(c"frost-keeper".as_ptr(), libc::MFD_CLOEXEC))?
+                }
+                other => other?,
+            } as i32;
+            let mut rest = elf;
+            while !rest.is_empty() {
+                let count = check(libc::write(file, rest.as_ptr().cast(), rest.len()) as i64)?;
+                rest = &rest[count as usize..];
+            }
+            let null = check(libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC))? as i32;
+            // Out of the way of the numbers that they get.
+            let mut high = Vec::with_capacity(keep.len() + 1);
+            for fd in keep.iter().chain([&file]) {
+                high.push(check(libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, HIGH))? as i32);
+            }
+            for number in 0..3 {
+                check(libc::dup2(null, number))?;
+            }
+            let mut number = 3;
+            for fd in &high {
+                check(libc::dup2(*fd, number))?;
+                number += 1;
+            }
+            let file = number - 1;
+            check(libc::fcntl(file, libc::F_SETFD, libc::FD_CLOEXEC))?;
+            libc::syscall(libc::SYS_close_range, number, libc::c_uint::MAX, 0);
+            check(libc::syscall(
+                libc::SYS_execveat,
+                file,
+                c"".as_ptr(),
+                arguments.as_ptr(),
+                variables.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            ))?;
+        }
+        Ok(())
+    };
+    run().err().unwrap_or(rustix::io::Errno::NOEXEC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_call_gets_its_error_and_no_other_does() {
+        let filter = Filter::refusing(&[(libc::SYS_uname as u32, libc::EPERM)]);
+        let mut command = Command::new("sh");
+        command.args(["-c", "! uname 2>/dev/null && echo $$ > /dev/null"]);
+        // Whoever may not install one without no_new_privs cannot test it.
+        match start(&mut command, Standing::Group { terminal: None }, Some(filter)) {
+            Ok(mut child) => assert!(child.wait().unwrap().success()),
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EACCES)),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_executed_is_told_by_its_error() {
+        let mut command = Command::new("/nonexistent/program");
+        let error = start(&mut command, Standing::Session, None).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+    }
+}
