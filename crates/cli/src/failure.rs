@@ -47,6 +47,10 @@ pub(crate) enum Status {
     NoSpace = 7,
     /// Frost's own failure, where each smaller number is that of the program it runs.
     Own = 125,
+    /// The program that was to be run cannot be executed.
+    NotExecutable = 126,
+    /// It does not exist.
+    NotFound = 127,
 }
 
 impl Status {

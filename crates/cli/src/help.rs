@@ -24,7 +24,8 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The groups of `frost help`, in its order.
-const GROUPS: [(&str, &[&str]); 3] = [
+const GROUPS: [(&str, &[&str]); 4] = [
+    ("The environment", &["run", "ps", "logs", "attach", "wait", "kill"]),
     ("Programs", &["freeze", "thaw", "check"]),
     ("Images", &["list", "inspect", "diff", "verify", "rm", "gc", "core", "export", "import"]),
     ("First steps", &["demo", "help"]),

@@ -160,3 +160,51 @@ pub(crate) fn chained(error: &Store) -> String {
     }
     text
 }
+
+/// Tells what went wrong with an instance.
+pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -> Failure {
+    use frost_runtime::Error as Runtime;
+    let (status, hint) = match &error {
+        Runtime::Store(_) => {
+            let Runtime::Store(error) = error else { return Told::new(Status::Failed, what).into() };
+            return of_store(what, error);
+        }
+        Runtime::Missing => (Status::Missing, "`frost ps` shows what there is".to_owned()),
+        Runtime::Ended(_) => (Status::Missing, "`frost ps` shows how it stands".to_owned()),
+        Runtime::Runs { .. } => (Status::Failed, "choose another name, or freeze or end it first".to_owned()),
+        Runtime::Frozen { name, .. } => (
+            Status::Failed,
+            format!("`frost thaw {name}` lets it go on; `frost rm {name}` gives the name free"),
+        ),
+        Runtime::Busy => (Status::Failed, "try again, or choose another name".to_owned()),
+        Runtime::Keeper(_) => (Status::Failed, "try again; `frost ps` shows how it stands".to_owned()),
+        Runtime::NoTerminal => (Status::Failed, "look at the terminal that it was started from".to_owned()),
+        Runtime::Elsewhere => (Status::Denied, "run this from where it was started".to_owned()),
+        Runtime::Kind(_) => {
+            let known: Vec<&str> = frost_keeper::admission::KINDS.iter().map(|kind| kind.name).collect();
+            (Status::Usage, format!("known are {}", known.join(", ")))
+        }
+        Runtime::Program { source, .. } => match source.kind() {
+            ErrorKind::NotFound => (Status::NotFound, "give its path, or look at PATH".to_owned()),
+            _ => (Status::NotExecutable, "look at its mode and its kind (`file`)".to_owned()),
+        },
+        Runtime::Environment { source, .. } => (
+            if matches!(*source, Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::USERS) {
+                Status::Denied
+            } else {
+                Status::Failed
+            },
+            "`frost check` tells which right is lacking, and how to get it".to_owned(),
+        ),
+        Runtime::File { source, .. } => match source.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                (Status::Denied, "use a store of your own: --store DIR, or FROST_HOME".to_owned())
+            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                (Status::NoSpace, "free some space there, or use a store elsewhere by --store".to_owned())
+            }
+            _ => (Status::Failed, "`frost check` tells whether the store can be used".to_owned()),
+        },
+    };
+    Told::new(status, what).chain(&error).state("nothing was changed").hint(hint).into()
+}

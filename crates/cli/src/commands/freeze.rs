@@ -4,6 +4,8 @@ use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
+use frost_runtime::freeze::Keeper;
+use frost_runtime::instance::Kept;
 use frost_store::{ImageId, Name, Store};
 use frost_sys::proc;
 use serde::Serialize;
@@ -16,7 +18,7 @@ use std::time::Duration;
 /// the program is then gone, or goes on with --leave-running. If anything fails, the program runs on as it was.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// A process id, or the name of a program that was thawed
+    /// A process id, or the name of a program that was run or thawed
     #[arg(value_name = "PID|NAME")]
     target: String,
     /// The name of the image [default: the name it was thawed from, else its command's]
@@ -31,6 +33,9 @@ pub(crate) struct Options {
     /// Also keep the files that it has open for writing, as they are at this instant
     #[arg(long)]
     files: bool,
+    /// Leave nothing of it in memory: its keeper, which holds its terminal and its namespaces, ends too
+    #[arg(long, conflicts_with = "leave_running")]
+    cold: bool,
     /// Freeze even if a service manager would start the program again
     #[arg(long)]
     force: bool,
@@ -58,8 +63,25 @@ struct Record<'a> {
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
     let store = invocation.store()?;
-    let pid = find(&store, &options.target)?;
-    let name = name(&store, options, pid)?;
+    let what = || format!("cannot freeze {}", options.target);
+    let runtime = |error| trouble::of_runtime(what(), error);
+    let (pid, name, keeper) = match Kept::find(&store, &options.target).map_err(runtime)? {
+        Some((kept, instance)) => {
+            let name = match &options.to {
+                Some(_) => name(&store, options, 0)?,
+                None => instance.name().clone(),
+            };
+            // Under another name nobody would look for this keeper.
+            let stay = !options.cold && name == *instance.name();
+            let record = instance.record().map_err(runtime)?;
+            let keeper = Keeper::of(kept, &record, stay).map_err(runtime)?;
+            (keeper.root(), name, Some(keeper))
+        }
+        None => {
+            let pid = find(&store, &options.target)?;
+            (pid, name(&store, options, pid)?, None)
+        }
+    };
     let how = frost_freeze::Options {
         leave_running: options.leave_running,
         precopy: options.precopy,
@@ -69,7 +91,11 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         ..frost_freeze::Options::default()
     };
     invocation.steps.end("freeze.find");
-    let frozen = frost_freeze::freeze(&store, pid, &name, how).map_err(trouble::of_freeze)?;
+    let frozen = match &keeper {
+        Some(keeper) => frost_runtime::freeze::freeze(&store, &name, keeper, how),
+        None => frost_freeze::freeze(&store, pid, &name, how),
+    };
+    let frozen = frozen.map_err(trouble::of_freeze)?;
     invocation.steps.extend(frozen.steps.clone());
     for warning in &frozen.warnings {
         output::note(&format!("warning: {warning}"));

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod attach;
 mod check;
 mod core;
 mod demo;
@@ -9,10 +10,15 @@ mod freeze;
 mod gc;
 mod import;
 mod inspect;
+mod kill;
 mod list;
+mod logs;
+mod ps;
 mod rm;
+mod run;
 mod thaw;
 mod verify;
+mod wait;
 
 use crate::failure::Failure;
 use crate::invocation::Invocation;
@@ -22,6 +28,7 @@ use std::process::ExitCode;
 /// All commands there are. The doc comment of each one's options is its help.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Attach(attach::Options),
     Check(check::Options),
     Core(core::Options),
     Demo(demo::Options),
@@ -31,10 +38,15 @@ pub(crate) enum Command {
     Gc(gc::Options),
     Import(import::Options),
     Inspect(inspect::Options),
+    Kill(kill::Options),
     List(list::Options),
+    Logs(logs::Options),
+    Ps(ps::Options),
     Rm(rm::Options),
+    Run(run::Options),
     Thaw(thaw::Options),
     Verify(verify::Options),
+    Wait(wait::Options),
 }
 
 impl Command {
@@ -46,6 +58,7 @@ impl Command {
     /// Runs it.
     pub(crate) fn run(self, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
         match self {
+            Command::Attach(options) => attach::run(&options, invocation),
             Command::Check(options) => check::run(&options, invocation),
             Command::Core(options) => core::run(&options, invocation),
             Command::Demo(options) => demo::run(&options, invocation),
@@ -55,10 +68,24 @@ impl Command {
             Command::Gc(options) => gc::run(&options, invocation),
             Command::Import(options) => import::run(&options, invocation),
             Command::Inspect(options) => inspect::run(&options, invocation),
+            Command::Kill(options) => kill::run(&options, invocation),
             Command::List(options) => list::run(&options, invocation),
+            Command::Logs(options) => logs::run(&options, invocation),
+            Command::Ps(options) => ps::run(&options, invocation),
             Command::Rm(options) => rm::run(&options, invocation),
+            Command::Run(options) => run::run(&options, invocation),
             Command::Thaw(options) => thaw::run(&options, invocation),
             Command::Verify(options) => verify::run(&options, invocation),
+            Command::Wait(options) => wait::run(&options, invocation),
         }
     }
+}
+
+/// Finds the instance of a name, which somebody typed.
+fn named(
+    store: &frost_store::Store,
+    name: &str,
+) -> Result<frost_runtime::instance::Instance, frost_runtime::Error> {
+    let Ok(parsed) = frost_store::Name::new(name) else { return Err(frost_runtime::Error::Missing) };
+    frost_runtime::instance::Instance::find(store, &parsed)?.ok_or(frost_runtime::Error::Missing)
 }

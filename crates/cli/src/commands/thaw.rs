@@ -5,7 +5,7 @@ use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
 use frost_thaw::cap::Route;
-use frost_thaw::{Ending, Options as How, Plan};
+use frost_thaw::{Attached, Ending, Options as How, Plan};
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -61,7 +61,17 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     let id = store.resolve(&options.image).map_err(failed)?;
     let image = store.open_image(&id).map_err(failed)?;
     invocation.steps.end("image.open");
-    let how = How { attach: options.attach, clone: options.clone, store: Some(&store), home: None };
+    let runtime = image.checkpoint().host.runtime.clone();
+    // A plan needs no home: nothing is asked of a keeper that is not to be done.
+    let place = match &runtime {
+        Some(runtime) if !options.plan => Some(
+            frost_runtime::thaw::place(&store, &image, runtime, options.attach, options.clone)
+                .map_err(|error| trouble::of_runtime(what(), error))?,
+        ),
+        _ => None,
+    };
+    let home = place.as_ref().map(|place| &place.home);
+    let how = How { attach: options.attach, clone: options.clone, store: Some(&store), home };
     let plan = Plan::new(&image, &how).map_err(|error| trouble::of_thaw(what(), error))?;
     invocation.steps.end("thaw.plan");
     if options.plan {
@@ -120,7 +130,9 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
             output::span(elapsed),
         ))?;
     }
-    let Some(attached) = thawed.attached else { return Ok(ExitCode::SUCCESS) };
+    let watch = place.and_then(|place| place.watch);
+    let watched = watch.map(|watch| Attached::kept(Some(thawed.pid), watch, thawed.lent));
+    let Some(attached) = thawed.attached.or(watched) else { return Ok(ExitCode::SUCCESS) };
     let ending = attached.wait().map_err(|error| {
         trouble::of_thaw(format!("cannot stay with process {}, which goes on", thawed.pid), error)
     })?;

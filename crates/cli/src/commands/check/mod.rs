@@ -6,6 +6,8 @@ use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
+use frost_runtime::freeze::Keeper;
+use frost_runtime::instance::Kept;
 use std::process::ExitCode;
 
 /// Tells what stands in the way of a freeze or a thaw
@@ -31,12 +33,28 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
 
 /// Lists what is in the way of freezing one program.
 fn check_target(target: &str, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    let runtime = |error| trouble::of_runtime(format!("cannot check {target}"), error);
     // A pid needs no store, which may not even be usable.
-    let pid = match target.parse::<i32>() {
-        Ok(pid) => pid,
-        Err(_) => super::freeze::find(&invocation.store()?, target)?,
+    let number = target.parse::<i32>().ok();
+    let store = match number {
+        Some(_) => invocation.store().ok(),
+        None => Some(invocation.store()?),
     };
-    let obstacles = frost_freeze::check(pid, false, None).map_err(trouble::of_freeze)?;
+    let mut keeper = None;
+    if let Some(store) = &store
+        && let Some((kept, instance)) = Kept::find(store, target).map_err(runtime)?
+    {
+        let record = instance.record().map_err(runtime)?;
+        keeper = Some(Keeper::of(kept, &record, true).map_err(runtime)?);
+    }
+    let pid = match (&keeper, number, &store) {
+        (Some(keeper), _, _) => keeper.root(),
+        (None, Some(pid), _) => pid,
+        (None, None, Some(store)) => super::freeze::find(store, target)?,
+        (None, None, None) => return Err(runtime(frost_runtime::Error::Missing)),
+    };
+    let keeper = keeper.as_ref().map(|keeper| keeper as &dyn frost_freeze::Keeper);
+    let obstacles = frost_freeze::check(pid, false, keeper).map_err(trouble::of_freeze)?;
     invocation.steps.end("check.target");
     if invocation.global.json {
         for obstacle in &obstacles {

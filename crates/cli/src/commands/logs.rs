@@ -1,0 +1,102 @@
+//! `frost logs`: what a program wrote to the terminal that its keeper holds.
+
+use super::named;
+use crate::failure::Failure;
+use crate::invocation::Invocation;
+use crate::trouble;
+use clap::Args;
+use frost_keeper::protocol::{self as say, Message};
+use frost_runtime::Error;
+use frost_runtime::instance::{Instance, Standing};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::inotify;
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::process::ExitCode;
+
+/// Prints what a program has shown on its terminal
+///
+/// Of a program that was started by `frost run --detach`. The newest 1 to 2 MiB are kept.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Go on with what it shows, until it ends
+    #[arg(short, long)]
+    follow: bool,
+    /// The program, by its name
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    let store = invocation.store()?;
+    let failed = |error| trouble::of_runtime(format!("cannot show what {} wrote", options.name), error);
+    let instance = named(&store, &options.name).map_err(failed)?;
+    let mut out = io::stdout().lock();
+    if !options.follow {
+        copy(&instance, &mut out).map_err(failed)??;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Standing::Kept(kept) = instance.standing().map_err(failed)? else {
+        copy(&instance, &mut out).map_err(failed)??;
+        return Ok(ExitCode::SUCCESS);
+    };
+    if !kept.state.terminal {
+        return Err(failed(Error::NoTerminal));
+    }
+    let path = instance.path();
+    let changes = inotify::init(inotify::CreateFlags::CLOEXEC).map_err(io::Error::from)?;
+    inotify::add_watch(&changes, path, inotify::WatchFlags::MODIFY | inotify::WatchFlags::MOVED_FROM)
+        .map_err(io::Error::from)?;
+    // The log is read once more when the keeper is gone: it has written all by then.
+    let mut goes_on = kept.connection.send(Message::new(say::WATCH, 0, 0, 0), &[]).is_ok();
+    if let Some(mut old) = instance.open("log.1").map_err(failed)? {
+        io::copy(&mut old, &mut out)?;
+    }
+    let mut log = instance.open("log").map_err(failed)?;
+    loop {
+        if let Some(log) = &mut log {
+            io::copy(log, &mut out)?;
+            out.flush()?;
+        }
+        // Another file of that name: the old one was put aside, and has been read to its end.
+        let next = instance.open("log").map_err(failed)?;
+        if !same(log.as_ref(), next.as_ref()) {
+            if let Some(log) = &mut log {
+                io::copy(log, &mut out)?;
+            }
+            log = next;
+            continue;
+        }
+        if !goes_on {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut fds = [PollFd::new(&changes, PollFlags::IN), PollFd::new(&kept.connection, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            other => other.map_err(io::Error::from)?,
+        };
+        let (changed, told) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if changed {
+            let _ = rustix::io::read(&changes, &mut [0; 4096]);
+        }
+        if told {
+            goes_on = kept.connection.receive().is_ok_and(|packet| packet.message.kind != say::ENDED);
+        }
+    }
+}
+
+fn same(a: Option<&File>, b: Option<&File>) -> bool {
+    let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    a.and_then(identity) == b.and_then(identity)
+}
+
+/// Copies all of the log.
+fn copy(instance: &Instance, out: &mut impl Write) -> Result<io::Result<()>, Error> {
+    let files = [instance.open("log.1")?, instance.open("log")?];
+    Ok(files.into_iter().flatten().try_for_each(|mut file| {
+        io::copy(&mut file, out)?;
+        out.flush()
+    }))
+}

@@ -1,0 +1,104 @@
+//! `frost run`: a program in an environment of its own.
+
+use crate::failure::{Failure, Status, Told};
+use crate::invocation::Invocation;
+use crate::{output, trouble};
+use clap::Args;
+use frost_runtime::instance::Instance;
+use frost_runtime::run::Options as How;
+use frost_store::Name;
+use frost_thaw::Ending;
+use serde::Serialize;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs a program so that it can be frozen at any time
+///
+/// It and all that it starts live in user, pid, mount, IPC, host name and time namespaces of their own, below a keeper.
+/// Calls that make what cannot be carried are refused, so that it does without. In the foreground frost is as good as
+/// not there: terminal, job control, signals, exit status and standard descriptors are the program's.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Its name [default: that of the command]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Leave it alone, with a terminal and a log that its keeper holds
+    #[arg(short, long)]
+    detach: bool,
+    /// Open a kind of calls to it that are refused to others: io-uring, userfaultfd, perf, bpf, fanotify, landlock
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    allow: Vec<String>,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    command: Vec<OsString>,
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    name: &'a str,
+    pid: i32,
+    inner_pid: i32,
+    keeper: i32,
+}
+
+pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    // Every smaller number is the program's own.
+    start(options, invocation).map_err(|failure| match &failure {
+        Failure::Told(told) if matches!(told.status, Status::NotFound | Status::NotExecutable) => failure,
+        _ => failure.with_status(Status::Own),
+    })
+}
+
+fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    let program = options.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let what = || format!("cannot run {program}");
+    let store = invocation.store()?;
+    let name = options.name.as_deref().map(Name::new).transpose().map_err(|error| {
+        let name = options.name.as_deref().unwrap_or_default();
+        Told::new(Status::Usage, what())
+            .cause(format!("{name:?} is no name"))
+            .chain(&error)
+            .state("nothing was started")
+            .hint("letters, digits, `.`, `_` and `-` make a name")
+    })?;
+    let how =
+        How { name, command: options.command.clone(), detach: options.detach, allow: options.allow.clone() };
+    let started =
+        frost_runtime::run::run(&store, &how).map_err(|error| trouble::of_runtime(what(), error))?;
+    invocation.steps.end("run.start");
+    let Some(attached) = started.attached else {
+        if invocation.global.json {
+            output::record(&Record {
+                name: started.name.as_str(),
+                pid: started.pid,
+                inner_pid: started.inner_pid,
+                keeper: started.keeper,
+            })?;
+        } else {
+            output::line(&format!("{} runs as process {}", started.name, started.pid))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let ending = attached.wait().map_err(|error| {
+        trouble::of_thaw(format!("cannot stay with {}, which goes on", started.name), error)
+    })?;
+    tell(&started.name, ending);
+    if matches!(ending, Ending::Exited(_) | Ending::Killed(_))
+        && let Ok((instance, claim)) = Instance::claim(&store, &started.name)
+    {
+        // Whoever waited for it knows all there is to know.
+        let _ = instance.remove(claim);
+    }
+    Ok(ExitCode::from(u8::try_from(ending.exit_status()).unwrap_or(u8::MAX)))
+}
+
+/// Tells how a program left whoever stayed with it, if its status does not.
+pub(super) fn tell(name: &Name, ending: Ending) {
+    match ending {
+        Ending::Frozen(version) => output::note(&format!("frost: {name} was frozen as {name}@{version}")),
+        Ending::Unknown => {
+            output::note(&format!("frost: the keeper of {name} was killed, and the program with it"));
+        }
+        Ending::Exited(_) | Ending::Killed(_) => {}
+    }
+}

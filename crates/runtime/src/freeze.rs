@@ -1,0 +1,126 @@
+//! Freezes an instance by its name.
+
+use crate::error::Error;
+use crate::instance::{Kept, Record};
+use frost_freeze::{Failure, Frozen, Options};
+use frost_keeper::Connection;
+use frost_keeper::protocol::{self as say, Message};
+use frost_model::host::Runtime;
+use frost_model::{Obstacle, Pid};
+use frost_store::{Name, Store};
+use frost_sys::proc;
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+/// The keeper of a program, as a freeze sees it.
+#[derive(Debug)]
+pub struct Keeper {
+    connection: Connection,
+    keeper: i32,
+    root: i32,
+    inner_root: i32,
+    runtime: Runtime,
+    filters: u32,
+    stay: bool,
+}
+
+impl Keeper {
+    /// Looks at a keeper whose program runs. With `stay` it holds terminal and namespaces after a freeze.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if the program does not run, [`Error::Elsewhere`].
+    pub fn of(kept: Kept, record: &Record, stay: bool) -> Result<Self, Error> {
+        let root = kept.root()?;
+        let own = proc::status(std::process::id() as i32).map_or(0, |status| status.seccomp_filters);
+        Ok(Self {
+            keeper: kept.keeper,
+            root,
+            inner_root: kept.state.root,
+            runtime: Runtime { allowed: record.allowed.clone(), terminal: kept.state.terminal },
+            connection: kept.connection,
+            // It is filtered as we are, and once more.
+            filters: own + 1,
+            stay,
+        })
+    }
+
+    /// Returns the root of the program, in our pid namespace.
+    pub fn root(&self) -> i32 {
+        self.root
+    }
+}
+
+impl frost_freeze::Keeper for Keeper {
+    fn pid(&self) -> i32 {
+        self.keeper
+    }
+
+    fn filters(&self) -> u32 {
+        self.filters
+    }
+
+    fn runtime(&self) -> Runtime {
+        self.runtime.clone()
+    }
+
+    fn obstacles(&self) -> Vec<Obstacle> {
+        let mut obstacles = Vec::new();
+        for child in proc::children(self.keeper).unwrap_or_default() {
+            let Ok(status) = proc::status(child) else { continue };
+            if child == self.root || proc::stat(child).is_ok_and(|stat| stat.is_zombie()) {
+                continue;
+            }
+            obstacles.push(Obstacle {
+                pid: Pid::new(status.inner_pids.last().copied().unwrap_or(child)),
+                command: proc::command(child),
+                object: "process".to_owned(),
+                reason: format!(
+                    "its parent has ended, so it belongs to the keeper and not to the tree of process {}",
+                    self.inner_root
+                ),
+                remedy: "start it so that its parent stays, or end it; then freeze".to_owned(),
+            });
+        }
+        obstacles
+    }
+
+    fn complete(&self, version: u32) -> Result<(), String> {
+        let message = Message::new(say::FROZEN, version as i32, i32::from(self.stay), 0);
+        self.connection.ask(message).map(drop).map_err(|error| error.to_string())
+    }
+}
+
+/// How long the keeper may take to collect what was ended.
+const COLLECTED_WITHIN: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
+
+/// Freezes the program of a keeper as a version of `name`.
+///
+/// # Errors
+/// As [`frost_freeze::freeze`]; the program runs on then.
+pub fn freeze(store: &Store, name: &Name, keeper: &Keeper, how: Options<'_>) -> Result<Frozen, Failure> {
+    let what = format!("cannot freeze {name}");
+    let failed = |error: frost_keeper::Error| {
+        Failure::new(frost_freeze::FailureKind::Failed, what.clone())
+            .because(&error)
+            .state("nothing was touched")
+            .hint("try again; `frost ps` shows how it stands")
+    };
+    keeper.connection.ask(Message::new(say::FREEZE, 0, 0, 0)).map_err(failed)?;
+    let frozen = frost_freeze::freeze(store, keeper.root, name, Options { keeper: Some(keeper), ..how })?;
+    if !frozen.running {
+        // So that whoever thaws it next finds the keeper done with the program.
+        loop {
+            let mut fds = [PollFd::new(&keeper.connection, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, Some(&COLLECTED_WITHIN)) {
+                Err(rustix::io::Errno::INTR) => continue,
+                Ok(1..) => {}
+                Ok(0) | Err(_) => break,
+            }
+            match keeper.connection.receive() {
+                Ok(packet) if packet.message.kind == say::ICE && keeper.stay => break,
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+    }
+    Ok(frozen)
+}

@@ -1,0 +1,364 @@
+//! Instances by their names.
+//!
+//! ```text
+//! <store>/instances/<name>/lock     held by whoever starts or thaws it
+//! <store>/instances/<name>/record   what it was started as; written before it starts
+//! <store>/instances/<name>/socket   where its keeper listens: who can be connected to lives
+//! <store>/instances/<name>/log      what its terminal showed; before that log.1
+//! <store>/instances/<name>/end      written by the keeper: how the program ended, or that it was frozen
+//! ```
+
+use crate::error::Error;
+use frost_keeper::protocol::{self as say, Message};
+use frost_keeper::{Connection, Held, State};
+use frost_store::{Name, Store};
+use frost_sys::proc;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+const INSTANCES: &str = "instances";
+/// The longest record that is read.
+const RECORD_BYTES: u64 = 1 << 20;
+
+/// What an instance was started as.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The command.
+    pub command: Vec<String>,
+    /// When, in seconds since 1970.
+    pub started: i64,
+    /// The boot it was started in.
+    pub boot_id: String,
+    /// Whether its keeper holds a terminal for it.
+    pub detached: bool,
+    /// The kinds of calls that are open to it.
+    pub allowed: Vec<String>,
+}
+
+/// How an instance stands.
+#[derive(Debug)]
+pub enum Standing {
+    /// Its keeper lives.
+    Kept(Kept),
+    /// It ended, with this status as of wait(2).
+    Ended(i32),
+    /// It was frozen as this version, and nothing of it is left in memory.
+    Frozen(u32),
+    /// Its keeper was killed, and the kernel ended the program with it.
+    Lost,
+    /// The machine was restarted while it ran, or was kept.
+    Rebooted,
+}
+
+/// A keeper that lives.
+#[derive(Debug)]
+pub struct Kept {
+    /// The connection to it.
+    pub connection: Connection,
+    /// What it says of the program.
+    pub state: State,
+    /// Its pid, 0 if it has none in our namespace.
+    pub keeper: i32,
+}
+
+impl Kept {
+    /// Finds the keeper of a program by its name, or by the process id of its root or its own.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if the program of that name is frozen; [`Error::Keeper`]; [`Error::File`].
+    pub fn find(store: &Store, target: &str) -> Result<Option<(Self, Instance)>, Error> {
+        if let Ok(pid) = target.parse::<i32>() {
+            let Ok(stat) = proc::stat(pid) else { return Ok(None) };
+            for name in names(store)? {
+                if let Some(instance) = Instance::find(store, &name)?
+                    && let Ok(Standing::Kept(kept)) = instance.standing()
+                    && (kept.keeper == pid
+                        || kept.keeper == stat.ppid && kept.root().is_ok_and(|root| root == pid))
+                {
+                    return Ok(Some((kept, instance)));
+                }
+            }
+            return Ok(None);
+        }
+        let Ok(name) = Name::new(target) else { return Ok(None) };
+        let Some(instance) = Instance::find(store, &name)? else { return Ok(None) };
+        match instance.standing()? {
+            Standing::Kept(kept) if kept.state.frozen => Err(Error::Ended("it is frozen already".to_owned())),
+            Standing::Kept(kept) => Ok(Some((kept, instance))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Finds the root of the program in our pid namespace.
+    ///
+    /// # Errors
+    /// [`Error::Elsewhere`] if it is not seen from here, [`Error::Ended`] if it is frozen or just ended.
+    pub fn root(&self) -> Result<i32, Error> {
+        if self.state.frozen {
+            return Err(Error::Ended("it is frozen".to_owned()));
+        }
+        if self.keeper <= 0 {
+            return Err(Error::Elsewhere);
+        }
+        child_numbered(self.keeper, self.state.root)
+            .ok_or_else(|| Error::Ended("it ends at this moment".to_owned()))
+    }
+
+    /// Returns all processes of the program, in our pid namespace.
+    pub fn processes(&self) -> Vec<i32> {
+        if self.keeper <= 0 {
+            return Vec::new();
+        }
+        let mut tree = vec![self.keeper];
+        let mut index = 0;
+        while index < tree.len() {
+            tree.extend(proc::children(tree[index]).unwrap_or_default());
+            index += 1;
+        }
+        tree.split_off(1)
+    }
+}
+
+/// Finds the child of `parent` that has this pid in its own namespace.
+pub(crate) fn child_numbered(parent: i32, inner: i32) -> Option<i32> {
+    proc::children(parent).ok()?.into_iter().find(|child| {
+        proc::status(*child).is_ok_and(|status| status.inner_pids.last().copied().unwrap_or(*child) == inner)
+    })
+}
+
+/// The directory of an instance.
+#[derive(Debug)]
+pub struct Instance {
+    name: Name,
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+fn parent(store: &Store) -> PathBuf {
+    store.path().join(INSTANCES)
+}
+
+/// Returns the names of all instances that were started and not removed, sorted.
+///
+/// # Errors
+/// [`Error::File`] if the directory cannot be read.
+pub fn names(store: &Store) -> Result<Vec<Name>, Error> {
+    let path = parent(store);
+    let entries = match std::fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(Error::File { path, source }),
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<Name> = names.filter_map(|name| Name::new(&name).ok()).collect();
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    Ok(names)
+}
+
+/// The right to start or thaw an instance, until it is dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct Claim(#[allow(dead_code, reason = "closing it gives the right back")] OwnedFd);
+
+impl Instance {
+    /// Finds an instance; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// [`Error::File`] if its directory cannot be opened.
+    pub fn find(store: &Store, name: &Name) -> Result<Option<Self>, Error> {
+        let path = parent(store).join(name.as_str());
+        match open_directory(&path) {
+            Ok(directory) => Ok(Some(Self { name: name.clone(), path, directory })),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(Error::File { path, source: errno.into() }),
+        }
+    }
+
+    /// Makes the directory of an instance, if there is none, and takes the right to start it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if another command has that right; [`Error::Runs`] if it runs; [`Error::File`].
+    pub fn claim(store: &Store, name: &Name) -> Result<(Self, Claim), Error> {
+        for path in [parent(store), parent(store).join(name.as_str())] {
+            let made = rustix::fs::mkdir(&path, Mode::RWXU);
+            if let Err(errno) = made
+                && errno != Errno::EXIST
+            {
+                return Err(Error::File { path, source: errno.into() });
+            }
+        }
+        let Some(instance) = Self::find(store, name)? else { return Err(Error::Busy) };
+        let lock = instance.create("lock", OFlags::RDWR)?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(Error::Busy),
+            Err(errno) => return Err(Error::File { path: instance.path.join("lock"), source: errno.into() }),
+        }
+        Ok((instance, Claim(lock)))
+    }
+
+    /// Returns its name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Returns its directory, for messages.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    fn create(&self, name: &str, flags: OFlags) -> Result<OwnedFd, Error> {
+        let flags = flags | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| Error::File { path: self.path.join(name), source: errno.into() })
+    }
+
+    /// Opens a file of it for reading; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn open(&self, name: &str) -> Result<Option<File>, Error> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::File { path: self.path.join(name), source: errno.into() }),
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let Some(file) = self.open(name)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(RECORD_BYTES)
+            .read_to_end(&mut bytes)
+            .map_err(|source| Error::File { path: self.path.join(name), source })?;
+        Ok(Some(bytes))
+    }
+
+    /// Reads what it was started as; nothing if that was torn by a power loss.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn record(&self) -> Result<Record, Error> {
+        let bytes = self.read("record")?.unwrap_or_default();
+        Ok(serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    /// Begins anew: what an earlier program of the name left is removed, unless the log is to be `kept`.
+    pub(crate) fn begin(&self, record: &Record, kept: bool) -> Result<Held, Error> {
+        let old: &[&str] = if kept { &["end", "end.new"] } else { &["end", "end.new", "log", "log.1"] };
+        for name in old {
+            let _ = rustix::fs::unlinkat(&self.directory, *name, AtFlags::empty());
+        }
+        let path = self.path.join("record");
+        let text = serde_json::to_vec(record)
+            .map_err(|error| Error::File { path: path.clone(), source: error.into() })?;
+        let mut file = File::from(self.create("record.new", OFlags::WRONLY | OFlags::TRUNC)?);
+        file.write_all(&text).map_err(|source| Error::File { path: path.clone(), source })?;
+        rustix::fs::renameat(&self.directory, "record.new", &self.directory, "record")
+            .map_err(|errno| Error::File { path, source: errno.into() })?;
+        let failed = |source| Error::File { path: self.path.join("socket"), source };
+        let directory = self.directory.try_clone().map_err(failed)?;
+        let mut held = Held::at(self.name.as_str(), directory).map_err(|errno| failed(errno.into()))?;
+        if record.detached {
+            held.log = Some(self.create("log", OFlags::WRONLY | OFlags::APPEND)?);
+        }
+        Ok(held)
+    }
+
+    /// Looks how it stands.
+    ///
+    /// # Errors
+    /// [`Error::Keeper`] if there is a keeper that does not answer; [`Error::File`].
+    pub fn standing(&self) -> Result<Standing, Error> {
+        match Connection::open(self.directory.as_fd()) {
+            Ok(connection) => match connection.state() {
+                Ok(state) => {
+                    let keeper = connection.keeper().unwrap_or(0);
+                    return Ok(Standing::Kept(Kept { connection, state, keeper }));
+                }
+                // It has just ended.
+                Err(frost_keeper::Error::Gone) => {}
+                Err(error) => return Err(error.into()),
+            },
+            Err(frost_keeper::Error::Gone) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let note = self.read("end")?.unwrap_or_default();
+        let note = String::from_utf8_lossy(&note);
+        let mut words = note.split_ascii_whitespace();
+        let (word, number) = (words.next(), words.next().and_then(|number| number.parse().ok()));
+        Ok(match (word, number) {
+            (Some("ended"), Some(status)) => Standing::Ended(status),
+            (Some("frozen"), Some(version)) if version > 0 => Standing::Frozen(version as u32),
+            _ if self.record()?.boot_id != boot_id() => Standing::Rebooted,
+            _ => Standing::Lost,
+        })
+    }
+
+    /// Returns when the note of its end was written, or its record if there is none, in seconds since 1970.
+    pub fn changed(&self) -> Option<i64> {
+        ["end", "record"]
+            .into_iter()
+            .find_map(|name| rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW).ok())
+            .map(|stat| stat.st_mtime)
+    }
+
+    /// Removes it, unless its keeper lives or another command starts it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`]; [`Error::Runs`]; [`Error::File`].
+    pub fn remove(self, _claim: Claim) -> Result<(), Error> {
+        if let Standing::Kept(kept) = self.standing()? {
+            return Err(Error::Runs { name: self.name.to_string(), pid: kept.root().unwrap_or(0) });
+        }
+        std::fs::remove_dir_all(&self.path).map_err(|source| Error::File { path: self.path.clone(), source })
+    }
+}
+
+impl Instance {
+    /// Ends a keeper that keeps nothing but a frozen program's namespaces, and removes the instance.
+    ///
+    /// One that runs is left as it is if that is `tolerated`; returns whether it was removed.
+    ///
+    /// # Errors
+    /// [`Error::Runs`] if it runs and that is not tolerated; [`Error::Busy`]; [`Error::File`].
+    pub fn end(self, store: &Store, tolerated: bool) -> Result<bool, Error> {
+        if let Standing::Kept(kept) = self.standing()? {
+            if !kept.state.frozen {
+                let name = self.name.to_string();
+                let pid = kept.root().unwrap_or(kept.keeper);
+                return if tolerated { Ok(false) } else { Err(Error::Runs { name, pid }) };
+            }
+            match kept.connection.ask(Message::new(say::END, 0, 0, 0)) {
+                Ok(_) | Err(frost_keeper::Error::Gone) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let (instance, claim) = Self::claim(store, &self.name)?;
+        instance.remove(claim)?;
+        Ok(true)
+    }
+}
+
+fn open_directory(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+}
+
+/// Returns the identity of this boot.
+pub(crate) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim_end().to_owned()
+}
+
+/// Returns the present, in seconds since 1970.
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() as i64)
+}

@@ -1,0 +1,332 @@
+//! Starts a program in an environment of its own.
+
+use crate::error::Error;
+use crate::instance::{Instance, Record, Standing, boot_id, child_numbered, now};
+use frost_keeper::house::{self, Environment};
+use frost_keeper::{Connection, Held, admission};
+use frost_store::{Name, Store};
+use frost_sys::clone::{self, Clone, fork_into_namespaces};
+use frost_sys::spawn::{self, Standing as Place};
+use frost_thaw::{Attached, Terminal};
+use rustix::fd::OwnedFd;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+/// What is to be started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its name; if there is none, the command's, made unique.
+    pub name: Option<Name>,
+    /// The command and its arguments.
+    pub command: Vec<OsString>,
+    /// Give it a terminal that its keeper holds, and do not stay with it.
+    pub detach: bool,
+    /// Kinds of calls that are open to it.
+    pub allow: Vec<String>,
+}
+
+/// A program that was started.
+#[derive(Debug)]
+pub struct Started {
+    /// Its name.
+    pub name: Name,
+    /// The root of its tree in our pid namespace.
+    pub pid: i32,
+    /// The same as it sees it itself.
+    pub inner_pid: i32,
+    /// Its keeper.
+    pub keeper: i32,
+    /// Our hold on it, if we stay with it.
+    pub attached: Option<Attached>,
+}
+
+/// What the keeper to be tells whoever started it, a line each.
+#[derive(Debug, Serialize, Deserialize)]
+enum Report {
+    /// The environment is there; an empty line as answer starts the program.
+    Ready,
+    /// It was started: the pid of its root inside.
+    Started { root: i32 },
+    /// It could not be executed.
+    NotExecuted { errno: i32 },
+    /// The environment could not be made.
+    Failed { object: String, errno: i32 },
+}
+
+/// Starts a program.
+///
+/// The calling process must have one thread only, since it forks.
+///
+/// # Errors
+/// Nothing was started then.
+pub fn run(store: &Store, options: &Options) -> Result<Started, Error> {
+    for name in &options.allow {
+        admission::kind(name).ok_or_else(|| Error::Kind(name.clone()))?;
+    }
+    let program = options.command.first().cloned().unwrap_or_default();
+    let (instance, claim) = claim(store, options, &program)?;
+    let record = Record {
+        command: options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+        started: now(),
+        boot_id: boot_id(),
+        detached: options.detach,
+        allowed: options.allow.clone(),
+    };
+    let held = instance.begin(&record, false)?;
+    match start(options, &program, held) {
+        Ok(started) => {
+            drop(claim);
+            Ok(Started { name: instance.name().clone(), ..started })
+        }
+        Err(error) => {
+            // Nothing ran under that name.
+            let _ = instance.remove(claim);
+            Err(error)
+        }
+    }
+}
+
+/// Takes a name that no program has that runs or is frozen.
+fn claim(
+    store: &Store,
+    options: &Options,
+    program: &OsStr,
+) -> Result<(Instance, crate::instance::Claim), Error> {
+    let free = |name: &Name| -> Result<(Instance, crate::instance::Claim), Error> {
+        let versions = store.versions(name)?;
+        if let Some(version) = versions.last() {
+            let id = frost_store::ImageId { name: name.clone(), version: *version };
+            match store.state(&id)?.instance() {
+                Some(running) => return Err(Error::Runs { name: name.to_string(), pid: running.pid }),
+                None => return Err(Error::Frozen { name: name.to_string(), version: *version }),
+            }
+        }
+        let (instance, claim) = Instance::claim(store, name)?;
+        match instance.standing()? {
+            Standing::Kept(kept) => {
+                Err(Error::Runs { name: name.to_string(), pid: kept.root().unwrap_or(kept.keeper) })
+            }
+            _ => Ok((instance, claim)),
+        }
+    };
+    if let Some(name) = &options.name {
+        return free(name);
+    }
+    let base = std::path::Path::new(program).file_name().unwrap_or(program);
+    let base = Name::from_command(std::os::unix::ffi::OsStrExt::as_bytes(base));
+    let numbered = (2..).filter_map(|number| Name::new(&format!("{base}-{number}")).ok());
+    for name in std::iter::once(base.clone()).chain(numbered).take(10_000) {
+        match free(&name) {
+            Err(Error::Runs { .. } | Error::Frozen { .. } | Error::Busy) => {}
+            // Who did not choose a name does not replace what another one left under it.
+            Ok((instance, _)) if instance.changed().is_some() => {}
+            other => return other,
+        }
+    }
+    Err(Error::Busy)
+}
+
+fn start(options: &Options, program: &OsStr, mut held: Held) -> Result<Started, Error> {
+    let (connection, watcher) = pair()?;
+    held.watcher = Some(watcher);
+    let terminal = Terminal::ours();
+    let console = terminal.as_ref().and_then(Terminal::path);
+    let environment = Environment {
+        allowed: options.allow.clone(),
+        terminal: options.detach,
+        console: console.filter(|_| !options.detach),
+    };
+    // Only a job in the foreground gives its terminal away.
+    let lent = terminal.as_ref().and_then(Terminal::foreground);
+    let program = Program { name: program, arguments: &options.command[1..], lent };
+    let (keeper, root) = bear(environment, options.detach, Some(program), held)?;
+    // It may have ended by now, as `true` does.
+    let pid = child_numbered(keeper, root);
+    let attached = if options.detach {
+        // Until its keeper answers, our death would end it. That it has ended by then is its own affair.
+        let _ = connection.state();
+        None
+    } else {
+        Some(Attached::kept(pid, connection, terminal.map(|terminal| terminal.given_to(pid))))
+    };
+    let name = Name::from_command(b"program");
+    Ok(Started { name, pid: pid.unwrap_or(0), inner_pid: root, keeper, attached })
+}
+
+/// Makes a connection to a keeper that is yet to be.
+pub(crate) fn pair() -> Result<(Connection, OwnedFd), Error> {
+    Connection::pair()
+        .map_err(|source| Error::Environment { object: "a socket to the keeper".to_owned(), source })
+}
+
+/// Makes an environment with a keeper, and starts a program in it, if one is given; in a session of its own if it is
+/// `detached` from ours. Returns the keeper's pid, and that of the program's root as it sees it itself.
+pub(crate) fn bear(
+    environment: Environment,
+    detached: bool,
+    program: Option<Program<'_>>,
+    held: Held,
+) -> Result<(i32, i32), Error> {
+    let io = |error: std::io::Error| Error::Environment {
+        object: "a socket to the keeper".to_owned(),
+        source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+    };
+    let (ours, theirs) = UnixStream::pair().map_err(io)?;
+    let called =
+        program.as_ref().map(|program| program.name.to_string_lossy().into_owned()).unwrap_or_default();
+    let birth = Birth {
+        program,
+        environment,
+        detached,
+        highest_pid: house::highest_pid(),
+        user: !rustix::process::geteuid().is_root(),
+        ids: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+    };
+    let forked = fork_into_namespaces(birth.user, clone::IPC_AND_UTS);
+    let forked =
+        forked.map_err(|source| Error::Environment { object: "namespaces of its own".to_owned(), source })?;
+    let keeper = match forked {
+        Clone::Child => {
+            drop(ours);
+            birth.live(held, theirs);
+        }
+        Clone::Parent { pid, .. } => pid,
+    };
+    drop((theirs, held));
+    let mut stream = BufReader::new(ours);
+    let gone =
+        || Error::Environment { object: "the keeper ended at its start".to_owned(), source: Errno::CHILD };
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).map_err(io)?;
+        let error = match serde_json::from_str(&line).map_err(|_| gone()) {
+            Ok(Report::Ready) => {
+                stream.get_mut().write_all(b"\n").map_err(io)?;
+                continue;
+            }
+            Ok(Report::Started { root }) => return Ok((keeper, root)),
+            Ok(Report::NotExecuted { errno }) => {
+                Error::Program { program: called, source: std::io::Error::from_raw_os_error(errno) }
+            }
+            Ok(Report::Failed { object, errno }) => {
+                Error::Environment { object, source: Errno::from_raw_os_error(errno) }
+            }
+            Err(error) => error,
+        };
+        reap(keeper);
+        return Err(error);
+    }
+}
+
+fn reap(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid);
+    while let Err(Errno::INTR) = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()) {}
+}
+
+/// What is executed.
+#[derive(Debug)]
+pub(crate) struct Program<'a> {
+    name: &'a OsStr,
+    arguments: &'a [OsString],
+    /// The descriptor of the terminal that it gets as a job in the foreground.
+    lent: Option<i32>,
+}
+
+/// What pid 1 of the new namespaces needs.
+struct Birth<'a> {
+    program: Option<Program<'a>>,
+    environment: Environment,
+    detached: bool,
+    highest_pid: Vec<u8>,
+    user: bool,
+    ids: (u32, u32),
+}
+
+impl Birth<'_> {
+    /// The life of pid 1, until it is the keeper.
+    fn live(self, mut held: Held, stream: UnixStream) -> ! {
+        let tell = |report: &Report| {
+            let mut line = serde_json::to_vec(report).unwrap_or_default();
+            line.push(b'\n');
+            (&stream).write_all(&line)
+        };
+        let slave = match self.prepare(&mut held) {
+            Ok(slave) => slave,
+            Err((object, errno)) => {
+                let _ = tell(&Report::Failed { object, errno: errno.raw_os_error() });
+                std::process::exit(1);
+            }
+        };
+        let told = tell(&Report::Ready);
+        if told.is_err() || (&stream).read_exact(&mut [0]).is_err() {
+            std::process::exit(1);
+        }
+        let spawned = match &self.program {
+            Some(program) => self.spawn(program, slave),
+            None => Ok(0),
+        };
+        match spawned {
+            Ok(root) => {
+                let _ = tell(&Report::Started { root });
+                house::become_keeper(root, &held);
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
+                let _ = tell(&Report::NotExecuted { errno });
+            }
+        }
+        std::process::exit(1);
+    }
+
+    /// Makes the environment; returns the slave side of the terminal.
+    fn prepare(&self, held: &mut Held) -> Result<Option<OwnedFd>, house::Failed> {
+        let about = |object: &str| {
+            let object = object.to_owned();
+            move |errno| (object, errno)
+        };
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        held.hear().map_err(about("the keeper's socket"))?;
+        if self.user {
+            house::map_identity(self.ids)?;
+        }
+        house::mount_proc(&self.highest_pid)?;
+        house::mount_dev(self.environment.console.as_deref())?;
+        if self.detached {
+            rustix::process::setsid().map_err(about("a session of its own"))?;
+        }
+        if self.program.is_some() {
+            frost_sys::time::unshare_time().map_err(about("a time namespace"))?;
+        }
+        if !self.environment.terminal {
+            return Ok(None);
+        }
+        let master = frost_sys::pty::open_master().map_err(about("a terminal"))?;
+        let slave = frost_sys::pty::open_slave(&master, OFlags::RDWR).map_err(about("a terminal"))?;
+        let size = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&slave, size).map_err(about("a terminal"))?;
+        held.master = Some(master);
+        Ok(Some(slave))
+    }
+
+    fn spawn(&self, program: &Program<'_>, slave: Option<OwnedFd>) -> std::io::Result<i32> {
+        let mut command = Command::new(program.name);
+        command.args(program.arguments);
+        let standing = match slave {
+            Some(slave) => {
+                command.stdin(Stdio::from(slave.try_clone()?));
+                command.stdout(Stdio::from(slave.try_clone()?)).stderr(Stdio::from(slave));
+                Place::Session
+            }
+            None => Place::Group { terminal: program.lent },
+        };
+        let filter = admission::filter(&self.environment.allowed);
+        let child = spawn::start(&mut command, standing, Some(filter))?;
+        Ok(child.id() as i32)
+    }
+}

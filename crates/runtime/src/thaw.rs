@@ -1,0 +1,118 @@
+//! Where an image of the runtime is thawed: with the keeper that was kept for it, or with a new one.
+
+use crate::error::Error;
+use crate::instance::{Claim, Instance, Record, Standing, boot_id, now};
+use crate::run;
+use frost_keeper::house::{Environment, Home};
+use frost_keeper::protocol::{self as say, Message};
+use frost_keeper::{Connection, Held};
+use frost_model::host::Runtime;
+use frost_store::{Image, Name, Store};
+use rustix::process::{Pid, PidfdFlags};
+
+/// A home for an image, and what belongs to it.
+#[derive(Debug)]
+pub struct Place {
+    /// Where the engine builds the program.
+    pub home: Home,
+    /// A connection that watches the keeper, for whoever stays attached.
+    pub watch: Option<Connection>,
+    /// Whether its namespaces were kept.
+    pub warm: bool,
+    _claim: Option<Claim>,
+}
+
+/// Finds or makes a home for the image of a program of the runtime; a copy has none that is found by its name.
+///
+/// # Errors
+/// [`Error::Runs`] if the instance runs; [`Error::Busy`].
+pub fn place(
+    store: &Store,
+    image: &Image,
+    runtime: &Runtime,
+    attach: bool,
+    copy: bool,
+) -> Result<Place, Error> {
+    for name in &runtime.allowed {
+        frost_keeper::admission::kind(name).ok_or_else(|| Error::Kind(name.clone()))?;
+    }
+    let name = &image.id().name;
+    let environment = Environment {
+        allowed: runtime.allowed.clone(),
+        terminal: runtime.terminal && !attach,
+        console: None,
+    };
+    if copy {
+        let held = Held { name: name.to_string(), ..Held::default() };
+        return born(environment, held, attach, None);
+    }
+    let (instance, claim) = Instance::claim(store, name)?;
+    if let Standing::Kept(kept) = instance.standing()? {
+        if !kept.state.frozen {
+            return Err(Error::Runs { name: name.to_string(), pid: kept.root().unwrap_or(kept.keeper) });
+        }
+        let watch = if attach { Some(watching(store, name)?) } else { None };
+        return announced(kept.keeper, kept.connection, environment.allowed, watch, Some(claim), true);
+    }
+    let arguments = image.checkpoint().processes[0].pd.arguments.iter();
+    let record = Record {
+        command: arguments.map(ToString::to_string).collect(),
+        started: now(),
+        boot_id: boot_id(),
+        detached: environment.terminal,
+        allowed: runtime.allowed.clone(),
+    };
+    let held = instance.begin(&record, true)?;
+    born(environment, held, attach, Some(claim))
+}
+
+/// Makes a keeper without a program, which ends if it does not get one.
+fn born(
+    environment: Environment,
+    mut held: Held,
+    attach: bool,
+    claim: Option<Claim>,
+) -> Result<Place, Error> {
+    let (connection, watcher) = run::pair()?;
+    held.watcher = Some(watcher);
+    let second = if attach { Some(run::pair()?) } else { None };
+    let (watch, other) = second.unzip();
+    held.second = other;
+    let allowed = environment.allowed.clone();
+    let (keeper, _) = run::bear(environment, !attach, None, held)?;
+    announced(keeper, connection, allowed, watch, claim, false)
+}
+
+/// Tells a keeper that its program will be thawed.
+fn announced(
+    keeper: i32,
+    connection: Connection,
+    allowed: Vec<String>,
+    watch: Option<Connection>,
+    claim: Option<Claim>,
+    warm: bool,
+) -> Result<Place, Error> {
+    let number = Pid::from_raw(keeper).filter(|_| keeper > 0).ok_or(Error::Elsewhere)?;
+    let pidfd = rustix::process::pidfd_open(number, PidfdFlags::empty())
+        .map_err(|source| Error::Environment { object: format!("keeper {keeper}"), source })?;
+    let (_, terminal) = connection.ask(Message::new(say::THAW, 0, 0, 0))?;
+    // Whoever stays attached hands in a terminal of their own.
+    let terminal = terminal.filter(|_| watch.is_none());
+    let home = Home { keeper, pidfd, connection, terminal, allowed };
+    Ok(Place { home, watch, warm, _claim: claim })
+}
+
+/// Connects to the keeper of `name` and watches it.
+///
+/// # Errors
+/// [`Error::Missing`] or [`Error::Ended`] if there is none.
+pub fn watching(store: &Store, name: &Name) -> Result<Connection, Error> {
+    let instance = Instance::find(store, name)?.ok_or(Error::Missing)?;
+    match instance.standing()? {
+        Standing::Kept(kept) => {
+            kept.connection.ask(Message::new(say::WATCH, 0, 0, 0))?;
+            Ok(kept.connection)
+        }
+        _ => Err(Error::Ended("its keeper has ended".to_owned())),
+    }
+}
