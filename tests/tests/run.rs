@@ -39,7 +39,7 @@ run! {
     all_but_the_keeper_may_be_killed_at_any_moment
     a_builder_that_dies_before_the_gate_leaves_the_program_frozen
     the_program_ends_with_its_keeper
-    what_does_not_belong_to_the_tree_is_in_the_way
+    processes_whose_parents_have_ended_belong_to_the_program
     objects_of_system_v_go_with_the_program
     a_program_in_the_foreground_is_frozen_from_elsewhere
     servers_and_interpreters_are_frozen_under_load
@@ -323,18 +323,42 @@ fn the_program_ends_with_its_keeper(scene: &Scene) {
     scene.is_empty_soon();
 }
 
-fn what_does_not_belong_to_the_tree_is_in_the_way(scene: &Scene) {
-    let script = "(sleep 1000 & echo $! > orphan) ; touch there; exec sleep 1000";
-    scene.frost(&["run", "-d", "--name", "parent", "--", "sh", "-c", script]).ok();
-    scene.await_file("there");
-    for command in ["freeze", "check"] {
-        let outcome = scene.frost(&[command, "parent"]);
-        assert_eq!(outcome.status, Some(3), "{outcome}");
-        let told = format!("{}{}", outcome.stdout, outcome.stderr);
-        assert!(told.contains("its parent has ended"), "{outcome}");
+/// Returns what each process of `orphans.py` tells of itself: its count, and where it is.
+fn told(scene: &Scene, names: &[&str]) -> Option<Vec<(u64, String)>> {
+    let read = |name: &&str| {
+        let text = fs::read_to_string(scene.stage(name)).ok()?;
+        let (count, place) = text.split_once(' ')?;
+        Some((count.parse().ok()?, place.to_owned()))
+    };
+    names.iter().map(read).collect()
+}
+
+fn processes_whose_parents_have_ended_belong_to_the_program(scene: &Scene) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/orphans.py");
+    fs::copy(script, scene.stage("orphans.py")).expect("our own directory");
+    let orphans = ["plain", "plain-parent", "lone", "guest-of-orphan", "daemon", "guest", "group"];
+    let others = ["root", "plain-child", "worker", "leader"];
+    let all = [&orphans[..], &others].concat();
+    scene.frost(&["run", "-d", "--name", "tree", "--", "/usr/bin/python3", "orphans.py"]).ok();
+    until("all of it is there", || told(scene, &all).is_some());
+    let places = |told: &[(u64, String)]| told.iter().map(|(_, place)| place.clone()).collect::<Vec<_>>();
+    let first = told(scene, &all).expect("it was there");
+    for (name, (_, place)) in orphans.iter().zip(&first) {
+        assert_eq!(place.split(' ').nth(1), Some("1"), "{name} is the keeper's child: {place}");
     }
-    assert_eq!(state(scene, "parent"), "running");
-    scene.frost(&["kill", "parent"]).ok();
+    let obstacles = scene.frost(&["check", "tree"]);
+    assert_eq!(obstacles.status, Some(0), "{obstacles}");
+    for cold in [false, true, false, true] {
+        let cold: &[&str] = if cold { &["--cold"] } else { &[] };
+        scene.frost(&[&["freeze", "tree", "--json"], cold].concat()).ok();
+        let frozen = told(scene, &all).expect("it was there");
+        let thawed = scene.frost(&["thaw", "tree", "--json"]).ok();
+        assert_eq!(thawed.number("processes"), all.len() as i64);
+        let goes_on = |now: &[(u64, String)]| now.iter().zip(&frozen).all(|(now, then)| now.0 > then.0 + 1);
+        until("all of it goes on", || told(scene, &all).is_some_and(|now| goes_on(&now)));
+        assert_eq!(places(&told(scene, &all).expect("it goes on")), places(&first));
+    }
+    scene.frost(&["kill", "tree"]).ok();
     scene.is_empty_soon();
 }
 

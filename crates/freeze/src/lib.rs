@@ -69,7 +69,7 @@ pub const STEPS: [&str; 19] = [
 
 /// The keeper of a program that lives in an environment of the runtime: what a freeze must know of it and tell it.
 pub trait Keeper: std::fmt::Debug {
-    /// Its pid: the program shares its namespaces, and is complete if the keeper has no other child than the root.
+    /// Its pid: the program shares its namespaces, and what the program's processes leave behind become its children.
     fn pid(&self) -> i32;
 
     /// How many filters of system calls the runtime has put on the program, which a thaw puts there again.
@@ -77,9 +77,6 @@ pub trait Keeper: std::fmt::Debug {
 
     /// What the program gets again where it is thawed.
     fn runtime(&self) -> frost_model::host::Runtime;
-
-    /// Lists what only the keeper sees, once the program stands still or, for a check, while it runs.
-    fn obstacles(&self) -> Vec<frost_model::Obstacle>;
 
     /// Hears that this version of the image is complete and that the program will now be ended.
     ///

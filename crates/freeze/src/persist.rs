@@ -1,5 +1,6 @@
 //! The life of a freeze, in its guardian.
 
+use crate::Keeper;
 use crate::cap::{Captured, Motion, sysv};
 use crate::difference::Earlier;
 use crate::failure::{Failure, FailureKind};
@@ -125,13 +126,14 @@ pub(crate) fn run(
     } else {
         None
     };
+    let keeper = options.keeper.map(Keeper::pid);
     let mut longest = precopy.as_ref().map_or(Duration::ZERO, Precopy::pause);
     let mut stop = |freeze: &mut Freeze<'_>, precopy: &mut Option<Precopy>, exact| {
         let features = host::cpu_features();
         let urgent = Urgent::beside(pid);
         let pause = Instant::now();
-        let tree =
-            StoppedTree::stop(pid, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
+        let tree = StoppedTree::stop(pid, keeper, options.stop_timeout)
+            .map_err(|error| freeze.stop_failed(&error))?;
         tracing::info!(processes = tree.processes().len(), "process {pid} and its descendants stand still");
         let clocks = host::clocks(pid);
         freeze.step("freeze.stop")?;

@@ -500,10 +500,16 @@ impl Precopy {
 }
 
 /// Stops the tree for an instant, and makes each process create what tracks it.
-fn enter(freeze: &mut Freeze<'_>, pid: i32, options: Options<'_>) -> Result<(Vec<Entered>, Duration), Failure> {
+fn enter(
+    freeze: &mut Freeze<'_>,
+    pid: i32,
+    options: Options<'_>,
+) -> Result<(Vec<Entered>, Duration), Failure> {
     let urgent = Urgent::beside(pid);
     let pause = Instant::now();
-    let tree = StoppedTree::stop(pid, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
+    let keeper = options.keeper.map(crate::Keeper::pid);
+    let tree =
+        StoppedTree::stop(pid, keeper, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
     freeze.step("precopy.stop")?;
     let mut trackers = Vec::new();
     for process in tree.processes().iter().filter(|process| !process.zombie && !process.threads.is_empty()) {

@@ -74,7 +74,6 @@ pub(crate) fn look(
     let pids: Vec<_> = seen.iter().map(|process| (process.pid, process.inner)).collect();
     obstacles.extend(target::survey_shared(&pids));
     obstacles.extend(target::survey_ipc(&pids));
-    obstacles.extend(keeper.into_iter().flat_map(Keeper::obstacles));
     Ok((catalog, obstacles))
 }
 
@@ -128,6 +127,9 @@ pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<O
             .hint("only its owner or root can freeze a process")
     };
     let mut tree = vec![pid];
+    // What its processes have left behind.
+    let adopted = keeper.iter().flat_map(|keeper| proc::children(keeper.pid()).unwrap_or_default());
+    tree.extend(adopted.filter(|child| *child != pid));
     let mut index = 0;
     while index < tree.len() {
         for child in proc::children(tree[index]).unwrap_or_default() {

@@ -215,6 +215,41 @@ fn a_checkpoint_that_cannot_be_obeyed_is_refused() {
 }
 
 /// With one object of System V of each kind, the segment attached.
+/// A checkpoint with processes of these numbers and sessions whose parent is the keeper.
+fn with_orphans(runtime: bool, orphans: &[(i32, i32)]) -> Checkpoint {
+    let mut checkpoint = sample::checkpoint();
+    checkpoint.host.runtime = runtime.then(Default::default);
+    for (pid, session) in orphans {
+        let mut process = checkpoint.processes[0].clone();
+        process.pd.relation.pid = Pid::new(*pid);
+        process.pd.relation.session = Some(Pid::new(*session));
+        process.cpu.threads.truncate(1);
+        process.cpu.threads[0].tid = Pid::new(*pid).into();
+        checkpoint.processes.push(process);
+    }
+    checkpoint
+}
+
+#[test]
+fn only_a_program_of_the_runtime_has_processes_without_parents_and_their_session_s_leader_comes_first() {
+    let is_read = |checkpoint: &Checkpoint| {
+        let (_, bytes) = written(checkpoint, sample::PACK_BYTES);
+        match read(&bytes) {
+            Ok(_) => true,
+            Err(Error::Malformed { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(is_read(&with_orphans(true, &[(9000, 9000), (9001, 9000), (9002, 7)])));
+    assert!(!is_read(&with_orphans(false, &[(9000, 9000)])));
+    assert!(!is_read(&with_orphans(true, &[(9001, 9000), (9000, 9000)])));
+    let mut ended = with_orphans(true, &[(9000, 9000)]);
+    let last = ended.processes.last_mut().unwrap();
+    last.cpu.threads.clear();
+    last.pd.life = frost_model::pd::Life::Zombie { status: 0 };
+    assert!(!is_read(&ended));
+}
+
 fn with_sysv() -> Checkpoint {
     let mut checkpoint = sample::checkpoint();
     let ipc = |id| Ipc { id, key: 77, uid: 1000, gid: 1000, mode: 0o640 };

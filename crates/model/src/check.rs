@@ -103,6 +103,8 @@ impl Checker<'_> {
         if self.checkpoint.processes.is_empty() {
             return Err(malformed("checkpoint", "has no process"));
         }
+        let all: HashSet<_> =
+            self.checkpoint.processes.iter().map(|process| process.pd.relation.pid).collect();
         for (index, process) in self.checkpoint.processes.iter().enumerate() {
             let pid = process.pd.relation.pid;
             let place = format!("process {pid}");
@@ -111,6 +113,16 @@ impl Checker<'_> {
             }
             match process.pd.relation.parent {
                 None if index == 0 => {}
+                // A child of the keeper, which is made by the leader of its session.
+                None if self.checkpoint.host.runtime.is_some() => {
+                    let leader = process.pd.relation.session.filter(|leader| all.contains(leader));
+                    if leader.is_some_and(|leader| !pids.contains(&leader)) {
+                        return Err(malformed(place, "the leader of its session does not come before it"));
+                    }
+                    if process.cpu.threads.is_empty() {
+                        return Err(malformed(place, "has neither a parent nor threads"));
+                    }
+                }
                 Some(parent) if index > 0 && parent != pid && pids.contains(&parent) => {}
                 _ => return Err(malformed(place, "its parent does not come before it")),
             }

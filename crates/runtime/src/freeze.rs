@@ -6,7 +6,6 @@ use frost_freeze::{Failure, Frozen, Options};
 use frost_keeper::Connection;
 use frost_keeper::protocol::{self as say, Message};
 use frost_model::host::Runtime;
-use frost_model::{Obstacle, Pid};
 use frost_store::{Name, Store};
 use frost_sys::proc;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -17,7 +16,6 @@ pub struct Keeper {
     connection: Connection,
     keeper: i32,
     root: i32,
-    inner_root: i32,
     runtime: Runtime,
     filters: u32,
     stay: bool,
@@ -34,7 +32,6 @@ impl Keeper {
         Ok(Self {
             keeper: kept.keeper,
             root,
-            inner_root: kept.state.root,
             runtime: Runtime { allowed: record.allowed.clone(), terminal: kept.state.terminal },
             connection: kept.connection,
             // It is filtered as we are, and once more.
@@ -60,27 +57,6 @@ impl frost_freeze::Keeper for Keeper {
 
     fn runtime(&self) -> Runtime {
         self.runtime.clone()
-    }
-
-    fn obstacles(&self) -> Vec<Obstacle> {
-        let mut obstacles = Vec::new();
-        for child in proc::children(self.keeper).unwrap_or_default() {
-            let Ok(status) = proc::status(child) else { continue };
-            if child == self.root || proc::stat(child).is_ok_and(|stat| stat.is_zombie()) {
-                continue;
-            }
-            obstacles.push(Obstacle {
-                pid: Pid::new(status.inner_pids.last().copied().unwrap_or(child)),
-                command: proc::command(child),
-                object: "process".to_owned(),
-                reason: format!(
-                    "its parent has ended, so it belongs to the keeper and not to the tree of process {}",
-                    self.inner_root
-                ),
-                remedy: "start it so that its parent stays, or end it; then freeze".to_owned(),
-            });
-        }
-        obstacles
     }
 
     fn complete(&self, version: u32) -> Result<(), String> {

@@ -184,7 +184,8 @@ fn reap(pid: i32) {
     }
 }
 
-/// How many pids the builder may need: its own, and those of threads that it has for moments.
+/// How many pids the builder may need: its own, and those of threads that it has for moments. Each child of the keeper
+/// needs one more.
 const SPARE: i32 = 128;
 /// Below this the kernel gives no numbers when it begins anew (RESERVED_PIDS, `kernel/pid.c`).
 const FIRST_SPARE: i32 = 300;
@@ -278,14 +279,17 @@ impl Builder<'_> {
             taken.extend(process.cpu.threads.iter().map(|thread| thread.tid.raw()));
         }
         taken.sort_unstable();
+        let orphans =
+            self.image.checkpoint().processes.iter().filter(|process| process.pd.relation.parent.is_none());
+        let spare = SPARE + orphans.count() as i32;
         let mut end = highest;
         for number in taken.iter().rev() {
-            if end - number > SPARE {
+            if end - number > spare {
                 break;
             }
             end = end.min(*number);
         }
-        (end - SPARE).max(FIRST_SPARE)
+        (end - spare).max(FIRST_SPARE)
     }
 
     /// Makes a builder in a keeper's namespaces fit to build.

@@ -451,7 +451,7 @@ mod tests {
         }
         let before = frost_sys::proc::mappings(pid).unwrap();
         for _ in 0..20 {
-            let tree = StoppedTree::stop(pid, Duration::from_secs(5)).unwrap();
+            let tree = StoppedTree::stop(pid, None, Duration::from_secs(5)).unwrap();
             let process = &tree.processes()[0];
             let registers = process.threads[0].registers;
             let mut area = Area::map(process, &frost_sys::proc::mappings(pid).unwrap()).unwrap();
@@ -484,7 +484,7 @@ mod tests {
             std::thread::yield_now();
         }
         let before = frost_sys::proc::numbers(pid, "fd").unwrap();
-        let tree = StoppedTree::stop(pid, Duration::from_secs(5)).unwrap();
+        let tree = StoppedTree::stop(pid, None, Duration::from_secs(5)).unwrap();
         let process = &tree.processes()[0];
         let mut area = Area::map(process, &frost_sys::proc::mappings(pid).unwrap()).unwrap();
         let mut job = Job::new(0);
@@ -511,7 +511,7 @@ mod tests {
         while !frost_sys::proc::read(pid, "syscall").unwrap().starts_with(b"230 ") {
             std::thread::yield_now();
         }
-        let tree = StoppedTree::stop(pid, Duration::from_secs(5)).unwrap();
+        let tree = StoppedTree::stop(pid, None, Duration::from_secs(5)).unwrap();
         let process = &tree.processes()[0];
         let mut area = Area::map(process, &frost_sys::proc::mappings(pid).unwrap()).unwrap();
         area.mapped = false;

@@ -180,6 +180,8 @@ const MOST_PROCESSES: usize = 32_768;
 
 struct Seizing {
     root: i32,
+    /// Who adopts what the tree leaves behind.
+    keeper: Option<i32>,
     /// Seized threads and their process, with what they were stopped with once they are.
     threads: BTreeMap<i32, (i32, Option<Context>)>,
     /// When threads in calls with a timeout fell asleep.
@@ -196,11 +198,14 @@ struct Seizing {
 impl StoppedTree {
     /// Seizes and stops `root` and all of its descendants.
     ///
+    /// If there is a `keeper` that adopts those whose parents have ended, its other children and theirs are stopped too.
+    ///
     /// # Errors
     /// See [`Error`]; all threads seized until then run again, unharmed.
-    pub fn stop(root: i32, timeout: Duration) -> Result<Self, Error> {
+    pub fn stop(root: i32, keeper: Option<i32>, timeout: Duration) -> Result<Self, Error> {
         let mut seizing = Seizing {
             root,
+            keeper,
             threads: BTreeMap::new(),
             asleep: BTreeMap::new(),
             fresh: Vec::new(),
@@ -298,6 +303,13 @@ impl Seizing {
                 }
                 index += 1;
             }
+            // Behind all others: who is no child of those any more has the keeper as parent by now.
+            for child in self.keeper.iter().flat_map(|keeper| proc::children(*keeper).unwrap_or_default()) {
+                if known.insert(child) {
+                    order.push(child);
+                    found = true;
+                }
+            }
             if order.len() > MOST_PROCESSES {
                 return Err(Error::Growing { pid: self.root, processes: order.len() });
             }
@@ -319,6 +331,11 @@ impl Seizing {
         }
         if processes.first().is_none_or(|process| process.pid != self.root || process.zombie) {
             return Err(Error::Gone { pid: self.root });
+        }
+        if let Some(keeper) = self.keeper {
+            // Those that have ended are the keeper's to collect.
+            processes.retain(|process| !process.zombie || process.parent != keeper);
+            processes = leaders_first(processes);
         }
         Ok(StoppedTree { processes, armed: true })
     }
@@ -558,6 +575,33 @@ impl Seizing {
                 }
             }
         }
+    }
+}
+
+/// Puts the leader of a session before those who are in it without being its descendants; parents still come before
+/// their children.
+fn leaders_first(processes: Vec<StoppedProcess>) -> Vec<StoppedProcess> {
+    let mut waiting: BTreeSet<i32> = processes.iter().map(|process| process.pid).collect();
+    let mut ordered = Vec::with_capacity(processes.len());
+    let mut rest = processes;
+    loop {
+        let before = rest.len();
+        let mut later = Vec::new();
+        for process in rest {
+            let leader = process.stat.session;
+            if waiting.contains(&process.parent) || (leader != process.pid && waiting.contains(&leader)) {
+                later.push(process);
+            } else {
+                waiting.remove(&process.pid);
+                ordered.push(process);
+            }
+        }
+        // A session's leader cannot be a descendant of another one in it, so there is always one more.
+        if later.is_empty() || later.len() == before {
+            ordered.extend(later);
+            return ordered;
+        }
+        rest = later;
     }
 }
 

@@ -48,7 +48,7 @@ pub struct PdState {
 pub struct Relation {
     /// Its pid in its own (innermost) pid namespace.
     pub pid: Pid,
-    /// Its parent, if that belongs to the tree.
+    /// Its parent, if that belongs to the tree: neither that of the root does, nor the keeper, which adopts whose parent ended.
     pub parent: Option<Pid>,
     /// Its process group; absent if the group's leader never was in the tree.
     pub group: Option<Pid>,

@@ -4,6 +4,7 @@
 //! memory before it clones the child. So the child has these pages as it had them from its first fork: the same ones,
 //! until one of both writes. It unmaps what it does not keep, and reads only those pages that differ.
 
+use super::tree::makers;
 use super::{Compiler, TASK_END};
 use crate::control::CONTROL_BYTES;
 use crate::script::{Script, Subject};
@@ -42,10 +43,8 @@ impl Inheritance {
     /// Works it out for all processes.
     pub(super) fn of(checkpoint: &Checkpoint) -> Vec<Self> {
         let processes = &checkpoint.processes;
-        let index: HashMap<_, _> =
-            processes.iter().enumerate().map(|(index, process)| (process.pd.relation.pid, index)).collect();
-        let parent =
-            |number: usize| processes[number].pd.relation.parent.and_then(|pid| index.get(&pid).copied());
+        let makers = makers(checkpoint);
+        let parent = |number: usize| makers[number];
         let mut all = vec![Self::default(); processes.len()];
         for (number, process) in processes.iter().enumerate() {
             let Some(parent) = parent(number) else { continue };

@@ -124,6 +124,8 @@ struct Compiler<'a> {
     tapes: Vec<Placed>,
     /// Tape addresses of processes that are compiled already, by index.
     process_tapes: Vec<u64>,
+    /// Tape addresses of those who bear children of the keeper, by the index of the child.
+    bearers: HashMap<usize, u64>,
     /// Where each shared anonymous dataspace is parked, by index.
     parked: Vec<Option<u64>>,
     /// Where each segment is parked that is attached for writing, or for reading only.
@@ -200,6 +202,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
         control,
         tapes: Vec::new(),
         process_tapes: vec![0; checkpoint.processes.len()],
+        bearers: HashMap::new(),
         parked: Vec::new(),
         segments: Vec::new(),
         parking: None,

@@ -6,6 +6,7 @@ use crate::script::{Script, Subject};
 use crate::stage::Stage;
 use frost_model::pd::Life;
 use frost_model::{Checkpoint, Obstacle, Pid, Process};
+use frost_tracee::tape::EntryIndex;
 use std::collections::HashMap;
 
 /// What follows from the relations of all processes.
@@ -28,6 +29,30 @@ pub(crate) struct Tree {
     lost_sessions: Vec<Vec<(Pid, Vec<usize>)>>,
     /// For each group that is joined: its word, 1 until it exists, and the members.
     joins: HashMap<Pid, Join>,
+    /// Which processes are the keeper's children, beside the root.
+    orphan: Vec<bool>,
+}
+
+/// Finds out for each process who clones it, by their index.
+///
+/// A process whose parent had ended is the keeper's child. It is cloned by a process that ends at once, itself a child
+/// of the leader of its session, or else of the root.
+pub(super) fn makers(checkpoint: &Checkpoint) -> Vec<Option<usize>> {
+    let processes = &checkpoint.processes;
+    let index: HashMap<Pid, usize> =
+        processes.iter().enumerate().map(|(index, process)| (process.pd.relation.pid, index)).collect();
+    let maker = |(number, process): (usize, &Process)| {
+        let relation = &process.pd.relation;
+        match relation.parent {
+            _ if number == 0 => None,
+            Some(parent) => index.get(&parent).copied(),
+            None => {
+                let leader = relation.session.and_then(|leader| index.get(&leader).copied());
+                Some(leader.filter(|leader| *leader != number).unwrap_or(0))
+            }
+        }
+    };
+    processes.iter().enumerate().map(maker).collect()
 }
 
 #[derive(Debug, Default)]
@@ -72,12 +97,18 @@ impl Tree {
         let mut misplaced = Vec::new();
         let mut lost_sessions: Vec<Vec<(Pid, Vec<usize>)>> = vec![Vec::new(); processes.len()];
         let mut joins: HashMap<Pid, Join> = HashMap::new();
+        let makers = makers(checkpoint);
+        let is_orphan =
+            |(number, process): (usize, &Process)| number > 0 && process.pd.relation.parent.is_none();
+        let orphan: Vec<bool> = processes.iter().enumerate().map(is_orphan).collect();
         for (number, process) in processes.iter().enumerate() {
             let relation = &process.pd.relation;
             let leads_session = session[number] == Some(relation.pid);
-            if let Some(parent) = relation.parent.and_then(|pid| index.get(&pid).copied()) {
+            if let Some(parent) = makers[number] {
                 let parent_session = session[parent];
-                if leads_session || session[number] == parent_session {
+                if processes[parent].cpu.threads.is_empty() {
+                    misplaced.push(number);
+                } else if leads_session || session[number] == parent_session {
                     after[parent].push(number);
                     birth_session[number] = parent_session;
                     // The parent has led its own group by then, if it does, but not joined another's.
@@ -90,7 +121,8 @@ impl Tree {
                     birth_group[number] = birth_group[parent];
                 } else if let Some(leader) = session[number].filter(|leader| !index.contains_key(leader)) {
                     match lost_sessions[parent].iter_mut().find(|(known, _)| *known == leader) {
-                        Some((_, children)) => children.push(number),
+                        Some((_, children)) if orphan[children[0]] == orphan[number] => children.push(number),
+                        Some(_) => misplaced.push(number),
                         None => lost_sessions[parent].push((leader, vec![number])),
                     }
                     birth_session[number] = Some(leader);
@@ -124,7 +156,7 @@ impl Tree {
             }
             lives
         });
-        Self { index, before, after, session, group, birth_group, misplaced, lost_sessions, joins }
+        Self { index, before, after, session, group, birth_group, misplaced, lost_sessions, joins, orphan }
     }
 
     fn leads_session(&self, index: usize, pid: Pid) -> bool {
@@ -163,6 +195,8 @@ pub(super) struct Ghost {
     pid: Pid,
     tape: u64,
     session: bool,
+    /// Its children are to be the keeper's.
+    orphans: bool,
 }
 
 impl Compiler<'_> {
@@ -194,33 +228,56 @@ impl Compiler<'_> {
         self.control.words(&words)
     }
 
-    fn fork(&mut self, script: &mut Script, pid: Pid, exit_signal: i32, tape: u64) {
-        let set_tid = self.control.words(&[pid.raw() as u64]);
+    /// Clones a process into a tape, under a number or, if that does not matter, under one that nobody wants.
+    fn fork(&mut self, script: &mut Script, pid: Option<Pid>, exit_signal: i32, tape: u64) -> EntryIndex {
+        let set_tid = pid.map(|pid| self.control.words(&[pid.raw() as u64]));
         // The interpreter of the child keeps its place in its stack pointer, which the kernel sets to the end of
         // the stack it is given; it refuses an empty one.
         let address = self.clone_args(&frost_sys::clone::CloneArgs {
             exit_signal: exit_signal as u64,
             stack: tape - 64,
             stack_size: 64,
-            set_tid,
-            set_tid_size: 1,
+            // The kernel refuses an address with a count of zero.
+            set_tid: set_tid.unwrap_or(0),
+            set_tid_size: set_tid.iter().len() as u64,
             ..Default::default()
         });
-        script.call(libc::SYS_clone3, &[address, CLONE_ARGS_BYTES]);
+        script.call(libc::SYS_clone3, &[address, CLONE_ARGS_BYTES])
+    }
+
+    /// Writes the tapes of the processes that bear those children of `index` that are the keeper's.
+    fn bearers(&mut self, index: usize) -> Result<(), Error> {
+        let children = self.tree.before[index].iter().chain(&self.tree.after[index]).copied();
+        for child in children.filter(|child| self.tree.orphan[*child]).collect::<Vec<_>>() {
+            let mut script = Script::start_of_clone(&self.control);
+            self.child_of_its_own(&mut script, index, child);
+            script.attempt(libc::SYS_exit_group, &[0]);
+            self.bearers.insert(child, script.tape.address());
+            let placed = script.place(&mut self.control, index, usize::MAX)?;
+            self.tapes.push(placed);
+        }
+        Ok(())
+    }
+
+    /// Says whether children of our children become ours when those end, or the keeper's.
+    fn adopt(&self, script: &mut Script, ours: bool) {
+        script.call(libc::SYS_prctl, &[libc::PR_SET_CHILD_SUBREAPER as u64, u64::from(ours)]);
     }
 
     /// Writes the tapes of the ghosts that process `index` has to make.
     pub(super) fn ghosts(&mut self, index: usize, process: &Process) -> Result<Vec<Ghost>, Error> {
+        self.bearers(index)?;
         let mut ghosts = Vec::new();
         for (leader, children) in self.tree.lost_sessions[index].clone() {
             let mut script = Script::start_of_clone(&self.control);
             self.about(&mut script, index, Stage::Session, Subject::Id(leader.raw()));
             script.attempt(libc::SYS_setsid, &[]);
+            let orphans = children.iter().any(|child| self.tree.orphan[*child]);
             for child in children {
-                self.child(&mut script, index, child);
+                self.child_of_its_own(&mut script, index, child);
             }
             script.attempt(libc::SYS_exit_group, &[0]);
-            ghosts.push(Ghost { pid: leader, tape: script.tape.address(), session: true });
+            ghosts.push(Ghost { pid: leader, tape: script.tape.address(), session: true, orphans });
             let placed = script.place(&mut self.control, index, usize::MAX)?;
             self.tapes.push(placed);
         }
@@ -241,7 +298,7 @@ impl Compiler<'_> {
             self.wait_for(&mut script, word);
         }
         script.attempt(libc::SYS_exit_group, &[0]);
-        ghosts.push(Ghost { pid: leader, tape: script.tape.address(), session: false });
+        ghosts.push(Ghost { pid: leader, tape: script.tape.address(), session: false, orphans: false });
         let placed = script.place(&mut self.control, index, usize::MAX)?;
         self.tapes.push(placed);
         Ok(ghosts)
@@ -261,7 +318,7 @@ impl Compiler<'_> {
         let pid = process.pd.relation.pid;
         if process.pd.relation.subreaper {
             self.about(script, index, Stage::Settings, Subject::Named("child subreaper"));
-            script.call(libc::SYS_prctl, &[libc::PR_SET_CHILD_SUBREAPER as u64, 1]);
+            self.adopt(script, true);
         }
         for child in self.tree.before[index].clone() {
             self.child(script, index, child);
@@ -273,18 +330,17 @@ impl Compiler<'_> {
         let (sessions, ghosts): (Vec<&Ghost>, Vec<&Ghost>) = ghosts.iter().partition(|ghost| ghost.session);
         for ghost in &sessions {
             self.about(script, index, Stage::Session, Subject::Id(ghost.pid.raw()));
-            // Its children become ours when it ends, as they did when the true leader ended.
-            script.call(libc::SYS_prctl, &[libc::PR_SET_CHILD_SUBREAPER as u64, 1]);
-            self.fork(script, ghost.pid, 0, ghost.tape);
+            // Its children become ours when it ends, or the keeper's, as they did when the true leader ended.
+            self.adopt(script, !ghost.orphans);
+            self.fork(script, Some(ghost.pid), 0, ghost.tape);
             script.call(libc::SYS_wait4, &[ghost.pid.raw() as u64, 0, libc::__WALL as u64, 0]);
         }
         if !sessions.is_empty() {
-            let subreaper = u64::from(process.pd.relation.subreaper);
-            script.call(libc::SYS_prctl, &[libc::PR_SET_CHILD_SUBREAPER as u64, subreaper]);
+            self.adopt(script, process.pd.relation.subreaper);
         }
         for ghost in &ghosts {
             self.about(script, index, Stage::Group, Subject::Id(ghost.pid.raw()));
-            self.fork(script, ghost.pid, 0, ghost.tape);
+            self.fork(script, Some(ghost.pid), 0, ghost.tape);
         }
         self.join(script, index, pid);
         self.foreground(script, index);
@@ -294,8 +350,10 @@ impl Compiler<'_> {
         }
         let adopted = self.tree.lost_sessions[index].iter().flat_map(|(_, children)| children);
         let zombies = self.tree.before[index].iter().chain(&self.tree.after[index]).chain(adopted).copied();
-        let zombies: Vec<usize> =
-            zombies.filter(|child| self.checkpoint.processes[*child].cpu.threads.is_empty()).collect();
+        let has_ended = |child: &usize| {
+            self.checkpoint.processes[*child].cpu.threads.is_empty() && !self.tree.orphan[*child]
+        };
+        let zombies: Vec<usize> = zombies.filter(has_ended).collect();
         if zombies.is_empty() {
             return;
         }
@@ -357,7 +415,7 @@ impl Compiler<'_> {
         script.call(libc::SYS_ioctl, &[terminal as u64, frost_sys::pty::TIOCSPGRP, group]);
     }
 
-    fn tell(&mut self, script: &mut Script, pid: Pid, made: frost_tracee::tape::EntryIndex) {
+    fn tell(&mut self, script: &mut Script, pid: Pid, made: EntryIndex) {
         if let Some(word) = self.tree.joins.get(&pid).map(|join| join.word) {
             // setsid returns the session's number, which is not 1 either unless it is that of pid 1.
             script.tape.entry_mut(made).forward = word;
@@ -366,10 +424,27 @@ impl Compiler<'_> {
     }
 
     fn child(&mut self, script: &mut Script, index: usize, child: usize) {
+        let Some(bearer) = self.bearers.get(&child).copied() else {
+            return self.child_of_its_own(script, index, child);
+        };
+        self.about(script, index, Stage::Clone, Subject::Named("a process that ends at once"));
+        let subreaper = self.checkpoint.processes[index].pd.relation.subreaper;
+        if subreaper {
+            self.adopt(script, false);
+        }
+        let made = self.fork(script, None, 0, bearer);
+        let ended = script.call(libc::SYS_wait4, &[0, 0, libc::__WALL as u64, 0]);
+        script.tape.forward(made, ended, 0);
+        if subreaper {
+            self.adopt(script, true);
+        }
+    }
+
+    fn child_of_its_own(&mut self, script: &mut Script, index: usize, child: usize) {
         let process = &self.checkpoint.processes[child];
         let relation = &process.pd.relation;
         self.about(script, index, Stage::Clone, Subject::Id(relation.pid.raw()));
-        self.fork(script, relation.pid, relation.exit_signal, self.process_tapes[child]);
+        self.fork(script, Some(relation.pid), relation.exit_signal, self.process_tapes[child]);
     }
 
     /// Joins the group of another process.
