@@ -351,7 +351,7 @@ fn capture(
     copy_memory(tree, memory.extents, memory.draft).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.memory")?;
     behind.sysv.put(&mut objects);
-    let checkpoint = Checkpoint { host, clocks, processes, descriptions, objects, dataspaces };
+    let checkpoint = Checkpoint { host, clocks, processes, descriptions, objects, dataspaces, machine: None };
     Ok(Captures { checkpoint, written, own })
 }
 

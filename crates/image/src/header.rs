@@ -37,9 +37,10 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::manifest::MANIFEST_LIMIT_BYTES;
 use crate::name::{ImageId, Name};
-use crate::{FORMAT, KNOWN_FEATURES};
-use frost_model::Checkpoint;
+use crate::{FEATURE_MACHINE, FORMAT, KNOWN_FEATURES};
 use frost_model::clock::Timespec;
+use frost_model::machine::Machine;
+use frost_model::{BytePath, Checkpoint};
 use serde::{Deserialize, Serialize};
 
 /// The longest pack that is accepted: the longest file of ext4.
@@ -136,7 +137,7 @@ impl Header {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Self {
             format: FORMAT,
-            features_needed: 0,
+            features_needed: if checkpoint.machine.is_some() { FEATURE_MACHINE } else { 0 },
             features_optional: 0,
             architecture: checkpoint.host.architecture.clone(),
             manifest_bytes: 0,
@@ -361,10 +362,13 @@ fn bounded(what: &'static str, found_bytes: u64, limit_bytes: u64) -> Result<(),
 }
 
 fn command_of(checkpoint: &Checkpoint) -> String {
-    let Some(root) = checkpoint.processes.first() else { return String::new() };
-    let parts: Vec<_> = match root.pd.arguments.as_slice() {
-        [] => vec![root.pd.command.to_string()],
-        arguments => arguments.iter().map(ToString::to_string).collect(),
+    let arguments = |arguments: &[BytePath]| arguments.iter().map(ToString::to_string).collect();
+    let parts: Vec<_> = match (&checkpoint.machine, checkpoint.processes.first()) {
+        (Some(Machine { guest: Some(guest), .. }), _) => arguments(&guest.command),
+        (Some(machine), _) => arguments(&machine.arguments),
+        (None, Some(root)) if root.pd.arguments.is_empty() => vec![root.pd.command.to_string()],
+        (None, Some(root)) => arguments(&root.pd.arguments),
+        (None, None) => return String::new(),
     };
     // A zero would end the field, and whoever lists images prints this.
     let line: String = parts.join(" ").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

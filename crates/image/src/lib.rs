@@ -38,5 +38,8 @@ pub const FORMAT: u32 = 1;
 /// checkpoint refers to can be verified.
 pub const PARTIAL_PACK: u64 = 1 << 0;
 
+/// A feature: it is of a virtual machine, and whoever knows processes only cannot thaw it.
+pub const FEATURE_MACHINE: u64 = 1 << 1;
+
 /// The features that this version knows.
-pub const KNOWN_FEATURES: u64 = PARTIAL_PACK;
+pub const KNOWN_FEATURES: u64 = PARTIAL_PACK | FEATURE_MACHINE;

@@ -1,5 +1,6 @@
 //! The manifest: all of an image but its pages.
 
+use crate::FEATURE_MACHINE;
 use crate::blocks::Blocks;
 use crate::digest::Digest;
 use crate::error::Error;
@@ -100,6 +101,12 @@ pub fn decode(header: &Header, bytes: &[u8]) -> Result<Manifest, Error> {
     }
     if manifest.parent.is_some() {
         return Err(Error::damaged(WHAT, "it has a parent, and the header needs no feature for that"));
+    }
+    if manifest.checkpoint.machine.is_some() != (header.features_needed & FEATURE_MACHINE != 0) {
+        return Err(Error::damaged(
+            WHAT,
+            "it is of a virtual machine, and the header does not say so, or the reverse",
+        ));
     }
     if manifest.checkpoint.host.architecture != header.architecture {
         return Err(Error::damaged(WHAT, "it names another architecture than the header"));

@@ -366,3 +366,78 @@ proptest! {
         prop_assert_eq!(read, header);
     }
 }
+
+/// A virtual machine with a disk of each kind.
+fn machine() -> Checkpoint {
+    use frost_model::BytePath;
+    use frost_model::clock::Timespec;
+    use frost_model::machine::{Disk, DiskBase, Extent, Forward, Guest, Machine, MachineMemory};
+    let extent = |offset: u64, len_bytes: u64| Extent { offset, len_bytes };
+    let file = DiskBase::File {
+        path: BytePath::new("/disks/a.qcow2"),
+        format: "qcow2".to_owned(),
+        file_bytes: 9,
+        modified: Timespec { sec: 1, nsec: 2 },
+        digest: vec![3; 32].into(),
+    };
+    Checkpoint {
+        processes: Vec::new(),
+        descriptions: Vec::new(),
+        objects: frost_model::cap::Objects::default(),
+        dataspaces: Vec::new(),
+        machine: Some(Machine {
+            vmm: "qemu".to_owned(),
+            vmm_version: "7.2.22".to_owned(),
+            board: "pc-q35-7.2".to_owned(),
+            processor: "Nehalem".to_owned(),
+            accelerator: "tcg".to_owned(),
+            cpus: 2,
+            memory: MachineMemory { name: "ram".to_owned(), bytes: extent(0, 8192) },
+            disks: vec![
+                Disk { base: DiskBase::Pack(extent(8192, 100)), layer: Some(extent(12288, 5)), len_bytes: 7 },
+                Disk { base: file, layer: None, len_bytes: 8 },
+            ],
+            forwards: vec![Forward { host: 8080, guest: 80 }],
+            guest: Some(Guest { command: vec![BytePath::new("/bin/server")], ..Guest::default() }),
+            arguments: Vec::new(),
+            ignore_shared: true,
+            devices: vec![1, 2, 3].into(),
+        }),
+        ..sample::checkpoint()
+    }
+}
+
+#[test]
+fn a_virtual_machine_needs_a_feature_and_no_processes() {
+    const PACK_BYTES: u64 = 16384;
+    let whole = machine();
+    let (header, bytes) = written(&whole, PACK_BYTES);
+    assert_eq!(header.features_needed, frost_image::FEATURE_MACHINE);
+    assert_eq!((header.processes, header.command.as_str()), (0, "/bin/server"));
+    let (_, manifest, _) = read(&bytes).unwrap();
+    assert_eq!(manifest.checkpoint, whole);
+    // All that is in the pack is known, so that nothing of it is taken for another version's.
+    assert_eq!(whole.stored(PACK_BYTES).unwrap(), [0..8292, 12288..12293]);
+
+    let refused = |change: &dyn Fn(&mut frost_model::machine::Machine)| {
+        let mut changed = machine();
+        changed.machine.iter_mut().for_each(change);
+        let (_, bytes) = written(&changed, PACK_BYTES);
+        assert!(matches!(read(&bytes), Err(Error::Malformed { .. })), "{changed:?}");
+    };
+    refused(&|machine| machine.memory.bytes.len_bytes = 0);
+    refused(&|machine| machine.memory.bytes.len_bytes = PACK_BYTES + 4096);
+    refused(&|machine| machine.memory.bytes.offset = 4096);
+    refused(&|machine| machine.cpus = 0);
+    refused(&|machine| machine.disks[0].layer.iter_mut().for_each(|layer| layer.offset = 12289));
+    refused(&|machine| machine.disks[0].layer.iter_mut().for_each(|layer| layer.len_bytes = u64::MAX));
+
+    let beside = Checkpoint { machine: whole.machine.clone(), ..sample::checkpoint() };
+    assert!(matches!(read(&written(&beside, sample::PACK_BYTES).1), Err(Error::Malformed { .. })));
+
+    // A header that does not say so is refused before anything is obeyed.
+    let (mut header, bytes) = written(&whole, PACK_BYTES);
+    header.features_needed = 0;
+    let manifest = &bytes[Header::LEN_BYTES..][..header.manifest_bytes as usize];
+    assert!(matches!(decode(&header, manifest), Err(Error::Damaged { .. })));
+}

@@ -5,9 +5,11 @@
 
 use crate::PAGE_SIZE;
 use crate::cap::{
-    Capability, Content, INOTIFY_MOST, InotifyTarget, Ipc, MOST_VALUE, OutsideKind, TcpPeer, UnixState,
+    Capability, Content, INOTIFY_MOST, InotifyTarget, Ipc, MOST_VALUE, Objects, OutsideKind, TcpPeer,
+    UnixState,
 };
 use crate::id::{DataspaceId, DescriptionId, ObjectId};
+use crate::machine::{DiskBase, Machine};
 use crate::process::Checkpoint;
 use crate::ram::Pages;
 use crate::rm::Attachment;
@@ -84,6 +86,10 @@ impl Checkpoint {
     /// One way through all of it, for both: what is not checked would not be found either.
     fn checked(&self, pack_bytes: u64) -> Result<Vec<Range<u64>>, Malformed> {
         let checker = Checker { checkpoint: self, pack_bytes, stored: RefCell::default() };
+        if let Some(machine) = &self.machine {
+            checker.machine(machine)?;
+            return Ok(checker.stored.into_inner());
+        }
         checker.processes()?;
         checker.descriptions()?;
         checker.objects()?;
@@ -406,6 +412,45 @@ impl Checker<'_> {
                     "the type of a message is not positive",
                 ));
             }
+        }
+        Ok(())
+    }
+
+    fn machine(&self, machine: &Machine) -> Result<(), Malformed> {
+        let Checkpoint { processes, descriptions, dataspaces, objects, host: _, clocks: _, machine: _ } =
+            self.checkpoint;
+        let parts = processes.len() + descriptions.len() + dataspaces.len();
+        if parts > 0 || *objects != Objects::default() {
+            return Err(malformed("virtual machine", "stands beside processes"));
+        }
+        let place = "virtual machine";
+        let memory = machine.memory.bytes;
+        // It is mapped as QEMU maps a file: from its beginning.
+        if memory.offset != 0 || memory.len_bytes == 0 || !memory.len_bytes.is_multiple_of(PAGE_SIZE) {
+            return Err(malformed(
+                place,
+                "its memory is not at the beginning of the pack, or no whole pages",
+            ));
+        }
+        if machine.cpus == 0 || machine.cpus > 1024 {
+            return Err(malformed(place, "it has no processor, or too many"));
+        }
+        let disks = machine.disks.iter().flat_map(|disk| {
+            let base = match &disk.base {
+                DiskBase::Pack(extent) => Some(*extent),
+                DiskBase::File { .. } => None,
+            };
+            base.into_iter().chain(disk.layer)
+        });
+        for extent in std::iter::once(memory).chain(disks) {
+            let end = extent.offset.checked_add(extent.len_bytes);
+            if end.is_none_or(|end| end > self.pack_bytes) || !extent.offset.is_multiple_of(PAGE_SIZE) {
+                return Err(malformed(
+                    place,
+                    "its memory, or a disk, reaches beyond the pack or is not aligned",
+                ));
+            }
+            self.stored.borrow_mut().push(extent.offset..extent.offset + extent.len_bytes);
         }
         Ok(())
     }

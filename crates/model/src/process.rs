@@ -4,6 +4,7 @@ use crate::cap::{Description, Objects};
 use crate::clock::Clocks;
 use crate::cpu::CpuState;
 use crate::host::Host;
+use crate::machine::Machine;
 use crate::pd::PdState;
 use crate::ram::Dataspace;
 use crate::rm::RmState;
@@ -24,6 +25,9 @@ pub struct Checkpoint {
     pub objects: Objects,
     /// Memory shared between processes or behind descriptors, indexed by [`DataspaceId`](crate::DataspaceId).
     pub dataspaces: Vec<Dataspace>,
+    /// The virtual machine, if it is one: then there is no process, and none of what processes have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
 }
 
 /// One process.

@@ -111,6 +111,18 @@ impl Draft {
         Ok(true)
     }
 
+    /// A draft whose pack is a second name of `file`.
+    pub(crate) fn over(root: &Arc<Root>, name: &Name, file: &Path, len_bytes: u64) -> Result<Self> {
+        let place = Place::new(root, "freeze", name)?;
+        let linked = root.link_from(file, place.relative.join(PACK))?;
+        let path = root.show(place.relative.join(PACK));
+        let failed = |errno| Error::write(&path, errno, len_bytes, || root.free_bytes());
+        fs::ftruncate(&linked, len_bytes).map_err(failed)?;
+        let mut pack = PackWriter::new(linked, path);
+        pack.reserve(len_bytes);
+        Ok(Self { place, name: name.clone(), pack, growth: None })
+    }
+
     /// Returns the name that the image will have.
     pub fn name(&self) -> &Name {
         &self.name

@@ -87,6 +87,12 @@ pub enum Error {
         /// Why not.
         source: frost_image::Error,
     },
+    /// It is of a virtual machine, and processes were asked for.
+    #[error("{id} is an image of a virtual machine")]
+    IsMachine {
+        /// The image.
+        id: ImageId,
+    },
     /// A pack is not what it was when it was committed.
     #[error("{} is damaged in block {block}, at bytes {offset} to {}", path.display(), offset + len_bytes)]
     BlockDamaged {

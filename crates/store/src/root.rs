@@ -256,6 +256,16 @@ impl Root {
             .map_err(|errno| Error::write(&self.show(to), errno, 4096, || self.free_bytes()))
     }
 
+    /// Gives a file from anywhere a second name here, and opens it.
+    pub(crate) fn link_from(&self, from: &Path, to: impl AsRef<Path>) -> Result<OwnedFd> {
+        let to = to.as_ref();
+        let failed = |errno| Error::io("link", from, errno);
+        fs::linkat(fs::CWD, from, &self.fd, to, AtFlags::empty()).map_err(failed)?;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        fs::openat(&self.fd, to, flags, Mode::empty())
+            .map_err(|errno| Error::io("open", &self.show(to), errno))
+    }
+
     /// Removes a file; that it does not exist is not an error.
     pub(crate) fn unlink(&self, relative: impl AsRef<Path>) -> Result<()> {
         self.unlink_as(relative.as_ref(), AtFlags::empty())

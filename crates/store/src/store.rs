@@ -120,6 +120,18 @@ impl Store {
         Draft::new(&self.root, name)
     }
 
+    /// Begins a new version as [`begin`](Self::begin), whose pack is a file that exists: it gets a second name.
+    ///
+    /// `file` must be ours, on the file system of the store, and have `len_bytes` that are written; they are the
+    /// beginning of the pack, and what is behind them is cut off. Nobody may change it once it is committed. If there is no
+    /// commit, only its second name is removed.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin); [`Error::Io`] if it cannot have a second name.
+    pub fn begin_over(&self, name: &Name, file: &Path, len_bytes: u64) -> Result<Draft> {
+        Draft::over(&self.root, name, file, len_bytes)
+    }
+
     /// Notes that a process is about to be changed by an operation on an image of `name`: `doing` is one word, as `thaw`.
     ///
     /// # Errors
@@ -158,7 +170,20 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NoSuchImage`]; [`Error::Image`] if it is damaged, cut short, too new, or of another architecture.
+    /// [`Error::IsMachine`] if it is of a virtual machine.
     pub fn open_image(&self, id: &ImageId) -> Result<Image> {
+        let image = self.open_any(id)?;
+        if image.checkpoint().machine.is_some() {
+            return Err(Error::IsMachine { id: id.clone() });
+        }
+        Ok(image)
+    }
+
+    /// Opens an image as [`open_image`](Self::open_image), of whatever it is.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`]; [`Error::Image`] if it is damaged, cut short, too new, or of another architecture.
+    pub fn open_any(&self, id: &ImageId) -> Result<Image> {
         Image::open(&self.root, id)
     }
 

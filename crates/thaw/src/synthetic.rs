@@ -154,6 +154,7 @@ pub(crate) fn checkpoint(processes: Vec<Process>) -> Checkpoint {
         descriptions: Vec::new(),
         objects: Objects::default(),
         dataspaces: Vec::new(),
+        machine: None,
     }
 }
 

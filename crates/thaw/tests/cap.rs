@@ -131,6 +131,7 @@ fn freeze_with(fds: Vec<OwnedFd>, files: bool) -> Frozen {
         descriptions,
         objects,
         dataspaces,
+        machine: None,
     };
     Frozen { checkpoint, ids, pack }
 }

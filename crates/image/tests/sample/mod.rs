@@ -237,5 +237,6 @@ pub fn checkpoint() -> Checkpoint {
             len_bytes: 8192,
             pages: pages([1, 1, 6]),
         }],
+        machine: None,
     }
 }
