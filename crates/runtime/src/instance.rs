@@ -39,6 +39,16 @@ pub struct Record {
     pub detached: bool,
     /// The kinds of calls that are open to it.
     pub allowed: Vec<String>,
+    /// Whether it is a virtual machine, which its keeper freezes.
+    #[serde(default)]
+    pub machine: bool,
+}
+
+impl Record {
+    /// A record of this boot and moment.
+    pub fn now() -> Self {
+        Self { started: now(), boot_id: boot_id(), ..Self::default() }
+    }
 }
 
 /// How an instance stands.
@@ -251,7 +261,10 @@ impl Instance {
     }
 
     /// Begins anew: what an earlier program of the name left is removed, unless the log is to be `kept`.
-    pub(crate) fn begin(&self, record: &Record, kept: bool) -> Result<Held, Error> {
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn begin(&self, record: &Record, kept: bool) -> Result<Held, Error> {
         let old: &[&str] = if kept { &["end", "end.new"] } else { &["end", "end.new", "log", "log.1"] };
         for name in old {
             let _ = rustix::fs::unlinkat(&self.directory, *name, AtFlags::empty());

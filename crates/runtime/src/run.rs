@@ -70,13 +70,14 @@ pub fn run(store: &Store, options: &Options) -> Result<Started, Error> {
         admission::kind(name).ok_or_else(|| Error::Kind(name.clone()))?;
     }
     let program = options.command.first().cloned().unwrap_or_default();
-    let (instance, claim) = claim(store, options, &program)?;
+    let (instance, claim) = claim(store, options.name.as_ref(), &program)?;
     let record = Record {
         command: options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         started: now(),
         boot_id: boot_id(),
         detached: options.detach,
         allowed: options.allow.clone(),
+        machine: false,
     };
     let held = instance.begin(&record, false)?;
     match start(options, &program, held) {
@@ -92,10 +93,13 @@ pub fn run(store: &Store, options: &Options) -> Result<Started, Error> {
     }
 }
 
-/// Takes a name that no program has that runs or is frozen.
-fn claim(
+/// Takes a name that no program has that runs or is frozen: the one that is given, or that of a command, made unique.
+///
+/// # Errors
+/// [`Error::Runs`], [`Error::Frozen`], [`Error::Busy`]; [`Error::File`].
+pub fn claim(
     store: &Store,
-    options: &Options,
+    name: Option<&Name>,
     program: &OsStr,
 ) -> Result<(Instance, crate::instance::Claim), Error> {
     let free = |name: &Name| -> Result<(Instance, crate::instance::Claim), Error> {
@@ -115,7 +119,7 @@ fn claim(
             _ => Ok((instance, claim)),
         }
     };
-    if let Some(name) = &options.name {
+    if let Some(name) = name {
         return free(name);
     }
     let base = std::path::Path::new(program).file_name().unwrap_or(program);

@@ -61,6 +61,7 @@ pub fn place(
         boot_id: boot_id(),
         detached: environment.terminal,
         allowed: runtime.allowed.clone(),
+        machine: false,
     };
     let held = instance.begin(&record, true)?;
     born(environment, held, attach, Some(claim))

@@ -1,0 +1,365 @@
+//! System calls, and the few functions that the compiler takes for granted. All that is unsafe here is in this file.
+
+use core::arch::asm;
+
+/// The error of a call, as the kernel gives it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Errno(pub(crate) i32);
+
+pub(crate) const EINTR: Errno = Errno(4);
+pub(crate) const EAGAIN: Errno = Errno(11);
+pub(crate) const ENOENT: Errno = Errno(2);
+pub(crate) const EACCES: Errno = Errno(13);
+
+pub(crate) type Result<T> = core::result::Result<T, Errno>;
+
+/// # Safety
+/// As the call's own: each argument that is an address must be one of memory that the call may use as it does.
+unsafe fn call(number: usize, args: [usize; 6]) -> Result<usize> {
+    let result: isize;
+    // SAFETY: the kernel's convention (syscall(2)): it changes rax, rcx, r11 and what the arguments let it.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+            in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    if (-4095..0).contains(&result) { Err(Errno(-result as i32)) } else { Ok(result as usize) }
+}
+
+/// A call whose arguments are numbers, or addresses of live bytes that it reads only.
+///
+/// The wrappers below see to that; each names its call by its number in arch/x86/entry/syscalls/syscall_64.tbl.
+fn plain(number: usize, args: [usize; 6]) -> Result<usize> {
+    // SAFETY: every caller is in this file, and passes numbers, or pointers to what it borrows across the call.
+    unsafe { call(number, args) }
+}
+
+/// A path or name that ends in NUL.
+#[derive(Clone, Copy)]
+pub(crate) struct Text<'a>(&'a [u8]);
+
+impl<'a> Text<'a> {
+    /// Takes bytes that end in NUL; what does not is the empty text.
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        if bytes.last() == Some(&0) { Self(bytes) } else { Self(b"\0") }
+    }
+
+    fn address(self) -> usize {
+        self.0.as_ptr() as usize
+    }
+
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        &self.0[..self.0.len() - 1]
+    }
+}
+
+/// Makes a text of a literal.
+macro_rules! text {
+    ($text:literal) => {
+        crate::raw::Text::new(concat!($text, "\0").as_bytes())
+    };
+}
+pub(crate) use text;
+
+pub(crate) fn exit(status: i32) -> ! {
+    loop {
+        let _ = plain(231, [status as usize, 0, 0, 0, 0, 0]);
+    }
+}
+
+pub(crate) fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the kernel writes no more than the length of the live buffer.
+    unsafe { call(0, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) }
+}
+
+pub(crate) fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
+    plain(1, [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0])
+}
+
+pub(crate) const O_RDWR: usize = 2;
+pub(crate) const O_WRONLY: usize = 1;
+pub(crate) const O_NOCTTY: usize = 0o400;
+pub(crate) const O_NONBLOCK: usize = 0o4000;
+pub(crate) const O_DIRECTORY: usize = 0o200_000;
+pub(crate) const O_CLOEXEC: usize = 0o2_000_000;
+
+pub(crate) fn open(path: Text<'_>, flags: usize) -> Result<i32> {
+    const AT_FDCWD: isize = -100;
+    plain(257, [AT_FDCWD as usize, path.address(), flags, 0, 0, 0]).map(|fd| fd as i32)
+}
+
+pub(crate) fn close(fd: i32) {
+    let _ = plain(3, [fd as usize, 0, 0, 0, 0, 0]);
+}
+
+pub(crate) fn entries(directory: i32, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: getdents64 writes no more than the length of the live buffer.
+    unsafe { call(217, [directory as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) }
+}
+
+pub(crate) fn mkdir(path: Text<'_>) {
+    let _ = plain(83, [path.address(), 0o755, 0, 0, 0, 0]);
+}
+
+pub(crate) const MS_NOSUID_NODEV_NOEXEC: usize = 2 | 4 | 8;
+pub(crate) const MS_BIND: usize = 4096;
+
+pub(crate) fn mount(from: Text<'_>, to: Text<'_>, kind: Text<'_>, flags: usize) -> Result<()> {
+    plain(165, [from.address(), to.address(), kind.address(), flags, 0, 0]).map(drop)
+}
+
+pub(crate) fn unmount(path: Text<'_>) -> Result<()> {
+    plain(166, [path.address(), 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// Mounts the file system at `path` read-only: all of it is then written.
+pub(crate) fn make_read_only(path: Text<'_>) -> Result<()> {
+    const MS_REMOUNT_RDONLY: usize = 32 | 1;
+    plain(165, [text!("none").address(), path.address(), 0, MS_REMOUNT_RDONLY, 0, 0]).map(drop)
+}
+
+pub(crate) fn sync() {
+    let _ = plain(162, [0; 6]);
+}
+
+pub(crate) fn power_off() -> ! {
+    loop {
+        let _ = plain(169, [0xfee1_dead, 672_274_793, 0x4321_fedc, 0, 0, 0]);
+    }
+}
+
+pub(crate) fn load_module(fd: i32) -> Result<()> {
+    plain(313, [fd as usize, text!("").address(), 0, 0, 0, 0]).map(drop)
+}
+
+pub(crate) fn sleep_ms(ms: u64) {
+    let span = [ms / 1000, ms % 1000 * 1_000_000];
+    let _ = plain(35, [span.as_ptr() as usize, 0, 0, 0, 0, 0]);
+}
+
+/// Makes a pipe whose ends do not wait; returns its reading and its writing end.
+pub(crate) fn pipe() -> Result<[i32; 2]> {
+    let mut ends = [0i32; 2];
+    // SAFETY: the kernel writes two numbers into the live array.
+    unsafe { call(293, [ends.as_mut_ptr() as usize, O_CLOEXEC, 0, 0, 0, 0]) }.map(|_| ends)
+}
+
+pub(crate) fn do_not_wait(fd: i32) {
+    const F_SETFL: usize = 4;
+    let _ = plain(72, [fd as usize, F_SETFL, O_NONBLOCK, 0, 0, 0]);
+}
+
+pub(crate) fn dup_to(fd: i32, number: i32) {
+    let _ = plain(33, [fd as usize, number as usize, 0, 0, 0, 0]);
+}
+
+/// Forks; 0 in the child.
+pub(crate) fn fork() -> Result<i32> {
+    const SIGCHLD: usize = 17;
+    // SAFETY: clone without CLONE_VM and with no stack given: the child has a copy of all memory.
+    unsafe { call(56, [SIGCHLD, 0, 0, 0, 0, 0]) }.map(|pid| pid as i32)
+}
+
+pub(crate) fn new_session() {
+    let _ = plain(112, [0; 6]);
+}
+
+pub(crate) fn enter_root(path: Text<'_>) -> Result<()> {
+    plain(161, [path.address(), 0, 0, 0, 0, 0]).map(drop)
+}
+
+pub(crate) fn change_directory(path: Text<'_>) -> Result<()> {
+    plain(80, [path.address(), 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// Texts whose addresses are given to execve(2), ended by a zero.
+pub(crate) struct Texts {
+    addresses: [usize; 1024],
+    count: usize,
+}
+
+impl Texts {
+    pub(crate) const fn new() -> Self {
+        Self { addresses: [0; 1024], count: 0 }
+    }
+
+    /// Adds a text that lives as long as the program; beyond 1023 there is no room.
+    pub(crate) fn push(&mut self, text: Text<'static>) {
+        if self.count + 1 < self.addresses.len() {
+            self.addresses[self.count] = text.address();
+            self.count += 1;
+        }
+    }
+}
+
+pub(crate) fn execute(path: Text<'_>, arguments: &Texts, environment: &Texts) -> Errno {
+    let (arguments, environment) = (arguments.addresses.as_ptr(), environment.addresses.as_ptr());
+    match plain(59, [path.address(), arguments as usize, environment as usize, 0, 0, 0]) {
+        Ok(_) => Errno(0),
+        Err(errno) => errno,
+    }
+}
+
+/// Reaps a child; its pid and status, if one ended.
+pub(crate) fn reap() -> Option<(i32, i32)> {
+    const WNOHANG: usize = 1;
+    let mut status = 0i32;
+    // SAFETY: the kernel writes a number into the live variable.
+    let pid = unsafe { call(61, [usize::MAX, (&raw mut status) as usize, WNOHANG, 0, 0, 0]) };
+    pid.ok().filter(|pid| *pid > 0).map(|pid| (pid as i32, status))
+}
+
+pub(crate) fn kill(pid: i32, signal: u8) {
+    let _ = plain(62, [pid as isize as usize, signal as usize, 0, 0, 0, 0]);
+}
+
+/// Blocks every signal and returns a descriptor that reads SIGCHLD.
+pub(crate) fn take_signals() -> Result<i32> {
+    set_mask(u64::MAX);
+    let child = 1u64 << 16;
+    plain(289, [usize::MAX, (&raw const child) as usize, 8, O_NONBLOCK | O_CLOEXEC, 0, 0]).map(|fd| fd as i32)
+}
+
+pub(crate) fn set_mask(mask: u64) {
+    const SIG_SETMASK: usize = 2;
+    let _ = plain(14, [SIG_SETMASK, (&raw const mask) as usize, 0, 8, 0, 0]);
+}
+
+/// One descriptor that is waited for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Wait {
+    pub(crate) fd: i32,
+    pub(crate) events: i16,
+    pub(crate) came: i16,
+}
+
+pub(crate) const POLLIN: i16 = 1;
+pub(crate) const POLLOUT: i16 = 4;
+pub(crate) const POLLHUP: i16 = 16;
+
+pub(crate) fn wait(waits: &mut [Wait], ms: Option<u64>) {
+    let span = ms.map(|ms| [ms / 1000, ms % 1000 * 1_000_000]);
+    let span = span.as_ref().map_or(0, |span| span.as_ptr() as usize);
+    // SAFETY: the kernel writes the last field of the live structures.
+    let _ = unsafe { call(271, [waits.as_mut_ptr() as usize, waits.len(), span, 0, 0, 0]) };
+}
+
+/// An ioctl whose argument is a structure of ours that the kernel reads or writes.
+pub(crate) fn control<T>(fd: i32, request: usize, argument: &mut T) -> Result<usize> {
+    // SAFETY: each request that is used here concerns a structure of exactly the type given.
+    unsafe { call(16, [fd as usize, request, (argument as *mut T) as usize, 0, 0, 0]) }
+}
+
+pub(crate) fn control_number(fd: i32, request: usize, number: usize) -> Result<usize> {
+    plain(16, [fd as usize, request, number, 0, 0, 0])
+}
+
+pub(crate) fn datagram_socket() -> Result<i32> {
+    const AF_INET: usize = 2;
+    const SOCK_DGRAM: usize = 2;
+    plain(41, [AF_INET, SOCK_DGRAM | O_CLOEXEC, 0, 0, 0, 0]).map(|fd| fd as i32)
+}
+
+pub(crate) fn set_clock(nanoseconds: u64) {
+    let time = [nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
+    let _ = plain(227, [0, time.as_ptr() as usize, 0, 0, 0, 0]);
+}
+
+// What a compiler may call for copies and comparisons, as the standard library is not there. They are made of
+// instructions, since loops would be turned into calls of themselves.
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
+    // SAFETY: the caller's contract, as of memcpy(3).
+    unsafe { asm!("rep movsb", inout("rcx") len => _, inout("rdi") to => _, inout("rsi") from => _) };
+    to
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
+    if (to as usize).wrapping_sub(from as usize) >= len {
+        // SAFETY: the caller's contract; copying upwards does not overwrite what is still to be copied.
+        return unsafe { memcpy(to, from, len) };
+    }
+    // SAFETY: the caller's contract, as of memmove(3); here from the last byte down.
+    unsafe {
+        asm!(
+            "std", "rep movsb", "cld",
+            inout("rcx") len => _,
+            inout("rdi") to.wrapping_add(len).wrapping_sub(1) => _,
+            inout("rsi") from.wrapping_add(len).wrapping_sub(1) => _,
+        );
+    }
+    to
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memset(to: *mut u8, byte: i32, len: usize) -> *mut u8 {
+    // SAFETY: the caller's contract, as of memset(3).
+    unsafe { asm!("rep stosb", inout("rcx") len => _, inout("rdi") to => _, in("al") byte as u8) };
+    to
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
+    let mut index = 0;
+    while index < len {
+        // SAFETY: the caller's contract, as of memcmp(3): both have `len` bytes.
+        let (a, b) = unsafe { (a.add(index).read_volatile(), b.add(index).read_volatile()) };
+        if a != b {
+            return i32::from(a) - i32::from(b);
+        }
+        index += 1;
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
+    // SAFETY: the caller's contract, as of bcmp(3).
+    unsafe { memcmp(a, b, len) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn strlen(text: *const u8) -> usize {
+    let mut len = 0;
+    // SAFETY: the caller's contract, as of strlen(3).
+    while unsafe { text.add(len).read_volatile() } != 0 {
+        len += 1;
+    }
+    len
+}
+
+/// The core library was compiled for unwinding and names this; nothing unwinds here.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}
+
+static mut CONFIG: [u8; 1 << 17] = [0; 1 << 17];
+
+/// Reads a file into memory that lives as long as the program. To be called once.
+pub(crate) fn read_config(path: Text<'_>) -> Result<&'static [u8]> {
+    let fd = open(path, O_CLOEXEC)?;
+    // SAFETY: there is one thread, and this is the only mention of it; it is called once.
+    let buffer: &'static mut [u8] = unsafe { &mut *(&raw mut CONFIG) };
+    let mut len = 0;
+    loop {
+        match read(fd, &mut buffer[len..]) {
+            Ok(0) => break,
+            Ok(count) => len += count,
+            Err(EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    close(fd);
+    Ok(&buffer[..len])
+}
+
+pub(crate) extern "C" fn start() -> ! {
+    crate::run()
+}
