@@ -6,6 +6,7 @@
 //! do is told in a line that begins with `skipped: `.
 #![forbid(unsafe_code)]
 
+pub mod guest;
 pub mod image;
 pub mod journey;
 mod processes;

@@ -1,6 +1,6 @@
 //! The programs that the tests freeze, and how they are installed.
 
-use crate::run::{Outcome, is_installed, limited};
+use crate::run::{Outcome, built, is_installed, limited};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -39,13 +39,42 @@ const NEEDS: &[Need] = &[
     Need { program: "vim", package: "vim" },
     Need { program: "less", package: "less" },
     Need { program: "whiptail", package: "whiptail" },
+    Need { program: "busybox", package: "busybox-static" },
+    Need { program: "/usr/sbin/mkfs.ext4", package: "e2fsprogs" },
 ];
 
 /// Debian's numpy, for Debian's python.
 const NUMPY: &str = "python3-numpy";
 
-/// Installs what is missing as root; else tells what to install, and the tests skip what they lack.
+/// A store below cargo's target directory that holds the kernel of the guests that tests boot.
+const GUESTS: &str = "vm-tests";
+
+/// Installs what is missing as root, and gets a kernel for guests as anybody; else tells what to install, and the tests
+/// skip what they lack.
 pub(crate) fn install(root: &Path) -> Outcome {
+    match (programs(root), kernel(root)) {
+        (Outcome::Passed(said), Outcome::Passed(_)) => Outcome::Passed(said),
+        (Outcome::Passed(_), other) | (other, _) => other,
+    }
+}
+
+/// Puts a kernel for guests where the tests find it, by the command that users have for it.
+fn kernel(root: &Path) -> Outcome {
+    let store = built(root, GUESTS);
+    if store.join("vm/kernel/vmlinuz").exists() {
+        return Outcome::Passed(None);
+    }
+    let mut command = Command::new("cargo");
+    command.args(["run", "--quiet", "--package", "frost", "--", "vm", "setup", "--store"]).arg(&store);
+    match limited(command.current_dir(root), Duration::from_secs(1200)) {
+        Outcome::Failed(reason) => {
+            Outcome::Skipped(format!("{reason}; tests of virtual machines are skipped"))
+        }
+        other => other,
+    }
+}
+
+fn programs(root: &Path) -> Outcome {
     let missing = missing();
     if missing.is_empty() {
         return Outcome::Passed(Some("all programs are there".to_owned()));

@@ -24,10 +24,11 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The groups of `frost help`, in its order.
-const GROUPS: [(&str, &[&str]); 4] = [
+const GROUPS: [(&str, &[&str]); 5] = [
     ("The environment", &["run", "ps", "logs", "attach", "wait", "kill"]),
     ("Programs", &["freeze", "thaw", "check"]),
     ("Images", &["list", "inspect", "diff", "verify", "rm", "gc", "core", "export", "import"]),
+    ("Virtual machines", &["vm"]),
     ("First steps", &["demo", "help"]),
 ];
 

@@ -15,6 +15,7 @@ pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
         Store::Name { .. } => Status::Usage,
         Store::Image { source: frost_image::Error::OtherArchitecture { .. }, .. } => Status::Unsupported,
         Store::NoSuchImage { .. } => Status::Missing,
+        Store::IsMachine { .. } => Status::Unsupported,
         Store::Image { .. } | Store::BlockDamaged { .. } | Store::Foreign { .. } => Status::Damaged,
         Store::Io { source, .. } => match source.kind() {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Status::Denied,
@@ -40,6 +41,7 @@ pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
         Store::BlockDamaged { .. } => Some(
             "the disk changed what was written; take another version, or import the image again".to_owned(),
         ),
+        Store::IsMachine { .. } => Some("thaw it, and look into the guest from there".to_owned()),
         Store::Runs { instance, .. } => Some(format!(
             "freeze it first (`frost freeze {}`), or thaw a copy beside it by --clone",
             instance.pid

@@ -127,15 +127,15 @@ fn libc_winch() -> u32 {
 }
 
 /// Rows and columns of our terminal, 0 if it is none.
-fn size() -> (i32, i32) {
+pub(super) fn size() -> (i32, i32) {
     tcgetwinsize(rustix::stdio::stdin()).map_or((0, 0), |size| (size.ws_row.into(), size.ws_col.into()))
 }
 
 /// Our terminal, passing all that is typed as it is, until this is dropped.
-struct Raw(Option<Termios>);
+pub(super) struct Raw(Option<Termios>);
 
 impl Raw {
-    fn enter() -> Self {
+    pub(super) fn enter() -> Self {
         let stdin = rustix::stdio::stdin();
         if !isatty(stdin) {
             return Self(None);

@@ -71,9 +71,12 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
                 Some(_) => name(&store, options, 0)?,
                 None => instance.name().clone(),
             };
+            let record = instance.record().map_err(runtime)?;
+            if record.machine {
+                return super::guest::freeze(&kept, &name, options.leave_running, invocation);
+            }
             // Under another name nobody would look for this keeper.
             let stay = !options.cold && name == *instance.name();
-            let record = instance.record().map_err(runtime)?;
             let keeper = Keeper::of(kept, &record, stay).map_err(runtime)?;
             (keeper.root(), name, Some(keeper))
         }

@@ -6,6 +6,7 @@ use crate::output::{self, Paint};
 use crate::trouble;
 use clap::Args;
 use frost_model::cap::Capability;
+use frost_model::machine::{Disk, DiskBase, Extent, Machine};
 use frost_model::pd::{Life, SigInfo};
 use frost_model::rm::{Attachment, Region};
 use frost_model::{Checkpoint, Process};
@@ -40,6 +41,36 @@ struct Record<'a> {
     kernel: &'a str,
     uid: u32,
     processes: Vec<ProcessRecord>,
+    /// In place of processes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<MachineRecord>,
+}
+
+#[derive(Serialize)]
+struct DiskRecord {
+    len_bytes: u64,
+    /// Where its beginning lies in the pack, in qcow2: offset and length.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base: Option<[u64; 2]>,
+    /// Or the file that it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    /// What was written since, as `base`.
+    layer: Option<[u64; 2]>,
+}
+
+#[derive(Serialize)]
+struct MachineRecord {
+    vmm: String,
+    vmm_version: String,
+    board: String,
+    processor: String,
+    accelerator: String,
+    cpus: u32,
+    memory_bytes: u64,
+    device_bytes: usize,
+    disks: Vec<DiskRecord>,
+    ports: Vec<[u16; 2]>,
 }
 
 #[derive(Serialize)]
@@ -109,7 +140,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     let store = invocation.store()?;
     let failed = |error| trouble::of_store(format!("cannot inspect {}", options.image), error);
     let id = store.resolve(&options.image).map_err(failed)?;
-    let image = store.open_image(&id).map_err(failed)?;
+    let image = store.open_any(&id).map_err(failed)?;
     let state = store.state(&id).map_err(failed)?;
     invocation.steps.end("image.open");
     let (header, checkpoint) = (image.header(), image.checkpoint());
@@ -125,12 +156,18 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         kernel: &checkpoint.host.kernel,
         uid: header.uid,
         processes: checkpoint.processes.iter().map(|process| process_record(checkpoint, process)).collect(),
+        machine: checkpoint.machine.as_ref().map(machine_record),
     };
     if invocation.global.json {
         output::record(&record)?;
     } else {
         let paint = Paint::for_stdout();
         output::line(render(&record, header, &state, invocation.global.verbose > 0, paint).trim_end())?;
+        if let Some(machine) = &checkpoint.machine {
+            for line in super::guest::describe(machine) {
+                output::line(&output::printable(&line))?;
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -141,6 +178,30 @@ pub(super) fn state_word(state: &State) -> &'static str {
         State::Frozen => "frozen",
         State::Running(_) => "running",
         State::Superseded(_) => "superseded",
+    }
+}
+
+fn disk_record(disk: &Disk) -> DiskRecord {
+    let pair = |extent: Extent| [extent.offset, extent.len_bytes];
+    let (base, path) = match &disk.base {
+        DiskBase::Pack(extent) => (Some(pair(*extent)), None),
+        DiskBase::File { path, .. } => (None, Some(path.to_string())),
+    };
+    DiskRecord { len_bytes: disk.len_bytes, base, path, layer: disk.layer.map(pair) }
+}
+
+fn machine_record(machine: &Machine) -> MachineRecord {
+    MachineRecord {
+        vmm: machine.vmm.clone(),
+        vmm_version: machine.vmm_version.clone(),
+        board: machine.board.clone(),
+        processor: machine.processor.clone(),
+        accelerator: machine.accelerator.clone(),
+        cpus: machine.cpus,
+        memory_bytes: machine.memory.bytes.len_bytes,
+        device_bytes: machine.devices.len(),
+        disks: machine.disks.iter().map(disk_record).collect(),
+        ports: machine.forwards.iter().map(|forward| [forward.host, forward.guest]).collect(),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::trouble;
 use clap::Args;
+use frost_keeper::protocol::Message;
 use frost_runtime::Error;
 use frost_runtime::instance::Standing;
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -77,6 +78,11 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         let failed = |error| trouble::of_runtime(format!("cannot send a signal to {name}"), error);
         let instance = named(&store, name).map_err(failed)?;
         let root = match instance.standing().map_err(failed)? {
+            Standing::Kept(kept) if instance.record().map_err(failed)?.machine => {
+                let message = Message::new(frost_vm::keeper::SIGNAL, signal.as_raw(), 0, 0);
+                kept.connection.send(message, &[]).map_err(|error| failed(error.into()))?;
+                continue;
+            }
             Standing::Kept(kept) => kept.root().map_err(failed)?,
             other => return Err(failed(Error::Ended(super::ps::what_happened(&other)))),
         };

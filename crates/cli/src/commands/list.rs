@@ -95,7 +95,11 @@ fn row(record: &Record<'_>) -> Vec<String> {
         (None, None) => row.push(record.state.to_owned()),
     }
     row.push(format!("{}{}", output::bytes(record.disk_bytes), if record.cold { " cold" } else { "" }));
-    row.push(record.processes.map_or_else(String::new, |processes| processes.to_string()));
+    // An image of processes has at least one.
+    row.push(match record.processes {
+        Some(0) => "machine".to_owned(),
+        processes => processes.map_or_else(String::new, |processes| processes.to_string()),
+    });
     row.push(record.created.map_or_else(String::new, output::time));
     row.push(match (&record.problem, record.command) {
         (Some(problem), _) => output::printable(problem),

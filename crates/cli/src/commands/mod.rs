@@ -8,6 +8,7 @@ mod diff;
 mod export;
 mod freeze;
 mod gc;
+mod guest;
 mod import;
 mod inspect;
 mod kill;
@@ -18,6 +19,7 @@ mod rm;
 mod run;
 mod thaw;
 mod verify;
+mod vm;
 mod wait;
 
 use crate::failure::Failure;
@@ -46,6 +48,7 @@ pub(crate) enum Command {
     Run(run::Options),
     Thaw(thaw::Options),
     Verify(verify::Options),
+    Vm(vm::Options),
     Wait(wait::Options),
 }
 
@@ -76,6 +79,7 @@ impl Command {
             Command::Run(options) => run::run(&options, invocation),
             Command::Thaw(options) => thaw::run(&options, invocation),
             Command::Verify(options) => verify::run(&options, invocation),
+            Command::Vm(options) => vm::run(&options, invocation),
             Command::Wait(options) => wait::run(&options, invocation),
         }
     }

@@ -10,6 +10,7 @@ use frost_store::Name;
 use frost_thaw::Ending;
 use serde::Serialize;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Runs a program so that it can be frozen at any time
@@ -21,16 +22,42 @@ use std::process::ExitCode;
 pub(crate) struct Options {
     /// Its name [default: that of the command]
     #[arg(long, value_name = "NAME")]
-    name: Option<String>,
+    pub(super) name: Option<String>,
     /// Leave it alone, with a terminal and a log that its keeper holds
     #[arg(short, long)]
-    detach: bool,
+    pub(super) detach: bool,
     /// Open a kind of calls to it that are refused to others: io-uring, userfaultfd, perf, bpf, fanotify, landlock
-    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    #[arg(long, value_name = "KIND", value_delimiter = ',', conflicts_with = "vm")]
     allow: Vec<String>,
+    /// Run it in a virtual machine of its own; these options are for that
+    #[arg(long, help_heading = "Virtual machine")]
+    pub(super) vm: bool,
+    /// Its memory
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "512M",
+        requires = "vm",
+        help_heading = "Virtual machine"
+    )]
+    pub(super) ram: String,
+    /// How many processors it has
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "vm", help_heading = "Virtual machine",
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(super) cpus: u32,
+    /// Its kernel [default: that of `frost vm setup`]
+    #[arg(long, value_name = "FILE", requires = "vm", help_heading = "Virtual machine")]
+    pub(super) kernel: Option<PathBuf>,
+    /// Its files: a directory, which is copied, or a disk image, which is not written to [default: busybox, and CMD
+    /// with its libraries]
+    #[arg(long, value_name = "DIR|IMAGE", requires = "vm", help_heading = "Virtual machine")]
+    pub(super) root: Option<PathBuf>,
+    /// A port of this machine that leads to one of the guest
+    #[arg(long, value_name = "HOST:GUEST", requires = "vm", help_heading = "Virtual machine")]
+    pub(super) port: Vec<String>,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
-    command: Vec<OsString>,
+    pub(super) command: Vec<OsString>,
 }
 
 #[derive(Serialize)]
@@ -43,7 +70,9 @@ struct Record<'a> {
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
     // Every smaller number is the program's own.
-    start(options, invocation).map_err(|failure| match &failure {
+    let outcome =
+        if options.vm { super::guest::run(options, invocation) } else { start(options, invocation) };
+    outcome.map_err(|failure| match &failure {
         Failure::Told(told) if matches!(told.status, Status::NotFound | Status::NotExecutable) => failure,
         _ => failure.with_status(Status::Own),
     })
@@ -53,14 +82,7 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
     let program = options.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let what = || format!("cannot run {program}");
     let store = invocation.store()?;
-    let name = options.name.as_deref().map(Name::new).transpose().map_err(|error| {
-        let name = options.name.as_deref().unwrap_or_default();
-        Told::new(Status::Usage, what())
-            .cause(format!("{name:?} is no name"))
-            .chain(&error)
-            .state("nothing was started")
-            .hint("letters, digits, `.`, `_` and `-` make a name")
-    })?;
+    let name = name(options)?;
     let how =
         How { name, command: options.command.clone(), detach: options.detach, allow: options.allow.clone() };
     let started =
@@ -90,6 +112,22 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
         let _ = instance.remove(claim);
     }
     Ok(ExitCode::from(u8::try_from(ending.exit_status()).unwrap_or(u8::MAX)))
+}
+
+/// The name that was asked for, if one was.
+pub(super) fn name(options: &Options) -> Result<Option<Name>, Failure> {
+    let parsed = options.name.as_deref().map(Name::new).transpose();
+    parsed.map_err(|error| {
+        let program =
+            options.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = options.name.as_deref().unwrap_or_default();
+        Told::new(Status::Usage, format!("cannot run {program}"))
+            .cause(format!("{name:?} is no name"))
+            .chain(&error)
+            .state("nothing was started")
+            .hint("letters, digits, `.`, `_` and `-` make a name")
+            .into()
+    })
 }
 
 /// Tells how a program left whoever stayed with it, if its status does not.

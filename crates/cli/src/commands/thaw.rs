@@ -20,13 +20,13 @@ pub(crate) struct Options {
     image: String,
     /// Print what would be done and all that is missing, and do nothing
     #[arg(long, conflicts_with = "attach")]
-    plan: bool,
+    pub(super) plan: bool,
     /// Stay its parent: pass signals on, lend it this terminal if it had one, exit with its status
     #[arg(long)]
-    attach: bool,
+    pub(super) attach: bool,
     /// Make a copy in a pid namespace of its own, beside whatever runs
     #[arg(long)]
-    clone: bool,
+    pub(super) clone: bool,
 }
 
 #[derive(Serialize)]
@@ -59,8 +59,11 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     let store = invocation.store()?;
     let failed = |error| trouble::of_store(what(), error);
     let id = store.resolve(&options.image).map_err(failed)?;
-    let image = store.open_image(&id).map_err(failed)?;
+    let image = store.open_any(&id).map_err(failed)?;
     invocation.steps.end("image.open");
+    if image.checkpoint().machine.is_some() {
+        return super::guest::thaw(options, &store, &image, invocation);
+    }
     let runtime = image.checkpoint().host.runtime.clone();
     // A plan needs no home: nothing is asked of a keeper that is not to be done.
     let place = match &runtime {

@@ -45,6 +45,13 @@ fn check_target(target: &str, invocation: &mut Invocation) -> Result<ExitCode, F
         && let Some((kept, instance)) = Kept::find(store, target).map_err(runtime)?
     {
         let record = instance.record().map_err(runtime)?;
+        if record.machine {
+            // What could not be carried was refused when it was started or adopted.
+            if !invocation.global.json {
+                output::line(&format!("{} is a virtual machine and can be frozen", instance.name()))?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         keeper = Some(Keeper::of(kept, &record, true).map_err(runtime)?);
     }
     let pid = match (&keeper, number, &store) {
