@@ -9,12 +9,16 @@
 //! | `freeze-N-threads` and so on | as above | as above | making so many, in the program itself |
 //! | `peak-freeze`, `peak-thaw` | | greatest resident set of any process of frost, bytes | |
 //!
+//! Virtual machines (`vm-freeze-SIZE-KIND` and so on, see [`machines`]) are measured by `frost-bench machines`, beside QEMU's
+//! own way into a file.
+//!
 //! The memory is incompressible. Floor and ours take turns in one run, on one file system; what was written stays in
 //! the page cache, for both. All raw numbers go to a file below `runs/`, with the machine they come from.
 #![forbid(unsafe_code)]
 
 mod figures;
 mod machine;
+mod machines;
 mod memory;
 mod program;
 mod report;
@@ -36,6 +40,8 @@ struct Arguments {
 enum Mode {
     /// Measures all figures
     Run(Run),
+    /// Measures virtual machines; there must be a kernel for them in the store (`frost vm setup`)
+    Machines(Machines),
     /// Is the program that is frozen: becomes what it is to be, says `ready`, and sleeps
     #[command(hide = true)]
     Program(shape::Shape),
@@ -74,10 +80,31 @@ struct Run {
     parts: Vec<f64>,
 }
 
+/// What to measure of virtual machines, and where.
+#[derive(clap::Args, Clone)]
+struct Machines {
+    /// The frost to measure
+    #[arg(long, default_value = "target/release/frost")]
+    frost: PathBuf,
+    /// Where the store and the floor's file lie
+    #[arg(long, default_value = "target/bench")]
+    directory: PathBuf,
+    /// Where raw results are kept
+    #[arg(long, default_value = "bench/runs")]
+    results: PathBuf,
+    /// Guests booted for each figure
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Their memory in MiB
+    #[arg(long, value_delimiter = ',', default_value = "128,512,2048")]
+    sizes: Vec<u64>,
+}
+
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().mode {
         Mode::Run(run) => figures::run(&run),
         Mode::Program(shape) => shape.be(),
+        Mode::Machines(run) => machines::run(&run),
         Mode::Peak { command_only, command } => program::print_peak(&command, command_only),
     };
     match outcome {
