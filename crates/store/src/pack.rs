@@ -5,9 +5,10 @@ use crate::root::{free_bytes, read_full_at, within_limit, write_all_at};
 use frost_image::{BLOCK_BYTES, Blocks, Tree};
 use frost_model::PAGE_SIZE;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs;
+use rustix::fs::{self, SeekFrom};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -271,14 +272,46 @@ fn page_end(offset: u64, len_bytes: u64) -> u64 {
     offset.saturating_add(len_bytes).checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX - (PAGE_SIZE - 1))
 }
 
+/// Where a file has holes, as far as that was asked.
+///
+/// A hole need not be read: that would give it pages in the page cache, of which a machine's memory of 2 GiB has half a
+/// million, and making them takes longer than hashing zeros.
+#[derive(Default)]
+struct Holes {
+    /// What was asked last: a hole up to the first number, then data up to the second.
+    hole_end: u64,
+    data_end: u64,
+}
+
+impl Holes {
+    /// Whether `range` is a hole, all of it. Below `filled` the file does not change any more.
+    fn cover(&mut self, file: BorrowedFd<'_>, range: Range<u64>, filled: u64) -> bool {
+        if range.start >= self.data_end.max(self.hole_end) {
+            let (hole_end, data_end) = match fs::seek(file, SeekFrom::Data(range.start)) {
+                Ok(data) => (data, fs::seek(file, SeekFrom::Hole(data)).unwrap_or(data)),
+                // No data follows: a hole, if the file is that long.
+                Err(Errno::NXIO) => {
+                    let len = fs::fstat(file).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
+                    (len, len)
+                }
+                // Not every file system tells.
+                Err(_) => (range.start, u64::MAX),
+            };
+            (self.hole_end, self.data_end) = (hole_end.min(filled), data_end);
+        }
+        range.end <= self.hole_end
+    }
+}
+
 /// Hashes a file up to where it is filled, and at last what of it was changed, until it is sealed or abandoned.
 fn hash(file: BorrowedFd<'_>, shared: &Shared, begun: Tree) -> std::result::Result<Tree, Errno> {
     let mut tree = begun;
     let mut buffer = vec![0; HASH_BYTES as usize];
     let mut written_back = tree.len_bytes();
+    let mut holes = Holes::default();
     loop {
         let hashed = tree.len_bytes();
-        let (len, changed) = {
+        let (len, changed, filled) = {
             let mut orders = shared.lock();
             while !orders.abandoned && !orders.sealed && orders.filled - hashed < HASH_BYTES {
                 orders = shared.changed.wait(orders).unwrap_or_else(PoisonError::into_inner);
@@ -288,7 +321,8 @@ fn hash(file: BorrowedFd<'_>, shared: &Shared, begun: Tree) -> std::result::Resu
             }
             let len = HASH_BYTES.min(orders.filled - hashed);
             // Only at the end, since what was changed is often changed once more.
-            (len, if len == 0 { orders.changed.pop_first() } else { None })
+            let changed = if len == 0 { orders.changed.pop_first() } else { None };
+            (len, changed, orders.filled)
         };
         if let Some(index) = changed {
             let at = index * BLOCK_BYTES;
@@ -306,7 +340,9 @@ fn hash(file: BorrowedFd<'_>, shared: &Shared, begun: Tree) -> std::result::Resu
             return Ok(tree);
         }
         let bytes = &mut buffer[..len as usize];
-        if read_full_at(file, bytes, hashed)? < bytes.len() {
+        if holes.cover(file, hashed..hashed + len, filled) {
+            bytes.fill(0);
+        } else if read_full_at(file, bytes, hashed)? < bytes.len() {
             return Ok(tree);
         }
         tree.push(bytes);

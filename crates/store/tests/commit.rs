@@ -66,6 +66,38 @@ fn a_committed_image_is_read_as_it_was_written() {
 }
 
 #[test]
+fn holes_count_as_zeros_and_a_file_of_others_gets_a_second_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("store"));
+    let path = dir.path().join("memory");
+    let memory = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let bytes = pages(3);
+    let len_bytes = 40 << 20;
+    memory.set_len(len_bytes + 5000).unwrap();
+    // Amid a block, across two, at the end; and some behind the end that is meant.
+    for offset in [5 << 20, (9 << 20) + 65536 - 4096, len_bytes - 12288, len_bytes] {
+        rustix::io::pwrite(&memory, &bytes[..12288.min((len_bytes + 5000 - offset) as usize)], offset)
+            .unwrap();
+    }
+    let begin = || store.begin_over(&Name::new("vm").unwrap(), &path, len_bytes).unwrap();
+    // Dropped, it leaves the file as it was, but for its end.
+    drop(begin());
+    assert_eq!(memory.metadata().unwrap().len(), len_bytes);
+    let mut draft = begin();
+    draft.pack().filled(len_bytes);
+    let more = draft.pack().append(&bytes).unwrap();
+    assert_eq!(more, len_bytes);
+    let id = draft.commit(&sample::checkpoint(), Instance::default(), Then::End).unwrap().id;
+    assert!(store.verify(&id).unwrap().is_empty());
+    let image = store.open_image(&id).unwrap();
+    let mut read = vec![1; len_bytes as usize + bytes.len()];
+    rustix::io::pread(&image.pack().unwrap(), &mut read, 0).unwrap();
+    assert_eq!(image.header().pack.root, frost_image::Digest::of(&read));
+    assert_eq!(read[5 << 20..][..12288], bytes[..]);
+    assert!(read[..5 << 20].iter().all(|byte| *byte == 0));
+}
+
+#[test]
 fn versions_ascend_and_resolve() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
