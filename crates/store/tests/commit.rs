@@ -91,7 +91,7 @@ fn holes_count_as_zeros_and_a_file_of_others_gets_a_second_name() {
     assert!(store.verify(&id).unwrap().is_empty());
     let image = store.open_image(&id).unwrap();
     let mut read = vec![1; len_bytes as usize + bytes.len()];
-    rustix::io::pread(&image.pack().unwrap(), &mut read, 0).unwrap();
+    rustix::io::pread(image.pack().unwrap(), &mut read, 0).unwrap();
     assert_eq!(image.header().pack.root, frost_image::Digest::of(&read));
     assert_eq!(read[5 << 20..][..12288], bytes[..]);
     assert!(read[..5 << 20].iter().all(|byte| *byte == 0));
