@@ -6,6 +6,7 @@
 pub mod child;
 pub mod clone;
 pub mod elf;
+pub mod enclose;
 pub mod epoll;
 pub mod fault;
 pub mod fcntl;
@@ -25,6 +26,7 @@ pub mod processor;
 pub mod ptrace;
 pub mod pty;
 pub mod sched;
+pub mod sealed;
 pub mod seccomp;
 pub mod signalfd;
 pub mod signals;
