@@ -1,0 +1,108 @@
+//! What commands ask of a running scenario, over the same kind of packets.
+
+use crate::engine::Engine;
+use crate::scenario::Label;
+use crate::spot;
+use frost_component::Content;
+use frost_component::wire::Packet;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a component is to be replaced by; what is open stays.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Replacement {
+    pub(crate) binary: Option<PathBuf>,
+    pub(crate) arguments: Option<Vec<String>>,
+    pub(crate) version: Option<String>,
+    pub(crate) timeout_ms: u64,
+}
+
+impl Engine {
+    /// Does what a command asks for. Returns whether its next packet may be read.
+    pub(crate) fn command(&mut self, client: u64, packet: Packet) -> bool {
+        let (verb, name, _) = packet.words();
+        let (verb, name) = (verb.to_owned(), name.to_owned());
+        let answer = match verb.as_str() {
+            "status" => Ok(self.state_text()),
+            "file" => Ok(self.file.display().to_string()),
+            "down" => {
+                self.waiting_for_end.push(client);
+                self.end_all();
+                return true;
+            }
+            "report" => self.view_report(client, &name),
+            "rom" => self.view_rom(client, &name),
+            "get" => return self.get(client, &name),
+            "replace" => match self.begin_replacement(&name, &packet.body, client) {
+                Ok(()) => return true,
+                Err(why) => Err(why),
+            },
+            _ => Err("there is no such request".to_owned()),
+        };
+        match answer {
+            Ok(text) => {
+                let content = Content::new(text.as_bytes()).ok();
+                self.send(client, format!("{verb} {name}"), content)
+            }
+            Err(why) => self.send(client, format!("error {verb} {name} {why}"), None),
+        }
+    }
+
+    fn view_report(&mut self, client: u64, name: &str) -> Result<String, String> {
+        let label = Label::parse(name).ok_or("a report is named COMPONENT/REPORT")?;
+        let is_known = self.documents.iter().any(|(known, _)| *known == label)
+            || self.scenario.routes.iter().any(|route| route.from == label)
+            || self.writers.contains_key(&label);
+        if !is_known {
+            let known: Vec<String> = self.documents.iter().map(|(label, _)| label.to_string()).collect();
+            return Err(format!(
+                "there is no such report; {}",
+                spot::suggest(name, "reports", known.iter().map(String::as_str))
+            ));
+        }
+        if label == Label::new("scenario", "state") {
+            let content = Content::new(self.state_text().as_bytes()).map_err(|errno| errno.to_string())?;
+            self.documents.replace(&label, content);
+        }
+        // Whoever looks from outside sees what sticks as well.
+        self.attach(client, name, label, true);
+        Ok(String::new())
+    }
+
+    fn view_rom(&mut self, client: u64, name: &str) -> Result<String, String> {
+        let rom = Label::parse(name).ok_or("a ROM is named COMPONENT/ROM")?;
+        if !self.slots.contains_key(&rom.writer) {
+            let known = self.slots.keys().map(String::as_str);
+            return Err(format!(
+                "there is no component {}; {}",
+                rom.writer,
+                spot::suggest(&rom.writer, "components", known)
+            ));
+        }
+        let route = self.scenario.route(&rom.writer, &rom.report).ok_or_else(|| {
+            let known = self.scenario.roms_of(&rom.writer);
+            format!(
+                "{} has no route for {}; {}",
+                rom.writer,
+                rom.report,
+                spot::suggest(&rom.report, "its ROMs", known)
+            )
+        })?;
+        self.attach(client, name, route.from, route.sticky);
+        Ok(String::new())
+    }
+
+    fn begin_replacement(&mut self, name: &str, body: &[u8], client: u64) -> Result<(), String> {
+        let wish: Replacement = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let slot = self.slots.get(name).ok_or_else(|| {
+            let known = self.slots.keys().map(String::as_str);
+            format!("there is no such component; {}", spot::suggest(name, "components", known))
+        })?;
+        let mut spec = slot.spec.clone();
+        spec.binary = wish.binary.unwrap_or(spec.binary);
+        spec.arguments = wish.arguments.unwrap_or(spec.arguments);
+        spec.version = wish.version.unwrap_or(spec.version);
+        self.replace(name, spec, Duration::from_millis(wish.timeout_ms), client)
+    }
+}

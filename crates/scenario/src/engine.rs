@@ -1,0 +1,463 @@
+//! The supervisor: one thread that waits for everything at once, and does what there is to do without ever waiting in it.
+//!
+//! What it knows lies in [`Engine`]; [`crate::sessions`] serves components, [`crate::lives`] starts and ends them,
+//! [`crate::face`] serves those whose sessions are files, [`crate::control`] serves commands.
+
+use crate::client::{Client, Owner, Sent};
+use crate::document::Documents;
+use crate::face;
+use crate::lives::{Life, Slot};
+use crate::scenario::{self, Label, SCENARIO, Scenario};
+use crate::vault::{self, Vault};
+use frost_component::Content;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::inotify;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Token {
+    Signals,
+    Bell,
+    Watch,
+    Control,
+    /// Somebody connects to the socket of a life.
+    Listener(u64),
+    /// A life has ended.
+    End(u64),
+    Client(u64),
+}
+
+/// What is to be done at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// Start a component again.
+    Start(String),
+    /// Kill a life that has not ended by itself.
+    Kill(u64),
+    Heartbeat(u64),
+    /// A successor has not reported.
+    Late(u64),
+    /// Tell how things stand.
+    State,
+}
+
+/// A version that is not safe on disk yet; readers do not see it before.
+pub(crate) struct Pending {
+    pub(crate) version: u64,
+    pub(crate) content: Content,
+    pub(crate) from: Option<(u64, String)>,
+}
+
+/// The supervisor of one scenario.
+pub(crate) struct Engine {
+    /// Its directory.
+    pub(crate) home: PathBuf,
+    /// Its file.
+    pub(crate) file: PathBuf,
+    pub(crate) name: String,
+    pub(crate) scenario: Scenario,
+    /// Why the file, as it is now, is not used.
+    pub(crate) trouble: Option<String>,
+    pub(crate) documents: Documents,
+    pub(crate) slots: BTreeMap<String, Slot>,
+    pub(crate) lives: BTreeMap<u64, Life>,
+    pub(crate) clients: BTreeMap<u64, Client>,
+    /// Who reads a document: connections, and the ROM that it is to them.
+    pub(crate) readers: BTreeMap<Label, BTreeSet<(u64, String)>>,
+    /// Who reads it as a file.
+    pub(crate) file_readers: BTreeMap<Label, BTreeSet<(u64, String)>>,
+    /// The life that writes a document.
+    pub(crate) writers: BTreeMap<Label, u64>,
+    pub(crate) pending: BTreeMap<Label, Vec<Pending>>,
+    /// The connections that wait for the end.
+    pub(crate) waiting_for_end: Vec<u64>,
+    pub(crate) is_ending: bool,
+    /// Something has changed that the state report tells.
+    pub(crate) is_news: bool,
+    last_state: Option<Instant>,
+    vault: Vault,
+    epoll: OwnedFd,
+    bell: OwnedFd,
+    signals: OwnedFd,
+    pub(crate) watch: OwnedFd,
+    /// What a watch is for: a life's reports, or a directory with files of the scenario.
+    pub(crate) watched: BTreeMap<i32, face::Watched>,
+    control: OwnedFd,
+    tokens: BTreeMap<u64, Token>,
+    timers: BTreeMap<(Instant, u64), Timer>,
+    next: u64,
+}
+
+/// SIGINT and SIGTERM, as a mask.
+const END_SIGNALS: u64 = 1 << 1 | 1 << 14;
+
+/// State is told at most so often.
+const STATE_SPAN: Duration = Duration::from_millis(50);
+
+/// How many packets of one connection are taken before the others have their turn.
+const TURN: usize = 32;
+
+impl Engine {
+    /// Makes the supervisor of a scenario, with the documents that were kept.
+    pub(crate) fn new(home: &Path, file: &Path, name: &str, scenario: Scenario) -> io::Result<Self> {
+        frost_sys::signals::set_mask(END_SIGNALS)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let kept = home.join("documents");
+        let control = listen(&home.join("control"))?;
+        let signals = frost_sys::signalfd::signalfd(END_SIGNALS)?;
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        let mut tokens = BTreeMap::new();
+        let always = [
+            (&signals, Token::Signals),
+            (&bell, Token::Bell),
+            (&watch, Token::Watch),
+            (&control, Token::Control),
+        ];
+        for (number, (fd, token)) in (0..).zip(always) {
+            epoll::add(&epoll, fd, EventData::new_u64(number), EventFlags::IN)?;
+            tokens.insert(number, token);
+        }
+        let mut engine = Self {
+            home: home.to_owned(),
+            file: file.to_owned(),
+            name: name.to_owned(),
+            scenario: Scenario::default(),
+            trouble: None,
+            documents: Documents::default(),
+            slots: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            readers: BTreeMap::new(),
+            file_readers: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            waiting_for_end: Vec::new(),
+            is_ending: false,
+            is_news: true,
+            last_state: None,
+            vault: Vault::start(kept.clone(), bell.try_clone()?)?,
+            epoll,
+            bell,
+            signals,
+            watch,
+            watched: BTreeMap::new(),
+            control,
+            tokens,
+            timers: BTreeMap::new(),
+            next: 16,
+        };
+        let (documents, damaged) = vault::load(&kept)?;
+        for (label, version, content) in documents {
+            engine.documents.restore(label, version, Some(content));
+        }
+        for path in damaged {
+            eprintln!("frost-scenario: {path} is damaged and was left out");
+        }
+        engine.apply(scenario);
+        Ok(engine)
+    }
+
+    /// Returns a number that nothing else has.
+    pub(crate) fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Waits for events of a descriptor from now on, and returns the number of that.
+    pub(crate) fn listen_to(&mut self, fd: impl AsFd, token: Token) -> io::Result<u64> {
+        let number = self.fresh();
+        self.tokens.insert(number, token);
+        epoll::add(&self.epoll, fd, EventData::new_u64(number), EventFlags::IN)?;
+        Ok(number)
+    }
+
+    /// Adds a connection.
+    pub(crate) fn add_client(&mut self, socket: OwnedFd, owner: Owner) -> Option<u64> {
+        // It is known by the number of its token.
+        let number = self.next + 1;
+        match self.listen_to(&socket, Token::Client(number)) {
+            Ok(number) => {
+                self.clients.insert(number, Client::new(socket, owner));
+                Some(number)
+            }
+            Err(error) => {
+                eprintln!("frost-scenario: a connection is refused: {error}");
+                None
+            }
+        }
+    }
+
+    /// Nothing that has that number is an event any more.
+    pub(crate) fn forget_token(&mut self, number: u64) {
+        self.tokens.remove(&number);
+    }
+
+    /// Does something later.
+    pub(crate) fn after(&mut self, span: Duration, timer: Timer) {
+        let number = self.fresh();
+        self.timers.insert((Instant::now() + span, number), timer);
+    }
+
+    /// Supervises until the end of the scenario.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(256);
+        while !(self.is_ending && self.lives.is_empty() && self.pending.is_empty()) {
+            self.tell_state();
+            let wait = self.timers.first_key_value().map(|((at, _), _)| {
+                let span = at.saturating_duration_since(Instant::now());
+                Timespec { tv_sec: span.as_secs() as i64, tv_nsec: i64::from(span.subsec_nanos()) }
+            });
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), wait.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            for event in &events {
+                let number = event.data.u64();
+                // What an earlier event has ended has no token any more.
+                if let Some(token) = self.tokens.get(&number).copied() {
+                    self.handle(token, event.flags);
+                }
+            }
+            while let Some(entry) = self.timers.first_entry() {
+                if entry.key().0 > Instant::now() {
+                    break;
+                }
+                let timer = entry.remove();
+                self.fire(timer);
+            }
+        }
+        self.is_news = true;
+        for client in std::mem::take(&mut self.waiting_for_end) {
+            self.send(client, "down".to_owned(), None);
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, token: Token, flags: EventFlags) {
+        match token {
+            Token::Signals => {
+                let _ = rustix::io::read(&self.signals, &mut [0; 128]);
+                self.end_all();
+            }
+            Token::Bell => {
+                let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+                self.settle();
+            }
+            Token::Watch => self.look_at_files(),
+            Token::Control => {
+                if let Some(socket) = accept(&self.control) {
+                    self.add_client(socket, Owner::Command);
+                }
+            }
+            Token::Listener(life) => {
+                let socket = self.lives.get(&life).and_then(|life| accept(&life.listener));
+                if let Some(socket) = socket {
+                    self.admit(life, socket);
+                }
+            }
+            Token::End(life) => self.life_ended(life),
+            Token::Client(number) => self.serve(number, flags),
+        }
+    }
+
+    fn fire(&mut self, timer: Timer) {
+        match timer {
+            Timer::Start(name) => self.start_if_due(&name),
+            Timer::Kill(life) => self.kill(life),
+            Timer::Heartbeat(life) => self.heartbeat(life),
+            Timer::Late(life) => self.successor_is_late(life),
+            Timer::State => self.tell_state(),
+        }
+    }
+
+    /// Takes what a connection has sent, and sends what it waits for.
+    fn serve(&mut self, number: u64, flags: EventFlags) {
+        if flags.contains(EventFlags::OUT) {
+            let sent = self.clients.get_mut(&number).map(Client::flush);
+            match sent {
+                Some(Sent::All) => self.turn(number, EventFlags::IN),
+                Some(Sent::Full) => return,
+                _ => return self.drop_client(number),
+            }
+        }
+        for _ in 0..TURN {
+            let Some(client) = self.clients.get(&number) else { return };
+            let packet =
+                match frost_component::wire::receive(&client.socket, rustix::net::RecvFlags::DONTWAIT) {
+                    Ok(Some(packet)) => packet,
+                    Err(Errno::AGAIN) => return,
+                    // It is gone, or does not speak the protocol.
+                    _ => return self.drop_client(number),
+                };
+            let goes_on = match client.owner {
+                Owner::Life(life) => self.request(number, life, packet),
+                Owner::Command => self.command(number, packet),
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Sends a packet; returns whether more may be read from that connection.
+    pub(crate) fn send(&mut self, number: u64, head: String, content: Option<Content>) -> bool {
+        let Some(client) = self.clients.get_mut(&number) else { return false };
+        match client.send(head, content) {
+            Sent::All => true,
+            Sent::Full => {
+                self.turn(number, EventFlags::OUT);
+                false
+            }
+            // Its end is found when it is read from, in the order of events.
+            Sent::Gone => true,
+        }
+    }
+
+    fn turn(&self, number: u64, flags: EventFlags) {
+        if let Some(client) = self.clients.get(&number) {
+            let _ = epoll::modify(&self.epoll, &client.socket, EventData::new_u64(number), flags);
+        }
+    }
+
+    /// Replaces a document for all its readers, and answers its writer; at once, or when it is safe.
+    pub(crate) fn publish(&mut self, label: &Label, content: Content, from: Option<(u64, String)>) {
+        if self.scenario.persists(label) {
+            let waiting = self.pending.entry(label.clone()).or_default();
+            let last = waiting.last().map(|pending| pending.version);
+            let version = last.unwrap_or_else(|| self.documents.get(label).version) + 1;
+            waiting.push(Pending { version, content: content.clone(), from });
+            self.vault.keep(label.clone(), version, content);
+            return;
+        }
+        let version = self.documents.replace(label, content);
+        if let Some((client, name)) = from {
+            self.send(client, format!("submitted {name} {version}"), None);
+        }
+        self.signal(label);
+    }
+
+    /// Publishes what has become safe.
+    fn settle(&mut self) {
+        for (label, safe, result) in self.vault.done() {
+            let waiting = self.pending.remove(&label).unwrap_or_default();
+            let (done, rest): (Vec<Pending>, Vec<Pending>) =
+                waiting.into_iter().partition(|pending| pending.version <= safe);
+            if !rest.is_empty() {
+                self.pending.insert(label.clone(), rest);
+            }
+            if let (Ok(()), Some(newest)) = (&result, done.last()) {
+                self.documents.restore(label.clone(), newest.version, Some(newest.content.clone()));
+                if self.writers.contains_key(&label) {
+                    self.documents.revive(&label);
+                }
+            }
+            for Pending { version, from, .. } in done {
+                let Some((client, name)) = from else { continue };
+                let answer = match &result {
+                    Ok(()) => format!("submitted {name} {version}"),
+                    Err(why) => format!("error submit {name} cannot be kept: {why}; it is as it was"),
+                };
+                self.send(client, answer, None);
+            }
+            if result.is_ok() {
+                self.signal(&label);
+            }
+        }
+    }
+
+    /// Tells a document's readers that there is a newer version.
+    pub(crate) fn signal(&mut self, label: &Label) {
+        let readers: Vec<(u64, String)> = self.readers.get(label).into_iter().flatten().cloned().collect();
+        for (client, name) in readers {
+            let rom = self.clients.get_mut(&client).and_then(|client| client.roms.get_mut(&name));
+            if let Some(rom) = rom
+                && std::mem::take(&mut rom.is_armed)
+            {
+                self.send(client, format!("changed {name}"), None);
+            }
+        }
+        let readers: Vec<(u64, String)> =
+            self.file_readers.get(label).into_iter().flatten().cloned().collect();
+        for (life, name) in readers {
+            self.write_rom(life, &name);
+        }
+        // The state tells versions; its own change is no news.
+        self.is_news |= label.writer != SCENARIO;
+    }
+
+    /// Replaces the report on the scenario itself, if there is news, and it is time.
+    fn tell_state(&mut self) {
+        if !self.is_news {
+            return;
+        }
+        if let Some(last) = self.last_state
+            && last.elapsed() < STATE_SPAN
+        {
+            if !self.timers.values().any(|timer| *timer == Timer::State) {
+                self.after(STATE_SPAN - last.elapsed().min(STATE_SPAN), Timer::State);
+            }
+            return;
+        }
+        self.is_news = false;
+        self.last_state = Some(Instant::now());
+        let label = Label::new(SCENARIO, "state");
+        // Nobody reads it, as a rule; and a thousand components make it long.
+        let is_read =
+            self.scenario.routes.iter().any(|route| route.from == label) || self.readers.contains_key(&label);
+        if is_read
+            && let Ok(content) = Content::new(self.state_text().as_bytes())
+            && self.documents.get(&label).content.as_ref() != Some(&content)
+        {
+            self.publish(&label, content, None);
+        }
+    }
+
+    /// Reads the scenario's file anew, and does what has changed.
+    pub(crate) fn reload(&mut self) {
+        match scenario::load(&self.file) {
+            Ok(new) => {
+                self.trouble = None;
+                self.apply(new);
+            }
+            Err(unusable) => {
+                let text = format!("{}; {}", unusable.why, unusable.remedy);
+                if self.trouble.as_ref() != Some(&text) {
+                    eprintln!("frost-scenario: {} is not used: {text}", self.file.display());
+                }
+                self.trouble = Some(text);
+            }
+        }
+        self.is_news = true;
+    }
+}
+
+/// Makes a socket that components or commands connect to.
+pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, 64)?;
+    Ok(socket)
+}
+
+/// Takes a connection, if it is one of our own user.
+fn accept(listener: &OwnedFd) -> Option<OwnedFd> {
+    let socket = rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()?;
+    let peer = rustix::net::sockopt::socket_peercred(&socket).ok()?;
+    let (user, ours) = (peer.uid, rustix::process::geteuid());
+    (user == ours || user.is_root()).then_some(socket)
+}

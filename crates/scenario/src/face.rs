@@ -1,0 +1,216 @@
+//! Sessions as files, for shell scripts, and the files of the scenario itself: all that is watched by name.
+//!
+//! A ROM is the file `rom/NAME`, replaced by rename. A report is taken when a file is renamed to `report/NAME`; what is
+//! written there in place is not looked at, since nobody could tell when it is whole. `changed` is a fifo in which a line
+//! waits while there is something new.
+
+use crate::engine::Engine;
+use frost_component::Content;
+use frost_component::wire::is_name;
+use rustix::fd::OwnedFd;
+use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
+use rustix::fs::{Mode, OFlags};
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::path::{Path, PathBuf};
+
+/// What a watch is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Watched {
+    /// The reports of a life.
+    Reports(u64),
+    /// A directory in which files of the scenario lie.
+    Files(PathBuf),
+}
+
+/// What a life has whose sessions are files.
+pub(crate) struct Files {
+    watch: i32,
+    /// The fifo in which a line waits.
+    changed: OwnedFd,
+}
+
+/// What is said when a file of the scenario is whole: it was closed, or renamed to its name.
+const WHOLE: WatchFlags = WatchFlags::CLOSE_WRITE.union(WatchFlags::MOVED_TO);
+
+impl Engine {
+    /// Watches where the scenario's files lie.
+    pub(crate) fn watch_files(&mut self) {
+        let mut directories: Vec<PathBuf> = vec![parent(&self.file)];
+        directories.extend(self.scenario.files.iter().map(|file| parent(file)));
+        directories.sort();
+        directories.dedup();
+        for directory in directories {
+            if self.watched.values().any(|watched| *watched == Watched::Files(directory.clone())) {
+                continue;
+            }
+            match inotify::add_watch(&self.watch, &directory, WHOLE) {
+                Ok(watch) => drop(self.watched.insert(watch, Watched::Files(directory))),
+                Err(errno) => {
+                    eprintln!("frost-scenario: changes in {} are not seen: {errno}", directory.display())
+                }
+            }
+        }
+    }
+
+    /// Takes what has come by name.
+    pub(crate) fn look_at_files(&mut self) {
+        let mut space = [MaybeUninit::uninit(); 8192];
+        let mut events = Vec::new();
+        let mut reader = inotify::Reader::new(&self.watch, &mut space);
+        while let Ok(event) = reader.next() {
+            let name = event.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            events.push((event.wd(), name, event.events()));
+        }
+        let mut is_changed = false;
+        for (watch, name, flags) in events {
+            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+                // Names were lost: all of them are looked at.
+                is_changed = true;
+                for life in self.lives.keys().copied().collect::<Vec<_>>() {
+                    self.take_all(life);
+                }
+                continue;
+            }
+            match self.watched.get(&watch).cloned() {
+                Some(Watched::Reports(life)) => self.take(life, &name),
+                Some(Watched::Files(directory)) => {
+                    let path = directory.join(&name);
+                    is_changed |= path == parent(&self.file).join(self.file.file_name().unwrap_or_default())
+                        || self
+                            .scenario
+                            .files
+                            .iter()
+                            .any(|file| parent(file).join(file.file_name().unwrap_or_default()) == path);
+                }
+                None => {}
+            }
+        }
+        if is_changed && !self.is_ending {
+            self.reload();
+        }
+    }
+
+    /// Makes the files of a life that is to be born.
+    pub(crate) fn prepare_files(&mut self, life: u64, directory: &Path) -> io::Result<Files> {
+        let fifo = directory.join("s/changed");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR | Mode::WUSR)?;
+        // For reading as well: what waits in a fifo goes when nobody has it open.
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let changed = rustix::fs::open(&fifo, flags, Mode::empty())?;
+        let watch = inotify::add_watch(&self.watch, directory.join("s/report"), WatchFlags::MOVED_TO)?;
+        self.watched.insert(watch, Watched::Reports(life));
+        Ok(Files { watch, changed })
+    }
+
+    /// Lets a life read a document as a file.
+    pub(crate) fn open_file_rom(&mut self, life: u64, component: &str, name: &str) {
+        if let Some(route) = self.scenario.route(component, name) {
+            self.file_readers.entry(route.from).or_default().insert((life, name.to_owned()));
+            self.write_rom(life, name);
+        }
+    }
+
+    /// Replaces the file of a ROM; if there is no report it stays as it is.
+    pub(crate) fn write_rom(&mut self, life: u64, name: &str) {
+        let Some(owner) = self.lives.get(&life) else { return };
+        let Some(route) = self.scenario.route(&owner.component, name) else { return };
+        let document = self.documents.get(&route.from);
+        let Some(content) = document.seen(route.sticky) else { return };
+        let sessions = owner.directory.join("s");
+        let draft = owner.directory.join("draft");
+        let written = std::fs::write(&draft, &**content)
+            .and_then(|()| std::fs::rename(&draft, sessions.join("rom").join(name)));
+        if let Err(error) = written {
+            return eprintln!(
+                "frost-scenario: the ROM {name} of {} is not as it should be: {error}",
+                owner.component
+            );
+        }
+        // A fifo that nobody reads takes one line only.
+        let fifo = self.lives.get(&life).and_then(|life| life.files.as_ref()).map(|files| &files.changed);
+        if let Some(fifo) = fifo
+            && rustix::io::ioctl_fionread(fifo).is_ok_and(|waits| waits == 0)
+        {
+            let _ = rustix::io::write(fifo, b"changed\n");
+        }
+    }
+
+    fn take_all(&mut self, life: u64) {
+        let Some(directory) = self.lives.get(&life).map(|life| life.directory.join("s/report")) else {
+            return;
+        };
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            self.take(life, &entry.file_name().to_string_lossy());
+        }
+    }
+
+    /// Takes a report that was renamed to its name.
+    fn take(&mut self, life: u64, name: &str) {
+        let Some(owner) = self.lives.get(&life) else { return };
+        if !is_name(name) {
+            return;
+        }
+        let (place, taken) = (owner.directory.join("s/report").join(name), owner.directory.join("taken"));
+        // Out of the writer's reach first: it may rename the next one there meanwhile.
+        if std::fs::rename(place, &taken).is_err() {
+            return;
+        }
+        let result = self.read_report(life, name, &taken);
+        let _ = std::fs::remove_file(&taken);
+        if let Err(why) = result {
+            let component = self.lives.get(&life).map(|life| life.component.clone()).unwrap_or_default();
+            eprintln!("frost-scenario: a report of {component} is not taken: {why}");
+            if let Some(slot) = self.slots.get_mut(&component) {
+                slot.complaint = Some(why);
+            }
+            self.is_news = true;
+        }
+    }
+
+    fn read_report(&mut self, life: u64, name: &str, path: &Path) -> Result<(), String> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file =
+            rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| format!("{name}: {errno}"))?;
+        let file = std::fs::File::from(file);
+        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Err(format!("{name} is no regular file"));
+        }
+        let is_known = self.lives.get(&life).is_some_and(|life| life.reports.contains(name));
+        if !is_known {
+            self.become_writer(life, name)?;
+            if let Some(life) = self.lives.get_mut(&life) {
+                life.reports.insert(name.to_owned());
+            }
+        }
+        let limit = self.limit(life);
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| format!("{name}: {error}"))?;
+        if bytes.len() as u64 > limit {
+            return Err(format!("{name} is longer than its limit of {limit} bytes; it is as it was"));
+        }
+        let content = Content::new(&bytes).map_err(|errno| format!("{name}: {errno}"))?;
+        self.take_report(life, name, content, None);
+        Ok(())
+    }
+
+    /// Takes the last reports of a life, and ends its ROMs.
+    pub(crate) fn forget_files(&mut self, life: u64) {
+        let Some(watch) = self.lives.get(&life).and_then(|life| life.files.as_ref()).map(|files| files.watch)
+        else {
+            return;
+        };
+        self.take_all(life);
+        self.watched.remove(&watch);
+        let _ = inotify::remove_watch(&self.watch, watch);
+        self.file_readers.retain(|_, readers| {
+            readers.retain(|(reader, _)| *reader != life);
+            !readers.is_empty()
+        });
+    }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    parent.canonicalize().unwrap_or_else(|_| parent.to_owned())
+}

@@ -1,0 +1,62 @@
+//! What a person is told when a command fails, in the form that all messages of frost have.
+
+use std::fmt;
+
+/// Exit statuses, as those of `frost`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Failed = 1,
+    Usage = 2,
+    Missing = 6,
+}
+
+/// A failure.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    what: String,
+    cause: String,
+    state: String,
+    hint: String,
+    pub(crate) status: Status,
+}
+
+impl Failure {
+    pub(crate) fn new(status: Status, what: impl Into<String>, cause: impl fmt::Display) -> Self {
+        Self {
+            what: what.into(),
+            cause: cause.to_string(),
+            state: "nothing was touched".to_owned(),
+            hint: String::new(),
+            status,
+        }
+    }
+
+    pub(crate) fn state(mut self, state: impl Into<String>) -> Self {
+        self.state = state.into();
+        self
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What comes from files and processes shall not talk to the terminal.
+        let plain =
+            |text: &str| -> String { text.chars().map(|c| if c.is_control() { '?' } else { c }).collect() };
+        write!(
+            f,
+            "error: {}\n  cause: {}\n  state: {}",
+            plain(&self.what),
+            plain(&self.cause),
+            plain(&self.state)
+        )?;
+        if !self.hint.is_empty() {
+            write!(f, "\n  hint:  {}", plain(&self.hint))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,303 @@
+//! Starts a component: the one place that knows what a component's surroundings are.
+//!
+//! A component is started by a stage, this same binary once more, since what has to happen between fork and exec is more
+//! than may be done in a process with threads. The stage makes the surroundings and becomes the component. If the
+//! component is isolated the stage stays as its reaper outside, and another process is pid 1 of its namespaces.
+
+use frost_sys::clone::{self, Clone};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::process::{Resource, Rlimit, Signal, WaitOptions};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Where a component that is isolated finds its sessions.
+const INSIDE: &str = "/run/frost";
+
+/// What every program needs that is linked to libraries, as far as a machine has it.
+const SYSTEM: [&str; 8] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"];
+
+/// The surroundings of a component.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Surroundings {
+    /// The supervisor, with which the component ends.
+    pub(crate) parent: i32,
+    pub(crate) binary: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: BTreeMap<String, String>,
+    /// The directory of its sessions.
+    pub(crate) sessions: PathBuf,
+    /// An empty directory, on which the root of an isolated component is mounted.
+    pub(crate) root: PathBuf,
+    pub(crate) isolated: bool,
+    pub(crate) network: bool,
+    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) memory_bytes: Option<u64>,
+}
+
+/// Starts a component; what it prints goes to `log`.
+///
+/// To be called by the main thread: the kernel ends the component with the thread that started it.
+pub(crate) fn spawn(surroundings: &Surroundings, log: std::fs::File) -> io::Result<Child> {
+    let text = serde_json::to_string(surroundings).map_err(io::Error::other)?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("stage").arg(text).env_clear();
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn()
+}
+
+/// Looks a binary up, as a shell does, but beside this program first.
+pub(crate) fn find(binary: &Path) -> io::Result<PathBuf> {
+    let candidates: Vec<PathBuf> = if binary.components().count() > 1 {
+        vec![binary.to_owned()]
+    } else {
+        let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        beside
+            .into_iter()
+            .chain(std::env::split_paths(&path))
+            .map(|directory| directory.join(binary))
+            .collect()
+    };
+    let executable =
+        |path: &PathBuf| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
+    match candidates.into_iter().find(executable) {
+        Some(path) => path.canonicalize(),
+        None => Err(io::Error::new(io::ErrorKind::NotFound, "no such executable file")),
+    }
+}
+
+/// The life of a stage.
+pub(crate) fn run(text: &str) -> u8 {
+    let failed = |what: String| {
+        eprintln!("frost-scenario: {what}");
+        126
+    };
+    let Ok(surroundings) = serde_json::from_str::<Surroundings>(text) else {
+        return failed("a stage is started by `frost up` only".to_owned());
+    };
+    match surroundings.enter() {
+        Ok(status) => status,
+        Err((what, errno)) => failed(format!("{what}: {errno}")),
+    }
+}
+
+type Failed = (String, Errno);
+
+fn about(what: impl Into<String>) -> impl FnOnce(Errno) -> Failed {
+    let what = what.into();
+    move |errno| (what, errno)
+}
+
+impl Surroundings {
+    fn enter(self) -> Result<u8, Failed> {
+        die_with_parent();
+        if rustix::process::getppid().map(|pid| pid.as_raw_pid()) != Some(self.parent) {
+            return Ok(1);
+        }
+        // The supervisor takes its signals from a descriptor; a component shall find none blocked.
+        frost_sys::signals::set_mask(0).map_err(about("cannot unblock signals"))?;
+        if let Some(bytes) = self.memory_bytes {
+            let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+            rustix::process::setrlimit(Resource::Data, limit)
+                .map_err(about("cannot set its memory budget"))?;
+        }
+        if !self.isolated {
+            return self.execute(&self.sessions, &self.binary);
+        }
+        let remedy = "cannot make namespaces for it (`isolated = false` does without)";
+        let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        match frost_sys::enclose::fork(!self.network).map_err(about(remedy))? {
+            Clone::Parent { pid, .. } => Ok(wait_for(pid)),
+            Clone::Child => {
+                die_with_parent();
+                map_ids(ids)?;
+                self.build_root()?;
+                match clone::fork_single_threaded(Signal::CHILD.as_raw()).map_err(about("cannot fork"))? {
+                    // Pid 1 has no default actions for signals; so it is another process, which only reaps.
+                    Clone::Parent { pid, .. } => Ok(wait_for(pid)),
+                    Clone::Child => self.execute(Path::new(INSIDE), &self.binary),
+                }
+            }
+        }
+    }
+
+    fn execute(&self, sessions: &Path, binary: &Path) -> Result<u8, Failed> {
+        if self.isolated {
+            renounce()?;
+        }
+        let mut command = Command::new(binary);
+        command.args(&self.arguments).env_clear().current_dir(if self.isolated {
+            Path::new("/")
+        } else {
+            sessions
+        });
+        command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/tmp").env("LANG", "C.UTF-8");
+        command.env("FROST_SESSION", sessions.join("session")).env("FROST_ROM", sessions.join("rom"));
+        command.env("FROST_REPORT", sessions.join("report")).env("FROST_CHANGED", sessions.join("changed"));
+        command.envs(&self.environment);
+        let error = command.exec();
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        Err((format!("cannot execute {}", binary.display()), errno))
+    }
+
+    /// Makes a root of what the component is given, all of it read-only, and goes there.
+    fn build_root(&self) -> Result<(), Failed> {
+        let root = &self.root;
+        rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .map_err(about("cannot keep its mounts to itself"))?;
+        tmpfs(root, "mode=755")?;
+        // Before anything is given to it that lies in there.
+        let temporary = inside(root, Path::new("/tmp"))?;
+        make_dir(&temporary)?;
+        tmpfs(&temporary, "mode=1777,size=64m")?;
+        for path in SYSTEM.iter().map(Path::new) {
+            match std::fs::symlink_metadata(path) {
+                Ok(meta) if meta.is_symlink() => {
+                    let target = std::fs::read_link(path).unwrap_or_default();
+                    let place = inside(root, path)?;
+                    rustix::fs::symlink(target, &place)
+                        .map_err(about(format!("cannot link {}", place.display())))?;
+                }
+                Ok(_) => give(root, path, path, true)?,
+                Err(_) => {}
+            }
+        }
+        for path in &self.paths {
+            give(root, path, path, true)?;
+        }
+        if !SYSTEM.iter().any(|system| self.binary.starts_with(system)) {
+            give(root, &self.binary, &self.binary, true)?;
+        }
+        give(root, &self.sessions, Path::new(INSIDE), false)?;
+        for device in ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"] {
+            give(root, Path::new(device), Path::new(device), false)?;
+        }
+        let proc = inside(root, Path::new("/proc"))?;
+        make_dir(&proc)?;
+        // Where the host's own /proc is covered in part, the kernel refuses a new one; there is none then.
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let _ = rustix::mount::mount("proc", &proc, "proc", flags, None);
+        rustix::process::chdir(root).map_err(about("cannot enter its root"))?;
+        rustix::process::pivot_root(".", ".").map_err(about("cannot change to its root"))?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(about("cannot leave the host's root"))?;
+        rustix::process::chdir("/").map_err(about("cannot enter its root"))?;
+        let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        rustix::mount::mount_remount("/", flags, "").map_err(about("cannot make its root read-only"))
+    }
+}
+
+fn die_with_parent() {
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+}
+
+/// Gives up every right over the new namespaces, for good: whoever had them could make its root writable again.
+fn renounce() -> Result<(), Failed> {
+    rustix::thread::set_no_new_privs(true).map_err(about("cannot renounce new rights"))?;
+    for capability in CapabilitySet::all().iter() {
+        // What the kernel does not know it does not have either.
+        if rustix::thread::capability_is_in_bounding_set(capability) == Ok(true) {
+            rustix::thread::remove_capability_from_bounding_set(capability)
+                .map_err(about("cannot renounce its rights"))?;
+        }
+    }
+    // For root, exec(2) makes them anew, out of the bounding set, which is empty now.
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    rustix::thread::set_capabilities(None, sets).map_err(about("cannot renounce its rights"))
+}
+
+/// Reaps until `pid` has ended, and returns its status as a shell does.
+fn wait_for(pid: i32) -> u8 {
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((ended, status))) if ended.as_raw_pid() == pid => {
+                let code = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
+                return u8::try_from(code.unwrap_or(1)).unwrap_or(1);
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return 1,
+        }
+    }
+}
+
+/// Keeps its identity in the new user namespace: it has no rights there but over what it was given.
+fn map_ids((uid, gid): (u32, u32)) -> Result<(), Failed> {
+    let write = |path: &str, text: String| {
+        std::fs::write(path, text).map_err(|error| {
+            (format!("cannot write {path}"), Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        })
+    };
+    write("/proc/self/setgroups", "deny".to_owned())?;
+    write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+    write("/proc/self/gid_map", format!("{gid} {gid} 1"))
+}
+
+/// The place of a path below the new root, with all directories above it made.
+fn inside(root: &Path, path: &Path) -> Result<PathBuf, Failed> {
+    let place = root.join(path.strip_prefix("/").unwrap_or(path));
+    if let Some(parent) = place.parent() {
+        make_dir(parent)?;
+    }
+    Ok(place)
+}
+
+fn make_dir(path: &Path) -> Result<(), Failed> {
+    std::fs::create_dir_all(path).map_err(|error| {
+        (format!("cannot make {}", path.display()), Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    })
+}
+
+fn tmpfs(path: &Path, options: &str) -> Result<(), Failed> {
+    let options = std::ffi::CString::new(options).unwrap_or_default();
+    rustix::mount::mount(
+        "tmpfs",
+        path,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        Some(options.as_c_str()),
+    )
+    .map_err(about(format!("cannot mount a tmpfs on {}", path.display())))
+}
+
+/// Makes a path of the host appear below the new root.
+fn give(root: &Path, path: &Path, at: &Path, read_only: bool) -> Result<(), Failed> {
+    let place = inside(root, at)?;
+    if path.is_dir() {
+        make_dir(&place)?;
+    } else if !place.exists() {
+        rustix::fs::open(&place, rustix::fs::OFlags::CREATE | rustix::fs::OFlags::CLOEXEC, Mode::RUSR)
+            .map_err(about(format!("cannot make {}", place.display())))?;
+    }
+    // Recursive, since in a user namespace the kernel does not let one see what a mount covers.
+    rustix::mount::mount_bind_recursive(path, &place)
+        .map_err(about(format!("cannot give it {}", path.display())))?;
+    if !read_only {
+        return Ok(());
+    }
+    // Flags that the host has set stay set: an unprivileged namespace may not take them off.
+    let has =
+        rustix::fs::statvfs(&place).map_err(about(format!("cannot look at {}", place.display())))?.f_flag;
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID;
+    for (statvfs, mount) in [
+        (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (rustix::fs::StatVfsMountFlags::from_bits_retain(4), MountFlags::NODEV),
+        (rustix::fs::StatVfsMountFlags::from_bits_retain(8), MountFlags::NOEXEC),
+        (rustix::fs::StatVfsMountFlags::from_bits_retain(1024), MountFlags::NOATIME),
+        (rustix::fs::StatVfsMountFlags::from_bits_retain(2048), MountFlags::NODIRATIME),
+        (rustix::fs::StatVfsMountFlags::from_bits_retain(4096), MountFlags::RELATIME),
+    ] {
+        if has.contains(statvfs) {
+            flags |= mount;
+        }
+    }
+    rustix::mount::mount_remount(&place, flags, "")
+        .map_err(about(format!("cannot make {} read-only", path.display())))
+}

@@ -1,0 +1,436 @@
+//! Scenarios of real processes: wired, killed, replaced, edited, and what is denied.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends so")]
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Beyond this a wait is a hang.
+const LIMIT: Duration = Duration::from_secs(100);
+
+/// A scenario in a directory of its own, ended with the test.
+struct Stage {
+    place: tempfile::TempDir,
+    supervisor: Option<Child>,
+}
+
+fn relay() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_frost-scenario")).with_file_name("examples").join("relay")
+}
+
+impl Stage {
+    fn new(text: &str) -> Self {
+        let stage =
+            Self { place: tempfile::Builder::new().prefix("fs").tempdir().unwrap(), supervisor: None };
+        stage.write(text);
+        stage
+    }
+
+    fn up(text: &str) -> Self {
+        let mut stage = Self::new(text);
+        stage.start();
+        stage
+    }
+
+    fn start(&mut self) {
+        let mut command = self.command(&["up", "s.toml"]);
+        self.supervisor = Some(command.stderr(Stdio::inherit()).stdout(Stdio::null()).spawn().unwrap());
+        self.until("it is up", |stage| stage.run(&["status", "s"]).status.success());
+    }
+
+    /// Replaces the file, as an editor does; RELAY is the test's component.
+    fn write(&self, text: &str) {
+        let text = text.replace("RELAY", &format!("binary = \"{}\"", relay().display()));
+        let draft = self.place.path().join("s.toml~");
+        std::fs::write(&draft, text).unwrap();
+        std::fs::rename(draft, self.place.path().join("s.toml")).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_frost-scenario"));
+        command.args(arguments).current_dir(self.place.path()).env("FROST_HOME", self.place.path());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn report(&self, name: &str) -> String {
+        String::from_utf8(self.run(&["report", name, "--scenario", "s"]).stdout)
+            .unwrap()
+            .trim_end()
+            .to_owned()
+    }
+
+    fn status(&self) -> Value {
+        let output = self.run(&["status", "s", "--json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+    }
+
+    fn component(&self, name: &str) -> Value {
+        let status = self.status();
+        let components = status["components"].as_array().unwrap();
+        components.iter().find(|component| component["name"] == name).cloned().unwrap_or(Value::Null)
+    }
+
+    fn document(&self, name: &str) -> Value {
+        let status = self.status();
+        let documents = status["documents"].as_array().unwrap();
+        documents.iter().find(|document| document["name"] == name).cloned().unwrap_or(Value::Null)
+    }
+
+    fn until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !condition(self) {
+            assert!(start.elapsed() < LIMIT, "waited until {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn until_report(&self, name: &str, text: &str) {
+        self.until(&format!("{name} is {text:?}"), |stage| stage.report(name) == text);
+    }
+
+    fn kill(&self, name: &str) {
+        if let Some(pid) = self.component(name)["pid"].as_i64() {
+            kill(pid as i32);
+        }
+    }
+}
+
+fn kill(pid: i32) {
+    // That it has ended meanwhile is as good.
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(mut supervisor) = self.supervisor.take() {
+            // Its components end with it.
+            let _ = supervisor.kill();
+            let _ = supervisor.wait();
+        }
+        if std::thread::panicking() {
+            for entry in
+                std::fs::read_dir(self.place.path().join("scenarios/s/logs")).into_iter().flatten().flatten()
+            {
+                eprintln!(
+                    "{:?}: {}",
+                    entry.file_name(),
+                    std::fs::read_to_string(entry.path()).unwrap_or_default()
+                );
+            }
+        }
+    }
+}
+
+/// Numbers that can be guessed by nobody who does not know the seed.
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+const PIPELINE: &str = r#"
+[component.a]
+RELAY
+arguments = ["relay", "a"]
+[component.b]
+RELAY
+arguments = ["relay", "b"]
+[component.c]
+RELAY
+arguments = ["relay", "c"]
+[component.words]
+RELAY
+arguments = ["collect"]
+[document.text]
+content = "TEXT"
+[[route]]
+match = { component = "a", rom = "in" }
+from = "document/text"
+[[route]]
+match = { component = "b", rom = "in" }
+from = "a/out"
+[[route]]
+match = { component = "c", rom = "in" }
+from = "b/out"
+[[route]]
+match = { component = "words", rom = "in" }
+from = "document/text"
+[[route]]
+match = { component = "words", rom = "known" }
+from = "words/known"
+sticky = true
+"#;
+
+#[test]
+fn a_pipeline_reaches_the_newest_version_whoever_is_killed_meanwhile() {
+    let stage = Stage::up(&PIPELINE.replace("TEXT", "w0"));
+    let rounds: u64 = std::env::var("FROST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
+    let mut seed = u64::from(std::process::id()) | 1 << 40;
+    eprintln!("seed {seed}");
+    stage.until_report("words/known", "w0");
+    for round in 1..=rounds {
+        stage.write(&PIPELINE.replace("TEXT", &format!("w{round}")));
+        for _ in 0..=random(&mut seed) % 3 {
+            std::thread::sleep(Duration::from_micros(random(&mut seed) % 4000));
+            stage.kill(["a", "b", "c", "words"][random(&mut seed) as usize % 4]);
+        }
+        // So that each word is seen: versions between two looks may be skipped.
+        let word = format!("w{round}");
+        stage
+            .until("the word is known", |stage| stage.report("words/known").lines().any(|line| line == word));
+    }
+    stage.until_report("c/out", &format!("cbaw{rounds}"));
+    let mut expected: Vec<String> = (0..=rounds).map(|round| format!("w{round}")).collect();
+    expected.sort();
+    stage.until_report("words/known", &expected.join("\n"));
+    assert_eq!(stage.component("a")["state"], "running");
+}
+
+#[test]
+fn a_report_goes_with_its_writer_and_stays_for_those_to_whom_it_sticks() {
+    let text = r#"
+[component.writer]
+RELAY
+arguments = ["relay", "x"]
+restart = "never"
+[component.reader]
+RELAY
+arguments = ["silent"]
+[document.text]
+content = "1"
+[[route]]
+match = { component = "writer", rom = "in" }
+from = "document/text"
+[[route]]
+match = { component = "reader", rom = "in" }
+from = "writer/out"
+[[route]]
+match = { component = "reader", rom = "kept" }
+from = "writer/out"
+sticky = true
+"#;
+    let stage = Stage::up(text);
+    let rom = |name: &str| {
+        let output = stage.run(&["rom", name]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    stage.until_report("writer/out", "x1");
+    assert_eq!((rom("reader/in"), rom("reader/kept")), ("x1\n".to_owned(), "x1\n".to_owned()));
+    stage.kill("writer");
+    stage.until("the writer has ended", |stage| stage.component("writer")["state"] == "ended");
+    assert_eq!((rom("reader/in"), rom("reader/kept")), (String::new(), "x1\n".to_owned()));
+    assert_eq!(stage.document("writer/out")["version"], 1);
+    let denied = stage.run(&["rom", "reader/kep"]);
+    let told = String::from_utf8(denied.stderr).unwrap();
+    assert!(told.contains("reader has no route for kep") && told.contains("did you mean kept?"), "{told}");
+}
+
+#[test]
+fn what_is_not_routed_is_denied_and_what_is_outside_is_not_there() {
+    let outside = tempfile::NamedTempFile::new().unwrap();
+    let text = format!(
+        "[component.probe]\nRELAY\narguments = [\"probe\", {:?}]\nreports = [\"out\"]\nlimit = \"64KiB\"\n",
+        outside.path()
+    );
+    let stage = Stage::up(&text);
+    stage.until("it has told", |stage| {
+        assert_ne!(stage.component("probe")["state"], "given-up", "{}", stage.component("probe"));
+        stage.report("probe/out").contains("processes")
+    });
+    let told = stage.report("probe/out");
+    let line = |what: &str| {
+        told.lines().find_map(|line| line.strip_prefix(what)).unwrap_or_else(|| panic!("{told}"))
+    };
+    assert_eq!(line("limit "), "65536");
+    assert!(line("rom: ").contains("no route: the ROM nothing of probe"), "{told}");
+    assert!(line("undeclared: ").contains("other is no report of probe; its reports: out"), "{told}");
+    assert!(line("twice: ").contains("has a writer") && line("second: ").contains("has a writer"), "{told}");
+    assert!(line("too long: ").contains("longer than its limit of 65536 bytes"), "{told}");
+    assert_eq!(line("file: "), "entity not found");
+    assert_ne!(line("write: "), "done");
+    assert_eq!(line("tmp: "), "done");
+    assert_eq!(line("network: "), "network unreachable");
+    assert_eq!(line("processes: "), "2");
+}
+
+#[test]
+fn a_component_is_replaced_when_the_new_one_has_reported_and_else_stays() {
+    let stage = Stage::up(&PIPELINE.replace("TEXT", "x"));
+    stage.until_report("c/out", "cbax");
+    let old = stage.component("b")["pid"].clone();
+    let output = stage.run(&["replace", "b", "--timeout", "200ms", "--", "silent"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && told.contains("has not reported out in time"), "{told}");
+    let output = stage.run(&["replace", "b", "--", "crash"]);
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("has ended before it reported: ended with status 3")
+    );
+    assert_eq!(stage.component("b")["pid"], old);
+    assert_eq!(stage.report("c/out"), "cbax");
+    let output = stage.run(&["replace", "b", "--", "relay", "B"]);
+    assert!(output.status.success(), "{output:?}");
+    // It had reported before it took over: at no time there was no report.
+    assert_eq!(stage.report("b/out"), "Bax");
+    assert_ne!(stage.component("b")["pid"], old);
+    stage.until_report("c/out", "cBax");
+    assert_eq!(stage.component("c")["starts"], 1);
+    stage.kill("b");
+    stage.until("it is started again, as the new one", |stage| stage.component("b")["starts"] == 2);
+    stage.until_report("b/out", "Bax");
+}
+
+#[test]
+fn an_edited_file_changes_what_is_different_and_a_wrong_one_nothing() {
+    let stage = Stage::up(&PIPELINE.replace("TEXT", "x"));
+    stage.until_report("c/out", "cbax");
+    let pids = |stage: &Stage| ["a", "b", "c"].map(|name| stage.component(name)["pid"].clone());
+    let before = pids(&stage);
+    stage.write(&PIPELINE.replace("TEXT", "y"));
+    stage.until_report("c/out", "cbay");
+    assert_eq!(pids(&stage), before);
+    stage.write(&PIPELINE.replace("TEXT", "z").replace("a/out", "d/out"));
+    stage.until("its trouble is told", |stage| stage.status()["trouble"].is_string());
+    let trouble = stage.status()["trouble"].as_str().unwrap().to_owned();
+    assert!(trouble.contains("line 21, column 8") && trouble.contains("no component d"), "{trouble}");
+    assert_eq!((stage.report("c/out"), pids(&stage)), ("cbay".to_owned(), before.clone()));
+    stage.write(&PIPELINE.replace("TEXT", "z").replace("\"b\"]", "\"B\"]"));
+    stage.until_report("c/out", "cBaz");
+    let after = pids(&stage);
+    assert!(after[0] == before[0] && after[1] != before[1] && after[2] == before[2], "{before:?} {after:?}");
+    let (start, end) = (PIPELINE.find("[component.words]").unwrap(), PIPELINE.find("[document").unwrap());
+    let routes = PIPELINE.find("[[route]]\nmatch = { component = \"words\"").unwrap();
+    let less = format!("{}{}", &PIPELINE[..start], &PIPELINE[end..routes]);
+    stage.write(&less.replace("TEXT", "q"));
+    stage.until("words has ended", |stage| stage.component("words").is_null());
+    stage.until_report("c/out", "cbaq");
+}
+
+#[test]
+fn what_crashes_again_and_again_is_given_up_and_what_hangs_is_started_again() {
+    let text = r#"
+[component.crash]
+RELAY
+arguments = ["crash"]
+backoff = "1ms"
+attempts = 3
+[component.missing]
+binary = "/no/such/file"
+backoff = "1ms"
+[component.hang]
+RELAY
+arguments = ["hang"]
+heartbeat = "20ms"
+backoff = "1ms"
+"#;
+    let stage = Stage::up(text);
+    stage.until("it is given up", |stage| stage.component("crash")["state"] == "given-up");
+    assert_eq!(stage.component("crash")["starts"], 3);
+    assert_eq!(stage.component("crash")["last_end"], "ended with status 3");
+    stage.until("it is given up", |stage| stage.component("missing")["state"] == "given-up");
+    assert!(stage.component("missing")["last_end"].as_str().unwrap().contains("cannot start /no/such/file"));
+    stage.until("it was started again", |stage| stage.component("hang")["starts"].as_u64() >= Some(2));
+    assert_eq!(stage.component("hang")["last_end"], "it has not answered 3 heartbeats");
+}
+
+#[test]
+fn what_persists_survives_the_death_of_everything() {
+    let text = r#"
+[component.source]
+binary = "frost-scenario"
+arguments = ["source"]
+config = '''
+[[step]]
+loop = [{ report = "n", content = "{n}" }]
+'''
+[component.reader]
+RELAY
+arguments = ["silent"]
+[[route]]
+match = { component = "reader", rom = "in" }
+from = "source/n"
+persist = true
+"#;
+    let mut stage = Stage::up(text);
+    let mut last = 0;
+    for _ in 0..3 {
+        // What anybody has seen is safe.
+        stage.until("there is more", |stage| stage.document("source/n")["version"].as_u64() > Some(last));
+        let seen = stage.document("source/n")["version"].as_u64().unwrap();
+        let mut supervisor = stage.supervisor.take().unwrap();
+        supervisor.kill().unwrap();
+        supervisor.wait().unwrap();
+        stage.start();
+        last = stage.document("source/n")["version"].as_u64().unwrap();
+        assert!(last >= seen, "{last} {seen}");
+    }
+    let output = stage.run(&["down", "s"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(stage.supervisor.take().unwrap().wait().unwrap().success());
+}
+
+#[test]
+fn a_large_document_arrives_whole() {
+    let text = r#"
+[component.large]
+RELAY
+arguments = ["large", "100"]
+limit = "100MiB"
+[[route]]
+match = { component = "large", rom = "in" }
+from = "large/out"
+"#;
+    let stage = Stage::up(text);
+    stage.until_report("large/told", "true 1");
+}
+
+#[test]
+fn shells_read_and_report_by_files() {
+    let text = r#"
+[component.shell]
+binary = "/bin/sh"
+arguments = ["-c", '''
+while read -r _ <&3; do
+    tr a-z A-Z <"$FROST_ROM/text" >"$FROST_REPORT/.new" && mv "$FROST_REPORT/.new" "$FROST_REPORT/loud"
+done 3<"$FROST_CHANGED"
+''']
+files = true
+[document.text]
+content = "hello"
+[[route]]
+match = { component = "shell", rom = "text" }
+from = "document/text"
+"#;
+    let stage = Stage::up(text);
+    stage.until_report("shell/loud", "HELLO");
+    stage.write(&text.replace("hello", "again"));
+    stage.until_report("shell/loud", "AGAIN");
+}
+
+#[test]
+fn a_graph_shows_who_reads_what() {
+    let stage = Stage::new(PIPELINE);
+    let text = String::from_utf8(stage.run(&["graph", "s.toml"]).stdout).unwrap();
+    assert!(
+        text.contains("a/out -> b: in\n") && text.contains("words/known -> words: known (sticky)\n"),
+        "{text}"
+    );
+    assert!(text.contains("a cycle: words -> words"), "{text}");
+    let dot = String::from_utf8(stage.run(&["graph", "s.toml", "--format", "dot"]).stdout).unwrap();
+    assert!(dot.contains("\"a\" -> \"b\""), "{dot}");
+    let svg = String::from_utf8(stage.run(&["graph", "s.toml", "--format", "svg"]).stdout).unwrap();
+    assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
+    let output = stage.run(&["up", "none.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stage.run(&["status"]).status.code(), Some(6));
+}
