@@ -50,10 +50,10 @@ fn build(root: &Path) -> Result<String, Failure> {
     let place = crate::run::built(root, "dist");
     remove(&place)?;
     make(&place)?;
-    let frost = compile(root)?;
-
     let tree = place.join("tree");
-    install(&frost, &tree.join("usr/bin/frost"), 0o755)?;
+    for (package, program) in PROGRAMS {
+        install(&compile(root, package, program)?, &tree.join("usr/bin").join(program), 0o755)?;
+    }
     let mut manual = cargo(root);
     manual.args(["run", "--quiet", "--locked", "-p", "frost", "--example", "manual", "--"]).arg(&tree);
     step(&mut manual, HALF_AN_HOUR)?;
@@ -80,13 +80,16 @@ fn build(root: &Path) -> Result<String, Failure> {
     Ok(made)
 }
 
-fn compile(root: &Path) -> Result<PathBuf, Failure> {
+/// What is installed: the package it is made of, and its name.
+const PROGRAMS: [(&str, &str); 2] = [("frost", "frost"), ("frost-scenario", "frost-scenario")];
+
+fn compile(root: &Path, package: &str, program: &str) -> Result<PathBuf, Failure> {
     let mut build = cargo(root);
     // A target of its own, so that what is linked statically does not replace what tests and benches use.
-    build.args(["build", "--release", "--locked", "-p", "frost", "--target", TARGET]);
+    build.args(["build", "--release", "--locked", "-p", package, "--target", TARGET]);
     build.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
     step(&mut build, HALF_AN_HOUR)?;
-    let frost = crate::run::built(root, &format!("{TARGET}/release/frost"));
+    let frost = crate::run::built(root, &format!("{TARGET}/release/{program}"));
     let bytes = fs::read(&frost).map_err(|error| Failure::File(frost.clone(), error))?;
     // An interpreter would be named in the program headers.
     if bytes.windows(15).any(|text| text == b"/lib64/ld-linux") {

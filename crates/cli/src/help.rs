@@ -24,11 +24,12 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The groups of `frost help`, in its order.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     ("The environment", &["run", "ps", "logs", "attach", "wait", "kill"]),
     ("Programs", &["freeze", "thaw", "check"]),
     ("Images", &["list", "inspect", "diff", "verify", "rm", "gc", "core", "export", "import"]),
     ("Virtual machines", &["vm"]),
+    ("Components", &["up", "down", "status", "replace", "graph", "rom", "report"]),
     ("First steps", &["demo", "help"]),
 ];
 
