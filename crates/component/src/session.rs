@@ -116,6 +116,11 @@ impl Session {
         Ok(self.changed.pop_front())
     }
 
+    /// Returns whether signals were taken in that were not told yet: then one who waits for the socket would miss them.
+    pub fn has_signals(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// Takes in a packet that is no answer. Returns whether there was one.
     fn hear(&mut self, flags: RecvFlags) -> Result<bool, Error> {
         match wire::receive(&self.socket, flags) {

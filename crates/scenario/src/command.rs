@@ -3,12 +3,14 @@
 use crate::control::Replacement;
 use crate::engine::Engine;
 use crate::failure::{Failure, Status};
+use crate::image::Image;
 use crate::scenario::{self, Scenario};
 use crate::status::State;
 use crate::{graph, place, source};
 use clap::{Parser, Subcommand, ValueEnum};
 use frost_component::wire::is_name;
 use frost_component::{Content, Error, Session};
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -42,6 +44,25 @@ enum Verb {
     Down {
         /// Which one, if several run
         scenario: Option<String>,
+    },
+    /// Freezes a scenario: its documents and their versions become an image, and it ends
+    Freeze {
+        /// Which one, if several run
+        scenario: Option<String>,
+    },
+    /// Starts a frozen scenario where it stood
+    Thaw {
+        /// Its name
+        scenario: String,
+        /// Its file, if it is not where it was
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// Stay with it, as `frost up` does
+        #[arg(long)]
+        attach: bool,
+        /// It is the one that was left running
+        #[arg(long, hide = true)]
+        left: bool,
     },
     /// Shows how components and documents stand
     Status {
@@ -123,6 +144,8 @@ impl Arguments {
         match self.verb {
             Verb::Up { file, detach, left } => up(&file, detach, left),
             Verb::Down { scenario } => down(scenario.as_deref()),
+            Verb::Freeze { scenario } => freeze(scenario.as_deref()),
+            Verb::Thaw { scenario, file, attach, left } => thaw(&scenario, file, attach, left),
             Verb::Status { scenario, json } => status(scenario.as_deref(), json),
             Verb::Replace { name, binary, to_version, timeout, scenario, arguments } => {
                 let span = scenario::parse_duration(&timeout).ok_or_else(|| {
@@ -170,34 +193,47 @@ fn load(file: &Path) -> Result<(String, Scenario), Failure> {
 fn up(file: &Path, detach: bool, left: bool) -> Result<(), Failure> {
     let (name, scenario) = load(file)?;
     let home = place::scenarios()?.join(&name);
+    if detach {
+        let words = [OsStr::new("up"), OsStr::new("--left"), file.as_os_str()];
+        return leave(&words, &home, &name);
+    }
+    supervise(&name, &home, file, scenario, None, left)
+}
+
+/// Is the supervisor, until the scenario ends.
+fn supervise(
+    name: &str,
+    home: &Path,
+    file: &Path,
+    scenario: Scenario,
+    image: Option<Image>,
+    left: bool,
+) -> Result<(), Failure> {
     let failed =
         |error: io::Error| Failure::new(Status::Failed, format!("cannot start scenario {name}"), error);
-    if detach {
-        return leave(file, &home, &name);
-    }
     if left {
         // It shall not end with the terminal at which it was started.
         rustix::process::setsid().map_err(|errno| failed(errno.into()))?;
     }
-    let _lock = place::claim(&home, &name)?;
+    let lock = place::claim(home, name)?;
     let file = std::path::absolute(file).map_err(failed)?;
-    let engine = Engine::new(&home, &file, &name, scenario).map_err(failed)?;
+    let engine = Engine::new(home, &file, name, scenario, image).map_err(failed)?;
     eprintln!("scenario {name} is up; `frost status` shows it, `frost down {name}` ends it");
-    engine.run().map_err(|error| {
+    engine.run(lock).map_err(|error| {
         Failure::new(Status::Failed, format!("scenario {name} has ended"), error)
             .state("its components have ended with it")
     })
 }
 
 /// Starts the supervisor in a session of its own, and waits until it answers.
-fn leave(file: &Path, home: &Path, name: &str) -> Result<(), Failure> {
+fn leave(words: &[&OsStr], home: &Path, name: &str) -> Result<(), Failure> {
     let failed =
         |error: io::Error| Failure::new(Status::Failed, format!("cannot start scenario {name}"), error);
     drop(place::claim(home, name)?);
     let log = home.join("log");
     let output = std::fs::File::create(&log).map_err(failed)?;
     let mut command = Command::new("/proc/self/exe");
-    command.args(["up", "--left"]).arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
     let mut child = command.spawn().map_err(failed)?;
     loop {
         if let Ok(mut session) = Session::connect_to(&home.join("control"))
@@ -208,14 +244,48 @@ fn leave(file: &Path, home: &Path, name: &str) -> Result<(), Failure> {
         }
         if let Some(status) = child.try_wait().map_err(failed)? {
             let told = std::fs::read_to_string(&log).unwrap_or_default();
-            return Err(Failure::new(
-                Status::Failed,
-                format!("cannot start scenario {name}"),
-                format!("its supervisor has ended ({status}): {}", told.trim()),
-            ));
+            let why = format!("its supervisor has ended ({status}): {}", told.trim());
+            return Err(Failure::new(Status::Failed, format!("cannot start scenario {name}"), why));
         }
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
+}
+
+fn freeze(name: Option<&str>) -> Result<(), Failure> {
+    let (name, mut session) = place::connect(name, "freeze a scenario")?;
+    let answer = session
+        .ask("freeze", "-", &[], None)
+        .map_err(|error| denied(&format!("cannot freeze scenario {name}"), error))?;
+    let mut numbers = answer.words().2.split(' ');
+    let (documents, bytes) = (numbers.next().unwrap_or("?"), numbers.next().unwrap_or("?"));
+    println!("scenario {name}: {documents} documents, {bytes} bytes; its components are gone");
+    Ok(())
+}
+
+fn thaw(name: &str, file: Option<PathBuf>, attach: bool, left: bool) -> Result<(), Failure> {
+    let what = format!("cannot thaw scenario {name}");
+    if !is_name(name) {
+        return Err(Failure::new(Status::Usage, what, "that can be no scenario's name"));
+    }
+    let home = place::scenarios()?.join(name);
+    let image = Image::read(&home).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failure::new(Status::Missing, &what, "it has no image")
+            .hint("`frost freeze` makes one of a scenario that runs, `frost up` starts one anew"),
+        io::ErrorKind::InvalidData => Failure::new(Status::Damaged, &what, error)
+            .hint("`frost up` starts it anew, with the documents that persist"),
+        _ => Failure::new(Status::Failed, &what, error),
+    })?;
+    let file = file.unwrap_or_else(|| image.file.clone());
+    let (found, scenario) = load(&file)?;
+    if found != name {
+        let why = format!("{} is the file of scenario {found}", file.display());
+        return Err(Failure::new(Status::Usage, what, why).hint("name its own by `--file`"));
+    }
+    if attach || left {
+        return supervise(name, &home, &file, scenario, Some(image), left);
+    }
+    let words = ["thaw", "--left", name, "--file"].map(OsStr::new);
+    leave(&[&words[..], &[file.as_os_str()]].concat(), &home, name)
 }
 
 fn denied(what: &str, error: Error) -> Failure {

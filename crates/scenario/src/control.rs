@@ -1,7 +1,8 @@
 //! What commands ask of a running scenario, over the same kind of packets.
 
 use crate::engine::Engine;
-use crate::scenario::Label;
+use crate::image::Image;
+use crate::scenario::{Component, Label};
 use crate::spot;
 use frost_component::Content;
 use frost_component::wire::Packet;
@@ -10,12 +11,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// What a component is to be replaced by; what is open stays.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Replacement {
     pub(crate) binary: Option<PathBuf>,
     pub(crate) arguments: Option<Vec<String>>,
     pub(crate) version: Option<String>,
     pub(crate) timeout_ms: u64,
+}
+
+impl Replacement {
+    /// Returns a component as it is with that.
+    pub(crate) fn of(&self, spec: &Component) -> Component {
+        let mut spec = spec.clone();
+        spec.binary = self.binary.clone().unwrap_or(spec.binary);
+        spec.arguments = self.arguments.clone().unwrap_or(spec.arguments);
+        spec.version = self.version.clone().unwrap_or(spec.version);
+        spec
+    }
 }
 
 impl Engine {
@@ -27,10 +39,17 @@ impl Engine {
             "status" => Ok(self.state_text()),
             "file" => Ok(self.file.display().to_string()),
             "down" => {
-                self.waiting_for_end.push(client);
+                self.told_at_end.push((client, "down".to_owned()));
                 self.end_all();
                 return true;
             }
+            "freeze" => match self.freeze() {
+                Ok(told) => {
+                    self.told_at_end.push((client, told));
+                    return true;
+                }
+                Err(error) => Err(format!("its image cannot be written: {error}; it runs on as it was")),
+            },
             "report" => self.view_report(client, &name),
             "rom" => self.view_rom(client, &name),
             "get" => return self.get(client, &name),
@@ -47,6 +66,20 @@ impl Engine {
             }
             Err(why) => self.send(client, format!("error {verb} {name} {why}"), None),
         }
+    }
+
+    /// Writes all documents into an image; then the scenario ends. Returns what is told then.
+    fn freeze(&mut self) -> std::io::Result<String> {
+        let mut image = Image::new(&self.name, &self.file, &self.scenario.text, &self.documents);
+        for (name, slot) in &self.slots {
+            if let Some(replacement) = slot.replacement() {
+                image.replaced.insert(name.clone(), replacement);
+            }
+        }
+        let bytes = image.write(&self.home)?;
+        // From here on it is frozen, whatever happens to us.
+        self.end_all();
+        Ok(format!("frozen {} {} {bytes}", self.name, image.len()))
     }
 
     fn view_report(&mut self, client: u64, name: &str) -> Result<String, String> {
@@ -99,10 +132,7 @@ impl Engine {
             let known = self.slots.keys().map(String::as_str);
             format!("there is no such component; {}", spot::suggest(name, "components", known))
         })?;
-        let mut spec = slot.spec.clone();
-        spec.binary = wish.binary.unwrap_or(spec.binary);
-        spec.arguments = wish.arguments.unwrap_or(spec.arguments);
-        spec.version = wish.version.unwrap_or(spec.version);
+        let spec = wish.of(&slot.spec);
         self.replace(name, spec, Duration::from_millis(wish.timeout_ms), client)
     }
 }

@@ -4,8 +4,10 @@
 //! [`crate::face`] serves those whose sessions are files, [`crate::control`] serves commands.
 
 use crate::client::{Client, Owner, Sent};
+use crate::control::Replacement;
 use crate::document::Documents;
 use crate::face;
+use crate::image::Image;
 use crate::lives::{Life, Slot};
 use crate::scenario::{self, Label, SCENARIO, Scenario};
 use crate::vault::{self, Vault};
@@ -17,6 +19,7 @@ use rustix::fs::inotify;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -77,8 +80,10 @@ pub(crate) struct Engine {
     /// The life that writes a document.
     pub(crate) writers: BTreeMap<Label, u64>,
     pub(crate) pending: BTreeMap<Label, Vec<Pending>>,
-    /// The connections that wait for the end.
-    pub(crate) waiting_for_end: Vec<u64>,
+    /// The connections that wait for the end, and what they are told then.
+    pub(crate) told_at_end: Vec<(u64, String)>,
+    /// Components that were replaced before the scenario was frozen.
+    pub(crate) replaced: BTreeMap<String, Replacement>,
     pub(crate) is_ending: bool,
     /// Something has changed that the state report tells.
     pub(crate) is_news: bool,
@@ -106,8 +111,14 @@ const STATE_SPAN: Duration = Duration::from_millis(50);
 const TURN: usize = 32;
 
 impl Engine {
-    /// Makes the supervisor of a scenario, with the documents that were kept.
-    pub(crate) fn new(home: &Path, file: &Path, name: &str, scenario: Scenario) -> io::Result<Self> {
+    /// Makes the supervisor of a scenario, with the documents that were kept, and those of an image.
+    pub(crate) fn new(
+        home: &Path,
+        file: &Path,
+        name: &str,
+        scenario: Scenario,
+        image: Option<Image>,
+    ) -> io::Result<Self> {
         frost_sys::signals::set_mask(END_SIGNALS)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -140,7 +151,8 @@ impl Engine {
             file_readers: BTreeMap::new(),
             writers: BTreeMap::new(),
             pending: BTreeMap::new(),
-            waiting_for_end: Vec::new(),
+            told_at_end: Vec::new(),
+            replaced: BTreeMap::new(),
             is_ending: false,
             is_news: true,
             last_state: None,
@@ -161,6 +173,10 @@ impl Engine {
         }
         for path in damaged {
             eprintln!("frost-scenario: {path} is damaged and was left out");
+        }
+        if let Some(image) = image {
+            image.restore(&mut engine.documents)?;
+            engine.replaced = image.replaced;
         }
         engine.apply(scenario);
         Ok(engine)
@@ -207,8 +223,8 @@ impl Engine {
         self.timers.insert((Instant::now() + span, number), timer);
     }
 
-    /// Supervises until the end of the scenario.
-    pub(crate) fn run(mut self) -> io::Result<()> {
+    /// Supervises until the end of the scenario; `lock` is held for so long.
+    pub(crate) fn run(mut self, lock: File) -> io::Result<()> {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(256);
         while !(self.is_ending && self.lives.is_empty() && self.pending.is_empty()) {
             self.tell_state();
@@ -236,9 +252,11 @@ impl Engine {
                 self.fire(timer);
             }
         }
-        self.is_news = true;
-        for client in std::mem::take(&mut self.waiting_for_end) {
-            self.send(client, "down".to_owned(), None);
+        // Whoever is told that it has ended may start it again at once.
+        let _ = std::fs::remove_file(self.home.join("control"));
+        drop(lock);
+        for (client, told) in std::mem::take(&mut self.told_at_end) {
+            self.send(client, told, None);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::fmt;
 pub(crate) enum Status {
     Failed = 1,
     Usage = 2,
+    Damaged = 4,
     Missing = 6,
 }
 

@@ -1,5 +1,6 @@
 //! The lives of components: started, ended, started again, and one put in another's place.
 
+use crate::control::Replacement;
 use crate::engine::{Engine, Timer, Token, listen};
 use crate::face::Files;
 use crate::scenario::{Component, DOCUMENT, Label, Restart, Route, SCENARIO, Scenario};
@@ -33,6 +34,18 @@ pub(crate) struct Slot {
     pub(crate) last_end: Option<String>,
     /// Why its last report was not taken.
     pub(crate) complaint: Option<String>,
+}
+
+impl Slot {
+    /// Returns by what it was replaced since its file was written, if it was.
+    pub(crate) fn replacement(&self) -> Option<Replacement> {
+        (self.spec != self.written).then(|| Replacement {
+            binary: Some(self.spec.binary.clone()),
+            arguments: Some(self.spec.arguments.clone()),
+            version: Some(self.spec.version.clone()),
+            timeout_ms: 0,
+        })
+    }
 }
 
 /// How a component stands of which nothing runs.
@@ -135,9 +148,10 @@ impl Engine {
             let is_rewired = wiring(&old) != wiring(&self.scenario);
             match self.slots.get_mut(&name) {
                 None => {
+                    let replaced = self.replaced.remove(&name).unwrap_or_default();
                     let slot = Slot {
-                        written: spec.clone(),
-                        spec,
+                        spec: replaced.of(&spec),
+                        written: spec,
                         current: None,
                         successor: None,
                         failures: 0,
@@ -395,21 +409,21 @@ impl Engine {
             slot.phase = Phase::Ended;
             return;
         }
-        // Somebody has killed it who works; that is no fault of its own. A reaper tells signals as a shell does.
-        let is_killed = status.signal() == Some(9) || status.code() == Some(128 + 9);
-        self.failed(&name, told, is_killed && life.has_reported && life.why.is_none());
+        // That somebody has killed it is no fault of its own. A reaper tells signals as a shell does.
+        let is_killed = life.why.is_none() && (status.signal() == Some(9) || status.code() == Some(128 + 9));
+        if is_killed && life.has_reported {
+            return self.start(&name);
+        }
+        self.failed(&name, told, is_killed);
     }
 
-    /// Starts a component again, in a while, unless it has failed too often.
+    /// Starts a component again, in a while; not if it has failed too often, by its own fault.
     fn failed(&mut self, name: &str, why: String, is_blameless: bool) {
         let Some(slot) = self.slots.get_mut(name) else { return };
         slot.last_end = Some(why);
         slot.phase = Phase::Waiting;
-        if is_blameless {
-            return self.start(name);
-        }
-        slot.failures += 1;
-        if slot.failures >= slot.spec.attempts {
+        slot.failures = slot.failures.saturating_add(1);
+        if slot.failures >= slot.spec.attempts && !is_blameless {
             slot.phase = Phase::GivenUp;
             return;
         }

@@ -13,6 +13,7 @@ mod engine;
 mod face;
 mod failure;
 mod graph;
+mod image;
 mod lives;
 mod place;
 mod scenario;

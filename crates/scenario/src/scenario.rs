@@ -109,6 +109,11 @@ impl Label {
         Self { writer: writer.to_owned(), report: report.to_owned() }
     }
 
+    /// Returns whether no component writes it.
+    pub(crate) fn is_own(&self) -> bool {
+        self.writer == DOCUMENT || self.writer == SCENARIO
+    }
+
     /// Reads `writer/report`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (writer, report) = text.split_once('/')?;

@@ -380,6 +380,35 @@ persist = true
 }
 
 #[test]
+fn a_frozen_scenario_is_thawed_where_it_stood() {
+    let mut stage = Stage::up(&PIPELINE.replace("TEXT", "x"));
+    stage.until_report("words/known", "x");
+    stage.write(&PIPELINE.replace("TEXT", "y"));
+    stage.until_report("words/known", "x\ny");
+    assert!(stage.run(&["replace", "b", "--", "relay", "B"]).status.success());
+    stage.until_report("c/out", "cBay");
+    let version = stage.document("words/known")["version"].as_u64().unwrap();
+    let output = stage.run(&["freeze", "s"]);
+    assert!(output.status.success(), "{output:?}");
+    stage.supervisor.take().unwrap().wait().unwrap();
+    let image = stage.place.path().join("scenarios/s/image");
+    assert!(std::fs::metadata(&image).unwrap().len() < 8192);
+    // A word that came meanwhile, and one that only the image knows.
+    stage.write(&PIPELINE.replace("TEXT", "z"));
+    let mut command = stage.command(&["thaw", "s", "--attach"]);
+    stage.supervisor = Some(command.stdout(Stdio::null()).spawn().unwrap());
+    stage.until("it is up", |stage| stage.run(&["status", "s"]).status.success());
+    stage.until_report("words/known", "x\ny\nz");
+    assert!(stage.document("words/known")["version"].as_u64() > Some(version));
+    stage.until_report("c/out", "cBaz");
+    let mut bytes = std::fs::read(&image).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&image, bytes).unwrap();
+    assert_eq!(stage.run(&["thaw", "s"]).status.code(), Some(4));
+    assert_eq!(stage.run(&["thaw", "t"]).status.code(), Some(6));
+}
+
+#[test]
 fn a_large_document_arrives_whole() {
     let text = r#"
 [component.large]

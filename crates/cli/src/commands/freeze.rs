@@ -62,6 +62,9 @@ struct Record<'a> {
 }
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    if let Some(done) = super::scenario::freeze(&options.target, invocation) {
+        return done;
+    }
     let store = invocation.store()?;
     let what = || format!("cannot freeze {}", options.target);
     let runtime = |error| trouble::of_runtime(what(), error);

@@ -53,6 +53,28 @@ handed_on! {
     Report "report"
 }
 
+/// Freezes a scenario, if that is what runs under this name, and no image of a program has it.
+pub(crate) fn freeze(name: &str, invocation: &Invocation) -> Option<Result<ExitCode, Failure>> {
+    is_scenario(name, "control", invocation).then(|| hand_on("freeze", &[name.into()], invocation))
+}
+
+/// Thaws a scenario, if that is what was frozen under this name, and no image of a program has it.
+pub(crate) fn thaw(name: &str, attach: bool, invocation: &Invocation) -> Option<Result<ExitCode, Failure>> {
+    let mut arguments = vec![OsString::from(name)];
+    arguments.extend(attach.then(|| "--attach".into()));
+    is_scenario(name, "image", invocation).then(|| hand_on("thaw", &arguments, invocation))
+}
+
+fn is_scenario(name: &str, file: &str, invocation: &Invocation) -> bool {
+    let Ok(place) = invocation.place() else { return false };
+    let is_name =
+        !name.contains('/') && !name.starts_with('.') && !name.bytes().all(|byte| byte.is_ascii_digit());
+    let store = place.directory;
+    is_name
+        && !store.join("images").join(name).exists()
+        && store.join("scenarios").join(name).join(file).exists()
+}
+
 fn hand_on(verb: &str, arguments: &[OsString], invocation: &Invocation) -> Result<ExitCode, Failure> {
     let beside =
         std::env::current_exe().ok().map(|exe| exe.with_file_name(PROGRAM)).filter(|path| path.is_file());

@@ -49,6 +49,9 @@ impl Options {
 }
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    if let Some(done) = super::scenario::thaw(&options.image, options.attach, invocation) {
+        return done;
+    }
     let outcome = thaw(options, invocation);
     // With --attach every other number is the program's own.
     if options.attach { outcome.map_err(|failure| failure.with_status(Status::Own)) } else { outcome }
