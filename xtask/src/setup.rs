@@ -41,6 +41,8 @@ const NEEDS: &[Need] = &[
     Need { program: "whiptail", package: "whiptail" },
     Need { program: "busybox", package: "busybox-static" },
     Need { program: "/usr/sbin/mkfs.ext4", package: "e2fsprogs" },
+    Need { program: "Xvfb", package: "xvfb" },
+    Need { program: "xclock", package: "x11-apps" },
 ];
 
 /// Debian's numpy, for Debian's python.
