@@ -21,6 +21,11 @@ fn main() -> ExitCode {
             known.dedup();
             ((), vec![("known", known.join("\n").into_bytes())])
         }),
+        // Keeps in secret how many versions it has read.
+        "secret" => run(&["in"], &["out"], 0u32, |count, roms| {
+            let report = format!("{} is number {}", roms.text("in"), count + 1);
+            (count + 1, vec![("out", report.into_bytes())])
+        }),
         "silent" => run(&["in"], &[], (), |(), _| ((), Vec::new())),
         "crash" => return ExitCode::from(3),
         "hang" => hang(),

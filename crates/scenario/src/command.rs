@@ -36,6 +36,9 @@ enum Verb {
         /// Leave it running, and return when its components have been started
         #[arg(long)]
         detach: bool,
+        /// Kill components, compare what they report with what they report when started anew, so many times, and end
+        #[arg(long, value_name = "ROUNDS", num_args = 0..=1, default_missing_value = "100", conflicts_with = "detach")]
+        prove: Option<u64>,
         /// It is the one that was left running
         #[arg(long, hide = true)]
         left: bool,
@@ -142,7 +145,7 @@ enum Format {
 impl Arguments {
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.verb {
-            Verb::Up { file, detach, left } => up(&file, detach, left),
+            Verb::Up { file, detach, prove, left } => up(&file, detach, prove, left),
             Verb::Down { scenario } => down(scenario.as_deref()),
             Verb::Freeze { scenario } => freeze(scenario.as_deref()),
             Verb::Thaw { scenario, file, attach, left } => thaw(&scenario, file, attach, left),
@@ -190,14 +193,14 @@ fn load(file: &Path) -> Result<(String, Scenario), Failure> {
         .hint("add `name = \"...\"` to it"))
 }
 
-fn up(file: &Path, detach: bool, left: bool) -> Result<(), Failure> {
+fn up(file: &Path, detach: bool, prove: Option<u64>, left: bool) -> Result<(), Failure> {
     let (name, scenario) = load(file)?;
     let home = place::scenarios()?.join(&name);
     if detach {
         let words = [OsStr::new("up"), OsStr::new("--left"), file.as_os_str()];
         return leave(&words, &home, &name);
     }
-    supervise(&name, &home, file, scenario, None, left)
+    supervise(&name, &home, file, scenario, None, prove, left)
 }
 
 /// Is the supervisor, until the scenario ends.
@@ -207,6 +210,7 @@ fn supervise(
     file: &Path,
     scenario: Scenario,
     image: Option<Image>,
+    prove: Option<u64>,
     left: bool,
 ) -> Result<(), Failure> {
     let failed =
@@ -217,12 +221,21 @@ fn supervise(
     }
     let lock = place::claim(home, name)?;
     let file = std::path::absolute(file).map_err(failed)?;
-    let engine = Engine::new(home, &file, name, scenario, image).map_err(failed)?;
+    let mut engine = Engine::new(home, &file, name, scenario, image).map_err(failed)?;
     eprintln!("scenario {name} is up; `frost status` shows it, `frost down {name}` ends it");
-    engine.run(lock).map_err(|error| {
+    if let Some(rounds) = prove {
+        engine.begin_proof(rounds);
+    }
+    let ended = engine.run(lock).map_err(|error| {
         Failure::new(Status::Failed, format!("scenario {name} has ended"), error)
             .state("its components have ended with it")
-    })
+    })?;
+    match ended {
+        Some(found) => Err(Failure::new(Status::Failed, format!("scenario {name} is not proved"), found)
+            .state("it has ended")
+            .hint("what a component has to remember it must report, and read back as a ROM")),
+        None => Ok(()),
+    }
 }
 
 /// Starts the supervisor in a session of its own, and waits until it answers.
@@ -282,7 +295,7 @@ fn thaw(name: &str, file: Option<PathBuf>, attach: bool, left: bool) -> Result<(
         return Err(Failure::new(Status::Usage, what, why).hint("name its own by `--file`"));
     }
     if attach || left {
-        return supervise(name, &home, &file, scenario, Some(image), left);
+        return supervise(name, &home, &file, scenario, Some(image), None, left);
     }
     let words = ["thaw", "--left", name, "--file"].map(OsStr::new);
     leave(&[&words[..], &[file.as_os_str()]].concat(), &home, name)

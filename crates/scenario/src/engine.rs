@@ -9,6 +9,7 @@ use crate::document::Documents;
 use crate::face;
 use crate::image::Image;
 use crate::lives::{Life, Slot};
+use crate::proof::Proof;
 use crate::scenario::{self, Label, SCENARIO, Scenario};
 use crate::vault::{self, Vault};
 use frost_component::Content;
@@ -50,6 +51,8 @@ pub(crate) enum Timer {
     Late(u64),
     /// Tell how things stand.
     State,
+    /// Look at the proof.
+    Prove,
 }
 
 /// A version that is not safe on disk yet; readers do not see it before.
@@ -85,6 +88,8 @@ pub(crate) struct Engine {
     /// Components that were replaced before the scenario was frozen.
     pub(crate) replaced: BTreeMap<String, Replacement>,
     pub(crate) is_ending: bool,
+    /// Components are compared with themselves.
+    pub(crate) proof: Option<Proof>,
     /// Something has changed that the state report tells.
     pub(crate) is_news: bool,
     last_state: Option<Instant>,
@@ -154,6 +159,7 @@ impl Engine {
             told_at_end: Vec::new(),
             replaced: BTreeMap::new(),
             is_ending: false,
+            proof: None,
             is_news: true,
             last_state: None,
             vault: Vault::start(kept.clone(), bell.try_clone()?)?,
@@ -223,8 +229,14 @@ impl Engine {
         self.timers.insert((Instant::now() + span, number), timer);
     }
 
-    /// Supervises until the end of the scenario; `lock` is held for so long.
-    pub(crate) fn run(mut self, lock: File) -> io::Result<()> {
+    /// Lets components be killed and compared with themselves, so many times; then the scenario ends.
+    pub(crate) fn begin_proof(&mut self, rounds: u64) {
+        self.proof = Some(Proof::new(rounds));
+        self.after(Duration::ZERO, Timer::Prove);
+    }
+
+    /// Supervises until the end of the scenario; `lock` is held for so long. Returns what a proof has found.
+    pub(crate) fn run(mut self, lock: File) -> io::Result<Option<String>> {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(256);
         while !(self.is_ending && self.lives.is_empty() && self.pending.is_empty()) {
             self.tell_state();
@@ -258,7 +270,7 @@ impl Engine {
         for (client, told) in std::mem::take(&mut self.told_at_end) {
             self.send(client, told, None);
         }
-        Ok(())
+        Ok(self.proof.and_then(|proof| proof.found))
     }
 
     fn handle(&mut self, token: Token, flags: EventFlags) {
@@ -295,6 +307,7 @@ impl Engine {
             Timer::Heartbeat(life) => self.heartbeat(life),
             Timer::Late(life) => self.successor_is_late(life),
             Timer::State => self.tell_state(),
+            Timer::Prove => self.prove(),
         }
     }
 

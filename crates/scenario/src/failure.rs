@@ -46,8 +46,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // What comes from files and processes shall not talk to the terminal.
-        let plain =
-            |text: &str| -> String { text.chars().map(|c| if c.is_control() { '?' } else { c }).collect() };
+        let plain = |text: &str| -> String {
+            text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
+        };
         write!(
             f,
             "error: {}\n  cause: {}\n  state: {}",

@@ -74,6 +74,8 @@ pub(crate) struct Life {
     pub(crate) reports: BTreeSet<String>,
     /// What a successor has reported.
     pub(crate) staged: Option<BTreeMap<String, Content>>,
+    /// It is compared with the one that has the place, which it will not take.
+    pub(crate) is_on_trial: bool,
     pub(crate) has_reported: bool,
     /// We have asked it to end.
     pub(crate) is_ending: bool,
@@ -197,7 +199,7 @@ impl Engine {
         slot.starts += 1;
         slot.phase = Phase::Running;
         let spec = slot.spec.clone();
-        match self.give_birth(name, &spec, None) {
+        match self.give_birth(name, &spec, false) {
             Ok(life) => {
                 if let Some(slot) = self.slots.get_mut(name) {
                     slot.current = Some(life);
@@ -211,8 +213,8 @@ impl Engine {
         self.is_news = true;
     }
 
-    /// Starts a process of a component; as a successor if a command is its `patron`.
-    fn give_birth(&mut self, name: &str, spec: &Component, patron: Option<u64>) -> io::Result<u64> {
+    /// Starts a process of a component; if it is `beside` the one that has the place, what it reports is held back.
+    pub(crate) fn give_birth(&mut self, name: &str, spec: &Component, is_beside: bool) -> io::Result<u64> {
         let binary = stage::find(&spec.binary)?;
         let number = self.fresh();
         let directory = self.home.join("c").join(number.to_string());
@@ -264,12 +266,13 @@ impl Engine {
             directory,
             clients: BTreeSet::new(),
             reports: BTreeSet::new(),
-            staged: patron.map(|_| BTreeMap::new()),
+            staged: is_beside.then(BTreeMap::new),
+            is_on_trial: false,
             has_reported: false,
             is_ending: false,
             why: None,
             skipped: 0,
-            patron,
+            patron: None,
             peer: None,
             files,
         };
@@ -445,10 +448,13 @@ impl Engine {
             return Err("it is being replaced already".to_owned());
         }
         let life = self
-            .give_birth(name, &spec, Some(patron))
+            .give_birth(name, &spec, true)
             .map_err(|error| format!("cannot start {}: {error}; the old one stays", spec.binary.display()))?;
         if let Some(slot) = self.slots.get_mut(name) {
             slot.successor = Some(life);
+        }
+        if let Some(life) = self.lives.get_mut(&life) {
+            life.patron = Some(patron);
         }
         self.after(span, Timer::Late(life));
         self.is_news = true;
@@ -457,7 +463,8 @@ impl Engine {
 
     /// Lets a successor take over if it has reported all that its predecessor has.
     pub(crate) fn consider_successor(&mut self, number: u64) {
-        if !self.missing(number).is_empty() {
+        let is_on_trial = self.lives.get(&number).is_some_and(|life| life.is_on_trial);
+        if is_on_trial || !self.missing(number).is_empty() {
             return;
         }
         let Some(life) = self.lives.get_mut(&number) else { return };

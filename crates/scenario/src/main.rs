@@ -16,6 +16,7 @@ mod graph;
 mod image;
 mod lives;
 mod place;
+mod proof;
 mod scenario;
 mod sessions;
 mod source;

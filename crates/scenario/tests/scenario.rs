@@ -409,6 +409,53 @@ fn a_frozen_scenario_is_thawed_where_it_stood() {
 }
 
 #[test]
+fn a_proof_passes_what_is_pure_and_finds_what_is_kept_in_secret() {
+    let stage = Stage::new(&PIPELINE.replace("TEXT", "x"));
+    let output = stage.run(&["up", "s.toml", "--prove", "30"]);
+    assert!(output.status.success(), "{output:?}");
+    let text = r#"
+[component.secret]
+RELAY
+arguments = ["secret"]
+[document.text]
+content = "TEXT"
+[[route]]
+match = { component = "secret", rom = "in" }
+from = "document/text"
+"#;
+    let mut stage = Stage::new(&text.replace("TEXT", "a"));
+    let mut command = stage.command(&["up", "s.toml", "--prove", "1000000"]);
+    stage.supervisor = Some(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    // Until one life has read two versions, and was compared with one that has read the second only.
+    let starts = |stage: &Stage| {
+        let status: Value = serde_json::from_slice(&stage.run(&["status", "s", "--json"]).stdout).ok()?;
+        status["components"][0]["starts"].as_u64()
+    };
+    let ended = |stage: &mut Stage| stage.supervisor.as_mut().unwrap().try_wait().unwrap();
+    let mut edits = 0;
+    let status = loop {
+        if let Some(status) = ended(&mut stage) {
+            break status;
+        }
+        edits += 1;
+        stage.write(&text.replace("TEXT", &format!("n{edits}")));
+        // While a difference is looked at there is no further start.
+        let before = starts(&stage);
+        stage.until("it is found or passed", |stage| {
+            let now = starts(stage);
+            now.is_none() || now > before.map(|before| before + 1)
+        });
+        assert!(edits < 2000, "it was not found");
+    };
+    assert_eq!(status.code(), Some(1));
+    let mut told = String::new();
+    std::io::Read::read_to_string(stage.supervisor.as_mut().unwrap().stderr.as_mut().unwrap(), &mut told)
+        .unwrap();
+    assert!(told.contains("secret started anew does not report what it did"), "{told}");
+    assert!(told.contains("\n+++ out, anew\n") && told.contains("is number 1\n"), "{told}");
+}
+
+#[test]
 fn a_large_document_arrives_whole() {
     let text = r#"
 [component.large]
