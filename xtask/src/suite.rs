@@ -67,7 +67,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
             "tests",
             Box::new(|tally| {
                 let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
-                watched(&mut command, minutes(25), |line| tally.read(line))
+                watched(&mut command, minutes(60), |line| tally.read(line))
             }),
         ),
         ("demo", Box::new(|_| demo::run(root))),
