@@ -32,7 +32,10 @@ fn start(stage: &Stage, index: usize, name: &str, letter: char) -> Result<Member
             command
         }
     };
-    command.arg(name).arg(&dir).current_dir(&dir);
+    // What one says moves no descriptor of another.
+    let said = std::fs::File::create(dir.join("said")).map_err(|error| error.to_string())?;
+    let copy = said.try_clone().map_err(|error| error.to_string())?;
+    command.arg(name).arg(&dir).current_dir(&dir).stdout(said).stderr(copy);
     // SAFETY: both calls are async-signal-safe and touch no memory of ours.
     unsafe {
         command.pre_exec(move || {
