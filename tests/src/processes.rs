@@ -79,6 +79,20 @@ impl Started {
     }
 }
 
+/// Runs a command and returns what it prints; the reaper leaves it alone.
+///
+/// # Panics
+/// If it cannot be started, or fails.
+pub fn output_of(command: &mut Command) -> String {
+    let mut started = Started::spawn(command.stdout(std::process::Stdio::piped()));
+    let mut text = String::new();
+    let pipe = started.child().stdout.take().expect("it is piped");
+    io::Read::read_to_string(&mut io::BufReader::new(pipe), &mut text).expect("it prints text");
+    let status = started.wait(&format!("{command:?}"), crate::LIMIT);
+    assert!(status.success(), "{command:?}: {status}");
+    text
+}
+
 impl Drop for Started {
     fn drop(&mut self) {
         // A child that was not waited for is left to the reaper.

@@ -21,8 +21,7 @@ const REFUSED: [&str; 4] =
     ["thread_leader_gone", "unix_pending_data", "place_deleted_directory", "prctl_dispatch"];
 
 fn names() -> Vec<String> {
-    let output = Command::new(binary()).arg("list").output().expect("the victim can be run");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = frost_tests::output_of(Command::new(binary()).arg("list"));
     let stands_among_others = |name: &&str| {
         !ALONE.iter().any(|part| name.contains(part)) && !REFUSED.contains(name) && !is_refused(name)
     };

@@ -70,9 +70,8 @@ macro_rules! refused {
 
 #[test]
 fn each_victim_makes_its_journeys() {
-    let output = std::process::Command::new(binary()).arg("list").output().expect("the victim can be run");
-    let listed: std::collections::BTreeSet<String> =
-        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    let output = frost_tests::output_of(std::process::Command::new(binary()).arg("list"));
+    let listed: std::collections::BTreeSet<String> = output.lines().map(str::to_owned).collect();
     let tested = CARRIED.iter().chain(REFUSED).chain(SPECIAL).map(|name| (*name).to_owned()).collect();
     assert_eq!(listed, tested);
 }

@@ -257,8 +257,9 @@ fn unmap(
     let result = gateway.call(threads, libc::SYS_munmap, &area);
     let thread = &threads[gateway.thread()];
     let back = to_interrupt(thread.tid)
-        .and_then(|()| ptrace::set_registers(thread.tid, &thread.registers))
-        .and_then(|()| ptrace::set_signal_mask(thread.tid, thread.mask));
+        // The mask first: with the program's registers nothing else would set it.
+        .and_then(|()| ptrace::set_signal_mask(thread.tid, thread.mask))
+        .and_then(|()| ptrace::set_registers(thread.tid, &thread.registers));
     let kernel = |call| move |source| inject::Error::Kernel { call, tid: thread.tid, source };
     match result? {
         0 => back.map_err(kernel("PTRACE_SETREGSET")),

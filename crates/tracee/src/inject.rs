@@ -370,10 +370,13 @@ impl Drop for Area<'_> {
     }
 }
 
-/// Gives a thread its own registers and mask back.
+/// Gives a thread its own mask and registers back.
+///
+/// The mask first: until it has its registers the thread finds back through its frame, which has the mask too. With its
+/// registers and without its mask it would go on with all signals blocked, should we die in between.
 fn restore(thread: &StoppedThread) -> Result<(), Error> {
-    let set = ptrace::set_registers(thread.tid, &thread.resume_registers())
-        .and_then(|()| ptrace::set_signal_mask(thread.tid, thread.mask));
+    let set = ptrace::set_signal_mask(thread.tid, thread.mask)
+        .and_then(|()| ptrace::set_registers(thread.tid, &thread.resume_registers()));
     match set {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(source) => Err(Error::Kernel { call: "PTRACE_SETREGSET", tid: thread.tid, source }),
