@@ -338,13 +338,11 @@ fn huge_pages() -> Feature {
 
 fn userfaultfd() -> Feature {
     let feature =
-        Feature::ok("userfaultfd", "will track and supply memory while a program runs; not used yet");
+        Feature::ok("userfaultfd", "copies memory while the program runs (--leave-running, --precopy)");
+    // One that is only for faults of the program itself is enough.
     match (probe::userfaultfd(true), probe::userfaultfd(false)) {
-        (Ok(()), _) => feature,
-        (Err(_), Ok(())) => feature
-            .detail("for faults of the program only")
-            .short(Verdict::Limited, "as root: sysctl vm.unprivileged_userfaultfd=1"),
-        (Err(errno), Err(_)) => {
+        (Ok(()), _) | (_, Ok(())) => feature,
+        (Err(_), Err(errno)) => {
             feature.detail(text(errno)).short(Verdict::Limited, "use a kernel with CONFIG_USERFAULTFD")
         }
     }
