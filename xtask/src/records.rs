@@ -14,10 +14,11 @@ const BEGIN: &str = "<!-- records: made by `cargo xtask records` -->\n";
 const END: &str = "<!-- end of records -->\n";
 
 /// The modules of the model in the order in which a reader wants them; those of `cap` that are not named follow.
-const MODULES: [&str; 20] = [
+const MODULES: [&str; 21] = [
     "process",
     "machine",
     "host",
+    "route",
     "clock",
     "pd/identity",
     "pd/credentials",

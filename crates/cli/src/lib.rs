@@ -14,6 +14,7 @@ mod log;
 mod output;
 mod place;
 mod progress;
+mod routes;
 mod settings;
 mod trouble;
 

@@ -105,7 +105,7 @@ fn parse(text: &str, home: Option<OsString>) -> Result<Settings, Wrong> {
             }
             "log" => settings.log = log::level(one_of(value, &log::LEVELS.map(|(name, _)| name))?),
             unknown => {
-                let near = nearest(unknown);
+                let near = nearest(unknown, &KEYS);
                 return Err(Wrong {
                     at: key.span(),
                     why: format!("there is no setting {}", crate::output::printable(unknown)),
@@ -156,11 +156,11 @@ fn directory(value: &Spanned<DeValue<'_>>, home: Option<OsString>) -> Result<Pat
     })
 }
 
-/// The key that was probably meant.
-fn nearest(unknown: &str) -> Option<&'static str> {
+/// The name that was probably meant.
+pub(crate) fn nearest<'a>(unknown: &str, names: &[&'a str]) -> Option<&'a str> {
     // What differs in more than a third of its letters is another word.
-    let near = |key: &&str| distance(unknown, key) <= key.len().div_ceil(3);
-    KEYS.into_iter().filter(near).min_by_key(|key| distance(unknown, key))
+    let near = |name: &&str| distance(unknown, name) <= name.len().div_ceil(3);
+    names.iter().copied().filter(near).min_by_key(|name| distance(unknown, name))
 }
 
 /// How many letters have to be changed, added, taken away or swapped with the next.
@@ -182,7 +182,7 @@ fn distance(one: &str, two: &str) -> usize {
 }
 
 /// Line and column of a byte, both from 1 on.
-fn position(text: &str, at: usize) -> (usize, usize) {
+pub(crate) fn position(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;

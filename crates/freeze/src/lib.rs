@@ -27,6 +27,7 @@ mod places;
 mod precopy;
 mod ram;
 mod rm;
+mod routes;
 mod survey;
 mod target;
 mod tidy;

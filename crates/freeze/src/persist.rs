@@ -82,6 +82,16 @@ impl Freeze<'_> {
         }
     }
 
+    /// The program cannot be carried.
+    fn refused(&self, obstacles: Vec<frost_model::Obstacle>) -> Failure {
+        tracing::info!(obstacles = obstacles.len(), "the program cannot be carried");
+        Failure {
+            obstacles,
+            ..Failure::new(FailureKind::Unsupported, self.what)
+                .state(format!("process {} is running again, unchanged", self.pid))
+        }
+    }
+
     pub(crate) fn stop_failed(&self, error: &seize::Error) -> Failure {
         let failure = self.failed(error);
         match error {
@@ -266,12 +276,7 @@ fn capture(
     obstacles.extend(living.iter().filter_map(|process| lost_leader(process)));
     obstacles.extend(living.iter().filter_map(|process| dispatching(process)));
     if !obstacles.is_empty() {
-        tracing::info!(obstacles = obstacles.len(), "the program cannot be carried");
-        return Err(Failure {
-            obstacles,
-            ..Failure::new(FailureKind::Unsupported, freeze.what)
-                .state(format!("process {} is running again, unchanged", freeze.pid))
-        });
+        return Err(freeze.refused(obstacles));
     }
     freeze.step("freeze.survey")?;
 
@@ -351,7 +356,19 @@ fn capture(
     copy_memory(tree, memory.extents, memory.draft).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.memory")?;
     behind.sysv.put(&mut objects);
-    let checkpoint = Checkpoint { host, clocks, processes, descriptions, objects, dataspaces, machine: None };
+    let mut checkpoint =
+        Checkpoint { host, clocks, processes, descriptions, objects, dataspaces, machine: None };
+    let rules = checkpoint.host.runtime.as_mut().map(|runtime| std::mem::take(&mut runtime.routes));
+    let refused = crate::routes::apply(&mut checkpoint, rules.as_deref().unwrap_or_default());
+    let refused = refused.map_err(|(path, error)| {
+        freeze.failed(&error).cause(format!("{path} cannot be read for its route `truncate`"))
+    })?;
+    if !refused.is_empty() {
+        return Err(freeze.refused(refused));
+    }
+    if let (Some(runtime), Some(rules)) = (&mut checkpoint.host.runtime, rules) {
+        runtime.routes = rules;
+    }
     Ok(Captures { checkpoint, written, own })
 }
 

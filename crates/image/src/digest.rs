@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::io::{self, Read};
 
 /// A BLAKE3 digest of 32 bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,6 +21,19 @@ impl Digest {
     /// Computes the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// Computes the digest of the first `len_bytes` that `content` gives.
+    ///
+    /// # Errors
+    /// Those of reading; that of an unexpected end if there are fewer.
+    pub fn of_beginning(content: impl Read, len_bytes: u64) -> io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        let read = io::copy(&mut content.take(len_bytes), &mut hasher)?;
+        if read < len_bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Self(*hasher.finalize().as_bytes()))
     }
 
     /// Returns its bytes.

@@ -255,7 +255,7 @@ impl Checker<'_> {
                 )?,
                 Capability::Memfd(memfd) => self.dataspace(&place, memfd.dataspace)?,
                 Capability::Regular(regular) => match &regular.content {
-                    Content::Named { file, captured } => {
+                    Content::Named { file, captured, .. } => {
                         if let Some(pages) = captured {
                             self.pages(&place, pages, file.identity.len_bytes, false)?;
                         }

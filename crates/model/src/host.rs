@@ -36,4 +36,7 @@ pub struct Runtime {
     pub allowed: Vec<String>,
     /// Whether its keeper held a terminal for it.
     pub terminal: bool,
+    /// How its capabilities are obtained again, where that is not to be as usual; the first rule that fits decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<crate::route::Rule>,
 }

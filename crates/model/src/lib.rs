@@ -26,6 +26,7 @@ pub mod pd;
 pub mod process;
 pub mod ram;
 pub mod rm;
+pub mod route;
 pub mod steps;
 
 pub use check::Malformed;

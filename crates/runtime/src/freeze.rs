@@ -32,7 +32,11 @@ impl Keeper {
         Ok(Self {
             keeper: kept.keeper,
             root,
-            runtime: Runtime { allowed: record.allowed.clone(), terminal: kept.state.terminal },
+            runtime: Runtime {
+                allowed: record.allowed.clone(),
+                terminal: kept.state.terminal,
+                routes: record.routes.clone(),
+            },
             connection: kept.connection,
             // It is filtered as we are, and once more.
             filters: own + 1,

@@ -42,6 +42,9 @@ pub struct Record {
     /// Whether it is a virtual machine, which its keeper freezes.
     #[serde(default)]
     pub machine: bool,
+    /// How its capabilities are obtained when it is thawed, where that is not to be as usual.
+    #[serde(default)]
+    pub routes: Vec<frost_model::route::Rule>,
 }
 
 impl Record {
@@ -269,13 +272,7 @@ impl Instance {
         for name in old {
             let _ = rustix::fs::unlinkat(&self.directory, *name, AtFlags::empty());
         }
-        let path = self.path.join("record");
-        let text = serde_json::to_vec(record)
-            .map_err(|error| Error::File { path: path.clone(), source: error.into() })?;
-        let mut file = File::from(self.create("record.new", OFlags::WRONLY | OFlags::TRUNC)?);
-        file.write_all(&text).map_err(|source| Error::File { path: path.clone(), source })?;
-        rustix::fs::renameat(&self.directory, "record.new", &self.directory, "record")
-            .map_err(|errno| Error::File { path, source: errno.into() })?;
+        self.write_record(record)?;
         let failed = |source| Error::File { path: self.path.join("socket"), source };
         let directory = self.directory.try_clone().map_err(failed)?;
         let mut held = Held::at(self.name.as_str(), directory).map_err(|errno| failed(errno.into()))?;
@@ -283,6 +280,20 @@ impl Instance {
             held.log = Some(self.create("log", OFlags::WRONLY | OFlags::APPEND)?);
         }
         Ok(held)
+    }
+
+    /// Writes what it was started as.
+    ///
+    /// # Errors
+    /// [`Error::File`]; what was written before stays then.
+    pub fn write_record(&self, record: &Record) -> Result<(), Error> {
+        let path = self.path.join("record");
+        let text = serde_json::to_vec(record)
+            .map_err(|error| Error::File { path: path.clone(), source: error.into() })?;
+        let mut file = File::from(self.create("record.new", OFlags::WRONLY | OFlags::TRUNC)?);
+        file.write_all(&text).map_err(|source| Error::File { path: path.clone(), source })?;
+        rustix::fs::renameat(&self.directory, "record.new", &self.directory, "record")
+            .map_err(|errno| Error::File { path, source: errno.into() })
     }
 
     /// Looks how it stands.

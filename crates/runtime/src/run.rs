@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::instance::{Instance, Record, Standing, boot_id, child_numbered, now};
 use frost_keeper::house::{self, Environment};
 use frost_keeper::{Connection, Held, admission};
+use frost_model::route::Rule;
 use frost_store::{Name, Store};
 use frost_sys::clone::{self, Clone, fork_into_namespaces};
 use frost_sys::spawn::{self, Standing as Place};
@@ -29,6 +30,8 @@ pub struct Options {
     pub detach: bool,
     /// Kinds of calls that are open to it.
     pub allow: Vec<String>,
+    /// How its capabilities are obtained when it is thawed, where that is not to be as usual.
+    pub routes: Vec<Rule>,
 }
 
 /// A program that was started.
@@ -78,6 +81,7 @@ pub fn run(store: &Store, options: &Options) -> Result<Started, Error> {
         detached: options.detach,
         allowed: options.allow.clone(),
         machine: false,
+        routes: options.routes.clone(),
     };
     let held = instance.begin(&record, false)?;
     match start(options, &program, held) {

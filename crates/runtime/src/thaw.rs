@@ -24,6 +24,8 @@ pub struct Place {
 
 /// Finds or makes a home for the image of a program of the runtime; a copy has none that is found by its name.
 ///
+/// The routes of `runtime` become those of the instance.
+///
 /// # Errors
 /// [`Error::Runs`] if the instance runs; [`Error::Busy`].
 pub fn place(
@@ -52,6 +54,10 @@ pub fn place(
             return Err(Error::Runs { name: name.to_string(), pid: kept.root().unwrap_or(kept.keeper) });
         }
         let watch = if attach { Some(watching(store, name)?) } else { None };
+        let record = instance.record()?;
+        if record.routes != runtime.routes {
+            instance.write_record(&Record { routes: runtime.routes.clone(), ..record })?;
+        }
         return announced(kept.keeper, kept.connection, environment.allowed, watch, Some(claim), true);
     }
     let arguments = image.checkpoint().processes[0].pd.arguments.iter();
@@ -62,6 +68,7 @@ pub fn place(
         detached: environment.terminal,
         allowed: runtime.allowed.clone(),
         machine: false,
+        routes: runtime.routes.clone(),
     };
     let held = instance.begin(&record, true)?;
     born(environment, held, attach, Some(claim))

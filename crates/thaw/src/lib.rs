@@ -28,6 +28,6 @@ mod vdso;
 pub use attach::{Attached, Ending, Terminal};
 pub use compile::InnerCall;
 pub use error::Error;
-pub use plan::{Namespaces, Options, Plan, PlannedProcess};
+pub use plan::{Namespaces, Options, Plan, PlannedProcess, rules};
 pub use stage::Stage;
 pub use thaw::{Thawed, thaw};

@@ -192,7 +192,9 @@ pub(crate) fn here(
         let built = cap::build(checkpoint, &plan.capabilities, pack.as_fd())?;
         late = Some(built.late);
         let processes = checkpoint.processes.iter();
-        let calls = processes.map(|process| cap::tape_calls(checkpoint, process, &context)).collect();
+        let calls = processes
+            .map(|process| cap::tape_calls(checkpoint, process, &context, &plan.capabilities))
+            .collect();
         Ok(Material {
             pack,
             descriptions: built.descriptions,

@@ -154,7 +154,7 @@ fn without_times(captured: Captured) -> (Vec<Capability>, Objects) {
 
 impl Frozen {
     fn plan(&self) -> (Vec<Planned>, Vec<frost_model::Obstacle>) {
-        cap::plan(&self.checkpoint, &ThawContext::default())
+        cap::plan(&self.checkpoint, &ThawContext::default(), &[])
     }
 
     /// Makes everything again, and returns what was asked for.

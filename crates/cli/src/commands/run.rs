@@ -29,6 +29,9 @@ pub(crate) struct Options {
     /// Open a kind of calls to it that are refused to others: io-uring, userfaultfd, perf, bpf, fanotify, landlock
     #[arg(long, value_name = "KIND", value_delimiter = ',', conflicts_with = "vm")]
     allow: Vec<String>,
+    /// How what it has open is obtained again when it is thawed: a table of routes (`docs/routes.md`)
+    #[arg(long, value_name = "FILE", conflicts_with = "vm")]
+    route: Option<PathBuf>,
     /// Run it in a virtual machine of its own; these options are for that
     #[arg(long, help_heading = "Virtual machine")]
     pub(super) vm: bool,
@@ -83,8 +86,13 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
     let what = || format!("cannot run {program}");
     let store = invocation.store()?;
     let name = name(options)?;
-    let how =
-        How { name, command: options.command.clone(), detach: options.detach, allow: options.allow.clone() };
+    let how = How {
+        name,
+        command: options.command.clone(),
+        detach: options.detach,
+        allow: options.allow.clone(),
+        routes: crate::routes::given(options.route.as_deref(), &what(), "nothing was started")?,
+    };
     let started =
         frost_runtime::run::run(&store, &how).map_err(|error| trouble::of_runtime(what(), error))?;
     invocation.steps.end("run.start");

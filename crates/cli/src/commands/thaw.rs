@@ -7,6 +7,7 @@ use clap::Args;
 use frost_thaw::cap::Route;
 use frost_thaw::{Attached, Ending, Options as How, Plan};
 use serde::Serialize;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Thaws an image: the program goes on where it stood
@@ -27,6 +28,10 @@ pub(crate) struct Options {
     /// Make a copy in a pid namespace of its own, beside whatever runs
     #[arg(long)]
     pub(super) clone: bool,
+    /// How what it has open is obtained again: a table of routes, which come before those that it was started with
+    /// (`docs/routes.md`)
+    #[arg(long, value_name = "FILE")]
+    route: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -67,7 +72,11 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     if image.checkpoint().machine.is_some() {
         return super::guest::thaw(options, &store, &image, invocation);
     }
-    let runtime = image.checkpoint().host.runtime.clone();
+    let given = crate::routes::given(options.route.as_deref(), &what(), "the image stays as it was")?;
+    let mut runtime = image.checkpoint().host.runtime.clone();
+    if let Some(runtime) = &mut runtime {
+        runtime.routes = frost_thaw::rules(image.checkpoint(), &given);
+    }
     // A plan needs no home: nothing is asked of a keeper that is not to be done.
     let place = match &runtime {
         Some(runtime) if !options.plan => Some(
@@ -77,7 +86,7 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
         _ => None,
     };
     let home = place.as_ref().map(|place| &place.home);
-    let how = How { attach: options.attach, clone: options.clone, store: Some(&store), home };
+    let how = How { attach: options.attach, clone: options.clone, store: Some(&store), home, routes: &given };
     let plan = Plan::new(&image, &how).map_err(|error| trouble::of_thaw(what(), error))?;
     invocation.steps.end("thaw.plan");
     if options.plan {
@@ -179,6 +188,7 @@ fn render(plan: &Plan) -> String {
             let route = match capability.route {
                 Route::Recreate => "recreate".to_owned(),
                 Route::Reopen => "reopen".to_owned(),
+                Route::Reconnect => "reconnect".to_owned(),
                 Route::Inherit(fd) => format!("inherit fd {fd}"),
                 Route::Close => "close".to_owned(),
             };

@@ -86,7 +86,10 @@ pub(super) fn capture_named(
         captured = Some(content::store(held, file.identity.len_bytes, false, sink)?);
     }
     let position = position(held)?;
-    Ok(Capability::Regular(RegularFile { content: Content::Named { file, captured }, position }))
+    Ok(Capability::Regular(RegularFile {
+        content: Content::Named { file, captured, digest: None },
+        position,
+    }))
 }
 
 /// Captures a file without a name.

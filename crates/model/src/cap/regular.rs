@@ -24,6 +24,9 @@ pub enum Content {
         file: FileRef,
         /// Its bytes at the instant of the freeze, if `--files` captured them.
         captured: Option<Pages>,
+        /// The BLAKE3 digest of its content, if its route will want to know whether that is still there.
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+        digest: Option<[u8; 32]>,
     },
     /// From the image: the file had no name any more. An index into `unnamed`.
     Unnamed(ObjectId),

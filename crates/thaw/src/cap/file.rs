@@ -11,10 +11,14 @@ use rustix::io::Errno;
 pub(super) enum Same {
     /// All: it holds data that the program relies on.
     Content,
+    /// That it is the same node, and not shorter: something may have been appended.
+    Beginning,
     /// That it is the same node: a directory, a fifo, an O_PATH descriptor.
     Node,
     /// That it is the same device, wherever its node lies.
     Device,
+    /// That it is of the same type.
+    Kind,
 }
 
 /// Why a file cannot be opened as it was.
@@ -152,6 +156,9 @@ fn compare(old: &FileIdentity, stat: &Stat, same: Same, is_virtual: bool) -> Res
     if is_virtual {
         return Ok(());
     }
+    if same == Same::Kind {
+        return Ok(());
+    }
     if stat.st_ino != old.inode {
         return changed(format!(
             "it was replaced by another file (inode {} then, {} now)",
@@ -160,6 +167,12 @@ fn compare(old: &FileIdentity, stat: &Stat, same: Same, is_virtual: bool) -> Res
     }
     if same == Same::Node {
         return Ok(());
+    }
+    if same == Same::Beginning {
+        return match stat.st_size.cast_unsigned() >= old.len_bytes {
+            true => Ok(()),
+            false => changed(format!("it was cut (from {} to {} bytes)", old.len_bytes, stat.st_size)),
+        };
     }
     if stat.st_size as u64 != old.len_bytes {
         return changed(format!("its size changed (from {} to {} bytes)", old.len_bytes, stat.st_size));

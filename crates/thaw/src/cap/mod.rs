@@ -25,6 +25,7 @@ mod pipe;
 mod proc;
 mod pty;
 mod regular;
+mod route;
 mod signalfd;
 pub(crate) mod sysv;
 mod tcp;
@@ -40,6 +41,7 @@ pub(crate) use pty::of_session;
 use error::About;
 use frost_model::cap::{Capability, Content, Description, FileIdentity, FileRef};
 use frost_model::clock::Clocks;
+use frost_model::route::{self as routes, IfChanged, Rule, Subject};
 use frost_model::{BytePath, Checkpoint, DescriptionId, Obstacle, Pid, Process};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, SealFlags};
@@ -68,6 +70,8 @@ pub enum Route {
     Recreate,
     /// Opened by its path, compared with what it was.
     Reopen,
+    /// Connected to its peer anew.
+    Reconnect,
     /// Handed in: this standard descriptor of the thawing command.
     Inherit(i32),
     /// Made so that its other end is closed.
@@ -79,6 +83,7 @@ impl std::fmt::Display for Route {
         f.write_str(match self {
             Self::Recreate => "recreate",
             Self::Reopen => "reopen",
+            Self::Reconnect => "reconnect",
             Self::Inherit(_) => "inherit",
             Self::Close => "close",
         })
@@ -94,6 +99,9 @@ pub struct Planned {
     pub object: String,
     /// What the program will find, where that is not what it had.
     pub effect: Option<String>,
+    /// The rule of a route table that decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Rule>,
 }
 
 /// What was made.
@@ -118,26 +126,35 @@ pub struct Late {
     seals: Vec<(OwnedFd, SealFlags)>,
     inotify: Vec<inotify::Late>,
     replaced: regular::Replaced,
+    cut: route::Cut,
 }
 
 /// Decides how each description is obtained, and finds all that is in the way. Nothing is left behind.
-pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Vec<Obstacle>) {
+///
+/// The first of `rules` that is about a description decides, else the default of its kind.
+pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (Vec<Planned>, Vec<Obstacle>) {
     let mut planned = Vec::with_capacity(checkpoint.descriptions.len());
     let mut obstacles = Vec::new();
     // Sockets that were bound to see whether that works stay until all were tried: some share a port.
     let mut tried = Vec::new();
     for (index, description) in checkpoint.descriptions.iter().enumerate() {
         let id = DescriptionId::new(index as u32);
-        let mut add = |problem: file::Problem| {
-            obstacles.push(obstacle(checkpoint, id, problem));
-        };
+        let subject = (!rules.is_empty()).then(|| Subject::with(description, numbers(checkpoint, id)));
+        let rule = subject.and_then(|subject| routes::find(rules, &subject));
+        let mut problems = Vec::new();
+        let mut add = |problem: file::Problem| problems.push(problem);
         let (mut route, mut effect) = (Route::Recreate, None);
         match &description.capability {
             inner if proc::of_process(checkpoint, inner).is_some() => route = Route::Reopen,
             Capability::Regular(regular) => match &regular.content {
-                Content::Named { file, captured } => {
+                Content::Named { file, captured, digest } => {
                     route = Route::Reopen;
-                    match file::open(file, description.flags, regular::same(description.flags)) {
+                    let there = route::instead_of(file, rule);
+                    let same = route::same(rule, description.flags);
+                    match file::open(&there, description.flags, same) {
+                        Ok(_) if rule.is_some_and(|rule| rule.if_changed == Some(IfChanged::Truncate)) => {
+                            route::has_prefix(&there, digest.as_ref()).err().into_iter().for_each(&mut add);
+                        }
                         Ok(_) => {}
                         Err(problem)
                             if problem.content && captured.is_some() && !is_mapped(checkpoint, file) =>
@@ -150,11 +167,12 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
                         }
                         Err(problem) => add(problem),
                     }
-                    if context.copy && is_written(description) {
+                    if context.copy && is_written(description) && !rule.is_some_and(|rule| rule.share) {
                         add(file::Problem {
                             reason: "it is open for writing, and a copy would write into the same file"
                                 .to_owned(),
-                            remedy: "end the other one first, then thaw without --clone".to_owned(),
+                            remedy: "end the other one first, then thaw without --clone; or let its route say `share`"
+                                .to_owned(),
                             errno: None,
                             content: false,
                         });
@@ -260,7 +278,19 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext) -> (Vec<Planned>, Ve
         if context.copy && !description.locks.is_empty() {
             effect = Some("its locks stay with the one continuation".to_owned());
         }
-        planned.push(Planned { route, object: description.capability.to_string(), effect });
+        let mut planning =
+            Planned { route, object: description.capability.to_string(), effect, rule: rule.cloned() };
+        if let Some(rule) = rule {
+            let usual = planning.route;
+            let more = route::apply(checkpoint, id, description, rule, &mut planning);
+            if planning.route != usual {
+                // What is in the way of the usual does not matter.
+                problems.clear();
+            }
+            problems.extend(more);
+        }
+        obstacles.extend(problems.into_iter().map(|problem| obstacle(checkpoint, id, problem)));
+        planned.push(planning);
     }
     (planned, obstacles)
 }
@@ -275,15 +305,17 @@ pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>)
     let mut made: Vec<Option<OwnedFd>> = Vec::with_capacity(checkpoint.descriptions.len());
     let mut connections = tcp_pair::make(checkpoint)?;
     for (index, description) in checkpoint.descriptions.iter().enumerate() {
-        let route = planned.get(index).map_or(Route::Recreate, |planned| planned.route);
-        if proc::of_process(checkpoint, &description.capability).is_some() {
+        let (route, rule) = planned
+            .get(index)
+            .map_or((Route::Recreate, None), |planned| (planned.route, planned.rule.as_ref()));
+        if route != Route::Close && proc::of_process(checkpoint, &description.capability).is_some() {
             made.push(Some(proc::placeholder().about("make", &description.capability)?));
             continue;
         }
         let connection = connections.remove(&index);
         made.push(match connection {
             Some(connection) => Some(connection),
-            None => make(description, route, &mut objects)?,
+            None => make(description, route, rule, &mut objects)?,
         });
     }
     for (fd, unnamed) in objects.unnamed.iter().zip(&checkpoint.objects.unnamed) {
@@ -301,7 +333,8 @@ pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>)
         let terminal = made.finish(pty).about("set up", format!("terminal /dev/pts/{}", pty.number))?;
         terminals.extend(terminal.map(|terminal| (index, terminal)));
     }
-    let late = Late::of(checkpoint, &made, replaced)?;
+    let mut late = Late::of(checkpoint, &made, replaced)?;
+    late.cut = route::Cut::of(checkpoint, planned);
     let instead = outside::instead(checkpoint, planned)?;
     Ok(Built { descriptions: made, instead, terminals, late })
 }
@@ -343,7 +376,7 @@ impl Objects {
         let mut put_back = BTreeMap::new();
         for (description, planned) in checkpoint.descriptions.iter().zip(planned) {
             if let Capability::Regular(regular) = &description.capability
-                && let Content::Named { file, captured: Some(pages) } = &regular.content
+                && let Content::Named { file, captured: Some(pages), .. } = &regular.content
                 && planned.route == Route::Recreate
             {
                 put_back.insert(file.path.clone(), (file, pages));
@@ -400,7 +433,12 @@ impl Objects {
 }
 
 /// Makes one description. Unix sockets are made later, all together.
-fn make(description: &Description, route: Route, objects: &mut Objects) -> Result<Option<OwnedFd>, Error> {
+fn make(
+    description: &Description,
+    route: Route,
+    rule: Option<&Rule>,
+    objects: &mut Objects,
+) -> Result<Option<OwnedFd>, Error> {
     let flags = description.flags;
     let what = || description.capability.to_string();
     let missing = rustix::io::Errno::BADF;
@@ -409,13 +447,22 @@ fn make(description: &Description, route: Route, objects: &mut Objects) -> Resul
         return outside::inherit(number, flags).map(Some);
     }
     let fd = match &description.capability {
+        Capability::TcpStream(_) | Capability::Outside(_) if route == Route::Reconnect => {
+            route::reconnect(description, rule)?
+        }
+        Capability::Outside(_) if route == Route::Reopen => {
+            let to = rule.and_then(|rule| rule.to.as_deref()).ok_or(missing).about("open", what())?;
+            route::open_instead(to, flags)?
+        }
+        closed if is_placeholder(closed, route) => route::make_closed(closed, flags)?,
         Capability::Regular(regular) => match &regular.content {
             Content::Named { file, .. } if route == Route::Recreate => {
                 let made = objects.put_back.get(&file.path).ok_or(missing).about("put back", what())?;
                 regular::description(made, flags, regular.position).about("open", what())?
             }
             Content::Named { file, .. } => {
-                let fd = file::open(file, flags, regular::same(flags)).map_err(changed)?;
+                let fd = file::open(&route::instead_of(file, rule), flags, route::same(rule, flags));
+                let fd = fd.map_err(changed)?;
                 regular::seek(&fd, flags, regular.position).about("seek in", what())?;
                 fd
             }
@@ -491,6 +538,7 @@ impl Late {
             seals: Vec::new(),
             inotify: Vec::new(),
             replaced,
+            cut: route::Cut::default(),
         };
         for (description, fd) in checkpoint.descriptions.iter().zip(made) {
             let Some(fd) = fd else { continue };
@@ -530,6 +578,7 @@ impl Late {
             timerfd::arm(fd, timer, &self.clocks).about("arm", "a timerfd")?;
         }
         self.replaced.take_place()?;
+        self.cut.apply()?;
         // Last of all, so that they tell of nothing that the thaw itself did.
         self.inotify.iter().try_for_each(inotify::Late::apply)
     }
@@ -538,7 +587,12 @@ impl Late {
 /// The calls that only `process` can make about its descriptors, once all of them have their numbers.
 ///
 /// What belongs to a description rather than to a process is done by the first process that has it.
-pub fn tape_calls(checkpoint: &Checkpoint, process: &Process, context: &ThawContext) -> Vec<InnerCall> {
+pub fn tape_calls(
+    checkpoint: &Checkpoint,
+    process: &Process,
+    context: &ThawContext,
+    planned: &[Planned],
+) -> Vec<InnerCall> {
     let mut calls = Vec::new();
     let mut last = Vec::new();
     let own = process.pd.relation.pid;
@@ -547,6 +601,10 @@ pub fn tape_calls(checkpoint: &Checkpoint, process: &Process, context: &ThawCont
     for descriptor in &process.pd.descriptors {
         let id = descriptor.description;
         let Some(description) = checkpoint.descriptions.get(id.index()) else { continue };
+        let route = planned.get(id.index()).map_or(Route::Recreate, |planned| planned.route);
+        if is_placeholder(&description.capability, route) {
+            continue;
+        }
         let fd = descriptor.fd.raw();
         if !controlled && outside::is_terminal(description) {
             calls.push(InnerCall::new(libc::SYS_ioctl, &[fd as u64, libc::TIOCSCTTY], fd));
@@ -605,6 +663,12 @@ pub fn tape_calls(checkpoint: &Checkpoint, process: &Process, context: &ThawCont
     }
     calls.extend(last);
     calls
+}
+
+/// Whether something that only gives errors has the number of a capability, so that nothing can be done by it.
+fn is_placeholder(capability: &Capability, route: Route) -> bool {
+    let broken = matches!(capability, Capability::TcpStream(_) | Capability::Outside(_));
+    route == Route::Close && !broken
 }
 
 /// The first process that has a description.

@@ -84,13 +84,18 @@ pub(super) fn socket_type(kind: UnixType) -> SocketType {
 /// have been broken.
 fn reconnected(kind: UnixType, name: Option<&UnixName>) -> Option<OwnedFd> {
     let (UnixType::Datagram, Some(name)) = (kind, name) else { return None };
-    let raw = match name {
-        UnixName::Abstract(name) => [b"\0", name.as_slice()].concat(),
-        UnixName::Path { path, directory: None, .. } => path.as_bytes().to_vec(),
-        UnixName::Path { .. } => return None,
-    };
+    let raw = raw_name(name)?;
     let fd = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
     frost_sys::sock::connect_unix(&fd, &raw).ok().map(|()| fd)
+}
+
+/// Returns a name as connect(2) takes it; `None` if it counts from a working directory.
+pub(super) fn raw_name(name: &UnixName) -> Option<Vec<u8>> {
+    match name {
+        UnixName::Abstract(name) => Some([b"\0", name.as_slice()].concat()),
+        UnixName::Path { path, directory: None, .. } => Some(path.as_bytes().to_vec()),
+        UnixName::Path { .. } => None,
+    }
 }
 
 /// Opens the slave of a new pseudoterminal whose master will be closed.

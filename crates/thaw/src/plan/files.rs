@@ -6,12 +6,13 @@ use crate::pool;
 use frost_model::cap::{FileIdentity, FileRef};
 use frost_model::clock::Timespec;
 use frost_model::rm::Attachment;
+use frost_model::route::{self, IfChanged, Rule, Subject};
 use frost_model::{Checkpoint, Obstacle, Process};
 use frost_sys::elf;
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
 
-pub(super) fn obstacles(checkpoint: &Checkpoint, copy: bool) -> Vec<Obstacle> {
+pub(super) fn obstacles(checkpoint: &Checkpoint, copy: bool, rules: &[Rule]) -> Vec<Obstacle> {
     let mut found = Vec::new();
     let recorded: Vec<HashMap<&[u8], &FileRef>> = checkpoint.processes.iter().map(files_of).collect();
     for (file_use, index) in pool::file_uses(checkpoint) {
@@ -30,9 +31,13 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, copy: bool) -> Vec<Obstacle> {
         if file_use.mode == FileMode::Directory {
             continue;
         }
-        if copy && file_use.mode == FileMode::Write {
+        let rule = route::find(rules, &Subject::mapped(file.path.to_string()));
+        if copy && file_use.mode == FileMode::Write && !rule.is_some_and(|rule| rule.share) {
             let reason = "it is mapped for writing, and a copy would write to it beside the original";
             found.push(obstacle(process, object, reason, "end the original and thaw it without --clone"));
+            continue;
+        }
+        if rule.is_some_and(|rule| rule.if_changed == Some(IfChanged::Ignore)) {
             continue;
         }
         if let Some(reason) = difference(&file.identity, &opened) {

@@ -16,6 +16,7 @@ use crate::compile::{self, Relation};
 use crate::error::Error;
 use frost_keeper::house::Home;
 use frost_model::rm::{Attachment, Region};
+use frost_model::route::Rule;
 use frost_model::{Checkpoint, Obstacle, Pid, Process};
 use frost_store::{Image, State, Store};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub struct Options<'a> {
     pub store: Option<&'a Store>,
     /// Where it is to live, if it was a program of the runtime.
     pub home: Option<&'a Home>,
+    /// Rules about how capabilities are obtained, which come before those of the image.
+    pub routes: &'a [Rule],
 }
 
 impl Options<'_> {
@@ -138,14 +141,15 @@ impl Plan {
             Namespaces { user: ordinary, pid, ipc: sysv.namespace || home, time: true, terminals };
         let terminal = options.terminal();
         let relation = Relation { attach: options.attach, copy: options.clone };
+        let rules = rules(checkpoint, options.routes);
         let mut obstacles = host::obstacles(checkpoint, &baseline);
         obstacles.extend(pids::obstacles(checkpoint, namespaces));
-        obstacles.extend(files::obstacles(checkpoint, options.clone));
+        obstacles.extend(files::obstacles(checkpoint, options.clone, &rules));
         obstacles.extend(rights::obstacles(checkpoint, &baseline, namespaces));
         obstacles.extend(compile::tree_obstacles(checkpoint, relation));
         obstacles.extend(sysv.obstacles);
         let context = context(options.attach, options.clone, terminal, namespaces);
-        let (capabilities, refused) = cap::plan(checkpoint, &context);
+        let (capabilities, refused) = cap::plan(checkpoint, &context, &rules);
         obstacles.extend(refused);
         Ok(Self {
             name: String::new(),
@@ -170,6 +174,12 @@ impl Plan {
     pub(crate) fn relation(&self) -> Relation {
         Relation { attach: self.attach, copy: self.copy }
     }
+}
+
+/// The rules that hold for a thaw: those that are given, then those that the program was started with.
+pub fn rules(checkpoint: &Checkpoint, given: &[Rule]) -> Vec<Rule> {
+    let own = checkpoint.host.runtime.iter().flat_map(|runtime| &runtime.routes);
+    given.iter().chain(own).cloned().collect()
 }
 
 fn context(attach: bool, copy: bool, terminal: bool, namespaces: Namespaces) -> cap::ThawContext {
