@@ -1,6 +1,6 @@
 //! Virtual machines: real guests under a real QEMU, frozen and thawed.
 
-use frost_tests::{Outcome, Scene, Who, guest, is_alive, until};
+use frost_tests::{Outcome, Scene, Stdio, Who, guest, is_alive, until};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -363,6 +363,68 @@ fn nothing_is_lost_when_something_fails() {
     later(&scene, "two", 3);
     scene.frost(&["kill", "-s", "KILL", "two"]).ok();
     scene.is_empty_soon();
+}
+
+/// Starts a command, and kills it after so many milliseconds if it still runs.
+fn killed_after(scene: &Scene, arguments: &[&str], moment: u64) {
+    let mut command = scene.start(&mut scene.frost_command(arguments), Stdio::Null);
+    std::thread::sleep(Duration::from_millis(moment));
+    if command.ended().is_none() {
+        kill(command.pid());
+    }
+    command.wait("the killed command", frost_tests::LIMIT);
+}
+
+#[test]
+fn the_command_is_killed_at_any_moment() {
+    let Some(scene) = scene(Who::Myself) else { return };
+    start(&scene, "counter", &[], COUNTER);
+    later(&scene, "counter", 3);
+    for round in 0..2 * rounds() {
+        // Spread over the time that either takes.
+        killed_after(&scene, &["freeze", "counter"], 7 + round * 131 % 700);
+        // It was frozen by its keeper, or never asked for that; a second command finds out.
+        until("it is frozen", || {
+            let outcome = scene.frost(&["freeze", "counter"]);
+            outcome.status == Some(0) || state(&scene, "counter") == "frozen"
+        });
+        scene.is_empty_soon();
+        killed_after(&scene, &["thaw", "counter"], 5 + round * 97 % 400);
+        until("it runs", || {
+            let outcome = scene.frost(&["thaw", "counter"]);
+            outcome.status == Some(0) || state(&scene, "counter") == "running"
+        });
+        later(&scene, "counter", 2);
+    }
+    scene.frost(&["verify"]).ok();
+    counts_on(&scene, "counter");
+    scene.frost(&["kill", "-s", "KILL", "counter"]).ok();
+    scene.is_empty_soon();
+}
+
+#[test]
+fn qemu_or_its_keeper_is_killed_amid_a_freeze() {
+    let Some(scene) = scene(Who::Myself) else { return };
+    for (round, victim) in ["pid", "keeper"].into_iter().cycle().take(rounds().max(2) as usize).enumerate() {
+        let name = format!("guest-{round}");
+        let started = start(&scene, &name, &[], COUNTER);
+        later(&scene, &name, 2);
+        scene.frost(&["freeze", &name, "--leave-running"]).ok();
+        later(&scene, &name, 2);
+        let mut freeze = scene.start(&mut scene.frost_command(&["freeze", &name]), Stdio::Null);
+        std::thread::sleep(Duration::from_millis(20 + 60 * round as u64 % 700));
+        let pid = rustix::process::Pid::from_raw(started.number(victim) as i32).expect("a pid");
+        // It may have ended by then, as it does when the freeze is done.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        freeze.wait("the freeze", frost_tests::LIMIT);
+        scene.is_empty_soon();
+        // Version 1 is there in any case, and 2 is there whole or not at all.
+        scene.frost(&["verify"]).ok();
+        scene.frost(&["thaw", &name]).ok();
+        later(&scene, &name, 2);
+        scene.frost(&["kill", "-s", "KILL", &name]).ok();
+        scene.is_empty_soon();
+    }
 }
 
 fn kill(pid: i32) {
