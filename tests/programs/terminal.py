@@ -1,19 +1,37 @@
 # Drives an interactive shell on a pseudoterminal, in which a program is run by frost as a job: argument 1 is frost.
 # Ends with status 0 if all was as without frost.
-import os, pty, select, sys, time
+import os, pty, select, signal, sys, time
 
 frost = sys.argv[1]
 shell, terminal = pty.fork()
 if shell == 0:
     os.environ["PS1"] = "PROMPT>"
+    # Who was started in the background by a shell without jobs is not to take the keys' signals, nor is its shell.
+    for number in signal.SIGINT, signal.SIGQUIT:
+        signal.signal(number, signal.SIG_DFL)
     os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
+
+
+def stands():
+    # Of each process of the terminal: its state, group, that in the foreground, and where it waits.
+    told = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            name, rest = open(f"/proc/{pid}/stat").read().rsplit(") ", 1)
+            state, parent, group, session, _, foreground = rest.split()[:6]
+            if int(session) == shell:
+                wchan = open(f"/proc/{pid}/wchan").read()
+                told.append(f"{name}) {state} below {parent}, group {group} of {foreground}, in {wchan}")
+        except OSError:
+            pass
+    return "\n".join(told)
 
 
 def until(wanted):
     got, end = b"", time.time() + 100
     while wanted not in got:
         if not select.select([terminal], [], [], max(0, end - time.time()))[0]:
-            sys.exit(f"waited for {wanted!r}, got {got!r}")
+            sys.exit(f"waited for {wanted!r}, got {got!r}\n{stands()}")
         got += os.read(terminal, 4096)
     return got
 

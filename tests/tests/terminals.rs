@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 use frost_tests::journey::Traveller;
-use frost_tests::{LIMIT, Scene, Started, Stdio, Who, skip, until};
+use frost_tests::program::{has, place};
+use frost_tests::{LIMIT, Scene, Started, Stdio, Who, is_root, programs, skip, until};
 use rustix::fd::OwnedFd;
 use rustix::fs::OFlags;
+use rustix::process::{Pid, Signal};
 use rustix::termios::{Winsize, tcsetwinsize};
 use std::fs;
 use std::process::Command;
@@ -13,21 +15,7 @@ use std::time::{Duration, Instant};
 
 /// Returns whether all programs are there; tells if one is not.
 fn have(programs: &[&str]) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let missing = programs
-        .iter()
-        .find(|program| !std::env::split_paths(&paths).any(|path| path.join(program).exists()));
-    if let Some(missing) = missing {
-        skip(&format!("{missing} is not installed"));
-    }
-    missing.is_none()
-}
-
-/// Writes a file into the stage, for the scene's user.
-fn place(scene: &Scene, name: &str, text: &str) {
-    let path = scene.stage(name);
-    fs::write(&path, text).expect("our own directory");
-    scene.give(&path);
+    programs.iter().all(|program| has(program))
 }
 
 fn at_terminal(command: &mut Command) -> &mut Command {
@@ -206,25 +194,6 @@ fn a_snapshot_of_tmux_is_copied() {
     tmux.shows(0, "\nhalf of a life\n");
     Tmux::command(&scene, &["kill-server"]);
     scene.is_empty_soon();
-}
-
-/// A test as root, or whoever runs the tests, and one as an ordinary user.
-macro_rules! programs {
-    ($($name:ident)*) => {$(
-        mod $name {
-            use super::*;
-
-            #[test]
-            fn frozen_and_thawed() {
-                super::$name(Who::Myself);
-            }
-
-            #[test]
-            fn frozen_and_thawed_by_an_ordinary_user() {
-                super::$name(Who::Ordinary);
-            }
-        }
-    )*};
 }
 
 programs! { script expect attached hung_up }
@@ -430,6 +399,9 @@ fn attached(who: Who) {
             terminal.keys("c");
             terminal.shows("key 99\r\n");
         }
+        // Once by each `fg`: one more would undo a stop that came behind it.
+        terminal.keys("n");
+        terminal.shows("continued 2 times\r\n");
         terminal.keys("q");
         terminal.shows(PROMPT);
         terminal.run("echo status $? > status; stty -g > after");
@@ -438,6 +410,38 @@ fn attached(who: Who) {
     }
     terminal.keys("exit\n");
     terminal.shell.wait("the shell", LIMIT);
+    scene.is_empty_soon();
+}
+
+/// A signal to the command that comes when the program was let go, and the command has not yet looked for any.
+#[test]
+fn a_signal_that_comes_at_once_is_the_program_s() {
+    if !is_root() {
+        skip("the builder is pid 1 of a namespace, which cannot be stopped at a step");
+        return;
+    }
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let script = "trap 'exit 9' TERM; echo > stands; while :; do sleep 0.02; done";
+    let started = scene.start(scene.command("sh").args(["-c", script]), Stdio::Files);
+    let mut traveller = Traveller::join(&scene, started, "sh");
+    scene.await_file("stands");
+    traveller.freeze();
+    let mut command = scene.frost_command(&["thaw", "victim", "--attach"]);
+    let mut thaw = scene.start(command.env("FROST_FAIL_AT", "thaw.registers:stop"), Stdio::Files);
+    // Its notes go into the file that the program has as its standard error: that is no change of it.
+    let pid = Pid::from_raw(thaw.pid()).expect("a number");
+    let stands = |thaw: &Started| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", thaw.pid())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    };
+    until("the command stands behind the commit", || stands(&thaw) || thaw.ended().is_some());
+    let _sent = rustix::process::kill_process(pid, Signal::TERM);
+    // It stands once for each process.
+    until("the command has ended", || {
+        let _sent = rustix::process::kill_process(pid, Signal::CONT);
+        thaw.ended().is_some()
+    });
+    assert_eq!(thaw.wait("frost thaw --attach", LIMIT).code(), Some(9));
     scene.is_empty_soon();
 }
 

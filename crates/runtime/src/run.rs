@@ -8,7 +8,7 @@ use frost_model::route::Rule;
 use frost_store::{Name, Store};
 use frost_sys::clone::{self, Clone, fork_into_namespaces};
 use frost_sys::spawn::{self, Standing as Place};
-use frost_thaw::{Attached, Terminal};
+use frost_thaw::{Attached, Passing, Terminal};
 use rustix::fd::OwnedFd;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -153,6 +153,8 @@ fn start(options: &Options, program: &OsStr, mut held: Held) -> Result<Started, 
     // Only a job in the foreground gives its terminal away.
     let lent = terminal.as_ref().and_then(Terminal::foreground);
     let program = Program { name: program, arguments: &options.command[1..], lent };
+    // Signals are the program's from before it is there.
+    let passing = if options.detach { None } else { Some(signals()?) };
     let (keeper, root) = bear(environment, options.detach, Some(program), held)?;
     // It may have ended by now, as `true` does.
     let pid = child_numbered(keeper, root);
@@ -161,10 +163,16 @@ fn start(options: &Options, program: &OsStr, mut held: Held) -> Result<Started, 
         let _ = connection.state();
         None
     } else {
-        Some(Attached::kept(pid, connection, terminal.map(|terminal| terminal.given_to(pid))))
+        Some(Attached::kept(pid, connection, terminal.map(|terminal| terminal.given_to(pid)), passing))
     };
     let name = Name::from_command(b"program");
     Ok(Started { name, pid: pid.unwrap_or(0), inner_pid: root, keeper, attached })
+}
+
+/// Keeps the signals from us that are to be the program's.
+fn signals() -> Result<Passing, Error> {
+    Passing::begin()
+        .map_err(|source| Error::Environment { object: "signals to the program".to_owned(), source })
 }
 
 /// Makes a connection to a keeper that is yet to be.

@@ -15,6 +15,23 @@ pub fn set_mask(mask: u64) -> Result<u64> {
     Ok(old)
 }
 
+/// Takes `signal`, which we block, out of our queue, if it is there.
+///
+/// Source: `rt_sigtimedwait(2)`.
+pub fn discard(signal: i32) {
+    let (mask, at_once) = (1u64 << (signal - 1).clamp(0, 63), [0i64; 2]);
+    // SAFETY: the mask and the time live across the call, which reads their 8 and 16 bytes; nothing is asked for.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigtimedwait,
+            &raw const mask,
+            std::ptr::null::<u8>(),
+            at_once.as_ptr(),
+            8usize,
+        )
+    };
+}
+
 /// Sends `signal` to ourselves with its default action, so that we end or stop by it if that is what it does.
 ///
 /// Returns if the signal did neither. Source: signal(7).
@@ -31,5 +48,22 @@ pub fn take(signal: i32) {
         // It is delivered here.
         let _ = set_mask(old & !(1 << bit));
         let _ = set_mask(old);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_that_was_discarded_is_not_delivered() {
+        let bit = 1u64 << (libc::SIGUSR2 - 1);
+        let old = set_mask(bit).unwrap();
+        // SAFETY: the calls take numbers; the signal is blocked.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), libc::SIGUSR2) };
+        discard(libc::SIGUSR2);
+        discard(libc::SIGUSR2);
+        // It would end this process.
+        set_mask(old).unwrap();
     }
 }

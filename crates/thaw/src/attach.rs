@@ -55,6 +55,7 @@ pub struct Attached {
     /// The keeper, if there is one between us and the program.
     keeper: Option<Connection>,
     terminal: Option<Terminal>,
+    passing: Option<Passing>,
 }
 
 /// Signals that are passed on to the program: those that ask a program to end or to look at something.
@@ -70,16 +71,57 @@ const PASSED_ON: [i32; 9] = [
     libc::SIGALRM,
 ];
 
+/// Signals that are the program's to take, kept from acting on us until this is dropped.
+///
+/// From before there is a program: one that came between its start and our first look would end us, and it would never
+/// know.
+#[derive(Debug)]
+pub struct Passing {
+    queue: OwnedFd,
+    before: u64,
+}
+
+impl Passing {
+    /// Blocks them.
+    ///
+    /// # Errors
+    /// If the kernel has no descriptor for us.
+    pub fn begin() -> rustix::io::Result<Self> {
+        // Whether we stop when we are asked to is for the program to say.
+        let mask = PASSED_ON.iter().chain(&[libc::SIGCHLD, libc::SIGTSTP]);
+        let mask = mask.fold(0u64, |mask, signal| mask | 1 << (signal - 1));
+        let queue = frost_sys::signalfd::signalfd(mask)?;
+        let before = signals::set_mask(mask | 1 << (libc::SIGTTOU - 1))?;
+        Ok(Self { queue, before })
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        let _ = signals::set_mask(self.before);
+    }
+}
+
 impl Attached {
-    pub(crate) fn child(pid: i32, pidfd: OwnedFd, terminal: Option<Terminal>) -> Self {
-        Self { pid, pidfd: Some(pidfd), keeper: None, terminal }
+    pub(crate) fn child(
+        pid: i32,
+        pidfd: OwnedFd,
+        terminal: Option<Terminal>,
+        passing: Option<Passing>,
+    ) -> Self {
+        Self { pid, pidfd: Some(pidfd), keeper: None, terminal, passing }
     }
 
     /// Takes hold of a program, whose root is `pid` if it has not ended already, by a connection that watches its keeper.
-    pub fn kept(pid: Option<i32>, keeper: Connection, terminal: Option<Terminal>) -> Self {
+    pub fn kept(
+        pid: Option<i32>,
+        keeper: Connection,
+        terminal: Option<Terminal>,
+        passing: Option<Passing>,
+    ) -> Self {
         let number = pid.and_then(Pid::from_raw);
         let pidfd = number.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-        Self { pid: pid.unwrap_or(0), pidfd, keeper: Some(keeper), terminal }
+        Self { pid: pid.unwrap_or(0), pidfd, keeper: Some(keeper), terminal, passing }
     }
 
     /// Waits for the program's end, passes signals on to it meanwhile, and lends it our terminal.
@@ -87,20 +129,18 @@ impl Attached {
     /// # Errors
     /// If the kernel refuses to tell us of signals or of the end; the program goes on then.
     pub fn wait(mut self) -> Result<Ending, Error> {
-        let stage = Stage::Release;
         let about = || "the attached program".to_owned();
-        // Whether we stop when we are asked to is for the program to say.
-        let mask = PASSED_ON.iter().chain(&[libc::SIGCHLD, libc::SIGTSTP]);
-        let mask = mask.fold(0u64, |mask, signal| mask | 1 << (signal - 1));
-        let old = signals::set_mask(mask | 1 << (libc::SIGTTOU - 1)).at(stage, about)?;
-        let queue = frost_sys::signalfd::signalfd(mask).at(stage, about)?;
+        let passing = match self.passing.take() {
+            Some(passing) => passing,
+            None => Passing::begin().at(Stage::Release, about)?,
+        };
         if let Some(terminal) = &self.terminal {
             terminal.tell_size();
         }
-        let ending = self.watch(&queue);
+        let ending = self.watch(&passing.queue);
         self.terminal = None;
-        let _ = signals::set_mask(old);
-        ending.at(stage, about)
+        drop(passing);
+        ending.at(Stage::Release, about)
     }
 
     fn watch(&mut self, queue: &OwnedFd) -> rustix::io::Result<Ending> {
@@ -199,6 +239,9 @@ impl Attached {
             terminal.take_back();
         }
         signals::take(signal);
+        // That which continued us is passed on below. Once more, when our turn comes to read it, it would undo a stop
+        // that the program was asked for since.
+        signals::discard(libc::SIGCONT);
         if let Some(terminal) = &self.terminal {
             terminal.lend();
         }

@@ -5,7 +5,7 @@
 //! builder is born into its namespaces as its child, and makes the root its own sibling; if it dies, the gate ends the
 //! tree, and the keeper stays.
 
-use crate::attach::{Attached, Terminal};
+use crate::attach::{Attached, Passing, Terminal};
 use crate::build::begin;
 use crate::error::{Context, Error};
 use crate::plan::Plan;
@@ -60,6 +60,8 @@ pub(crate) struct Alive {
     pub(crate) attached: Option<Attached>,
     /// Our terminal, if nobody is attached yet who has it.
     pub(crate) lent: Option<Terminal>,
+    /// What is the program's to take of our signals, in the same case.
+    pub(crate) passing: Option<Passing>,
 }
 
 /// Starts a builder that thaws `image`, and waits until the tree goes on.
@@ -126,7 +128,7 @@ pub(crate) fn in_namespaces(
     steps.end(Stage::Verify.name());
     let inner = image.checkpoint().processes[0].pd.relation.pid.raw();
     let mut root = 0;
-    let mut terminal = None;
+    let (mut terminal, mut passing) = (None, None);
     loop {
         match receive(&mut stream) {
             Some(Report::Ready) => {
@@ -137,6 +139,10 @@ pub(crate) fn in_namespaces(
                         return Err(end(Error::Builder { stage, object: "the root".to_owned(), source }));
                     }
                 };
+                if plan.attach {
+                    let about = || "signals to the program".to_owned();
+                    passing = Some(Passing::begin().at(stage, about).map_err(end)?);
+                }
                 mark(root).map_err(end)?;
                 terminal = Terminal::lend_to(image.checkpoint(), plan, root);
                 stream.get_mut().write_all(b"\n").map_err(failed).map_err(end)?;
@@ -146,11 +152,11 @@ pub(crate) fn in_namespaces(
                 if child != keeper {
                     reap(child);
                 }
-                let (attached, lent) = match watch.take() {
-                    Some(connection) => (Some(Attached::kept(Some(root), connection, terminal)), None),
-                    None => (None, terminal),
+                let Some(connection) = watch.take() else {
+                    return Ok(Alive { root, clean, attached: None, lent: terminal, passing });
                 };
-                return Ok(Alive { root, clean, attached, lent });
+                let attached = Some(Attached::kept(Some(root), connection, terminal, passing));
+                return Ok(Alive { root, clean, attached, lent: None, passing: None });
             }
             Some(Report::Failed { message, denied }) => return Err(end(Error::Inside { message, denied })),
             None => {

@@ -25,7 +25,7 @@ mod synthetic;
 mod thaw;
 mod vdso;
 
-pub use attach::{Attached, Ending, Terminal};
+pub use attach::{Attached, Ending, Passing, Terminal};
 pub use compile::InnerCall;
 pub use error::Error;
 pub use plan::{Namespaces, Options, Plan, PlannedProcess, rules};

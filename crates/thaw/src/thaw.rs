@@ -1,6 +1,6 @@
 //! The thaw itself: obeys a plan.
 
-use crate::attach::{Attached, Terminal};
+use crate::attach::{Attached, Passing, Terminal};
 use crate::build::{self, Half, Material, begin};
 use crate::error::{Context, Error};
 use crate::inside::{self, Alive};
@@ -30,6 +30,8 @@ pub struct Thawed {
     pub attached: Option<Attached>,
     /// Our terminal, if the program is to be attached, and has a keeper that the caller watches.
     pub lent: Option<Terminal>,
+    /// Signals that are the program's since it was about to run, in the same case.
+    pub passing: Option<Passing>,
 }
 
 /// What is different for whoever builds in namespaces of the program's own.
@@ -80,8 +82,12 @@ pub fn thaw(image: &Image, plan: &Plan, options: &Options<'_>, steps: &mut Steps
     let alive = if plan.namespaces.pid {
         inside::in_namespaces(image, plan, options.home, &mark, steps)?
     } else {
-        let mut terminal = None;
+        let (mut terminal, mut passing) = (None, None);
         let mut ready = |half: &Half<'_>| {
+            if plan.attach {
+                let about = || "signals to the program".to_owned();
+                passing = Some(Passing::begin().at(Stage::Release, about)?);
+            }
             mark(half.root)?;
             terminal = Terminal::lend_to(checkpoint, plan, half.root);
             Ok(())
@@ -91,8 +97,8 @@ pub fn thaw(image: &Image, plan: &Plan, options: &Options<'_>, steps: &mut Steps
             // Something of ours is still in the tree: the next command is to look, as if we had died.
             std::mem::forget(intent);
         }
-        let attached = plan.attach.then(|| Attached::child(built.root, built.pidfd, terminal));
-        Alive { root: built.root, clean: built.clean, attached, lent: None }
+        let attached = plan.attach.then(|| Attached::child(built.root, built.pidfd, terminal, passing));
+        Alive { root: built.root, clean: built.clean, attached, lent: None, passing: None }
     };
     Ok(Thawed {
         pid: alive.root,
@@ -102,6 +108,7 @@ pub fn thaw(image: &Image, plan: &Plan, options: &Options<'_>, steps: &mut Steps
         clean: alive.clean,
         attached: alive.attached,
         lent: alive.lent,
+        passing: alive.passing,
     })
 }
 

@@ -146,7 +146,7 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
         ))?;
     }
     let watch = place.and_then(|place| place.watch);
-    let watched = watch.map(|watch| Attached::kept(Some(thawed.pid), watch, thawed.lent));
+    let watched = watch.map(|watch| Attached::kept(Some(thawed.pid), watch, thawed.lent, thawed.passing));
     let Some(attached) = thawed.attached.or(watched) else { return Ok(ExitCode::SUCCESS) };
     let ending = attached.wait().map_err(|error| {
         trouble::of_thaw(format!("cannot stay with process {}, which goes on", thawed.pid), error)
