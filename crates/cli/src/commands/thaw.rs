@@ -104,6 +104,10 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     if !plan.obstacles.is_empty() {
         return Err(trouble::in_the_way(what(), &plan.obstacles));
     }
+    let thawed = frost_thaw::thaw(&image, &plan, &how, &mut invocation.steps)
+        .map_err(|error| trouble::of_thaw(what(), error))?;
+    let elapsed = invocation.steps.elapsed();
+    // Behind the thaw: our standard error may be a file that the program has, and that is compared with what it was.
     for note in &plan.notes {
         output::note(&format!("note: {note}"));
     }
@@ -112,9 +116,6 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
             output::note(&output::printable(&format!("note: {}: {effect}", capability.object)));
         }
     }
-    let thawed = frost_thaw::thaw(&image, &plan, &how, &mut invocation.steps)
-        .map_err(|error| trouble::of_thaw(what(), error))?;
-    let elapsed = invocation.steps.elapsed();
     if !thawed.clean {
         output::note(&format!(
             "note: a page of frost was left in process {}; the next command removes it",

@@ -16,7 +16,7 @@ pub enum Error {
         source: Errno,
     },
     /// A file is not what it was any more; the plan said it was, a moment ago.
-    #[error("{object} {reason}")]
+    #[error("{object}: {reason}")]
     Changed {
         /// The file.
         object: String,
