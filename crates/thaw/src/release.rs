@@ -188,6 +188,7 @@ fn as_stopped(thread: &Thread, registers: [u64; REGISTER_WORDS]) -> StoppedThrea
         reissue: false,
         asleep: None,
         slept: None,
+        stopped: Instant::now(),
     }
 }
 

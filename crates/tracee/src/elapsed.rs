@@ -25,21 +25,23 @@ const FUTEX_WAIT: u64 = 0;
 /// Returns what is left by now of the timeout of the call that `thread` was stopped in; `None` if it has none, if it
 /// is absolute, or if nothing can be told: the call is then issued again with its own arguments.
 pub fn remaining(thread: &StoppedThread) -> Option<Duration> {
-    remaining_after(thread, thread.asleep.and_then(Asleep::since))
+    remaining_after(thread, thread.asleep.and_then(Asleep::since), thread.stopped.elapsed())
 }
 
 /// Returns what was left of it when the thread was stopped, the time since then not counted.
 pub fn remaining_at_stop(thread: &StoppedThread) -> Option<Duration> {
-    remaining_after(thread, thread.slept)
+    remaining_after(thread, thread.slept, Duration::ZERO)
 }
 
-fn remaining_after(thread: &StoppedThread, slept: Option<Duration>) -> Option<Duration> {
+/// `slept` is how long it was in the call, `stood` how long of that it stood still.
+fn remaining_after(thread: &StoppedThread, slept: Option<Duration>, stood: Duration) -> Option<Duration> {
     let registers = &thread.registers;
     let tid = thread.tid;
+    // The kernel has written what is left where the program asked for it, when it was stopped.
+    let at_stop = |address| Some(timespec(tid, address)?.saturating_sub(stood));
     let whole = match registers[ORIG_RAX] as libc::c_long {
-        // The kernel has written what is left where the program asked for it.
-        libc::SYS_nanosleep if registers[RSI] != 0 => return timespec(tid, registers[RSI]),
-        libc::SYS_clock_nanosleep if registers[R10] != 0 => return timespec(tid, registers[R10]),
+        libc::SYS_nanosleep if registers[RSI] != 0 => return at_stop(registers[RSI]),
+        libc::SYS_clock_nanosleep if registers[R10] != 0 => return at_stop(registers[R10]),
         libc::SYS_nanosleep => timespec(tid, registers[RDI])?,
         libc::SYS_clock_nanosleep => timespec(tid, registers[RDX])?,
         libc::SYS_poll => milliseconds(registers[RDX])?,
@@ -122,6 +124,31 @@ fn milliseconds(register: u64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn the_time_that_a_sleeper_stood_still_counts_as_slept() {
+        let left = [100u64, 500_000_000];
+        let mut registers = [0; REGISTER_WORDS];
+        registers[ORIG_RAX] = libc::SYS_nanosleep as u64;
+        registers[RSI] = left.as_ptr() as u64;
+        let thread = StoppedThread {
+            tid: rustix::thread::gettid().as_raw_nonzero().get(),
+            inner: 0,
+            registers,
+            mask: 0,
+            reissue: false,
+            asleep: None,
+            slept: None,
+            stopped: Instant::now().checked_sub(Duration::from_secs(30)).unwrap(),
+        };
+        assert_eq!(remaining_at_stop(&thread), Some(Duration::from_millis(100_500)));
+        let now = remaining(&thread).unwrap();
+        assert!(now <= Duration::from_millis(70_500) && now > Duration::from_secs(1), "{now:?}");
+        registers[ORIG_RAX] = libc::SYS_clock_nanosleep as u64;
+        registers[R10] = registers[RSI];
+        assert!(remaining(&StoppedThread { registers, ..thread }).unwrap() <= Duration::from_millis(70_500));
+    }
 
     #[test]
     fn a_negative_timeout_is_none() {

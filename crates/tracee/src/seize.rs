@@ -92,6 +92,7 @@ struct Context {
     registers: [u64; REGISTER_WORDS],
     mask: u64,
     reissue: bool,
+    stopped: Instant,
 }
 
 /// A thread in a ptrace stop.
@@ -111,6 +112,8 @@ pub struct StoppedThread {
     pub asleep: Option<Asleep>,
     /// How long it had slept when it was stopped.
     pub slept: Option<Duration>,
+    /// When it was stopped, as nearly as we know: what the kernel wrote about its call is of that moment.
+    pub stopped: Instant,
 }
 
 impl StoppedThread {
@@ -537,6 +540,7 @@ impl Seizing {
                 reissue: context.reissue,
                 asleep: self.asleep.get(&tid).copied(),
                 slept: self.asleep.get(&tid).and_then(|asleep| asleep.since()),
+                stopped: context.stopped,
             });
         }
         let zombie = stat.is_zombie() && threads.is_empty();
@@ -616,6 +620,7 @@ fn continue_thread(tid: i32, signal: i32) -> Result<(), Error> {
 /// Reads the registers of a thread that has just stopped, and sets a call that our stop alone has interrupted to be
 /// issued again: at once, so that our death at any later moment leaves no trace of the interruption.
 fn examine(tid: i32, stop: Stop) -> Result<Option<Context>, Error> {
+    let stopped = Instant::now();
     let mut registers = match ptrace::registers(tid) {
         Ok(registers) => registers,
         Err(Errno::SRCH) => return Ok(None),
@@ -650,7 +655,7 @@ fn examine(tid: i32, stop: Stop) -> Result<Option<Context>, Error> {
             set(registers)?;
         }
     }
-    Ok(Some(Context { stop, registers, mask, reissue }))
+    Ok(Some(Context { stop, registers, mask, reissue, stopped }))
 }
 
 /// Returns a thread's number in its own pid namespace.
