@@ -148,9 +148,14 @@ fn start_frost(scene: &Scene, arguments: &[&str]) -> Started {
     Started::spawn(command.stdout(log.try_clone().expect("a file")).stderr(log))
 }
 
+/// In turn as whoever runs the tests and as an ordinary user; `victims` rounds have one user.
+fn whose(round: u64, victims: usize) -> Who {
+    if round / victims as u64 % 2 == 0 { Who::Myself } else { Who::Ordinary }
+}
+
 /// How long a freeze of this victim takes, so that the moments spread over all of it.
-fn freeze_time(name: &str) -> Duration {
-    let Some(scene) = Scene::new(Who::Myself) else { return Duration::ZERO };
+fn freeze_time(name: &str, who: Who) -> Duration {
+    let Some(scene) = Scene::new(who) else { return Duration::ZERO };
     let mut traveller = set_out(&scene, name);
     let start = Instant::now();
     traveller.freeze();
@@ -177,8 +182,9 @@ fn the_command_dies_at_any_moment() {
     let mut moments = Moments(0x1234_5678_9abc_def1);
     for round in 0..kills() {
         let name = VICTIMS[round as usize % VICTIMS.len()];
-        let whole = freeze_time(name).as_micros() as u64;
-        let Some(scene) = Scene::new(Who::Myself) else { return };
+        let who = whose(round, VICTIMS.len());
+        let whole = freeze_time(name, who).as_micros() as u64;
+        let Some(scene) = Scene::new(who) else { continue };
         let traveller = set_out(&scene, name);
         let mut command = start_frost(&scene, &["freeze", &traveller.pid.to_string(), "--to", "victim"]);
         let moment = Duration::from_micros(moments.next(whole.max(1)));
@@ -194,9 +200,18 @@ fn the_guardian_dies_at_any_moment() {
     let mut moments = Moments(0x9e37_79b9_7f4a_7c15);
     for round in 0..kills() {
         // Not the calls: between a stop and the repair of what it interrupted, no order of calls can help.
-        let name = ["registers_of_threads", "pipe_stream", "shared_between_processes"][round as usize % 3];
-        let whole = freeze_time(name).as_micros() as u64;
-        let Some(scene) = Scene::new(Who::Myself) else { return };
+        const NAMES: [&str; 6] = [
+            "registers_of_threads",
+            "pipe_stream",
+            "shared_between_processes",
+            "anonymous_filled",
+            "tree_sessions",
+            "signals_pending_many",
+        ];
+        let name = NAMES[round as usize % NAMES.len()];
+        let who = whose(round, NAMES.len());
+        let whole = freeze_time(name, who).as_micros() as u64;
+        let Some(scene) = Scene::new(who) else { continue };
         let traveller = set_out(&scene, name);
         let mut command = start_frost(&scene, &["freeze", &traveller.pid.to_string(), "--to", "victim"]);
         let mut guardian = None;
@@ -272,8 +287,7 @@ fn each_stage_of_a_thaw_fails() {
 fn thaw_dies_at_any_moment() {
     let mut moments = Moments(0xfeed_beef_dead_1234);
     for round in 0..kills() {
-        let Some(scene) = Scene::new(Who::Myself) else { return };
-        let name = [
+        const NAMES: [&str; 8] = [
             "thread_local_storage",
             "tree_sessions",
             "registers_of_threads",
@@ -282,7 +296,9 @@ fn thaw_dies_at_any_moment() {
             "pipe_stream",
             "tree_fifty",
             "restart_in_threads_at_least",
-        ][round as usize % 8];
+        ];
+        let name = NAMES[round as usize % NAMES.len()];
+        let Some(scene) = Scene::new(whose(round, NAMES.len())) else { continue };
         let mut traveller = set_out(&scene, name);
         traveller.freeze();
         // A tree of fifty takes its time, most of it behind the commit.
