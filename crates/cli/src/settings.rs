@@ -158,27 +158,11 @@ fn directory(value: &Spanned<DeValue<'_>>, home: Option<OsString>) -> Result<Pat
 
 /// The name that was probably meant.
 pub(crate) fn nearest<'a>(unknown: &str, names: &[&'a str]) -> Option<&'a str> {
+    let unknown: String = unknown.chars().take(64).collect();
+    let distance = |name: &str| strsim::osa_distance(&unknown, name);
     // What differs in more than a third of its letters is another word.
-    let near = |name: &&str| distance(unknown, name) <= name.len().div_ceil(3);
-    names.iter().copied().filter(near).min_by_key(|name| distance(unknown, name))
-}
-
-/// How many letters have to be changed, added, taken away or swapped with the next.
-fn distance(one: &str, two: &str) -> usize {
-    let (one, two): (Vec<char>, Vec<char>) = (one.chars().take(64).collect(), two.chars().collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=two.len()).collect()];
-    for (i, a) in one.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, b) in two.iter().enumerate() {
-            let mut least = (rows[i][j] + usize::from(a != b)).min(rows[i][j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *a == two[j - 1] && one[i - 1] == *b {
-                least = least.min(rows[i - 1][j - 1] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[one.len()][two.len()]
+    let near = |name: &&str| distance(name) <= name.len().div_ceil(3);
+    names.iter().copied().filter(near).min_by_key(|name| distance(name))
 }
 
 /// Line and column of a byte, both from 1 on.

@@ -10,9 +10,11 @@ pub(crate) fn position(text: &str, at: usize) -> (usize, usize) {
 
 /// The name that was probably meant.
 pub(crate) fn nearest<'a>(meant: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let meant: String = meant.chars().take(64).collect();
+    let distance = |name: &str| strsim::osa_distance(&meant, &name.chars().take(64).collect::<String>());
     // What differs in more than a third of its letters is another word.
-    let near = |name: &&str| distance(meant, name) <= name.chars().count().div_ceil(3);
-    names.into_iter().filter(near).min_by_key(|name| distance(meant, name))
+    let near = |name: &&str| distance(name) <= name.chars().count().div_ceil(3);
+    names.into_iter().filter(near).min_by_key(|name| distance(name))
 }
 
 /// What to tell somebody who wrote a name that there is not.
@@ -27,24 +29,6 @@ pub(crate) fn suggest<'a>(meant: &str, what: &str, names: impl IntoIterator<Item
         Some(near) => format!("did you mean {near}? {all}"),
         None => all,
     }
-}
-
-/// How many letters have to be changed, added, taken away or swapped with the next.
-fn distance(one: &str, two: &str) -> usize {
-    let (one, two): (Vec<char>, Vec<char>) = (one.chars().take(64).collect(), two.chars().take(64).collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=two.len()).collect()];
-    for (i, a) in one.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, b) in two.iter().enumerate() {
-            let mut least = (rows[i][j] + usize::from(a != b)).min(rows[i][j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *a == two[j - 1] && one[i - 1] == *b {
-                least = least.min(rows[i - 1][j - 1] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[one.len()][two.len()]
 }
 
 #[cfg(test)]
