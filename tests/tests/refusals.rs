@@ -4,6 +4,8 @@
 use frost_tests::journey::Traveller;
 use frost_tests::{LIMIT, Outcome, Scene, Started, Stdio, Who, image, is_alive, is_root, skip, until};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -489,6 +491,71 @@ fn an_open_file_is_forbidden_now() {
     traveller.thaw(&[]);
     traveller.arrive("thawed");
     scene.is_empty_soon();
+}
+
+/// A server without SO_REUSEADDR: it keeps connections that say `k`, and closes the others.
+const SERVER: &str = "import os, socket
+server = socket.socket()
+server.bind(('127.0.0.1', 0))
+server.listen()
+with open('port.new', 'w') as file:
+    file.write(str(server.getsockname()[1]))
+os.rename('port.new', 'port')
+kept = []
+while True:
+    connection, _ = server.accept()
+    if connection.recv(1) == b'k':
+        connection.send(b'kept')
+        kept.append(connection)
+    else:
+        connection.close()
+    del connection
+";
+
+/// Says a byte to the server, and reads what it answers, to the end if it ends.
+fn say(port: u16, byte: &[u8]) -> (TcpStream, Vec<u8>) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
+    stream.write_all(byte).expect("the server reads");
+    let mut answer = vec![0; 4];
+    let count = stream.read(&mut answer).expect("an answer, or the end");
+    answer.truncate(count);
+    (stream, answer)
+}
+
+fn port_of_ended_connections(who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
+    fs::write(scene.stage("server.py"), SERVER).expect("our own directory");
+    let mut command = scene.command("/usr/bin/python3");
+    let mut traveller =
+        Traveller::join(&scene, scene.start(command.arg("server.py"), Stdio::Files), "server");
+    let port: u16 = scene.await_file("port").parse().expect("a port");
+    for _ in 0..2 {
+        let (mut open, answer) = say(port, b"k");
+        assert_eq!(answer, b"kept");
+        traveller.freeze();
+        // The freeze has ended the connection, and when this side has closed it too the kernel keeps its port.
+        assert_eq!(open.read(&mut [0; 8]).expect("it was closed in order"), 0);
+        drop(open);
+        traveller.thaw(&[]);
+    }
+    // One that the server had ended itself keeps it from everybody.
+    let (closed, answer) = say(port, b"c");
+    assert_eq!(answer, b"");
+    drop(closed);
+    traveller.freeze();
+    let outcome = scene.frost(&["thaw", "victim"]).refused(UNSUPPORTED, "TIME_WAIT");
+    assert!(outcome.stderr.contains("try again in a minute"), "{outcome}");
+    scene.is_empty_soon();
+}
+
+#[test]
+fn a_port_that_ended_connections_keep() {
+    port_of_ended_connections(Who::Myself);
+}
+
+#[test]
+fn a_port_that_ended_connections_keep_from_an_ordinary_user() {
+    port_of_ended_connections(Who::Ordinary);
 }
 
 #[test]

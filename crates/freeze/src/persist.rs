@@ -1,7 +1,7 @@
 //! The life of a freeze, in its guardian.
 
 use crate::Keeper;
-use crate::cap::{Captured, Motion, sysv};
+use crate::cap::{Captured, Motion, sysv, tcp};
 use crate::difference::Earlier;
 use crate::failure::{Failure, FailureKind};
 use crate::inner::{self, ProcessFacts};
@@ -221,6 +221,7 @@ pub(crate) fn run(
             frozen.warnings.push(format!("its keeper does not know that it was frozen: {why}"));
         }
         if survived {
+            tcp::give_ports_free(&tree, &checkpoint);
             tree.kill();
             sysv::remove(&own);
         }

@@ -33,7 +33,7 @@ mod recognise;
 mod regular;
 mod signalfd;
 pub(crate) mod sysv;
-mod tcp;
+pub(crate) mod tcp;
 mod tcp_pair;
 mod timerfd;
 mod udp;

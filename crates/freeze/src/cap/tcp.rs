@@ -1,9 +1,13 @@
 //! TCP sockets.
 
 use super::{Error, Held};
+use frost_model::Checkpoint;
 use frost_model::cap::{Capability, Inet, SocketOption, TcpInside, TcpListener, TcpStream};
-use frost_sys::sock::{int_option, option};
-use frost_sys::sock_options;
+use frost_sys::pidfd::pidfd_getfd;
+use frost_sys::sock::{int_option, option, set_int_option};
+use frost_sys::{proc, sock_options};
+use frost_tracee::seize::StoppedTree;
+use rustix::fd::AsFd;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -11,6 +15,40 @@ use std::num::NonZeroU32;
 /// TCP_CLOSE and TCP_LISTEN of `include/net/tcp_states.h`.
 const CLOSED: u8 = 7;
 const LISTENING: u8 = 10;
+
+/// Lets the ports of listening sockets without SO_REUSEADDR be bound again when a tree has been ended.
+///
+/// Its connections then end too, and the kernel keeps their port for a minute (TIME_WAIT) from whoever has not set that
+/// option, or if they had not (`inet_bind_conflict`, net/ipv4/inet_connection_sock.c). It changes nothing for a socket
+/// that is connected already, should the tree go on after all.
+pub(crate) fn give_ports_free(tree: &StoppedTree, checkpoint: &Checkpoint) {
+    let reuse = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
+    let ports: Vec<u16> = checkpoint
+        .descriptions
+        .iter()
+        .filter_map(|description| match &description.capability {
+            Capability::TcpListener(listener) => Some(&listener.inet),
+            _ => None,
+        })
+        .filter(|inet| inet.options.iter().all(|option| (option.level, option.name) != reuse))
+        .filter_map(|inet| Some(inet.local?.port()))
+        .collect();
+    if ports.is_empty() {
+        return;
+    }
+    for process in tree.processes().iter().filter(|process| !process.zombie) {
+        for number in proc::numbers(process.pid, "fd").unwrap_or_default() {
+            if proc::link(process.pid, &format!("fd/{number}")).is_ok_and(|link| link.starts_with(b"socket:"))
+                && let Ok(socket) = pidfd_getfd(process.pidfd.as_fd(), number)
+                && let Ok(local) = rustix::net::getsockname(&socket)
+                && let Ok(local) = SocketAddr::try_from(local)
+                && ports.contains(&local.port())
+            {
+                let _ = set_int_option(&socket, reuse.0, reuse.1, 1);
+            }
+        }
+    }
+}
 
 /// Captures what all sockets of the internet families have.
 pub(super) fn inet(held: &Held, kind: SocketType) -> Result<Inet, Error> {

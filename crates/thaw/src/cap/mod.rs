@@ -733,8 +733,13 @@ fn socket_problem(error: &Error, local: Option<std::net::SocketAddr>) -> file::P
         Error::Object { source, .. } => Some(*source),
         Error::Changed { .. } => None,
     };
+    let address = local;
     let local = local.map_or_else(|| "its address".to_owned(), |local| local.to_string());
     let (reason, remedy) = match errno {
+        Some(Errno::ADDRINUSE) if address.is_some_and(|address| !tcp::has_owner(address.port())) => (
+            format!("{local} is still kept by connections that have ended (TIME_WAIT), for a minute at most"),
+            "try again in a minute".to_owned(),
+        ),
         Some(Errno::ADDRINUSE) => (
             format!("{local} is taken by another program"),
             "end that program (`ss -lnp` tells which)".to_owned(),

@@ -35,7 +35,7 @@ pub(super) fn set_options(socket: impl AsFd, options: &[SocketOption]) {
 /// Binds a socket to its recorded address.
 ///
 /// With SO_REUSEADDR, whatever the program had set: connections of the frozen program may linger in TIME_WAIT, and
-/// must not keep its own port from it. [`restore_reuse`] sets the option as it was.
+/// must not keep its own port from it; the freeze has set it for them too. [`restore_reuse`] sets the option as it was.
 fn bind(socket: &OwnedFd, inet: &Inet, any_address: bool) -> rustix::io::Result<()> {
     let Some(local) = inet.local else { return Ok(()) };
     if !has_reuse(inet) {
@@ -56,6 +56,32 @@ fn bind(socket: &OwnedFd, inet: &Inet, any_address: bool) -> rustix::io::Result<
 fn has_reuse(inet: &Inet) -> bool {
     let key = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
     inet.options.iter().any(|option| (option.level, option.name) == key)
+}
+
+/// Returns whether a socket of some program has a local port: none has those of connections that have ended, which the
+/// kernel keeps for a minute (TIME_WAIT), or until the other side has closed too (FIN_WAIT, LAST_ACK).
+///
+/// A connection that came to be without SO_REUSEADDR keeps its port even from a socket that has it
+/// (`inet_bind_conflict`, net/ipv4/inet_connection_sock.c); a freeze gives it to those that it ends itself.
+///
+/// Source: `get_tcp4_sock` and `get_timewait4_sock` in net/ipv4/tcp_ipv4.c: an inode of 0 is that of no file.
+pub(super) fn has_owner(port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"].map(std::fs::read_to_string);
+    let mut found = false;
+    for line in tables.iter().flatten().flat_map(|table| table.lines().skip(1)) {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, local, _, state, _, _, _, _, _, inode, ..] = words.as_slice() else { continue };
+        let here = local.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
+        if here == Some(port) {
+            if *inode != "0" || *state == LISTEN {
+                return true;
+            }
+            found = true;
+        }
+    }
+    // One that is only bound, or of another protocol, is in neither table.
+    !found
 }
 
 /// Takes SO_REUSEADDR back from a socket that got it from us only.
