@@ -32,11 +32,20 @@ fn frost_with_fault(scene: &Scene, arguments: &[&str], fault: &str) -> Outcome {
 fn safe_and_sound(scene: &Scene, mut traveller: Traveller<'_>, how: &str) {
     // Whoever was not killed comes to an end by itself: the guardian, the command.
     until("frost has ended", || scene.processes().iter().all(|pid| !is_frost(*pid)));
-    if is_alive(traveller.pid) {
+    let result = scene.stage("result");
+    let mut runs = is_alive(traveller.pid);
+    if runs {
         // What a guardian that died has left in the program, inert, the next command takes away.
         scene.frost(&["list"]).ok();
+        traveller.say_go("left alone");
+        // It may have been ended right then, and be on its way out.
+        until("it tells its verdict, or has ended", || result.exists() || !is_alive(traveller.pid));
+        runs = result.exists();
+    }
+    if runs {
         traveller.arrive("left alone");
     } else {
+        let _not_yet = std::fs::remove_file(scene.stage("go"));
         // Its end had begun, and goes on without whoever began it.
         until("all of it has ended", || traveller.tree.iter().all(|pid| !is_alive(*pid)));
         traveller.is_gone();

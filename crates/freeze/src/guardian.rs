@@ -50,7 +50,7 @@ where
             let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
             let _ = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED);
             ciborium::from_reader(bytes.as_slice()).unwrap_or_else(|_| {
-                let alive = frost_sys::proc::stat(pid).is_ok_and(|stat| !stat.is_zombie());
+                let alive = frost_sys::proc::stat(pid).is_ok_and(|stat| !stat.is_zombie()) && !is_ending(pid);
                 Err(Failure::new(FailureKind::Failed, what)
                     .cause(format!("the guardian (process {guardian}) was killed"))
                     .state(if alive {
@@ -58,11 +58,19 @@ where
                     } else {
                         format!("process {pid} is gone; if its image was complete, `frost list` shows it")
                     })
-                    .hint("try again"))
+                    .hint(if alive { "try again" } else { "`frost list` shows the image; thaw it" }))
             })
         }
         Err(errno) => Err(failed(&errno)),
     }
+}
+
+/// Whether a process was killed and is on its way out: behind the commit the guardian may have done that before it died.
+fn is_ending(pid: i32) -> bool {
+    let killed = |status: frost_sys::proc::Status| status.pending & 1 << (libc::SIGKILL - 1) != 0;
+    // It has no memory any more, or will not see another instruction.
+    frost_sys::proc::status(pid).is_ok_and(killed)
+        || frost_sys::proc::read(pid, "maps").is_ok_and(|maps| maps.is_empty())
 }
 
 /// Lets go of all that ties the guardian to the command.
