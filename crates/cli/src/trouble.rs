@@ -16,7 +16,9 @@ pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
         Store::Image { source: frost_image::Error::OtherArchitecture { .. }, .. } => Status::Unsupported,
         Store::NoSuchImage { .. } => Status::Missing,
         Store::IsMachine { .. } => Status::Unsupported,
-        Store::Image { .. } | Store::BlockDamaged { .. } | Store::Foreign { .. } => Status::Damaged,
+        Store::Image { .. } | Store::BlockDamaged { .. } | Store::Foreign { .. } | Store::Lost { .. } => {
+            Status::Damaged
+        }
         Store::Io { source, .. } => match source.kind() {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Status::Denied,
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Status::NoSpace,
@@ -41,6 +43,9 @@ pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
         Store::BlockDamaged { .. } => Some(
             "the disk changed what was written; take another version, or import the image again".to_owned(),
         ),
+        Store::Lost { .. } => {
+            Some("take another version (`frost list`), or import the image again".to_owned())
+        }
         Store::IsMachine { .. } => Some("thaw it, and look into the guest from there".to_owned()),
         Store::Runs { instance, .. } => Some(format!(
             "freeze it first (`frost freeze {}`), or thaw a copy beside it by --clone",
@@ -53,6 +58,38 @@ pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
     Told::new(status, what).chain(&error).state("the store is as it was before").hint(hint).into()
 }
 
+/// Tells why an image could not be imported.
+pub(crate) fn of_import(what: impl Into<String>, error: Store) -> Failure {
+    let hint = match &error {
+        Store::Image { source: frost_image::Error::CutShort { found_bytes: 0, .. }, .. } => {
+            "nothing came: look at what the exporting command said"
+        }
+        Store::Image { source: frost_image::Error::NotAnImage, .. } => {
+            "only what `frost export` wrote can be imported"
+        }
+        Store::Image {
+            source:
+                frost_image::Error::TooNew { .. }
+                | frost_image::Error::UnknownFeatures { .. }
+                | frost_image::Error::OtherArchitecture { .. },
+            ..
+        } => return of_store(what, error),
+        Store::Image { .. } | Store::BlockDamaged { .. } => {
+            "it was damaged or cut on its way: export the image again, and look at what that command says"
+        }
+        // Of what is imported, not of the store.
+        Store::Io { action: "read", .. } => "name a file that `frost export` wrote",
+        _ => return of_store(what, error),
+    };
+    match of_store(what, error) {
+        Failure::Told(mut told) => {
+            told.hints = vec![hint.to_owned()];
+            Failure::Told(told)
+        }
+        closed => closed,
+    }
+}
+
 fn image_hint(error: &frost_image::Error) -> Option<String> {
     use frost_image::Error as Image;
     match error {
@@ -60,7 +97,6 @@ fn image_hint(error: &frost_image::Error) -> Option<String> {
             Some("it takes a newer frost: the one that wrote it, or a later one".to_owned())
         }
         Image::OtherArchitecture { .. } => Some("thaw it on a machine of that architecture".to_owned()),
-        Image::NotAnImage => Some("only what `frost export` wrote can be imported".to_owned()),
         _ => Some("take another version (`frost list`), or import the image again".to_owned()),
     }
 }

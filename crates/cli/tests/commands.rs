@@ -51,6 +51,12 @@ impl Frost {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(status), "{arguments:?}\n{stderr}");
         assert!(stderr.starts_with("error: "), "{arguments:?}\n{stderr}");
+        // A command line that cannot be parsed is told in the parser's own form.
+        if !stderr.contains("try '--help'") {
+            for part in ["\n  state: ", "\n  hint:  "] {
+                assert!(stderr.contains(part), "{arguments:?} says no{part}\n{stderr}");
+            }
+        }
         stderr
     }
 
@@ -157,6 +163,71 @@ fn an_image_is_told_without_being_thawed() {
     assert_eq!(process["arguments"], serde_json::json!(["sleep", "1000"]));
     assert_eq!(process["descriptors"][0]["kind"], "device");
     assert!(frost.ok(&["inspect", "nap@1"]).contains("process "));
+}
+
+#[test]
+fn what_is_no_file_is_written_to_and_not_replaced() {
+    use std::os::unix::fs::FileTypeExt;
+    let frost = Frost::new();
+    frost.image("nap");
+    let path = |name: &str| frost.directory.path().join(name);
+    let text = |path: &Path| path.to_str().expect("our own path").to_owned();
+    let fifo = path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("coreutils").success());
+    let reader = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || fs::read(fifo).expect("what was exported")
+    });
+    assert!(frost.run(&["export", "nap", &text(&fifo)]).status.success());
+    let streamed = reader.join().expect("the reader");
+    assert!(fs::metadata(&fifo).expect("it is there").file_type().is_fifo());
+    // A link stays one; what it leads to is replaced.
+    fs::write(path("file"), "before").expect("our own directory");
+    std::os::unix::fs::symlink("file", path("link")).expect("our own directory");
+    assert!(frost.run(&["export", "nap", &text(&path("link"))]).status.success());
+    assert!(fs::symlink_metadata(path("link")).expect("it is there").is_symlink());
+    assert_eq!(fs::read(path("file")).expect("it is there"), streamed);
+    assert_eq!(fs::read_dir(frost.directory.path()).expect("our own directory").count(), 4);
+    // Of a device that takes nothing all is told.
+    let said = frost.fails(7, &["export", "nap", "/dev/full"]);
+    assert!(said.contains("/dev/full"), "{said}");
+    assert!(fs::metadata("/dev/full").expect("it is there").file_type().is_char_device());
+    let said = frost.fails(1, &["export", "nap", &text(&path("none/file"))]);
+    assert!(said.contains("none/file") && !said.contains("draft"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_imported_is_told_with_where_to_look() {
+    let frost = Frost::new();
+    assert!(frost.fails(4, &["import", "-"]).contains("nothing came"));
+    assert!(frost.fails(1, &["import", "/"]).contains("`frost export` wrote"));
+    assert!(frost.fails(4, &["import", "/proc/self/exe"]).contains("`frost export` wrote"));
+    frost.image("nap");
+    let file = frost.directory.path().join("file");
+    let path = file.to_str().expect("our own path");
+    assert!(frost.run(&["export", "nap", path]).status.success());
+    let whole = fs::read(&file).expect("it was exported");
+    fs::write(&file, &whole[..whole.len() / 2]).expect("our own file");
+    assert!(frost.fails(4, &["import", path]).contains("export the image again"));
+    frost.fails(2, &["import", path, "--to", "a/b"]);
+}
+
+#[test]
+fn an_image_that_lost_a_file_is_damaged() {
+    for name in ["pack", "manifest"] {
+        let frost = Frost::new();
+        frost.image("nap");
+        let file = frost.store().join("images/nap/1").join(name);
+        fs::remove_file(&file).expect("it was there");
+        for arguments in [&["thaw", "nap"][..], &["thaw", "nap@1", "--plan"], &["export", "nap", "-"]] {
+            if name == "manifest" || !arguments.contains(&"--plan") {
+                assert!(frost.fails(4, arguments).contains("is missing"));
+            }
+        }
+        let output = frost.run(&["verify", "nap"]);
+        assert_eq!(output.status.code(), Some(4));
+        frost.ok(&["rm", "nap"]);
+    }
 }
 
 #[test]

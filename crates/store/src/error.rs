@@ -87,6 +87,12 @@ pub enum Error {
         /// Why not.
         source: frost_image::Error,
     },
+    /// A file of an image is not there.
+    #[error("{} is missing: somebody removed it", path.display())]
+    Lost {
+        /// Which.
+        path: PathBuf,
+    },
     /// It is of a virtual machine, and processes were asked for.
     #[error("{id} is an image of a virtual machine")]
     IsMachine {
@@ -154,7 +160,10 @@ impl Error {
 
     /// Returns whether an image is damaged, too new, or of another machine.
     pub fn is_bad_image(&self) -> bool {
-        matches!(self, Self::Image { .. } | Self::BlockDamaged { .. } | Self::Foreign { .. })
+        matches!(
+            self,
+            Self::Image { .. } | Self::BlockDamaged { .. } | Self::Foreign { .. } | Self::Lost { .. }
+        )
     }
 
     /// Returns whether something asked for does not exist.

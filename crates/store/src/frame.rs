@@ -31,7 +31,7 @@ impl PackReader {
         let path = root.show(dir.join(PACK));
         let cold_path = root.show(dir.join(COLD));
         let Some((file, stat)) = root.open_file(dir.join(COLD))? else {
-            return Err(Error::io("open", &path, rustix::io::Errno::NOENT));
+            return Err(Error::Lost { path });
         };
         let table = read_table(&file, &cold_path, stat.st_size.cast_unsigned(), len_bytes)?;
         Self::new(file, cold_path, len_bytes, Some(table))

@@ -269,8 +269,11 @@ pub(crate) fn open_manifest(root: &Root, id: &ImageId) -> Result<(OwnedFd, Heade
     let relative = dir_of(id).join(MANIFEST);
     let path = root.show(&relative);
     let Some((file, stat)) = root.open_file(&relative)? else {
-        let spec = id.to_string();
-        return Err(Error::NoSuchImage { spec, versions: crate::draft::versions(root, &id.name)? });
+        let (spec, versions) = (id.to_string(), crate::draft::versions(root, &id.name)?);
+        if versions.contains(&id.version) {
+            return Err(Error::Lost { path });
+        }
+        return Err(Error::NoSuchImage { spec, versions });
     };
     let mut bytes = [0; Header::LEN_BYTES];
     let len = read_full_at(file.as_fd(), &mut bytes, 0).map_err(|errno| Error::io("read", &path, errno))?;

@@ -35,7 +35,8 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     } else {
         let bytes = to_file(&store, &id, &options.file)?;
         drop(progress);
-        output::note(&format!("exported {id} to {}, {}", options.file.display(), output::bytes(bytes)));
+        let bytes = bytes.map(|bytes| format!(", {}", output::bytes(bytes))).unwrap_or_default();
+        output::note(&format!("exported {id} to {}{bytes}", options.file.display()));
     }
     invocation.steps.end("store.export");
     Ok(ExitCode::SUCCESS)
@@ -49,7 +50,8 @@ fn to_stdout(store: &Store, id: &ImageId) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-fn to_file(store: &Store, id: &ImageId, path: &Path) -> Result<u64, Failure> {
+/// Returns how long the file is, if it is one.
+fn to_file(store: &Store, id: &ImageId, path: &Path) -> Result<Option<u64>, Failure> {
     let what = format!("cannot export {id}");
     let mut destination = Destination::create(&what, path)?;
     store.export(id, destination.file()).map_err(|error| match error {

@@ -157,8 +157,8 @@ pub(super) fn find(store: &Store, target: &str) -> Result<i32, Failure> {
         });
     }
     let failed = |error| trouble::of_store(format!("cannot freeze {target}"), error);
-    let name = Name::new(target)
-        .map_err(|error| Told::new(Status::Usage, format!("cannot freeze {target:?}")).chain(&error))?;
+    let name =
+        Name::new(target).map_err(|error| no_name(format!("cannot freeze {target:?}"), target, &error))?;
     for version in store.versions(&name).map_err(failed)?.into_iter().rev() {
         let state = store.state(&ImageId { name: name.clone(), version }).map_err(failed)?;
         if let Some(instance) = state.instance() {
@@ -172,13 +172,21 @@ pub(super) fn find(store: &Store, target: &str) -> Result<i32, Failure> {
         .into())
 }
 
+/// Tells that `given` is no name, and what is one.
+pub(super) fn no_name(what: String, given: &str, error: &dyn std::error::Error) -> Failure {
+    Told::new(Status::Usage, what)
+        .cause(format!("{given:?} is no name"))
+        .chain(error)
+        .state("nothing was touched")
+        .hint("letters, digits, `.`, `_` and `-` make a name, and digits alone a process id")
+        .into()
+}
+
 /// The name of the image: as asked for, or that of the instance, or that of the command.
 fn name(store: &Store, options: &Options, pid: i32) -> Result<Name, Failure> {
     let what = || format!("cannot freeze {}", options.target);
     if let Some(name) = &options.to {
-        return Name::new(name).map_err(|error| {
-            Told::new(Status::Usage, what()).cause(format!("{name:?} is no name")).chain(&error).into()
-        });
+        return Name::new(name).map_err(|error| no_name(what(), name, &error));
     }
     let failed = |error| trouble::of_store(what(), error);
     if let Some(instance) = frost_store::observe(pid).map_err(failed)?

@@ -107,7 +107,7 @@ pub(super) fn adopt(
     invocation: &mut Invocation,
 ) -> Result<ExitCode, Failure> {
     let what = format!("cannot take over the QEMU behind {}", socket.display());
-    let name = Name::new(name).map_err(|error| Told::new(Status::Usage, what.clone()).chain(&error))?;
+    let name = Name::new(name).map_err(|error| super::freeze::no_name(what.clone(), name, &error))?;
     let started = frost_vm::adopt::adopt(store, socket, &name).map_err(|error| trouble(what, error))?;
     invocation.steps.end("vm.adopt");
     tell_started(&started, "", invocation, || {

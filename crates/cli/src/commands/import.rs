@@ -38,12 +38,16 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         Some("-") => "cannot import an image from standard input".to_owned(),
         _ => format!("cannot import {}", options.file.display()),
     };
-    let name = options.to.as_deref().map(Name::new).transpose();
-    let name = name.map_err(|error| Told::new(Status::Usage, what()).chain(&error))?;
+    let name = options
+        .to
+        .as_deref()
+        .map(|name| Name::new(name).map_err(|error| super::freeze::no_name(what(), name, &error)));
+    let name = name.transpose()?;
     let mut input: Box<dyn Read> = if options.file == Path::new("-") {
         if io::stdin().is_terminal() {
             return Err(Told::new(Status::Usage, what())
                 .cause("it is a terminal")
+                .state("the store is as it was before")
                 .hint("name a file, or a pipe: ssh host frost export NAME - | frost import -")
                 .into());
         }
@@ -65,7 +69,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     let progress = Progress::start("importing".to_owned());
     progress.watch(&store);
     let imported =
-        store.import(&mut input, name.as_ref()).map_err(|error| trouble::of_store(what(), error))?;
+        store.import(&mut input, name.as_ref()).map_err(|error| trouble::of_import(what(), error))?;
     drop(progress);
     invocation.steps.end("store.import");
     let id = &imported.committed.id;
