@@ -126,9 +126,9 @@ pub(crate) fn numbered(
     ready: &mut dyn FnMut(&Half<'_>) -> Result<(), Error>,
     steps: &mut Steps,
 ) -> Result<Built, Error> {
-    let began = Instant::now();
+    let (began, own) = (Instant::now(), clocks::Own::read());
     loop {
-        match here(image, plan, inside, ready, steps) {
+        match here(image, plan, inside, own, ready, steps) {
             Err(error)
                 if error.is_number_in_use()
                     && began.elapsed() < FREED_WITHIN
@@ -172,13 +172,14 @@ pub(crate) fn here(
     image: &Image,
     plan: &Plan,
     inside: Option<&Inside>,
+    own: clocks::Own,
     ready: &mut dyn FnMut(&Half<'_>) -> Result<(), Error>,
     steps: &mut Steps,
 ) -> Result<Built, Error> {
     let checkpoint = image.checkpoint();
     begin(Stage::Namespaces)?;
     if plan.namespaces.time {
-        clocks::go_on(checkpoint)?;
+        clocks::go_on(checkpoint, own)?;
     }
     if plan.namespaces.ipc {
         frost_sys::sysv::unshare().at(Stage::Namespaces, || "an IPC namespace".to_owned())?;
