@@ -51,10 +51,17 @@ fn place(xdg: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
 
 fn read(path: &Path, home: Option<OsString>) -> Result<Settings, Failure> {
     let unreadable = |error: &io::Error| {
-        Told::new(Status::Usage, format!("cannot read {}", path.display()))
+        let (status, hint) = match error.kind() {
+            // As of a command by `sudo -u` that kept the caller's HOME.
+            io::ErrorKind::PermissionDenied => {
+                (Status::Denied, "set HOME or XDG_CONFIG_HOME to a directory of your own, as `sudo -H` does")
+            }
+            _ => (Status::Usage, "make it a text file that you may read, or remove it: there need be none"),
+        };
+        Told::new(status, format!("cannot read {}", path.display()))
             .chain(error)
             .state("nothing was touched")
-            .hint("make it a text file that you may read, or remove it: there need be none")
+            .hint(hint)
             .into()
     };
     let file = match std::fs::File::open(path) {

@@ -43,6 +43,11 @@ pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
         Store::BlockDamaged { .. } => Some(
             "the disk changed what was written; take another version, or import the image again".to_owned(),
         ),
+        Store::Io { source, .. }
+            if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
+        {
+            Some("use a store where you may write: --store DIR, or FROST_HOME".to_owned())
+        }
         Store::Lost { .. } => {
             Some("take another version (`frost list`), or import the image again".to_owned())
         }

@@ -67,8 +67,16 @@ impl Freeze<'_> {
                     error.downcast_ref::<Errno>(),
                     Some(&(Errno::NOSPC | Errno::DQUOT | Errno::FBIG))
                 );
+            let denied = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+                matches!(
+                    error.kind(),
+                    std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem
+                )
+            });
             if full {
                 kind = FailureKind::NoSpace;
+            } else if denied && kind == FailureKind::Failed {
+                kind = FailureKind::Denied;
             }
             at = error.source();
         }
