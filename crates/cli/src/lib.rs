@@ -41,7 +41,14 @@ fn dispatch(arguments: help::Arguments) -> Result<ExitCode, Failure> {
 
 /// Runs the command that the arguments of this process ask for.
 pub fn run() -> ExitCode {
-    let matches = match help::command().try_get_matches() {
+    let matches = match help::parser().try_get_matches() {
+        Err(error) if error.kind() != clap::error::ErrorKind::DisplayVersion => {
+            // Once more, by the parser that can tell all that there is to say.
+            help::command().try_get_matches()
+        }
+        other => other,
+    };
+    let matches = match matches {
         Ok(matches) => matches,
         Err(error) => {
             // Help and version come this way too. That nobody reads them is not worth a message.
