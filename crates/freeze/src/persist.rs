@@ -148,7 +148,7 @@ pub(crate) fn run(
     let mut longest = precopy.as_ref().map_or(Duration::ZERO, Precopy::pause);
     let mut stop = |freeze: &mut Freeze<'_>, precopy: &mut Option<Precopy>, exact| {
         let features = host::cpu_features();
-        let urgent = Urgent::beside(pid);
+        let mut urgent = Some(Urgent::beside(pid));
         let pause = Instant::now();
         let tree = StoppedTree::stop(pid, keeper, options.stop_timeout)
             .map_err(|error| freeze.stop_failed(&error))?;
@@ -163,7 +163,7 @@ pub(crate) fn run(
             precopy,
             at: 0,
         };
-        let captures = capture(freeze, &tree, (clocks, features), memory, options, exact)?;
+        let captures = capture(freeze, &tree, (clocks, features), memory, options, exact, &mut urgent)?;
         if !options.leave_running {
             return Ok((captures, Some(tree), pause));
         }
@@ -258,6 +258,7 @@ fn capture(
     mut memory: Memory<'_>,
     options: Options<'_>,
     exact: bool,
+    urgent: &mut Option<Urgent>,
 ) -> Result<Captures, Failure> {
     let mut files = memory.precopy.as_mut().map(Precopy::begin_stop).unwrap_or_default();
     let living: Vec<&StoppedProcess> = tree.processes().iter().filter(|process| !process.zombie).collect();
@@ -297,6 +298,11 @@ fn capture(
         known.insert(process.pid, Known { mappings, timers, facts, descriptors });
     }
     freeze.step("freeze.inner")?;
+    if !options.leave_running {
+        // From here on the work is ours, or that of one call for many pages. The thread that hashes is to have a processor
+        // of its own, and would get the one that ours is bound to.
+        drop(urgent.take());
+    }
 
     // Shared memory without a descriptor gets its number behind that which has one.
     let mut unnamed = ram::SharedMemories::new();
