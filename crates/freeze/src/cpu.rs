@@ -6,15 +6,26 @@ use frost_model::clock::Timespec;
 use frost_model::cpu::{CpuState, Registers, Restart, RobustList, Rseq, Scheduling, Thread};
 use frost_model::id::{TargetAddr, Tid};
 use frost_model::path::BytePath;
-use frost_sys::{memory, proc, ptrace, sched};
+use frost_sys::proc::{self, Status};
+use frost_sys::{memory, ptrace, sched};
 use frost_tracee::seize::{StoppedProcess, StoppedThread};
 use frost_tracee::{elapsed, restart};
 use rustix::io::Errno;
+use std::collections::HashMap;
 
-/// Captures the threads of a process.
-pub(crate) fn capture(process: &StoppedProcess, facts: &[ThreadFacts]) -> Result<CpuState, Errno> {
-    let threads =
-        process.threads.iter().zip(facts).map(|(thread, facts)| capture_thread(process, thread, facts));
+/// Captures the threads of a process, some of whose states were read already.
+pub(crate) fn capture(
+    process: &StoppedProcess,
+    facts: &[ThreadFacts],
+    statuses: &mut HashMap<i32, Status>,
+) -> Result<CpuState, Errno> {
+    let threads = process.threads.iter().zip(facts).map(|(thread, facts)| {
+        let status = match statuses.remove(&thread.tid) {
+            Some(status) => status,
+            None => proc::thread_status(process.pid, thread.tid)?,
+        };
+        capture_thread(process, thread, facts, status)
+    });
     Ok(CpuState { threads: threads.collect::<Result<_, _>>()? })
 }
 
@@ -22,9 +33,9 @@ fn capture_thread(
     process: &StoppedProcess,
     thread: &StoppedThread,
     facts: &ThreadFacts,
+    status: Status,
 ) -> Result<Thread, Errno> {
     let tid = thread.tid;
-    let status = proc::status(tid)?;
     let credentials = pd::credentials(&status, facts.securebits);
     let leader = pd::credentials(&process.status, facts.securebits);
     let rseq = ptrace::rseq_configuration(tid).unwrap_or_default();

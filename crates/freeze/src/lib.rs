@@ -10,6 +10,7 @@
 //! (`frost_tracee::inject`).
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod aio;
 pub mod cap;
 mod cpu;

@@ -2,6 +2,7 @@
 
 use crate::Keeper;
 use crate::cap::{Captured, Motion, sysv, tcp};
+use crate::ahead::Ahead;
 use crate::difference::Earlier;
 use crate::failure::{Failure, FailureKind};
 use crate::inner::{self, ProcessFacts};
@@ -19,7 +20,7 @@ use frost_model::rm::{Attachment, PageRange, Region, RmState};
 use frost_model::{BytePath, Checkpoint, PAGE_SIZE, Pid, Process, Steps};
 use frost_store::{Draft, Name, Store, Then};
 use frost_sys::pagemap::Pagemap;
-use frost_sys::proc::{self, Mapping, Timer};
+use frost_sys::proc::{self, Mapping, Status, Timer};
 use frost_sys::{fault, pidfd, ptrace};
 use frost_tracee::inject;
 use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
@@ -261,6 +262,7 @@ fn capture(
     urgent: &mut Option<Urgent>,
 ) -> Result<Captures, Failure> {
     let mut files = memory.precopy.as_mut().map(Precopy::begin_stop).unwrap_or_default();
+    let ahead = Ahead::of(tree, urgent.as_ref());
     let living: Vec<&StoppedProcess> = tree.processes().iter().filter(|process| !process.zombie).collect();
     let mut maps = Vec::with_capacity(living.len());
     for process in &living {
@@ -349,12 +351,13 @@ fn capture(
         behind.descriptions.insert(*key, id);
     }
 
+    let mut statuses = ahead.finish();
     let mut processes = Vec::with_capacity(tree.processes().len());
     for process in tree.processes() {
         processes.push(match known.remove(&process.pid) {
             Some(known) => {
                 memory.at = processes.len();
-                capture_process(tree, process, known, &behind, &mut files, &mut memory)
+                capture_process(tree, process, known, &mut statuses, &behind, &mut files, &mut memory)
                     .map_err(|error| freeze.failed(&*error))?
             }
             None => Process {
@@ -616,6 +619,7 @@ fn capture_process(
     tree: &StoppedTree,
     process: &StoppedProcess,
     known: Known,
+    statuses: &mut HashMap<i32, Status>,
     behind: &dyn Behind,
     files: &mut FileCache,
     memory: &mut Memory<'_>,
@@ -660,7 +664,7 @@ fn capture_process(
     let bounds = rm::bounds(pid, &process.stat, known.facts.brk);
     let vdso = rm::vdso(pid, &known.mappings);
     Ok(Process {
-        cpu: cpu::capture(process, &known.facts.threads)?,
+        cpu: cpu::capture(process, &known.facts.threads, statuses)?,
         pd: pd::capture(tree, process, &known.facts, &known.timers, places, known.descriptors)?,
         rm: RmState { regions, bounds, vdso },
     })

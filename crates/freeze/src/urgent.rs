@@ -28,19 +28,27 @@ impl Urgent {
         let _ = setpriority_process(None, FIRST);
         Self { before, there }
     }
+
+    /// Returns what a thread of ours has to call that is not to be so: it has inherited it.
+    pub(crate) fn leave(&self) -> impl FnOnce() + Send + use<> {
+        let Self { before, there } = *self;
+        move || {
+            let _ = setpriority_process(None, 0);
+            if let Some(before) = before {
+                // Away from there at once, so that the program need not wait until we are preempted.
+                let mut elsewhere = before;
+                elsewhere.unset(there);
+                if elsewhere.count() > 0 {
+                    let _ = sched_setaffinity(None, &elsewhere);
+                }
+                let _ = sched_setaffinity(None, &before);
+            }
+        }
+    }
 }
 
 impl Drop for Urgent {
     fn drop(&mut self) {
-        let _ = setpriority_process(None, 0);
-        if let Some(before) = &self.before {
-            // Away from there at once, so that the program need not wait until we are preempted.
-            let mut elsewhere = *before;
-            elsewhere.unset(self.there);
-            if elsewhere.count() > 0 {
-                let _ = sched_setaffinity(None, &elsewhere);
-            }
-            let _ = sched_setaffinity(None, before);
-        }
+        self.leave()();
     }
 }

@@ -182,7 +182,8 @@ impl<'a> Area<'a> {
                 }
             }
         }
-        for (job, tape) in jobs.iter_mut().zip(&started) {
+        // The last one first: whoever waits for a thread is woken by that one only, and finds most of the others there.
+        for (job, tape) in jobs.iter_mut().zip(&started).rev() {
             let thread = &self.process.threads[job.thread];
             let ended = self.wait_for_end(thread).and_then(|()| self.collect(job, *tape));
             let restored = restore(thread);

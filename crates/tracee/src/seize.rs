@@ -378,9 +378,9 @@ impl Seizing {
             }
             found = true;
             // The stop itself lets the thread run for a moment, so this is asked before.
-            let call = proc::blocked_in(tid);
+            let call = proc::blocked_in(pid, tid);
             if call.as_ref().is_some_and(restart::may_have_timeout) {
-                self.asleep.extend(Asleep::of(tid).map(|asleep| (tid, asleep)));
+                self.asleep.extend(Asleep::of(pid, tid).map(|asleep| (tid, asleep)));
             }
             self.threads.insert(tid, (pid, None));
             if call.is_some_and(|call| restart::returns_eintr(call.nr)) {

@@ -13,7 +13,7 @@ pub use limits::limits;
 pub use maps::{Mapping, VmFlags, bare_mappings, mappings};
 pub use sleep::{Asleep, Call, blocked_in};
 pub use stat::{Stat, stat, thread_stat};
-pub use status::{Status, status};
+pub use status::{Status, status, thread_status};
 pub use timers::{Target, Timer, timers};
 
 use rustix::fs::{Mode, OFlags};
@@ -33,6 +33,14 @@ pub fn path(id: i32, name: &str) -> PathBuf {
 /// ENOENT or ESRCH if the process is gone.
 pub fn read(id: i32, name: &str) -> Result<Vec<u8>> {
     file(&path(id, name))
+}
+
+/// Reads a whole file of a thread.
+///
+/// `/proc/TID` has them too, but is made anew for each thread that is asked for there, beside this one, and taken down
+/// with it.
+fn of_thread(pid: i32, tid: i32, name: &str) -> Result<Vec<u8>> {
+    read(pid, &format!("task/{tid}/{name}"))
 }
 
 /// Reads a whole file of `/proc`, by its path.
@@ -99,7 +107,7 @@ pub fn children(pid: i32) -> Result<Vec<i32>> {
 
 /// Lists the children of one thread of a process, as [`children`]; none if it is gone.
 pub fn children_of(pid: i32, tid: i32) -> Result<Vec<i32>> {
-    match read(pid, &format!("task/{tid}/children")) {
+    match of_thread(pid, tid, "children") {
         Ok(text) => Ok(text
             .split(|byte| *byte == b' ')
             .filter_map(|word| std::str::from_utf8(word).ok()?.trim().parse().ok())

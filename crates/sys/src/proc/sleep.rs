@@ -16,12 +16,12 @@ pub struct Asleep {
 }
 
 impl Asleep {
-    /// Asks when `tid` last began or went on to run: for a sleeping thread the time it fell asleep. `None` where the
+    /// Asks when thread `tid` of process `pid` last began or went on to run: for a sleeping thread the time it fell asleep. `None` where the
     /// kernel does not tell (CONFIG_SCHED_DEBUG before Linux 6.13).
     ///
     /// Source: `se.exec_start` of `/proc/TID/sched`, kernel/sched/debug.c.
-    pub fn of(tid: i32) -> Option<Self> {
-        Some(Self { nanos: last_ran(tid)?, cpu: super::thread_stat(tid).ok()?.processor })
+    pub fn of(pid: i32, tid: i32) -> Option<Self> {
+        Some(Self { nanos: last_ran(pid, tid)?, cpu: super::thread_stat(pid, tid).ok()?.processor })
     }
 
     /// Returns the time since then, never too much of it.
@@ -63,14 +63,14 @@ fn read_clock_of(cpu: u32) -> Option<i128> {
     // Running there is what brings our own clock up to that CPU's time.
     rustix::thread::sched_setaffinity(Some(us), &there).ok()?;
     std::thread::yield_now();
-    let now = last_ran(us.as_raw_nonzero().get());
+    let now = last_ran(rustix::process::getpid().as_raw_nonzero().get(), us.as_raw_nonzero().get());
     // If the mask cannot be set back we stay there, which does no harm.
     let _ = rustix::thread::sched_setaffinity(Some(us), &before);
     now
 }
 
-fn last_ran(tid: i32) -> Option<i128> {
-    parse(&super::read(tid, "sched").ok()?)
+fn last_ran(pid: i32, tid: i32) -> Option<i128> {
+    parse(&super::of_thread(pid, tid, "sched").ok()?)
 }
 
 /// Parses milliseconds with six decimals.
@@ -90,11 +90,11 @@ pub struct Call {
     pub args: [u64; 6],
 }
 
-/// Returns the system call in which `tid` is blocked; `None` if it runs, or is in none.
+/// Returns the system call in which thread `tid` of process `pid` is blocked; `None` if it runs, or is in none.
 ///
-/// Source: `/proc/TID/syscall`; needs the right to read the thread.
-pub fn blocked_in(tid: i32) -> Option<Call> {
-    parse_call(&super::read(tid, "syscall").ok()?)
+/// Source: `/proc/PID/task/TID/syscall`; needs the right to read the thread.
+pub fn blocked_in(pid: i32, tid: i32) -> Option<Call> {
+    parse_call(&super::of_thread(pid, tid, "syscall").ok()?)
 }
 
 /// Parses a number and six arguments in hexadecimal; what else there may be are words or -1.
@@ -122,7 +122,8 @@ mod tests {
     #[test]
     fn the_schedulers_clock_is_read() {
         assert_eq!(parse(b"se.exec_start                :        707870.913560\n"), Some(707_870_913_560));
-        let asleep = Asleep::of(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let asleep = Asleep::of(pid, rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
         assert!(asleep.since().unwrap() < Duration::from_secs(10));
     }
 }

@@ -59,12 +59,12 @@ pub fn stat(id: i32) -> Result<Stat> {
     parse(&super::read(id, "stat")?).ok_or(Errno::IO)
 }
 
-/// Reads the line of one thread, which does not add up the times of all the threads of its process.
+/// Reads the line of one thread of process `pid`, which does not add up the times of all the threads of its process.
 ///
 /// # Errors
 /// ENOENT or ESRCH if the thread is gone.
-pub fn thread_stat(tid: i32) -> Result<Stat> {
-    parse(&super::read(tid, &format!("task/{tid}/stat"))?).ok_or(Errno::IO)
+pub fn thread_stat(pid: i32, tid: i32) -> Result<Stat> {
+    parse(&super::of_thread(pid, tid, "stat")?).ok_or(Errno::IO)
 }
 
 fn parse(text: &[u8]) -> Option<Stat> {

@@ -67,6 +67,14 @@ pub fn status(id: i32) -> Result<Status> {
     Ok(parse(&super::read(id, "status")?))
 }
 
+/// Reads the same of thread `tid` of process `pid`.
+///
+/// # Errors
+/// ENOENT or ESRCH if the thread is gone.
+pub fn thread_status(pid: i32, tid: i32) -> Result<Status> {
+    Ok(parse(&super::of_thread(pid, tid, "status")?))
+}
+
 fn parse(text: &[u8]) -> Status {
     let mut status = Status::default();
     for line in text.split(|byte| *byte == b'\n') {
