@@ -95,7 +95,7 @@ pub(crate) fn build<'a>(
     groups: Option<Vec<u32>>,
     sibling: bool,
     material: impl FnOnce() -> Result<Material, Error>,
-    beside: impl FnOnce(),
+    beside: impl FnOnce() -> Result<(), Error>,
     steps: &mut Steps,
 ) -> Result<Half<'a>, Error> {
     begin(Stage::Open)?;
@@ -178,7 +178,7 @@ pub(crate) fn build<'a>(
     // The tree has its own copies.
     drop::<Pool>(pool);
     drop(stub);
-    beside();
+    beside()?;
     steps.end(Stage::Spawn.name());
 
     begin(Stage::Arrive)?;

@@ -11,6 +11,7 @@ use crate::error::{Context, Error};
 use crate::plan::Plan;
 use crate::stage::Stage;
 use crate::thaw;
+use crate::verify::Verification;
 use frost_keeper::house::Home;
 use frost_keeper::protocol::{self as say, Message};
 use frost_keeper::{Connection, Held, admission, house};
@@ -124,14 +125,20 @@ pub(crate) fn in_namespaces(
         reap(child);
         error
     };
-    verify(image).map_err(end)?;
-    steps.end(Stage::Verify.name());
+    // The pack is compared with its digests while the builder reads it, who waits for our word in the end.
+    let mut verification = Verification::of(image);
+    verification.begin().map_err(end)?;
+    let mut verification = Some(verification);
     let inner = image.checkpoint().processes[0].pd.relation.pid.raw();
     let mut root = 0;
     let (mut terminal, mut passing) = (None, None);
     loop {
         match receive(&mut stream) {
             Some(Report::Ready) => {
+                if let Some(verification) = verification.take() {
+                    verification.finish().map_err(end)?;
+                    steps.end(Stage::Verify.name());
+                }
                 root = match child_numbered(keeper, inner) {
                     Some(root) => root,
                     None => {
@@ -158,20 +165,19 @@ pub(crate) fn in_namespaces(
                 let attached = Some(Attached::kept(Some(root), connection, terminal, passing));
                 return Ok(Alive { root, clean, attached, lent: None, passing: None });
             }
-            Some(Report::Failed { message, denied }) => return Err(end(Error::Inside { message, denied })),
+            Some(Report::Failed { message, denied }) => {
+                // A pack that is damaged or cut short is why, if it is.
+                if let Some(verification) = verification.take() {
+                    verification.finish().map_err(end)?;
+                }
+                return Err(end(Error::Inside { message, denied }));
+            }
             None => {
                 let message = "the builder ended before it had built the program".to_owned();
                 return Err(end(Error::Inside { message, denied: false }));
             }
         }
     }
-}
-
-/// Compares the pack with its digests, while it is read by the builder, who waits for our word in the end.
-fn verify(image: &Image) -> Result<(), Error> {
-    begin(Stage::Verify)?;
-    let pack = image.pack()?;
-    Ok(image.verify_pack(pack.as_fd())?)
 }
 
 /// Finds the child of `parent` that has this pid in its own namespace.

@@ -24,6 +24,7 @@ mod stage;
 mod synthetic;
 mod thaw;
 mod vdso;
+mod verify;
 
 pub use attach::{Attached, Ending, Passing, Terminal};
 pub use compile::InnerCall;

@@ -211,7 +211,7 @@ fn thaw(checkpoint: &Checkpoint) -> Result<i32, crate::Error> {
         })
     };
     let relation = Relation { attach: false, copy: false };
-    let mut half = build::build(checkpoint, relation, None, false, material, || (), &mut steps)?;
+    let mut half = build::build(checkpoint, relation, None, false, material, || Ok(()), &mut steps)?;
     release::stop(&half, &mut steps)?;
     release::settings(&half)?;
     assert!(release::release(&mut half, &mut steps)?);

@@ -6,11 +6,11 @@ use crate::error::{Context, Error};
 use crate::inside::{self, Alive};
 use crate::plan::{self, Options, Plan};
 use crate::stage::Stage;
+use crate::verify::Verification;
 use crate::{cap, clocks, release};
 use frost_model::{Pid, Steps};
-use frost_store::{Image, Intent, PackBlocks};
+use frost_store::{Image, Intent};
 use rustix::fd::{AsFd, OwnedFd};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A program that runs again.
@@ -186,10 +186,7 @@ pub(crate) fn here(
     }
     steps.end(Stage::Namespaces.name());
     // In namespaces of the program's own whoever asked for the thaw compares the pack with its digests, beside us.
-    let mut verification = match inside {
-        None => Some(Verification::of(image)?),
-        Some(_) => None,
-    };
+    let mut verification = inside.is_none().then(|| Verification::of(image));
     let context = plan.context();
     let mut late = None;
     let mut sysv = cap::sysv::Made::default();
@@ -214,17 +211,15 @@ pub(crate) fn here(
     };
     let groups = inside.and_then(|inside| inside.groups.clone());
     let sibling = inside.is_some_and(|inside| inside.sibling);
-    let beside = || {
-        if let Some(verification) = &mut verification {
-            verification.begin();
-        }
+    let beside = || match &mut verification {
+        Some(verification) => verification.begin(),
+        None => Ok(()),
     };
     let mut half = build::build(checkpoint, plan.relation(), groups, sibling, material, beside, steps)?;
     sysv.all_attached(checkpoint)?;
     release::stop(&half, steps)?;
     release::settings(&half)?;
     if let Some(verification) = verification {
-        begin(Stage::Verify)?;
         verification.finish()?;
         steps.end(Stage::Verify.name());
     }
@@ -246,54 +241,4 @@ pub(crate) fn here(
             .at(Stage::Release, || "the root's pidfd".to_owned())
     })?;
     Ok(Built { root: half.root, pidfd, clean })
-}
-
-/// The comparison of the pack with its digests, beside the building if that takes long.
-enum Verification<'a> {
-    Later(&'a Image),
-    Ready(PackBlocks, OwnedFd),
-    Beside(JoinHandle<Result<(), frost_store::Error>>),
-}
-
-/// Up to this length a thread costs more than it saves.
-const SMALL_PACK_BYTES: u64 = 1 << 20;
-
-impl<'a> Verification<'a> {
-    fn of(image: &'a Image) -> Result<Self, Error> {
-        if image.header().pack.len_bytes <= SMALL_PACK_BYTES {
-            return Ok(Self::Later(image));
-        }
-        Ok(Self::Ready(image.blocks()?, image.pack()?))
-    }
-
-    /// Starts the thread, if there is to be one.
-    ///
-    /// When all descriptors are open and the tree has its copies: two threads share their descriptor table, which then
-    /// grows only after a grace period of RCU (`expand_fdtable`, fs/file.c), some 3 to 20 ms.
-    fn begin(&mut self) {
-        if let Self::Ready(blocks, pack) = self
-            && let Ok(pack) = pack.try_clone()
-        {
-            let blocks = blocks.clone();
-            let verify = move || blocks.verify(pack.as_fd(), 0..blocks.len_bytes());
-            // If it cannot be started, it is done at the end.
-            if let Ok(handle) = std::thread::Builder::new().name("frost-verify".to_owned()).spawn(verify) {
-                *self = Self::Beside(handle);
-            }
-        }
-    }
-
-    fn finish(self) -> Result<(), Error> {
-        match self {
-            Self::Later(image) => {
-                let pack = image.pack()?;
-                Ok(image.verify_pack(pack.as_fd())?)
-            }
-            Self::Ready(blocks, pack) => Ok(blocks.verify(pack.as_fd(), 0..blocks.len_bytes())?),
-            Self::Beside(handle) => match handle.join() {
-                Ok(result) => Ok(result?),
-                Err(panic) => std::panic::resume_unwind(panic),
-            },
-        }
-    }
 }
