@@ -211,6 +211,8 @@ carried! {
     limits_hard
     limits_tight_files
     limits_tight_size
+    limits_most_files
+    limits_crossed_files
     memfd_plain
     memfd_shared
     memfd_private

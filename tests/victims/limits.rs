@@ -9,6 +9,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("limits_hard", hard),
     ("limits_tight_files", tight_files),
     ("limits_tight_size", tight_size),
+    ("limits_most_files", most_files),
+    ("limits_crossed_files", crossed_files),
 ];
 
 fn lower(which: libc::__rlimit_resource_t, soft: u64, hard: Option<u64>) -> Verdict {
@@ -45,6 +47,86 @@ fn tight_files(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     sys!(fcntl(high, libc::F_GETFD))?;
     Ok(())
+}
+
+/// An eventfd that counts `value`, under a number of its own choice.
+fn counter(value: u32, fd: i32) -> Verdict {
+    let made = sys!(eventfd(value, libc::EFD_NONBLOCK))?;
+    if made != fd {
+        sys!(dup2(made, fd))?;
+        sys!(close(made))?;
+    }
+    Ok(())
+}
+
+fn counts(value: u64, fd: i32) -> Verdict {
+    let mut count = [0; 8];
+    sys!(read(fd, count.as_mut_ptr().cast(), 8))?;
+    same!(u64::from_ne_bytes(count), value, "what descriptor {fd} counts");
+    Ok(())
+}
+
+/// Three quarters of the numbers that the limit allows refer to descriptions of their own, so that there are not as many
+/// others to build them with; the limit is that of whoever thaws, too.
+fn most_files(stage: &Stage) -> Verdict {
+    const FIRST: i32 = 10;
+    let mut limit: libc::rlimit = zeroed();
+    sys!(getrlimit(libc::RLIMIT_NOFILE, &mut limit))?;
+    // As many as the machine may have of them, and all of its programs.
+    let limit = limit.rlim_max.min(20_000);
+    lower(libc::RLIMIT_NOFILE, limit, None)?;
+    let last = (limit as i32 / 4 * 3).max(FIRST);
+    for fd in FIRST..last {
+        counter(fd as u32, fd)?;
+    }
+    stage.freeze_here()?;
+    (FIRST..last).try_for_each(|fd| counts(fd as u64, fd))
+}
+
+/// Two processes know the same descriptions by each other's numbers, and a third one does not have them.
+fn crossed_files(stage: &Stage) -> Verdict {
+    const FIRST: i32 = 20;
+    for fd in FIRST..FIRST + 4 {
+        counter(fd as u32, fd)?;
+    }
+    let (settled, go) = (sys!(eventfd(0, libc::EFD_SEMAPHORE))?, sys!(eventfd(0, libc::EFD_SEMAPHORE))?);
+    let wait = |fd: i32| -> Verdict {
+        let mut count = 0u64;
+        sys!(read(fd, (&raw mut count).cast(), 8)).map(drop)
+    };
+    let without = stage.fork(|| {
+        for fd in FIRST..FIRST + 4 {
+            sys!(close(fd))?;
+        }
+        crate::call::write_all(settled, &1u64.to_ne_bytes())?;
+        wait(go)?;
+        for fd in FIRST..FIRST + 4 {
+            check!(sys!(fcntl(fd, libc::F_GETFD)).is_err(), "descriptor {fd} is open where it was closed");
+        }
+        Ok(())
+    })?;
+    let crossed = stage.fork(|| {
+        let aside = sys!(dup(FIRST))?;
+        sys!(dup2(FIRST + 1, FIRST))?;
+        sys!(dup3(aside, FIRST + 1, libc::O_CLOEXEC))?;
+        sys!(close(aside))?;
+        sys!(dup2(FIRST + 2, FIRST + 3))?;
+        crate::call::write_all(settled, &1u64.to_ne_bytes())?;
+        wait(go)?;
+        let closes = |fd: i32| Ok::<_, String>(sys!(fcntl(fd, libc::F_GETFD))? & libc::FD_CLOEXEC != 0);
+        same!((closes(FIRST)?, closes(FIRST + 1)?), (false, true), "what is closed on exec");
+        counts(FIRST as u64 + 1, FIRST)?;
+        counts(FIRST as u64, FIRST + 1)?;
+        counts(FIRST as u64 + 2, FIRST + 3)
+    })?;
+    wait(settled)?;
+    wait(settled)?;
+    stage.freeze_here()?;
+    // Which that process does not have under any number.
+    counts(FIRST as u64 + 3, FIRST + 3)?;
+    crate::call::write_all(go, &2u64.to_ne_bytes())?;
+    stage.reap(crossed)?;
+    stage.reap(without)
 }
 
 /// The program may not write large files, while its image must be one.

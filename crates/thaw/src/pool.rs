@@ -1,4 +1,7 @@
-//! The descriptors that the tree inherits, under numbers that no process of the image uses.
+//! The descriptors that the tree inherits.
+//!
+//! A description has the number under which the program knows it, where all processes that have this number agree: so
+//! that a program may use nearly all of the numbers that its limit allows. All else has numbers that no process uses.
 
 use crate::compile::{FileMode, FileUse, Numbers};
 use crate::error::{Context, Error};
@@ -10,7 +13,7 @@ use frost_model::{Checkpoint, DataspaceId, DescriptionId};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -23,8 +26,8 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Starts one for `checkpoint`.
-    pub(crate) fn of(checkpoint: &Checkpoint) -> Self {
+    /// Starts one for `checkpoint`, in which so many descriptions have no number that all agree on.
+    pub(crate) fn of(checkpoint: &Checkpoint, strangers: usize) -> Self {
         let taken: HashSet<i32> = checkpoint
             .processes
             .iter()
@@ -34,7 +37,7 @@ impl Pool {
         // Behind all of them, if the limit leaves room there; else in the gaps between.
         let behind = taken.iter().max().map_or(0, |fd| fd + 1).max(64);
         let most = frost_sys::limits::get(libc::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        let wanted = checkpoint.descriptions.len() as u64 + 1024;
+        let wanted = strangers as u64 + 1024;
         let next = if behind as u64 + wanted < most { behind } else { 3 };
         Self { taken, next, held: Vec::new() }
     }
@@ -53,6 +56,92 @@ impl Pool {
             return Ok(number);
         }
     }
+
+    /// Moves descriptions to their numbers: those that are theirs, as far as these are free here, else any of the pool.
+    fn settle(
+        &mut self,
+        descriptions: Vec<Option<OwnedFd>>,
+        homes: &[Option<i32>],
+    ) -> rustix::io::Result<Vec<Option<i32>>> {
+        let mut waiting = descriptions;
+        let raw = |fd: &Option<OwnedFd>| fd.as_ref().map(AsRawFd::as_raw_fd);
+        let mut holders: HashMap<i32, usize> =
+            waiting.iter().enumerate().filter_map(|(index, fd)| Some((raw(fd)?, index))).collect();
+        let mut numbers = vec![None; waiting.len()];
+        for first in 0..waiting.len() {
+            // Each waits for the next one to leave its number.
+            let mut queue = vec![first];
+            let mut queued = HashSet::from([first]);
+            while let Some(index) = queue.last().copied() {
+                let Some(fd) = waiting[index].take() else {
+                    queue.pop();
+                    continue;
+                };
+                let now = fd.as_raw_fd();
+                let home = homes[index];
+                let holder = home.filter(|home| *home != now).and_then(|home| holders.get(&home)).copied();
+                match holder {
+                    // They wait for each other.
+                    Some(other) if !queued.insert(other) => {
+                        if let Some(theirs) = waiting[other].take() {
+                            let aside = rustix::io::fcntl_dupfd_cloexec(&theirs, self.next)?;
+                            holders.remove(&theirs.as_raw_fd());
+                            holders.insert(aside.as_raw_fd(), other);
+                            waiting[other] = Some(aside);
+                        }
+                        waiting[index] = Some(fd);
+                    }
+                    Some(other) => {
+                        waiting[index] = Some(fd);
+                        queue.push(other);
+                    }
+                    None => {
+                        holders.remove(&now);
+                        numbers[index] = Some(self.move_to(fd, home)?);
+                        queue.pop();
+                    }
+                }
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// Moves a descriptor to a number, or to any of the pool if that one is in use here or beyond our limit.
+    fn move_to(&mut self, fd: OwnedFd, home: Option<i32>) -> rustix::io::Result<i32> {
+        let Some(home) = home else { return self.adopt(fd) };
+        if fd.as_raw_fd() == home {
+            rustix::io::fcntl_setfd(&fd, FdFlags::empty())?;
+            self.held.push(fd);
+            return Ok(home);
+        }
+        match rustix::io::fcntl_dupfd_cloexec(&fd, home) {
+            Ok(copy) if copy.as_raw_fd() == home => self.move_to(copy, Some(home)),
+            Ok(_) | Err(Errno::INVAL | Errno::MFILE) => self.adopt(fd),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// Returns the number of each description on which all processes agree that have it.
+fn homes(checkpoint: &Checkpoint, descriptions: &[Option<OwnedFd>], instead: &Instead) -> Vec<Option<i32>> {
+    let mut meanings: HashMap<i32, Option<usize>> = HashMap::new();
+    for descriptor in checkpoint.processes.iter().flat_map(|process| &process.pd.descriptors) {
+        let index = descriptor.description.index();
+        let meaning = meanings.entry(descriptor.fd.raw()).or_insert(Some(index));
+        if *meaning != Some(index) {
+            *meaning = None;
+        }
+    }
+    for (_, fd, _) in instead {
+        meanings.insert(*fd, None);
+    }
+    let mut homes = vec![None; descriptions.len()];
+    for (fd, meaning) in meanings {
+        if let Some(index) = meaning.filter(|index| descriptions.get(*index).is_some_and(Option::is_some)) {
+            homes[index] = Some(homes[index].map_or(fd, |other: i32| other.min(fd)));
+        }
+    }
+    homes
 }
 
 /// Returns how each file that is mapped, executed or gone to has to be opened.
@@ -105,7 +194,9 @@ pub(crate) fn open_all(
 ) -> Result<(Pool, Numbers), Error> {
     let stage = Stage::Open;
     let number = || "a number for a descriptor".to_owned();
-    let mut pool = Pool::of(checkpoint);
+    let homes = homes(checkpoint, &descriptions, &instead);
+    let strangers = homes.iter().filter(|home| home.is_none()).count();
+    let mut pool = Pool::of(checkpoint, strangers);
     let mut numbers = Numbers {
         // Next to each other, so that one call closes both at the end.
         gate: pool.adopt(gate).at(stage, number)?,
@@ -122,10 +213,7 @@ pub(crate) fn open_all(
         let fd = fd.map(|fd| pool.adopt(fd)).transpose().at(stage, number)?;
         numbers.dataspaces.push(fd);
     }
-    for description in descriptions {
-        let fd = description.map(|fd| pool.adopt(fd)).transpose().at(stage, number)?;
-        numbers.descriptions.push(fd);
-    }
+    numbers.descriptions = pool.settle(descriptions, &homes).at(stage, number)?;
     for (id, fd, own) in instead {
         numbers.instead.insert((id.index(), fd), pool.adopt(own).at(stage, number)?);
     }
@@ -186,4 +274,44 @@ fn write_all(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Res
         offset += written as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+
+    /// An eventfd that counts `value`, under a number.
+    fn counter(value: u32, number: i32) -> OwnedFd {
+        let fd = eventfd(value, EventfdFlags::CLOEXEC).unwrap();
+        let placed = rustix::io::fcntl_dupfd_cloexec(&fd, number).unwrap();
+        assert_eq!(placed.as_raw_fd(), number);
+        placed
+    }
+
+    #[test]
+    fn descriptions_get_their_numbers_also_from_each_other() {
+        const FIRST: i32 = 700;
+        let occupied = counter(99, FIRST + 8);
+        // Two that change places, a chain of three, one that is where it belongs, one that has no number, one that is not
+        // there, and one whose number we use ourselves.
+        let now = [0, 1, 2, 3, 4, 6, 7, -1, 9];
+        let home = [Some(1), Some(0), Some(3), Some(4), Some(5), Some(6), None, None, Some(8)];
+        let descriptions: Vec<Option<OwnedFd>> =
+            now.iter().map(|at| (*at >= 0).then(|| counter(*at as u32 + 1, FIRST + at))).collect();
+        let homes: Vec<Option<i32>> = home.iter().map(|at| at.map(|at| FIRST + at)).collect();
+        let mut pool = Pool { taken: (FIRST..FIRST + 10).collect(), next: FIRST + 5, held: Vec::new() };
+        let numbers = pool.settle(descriptions, &homes).unwrap();
+        assert_eq!(numbers[..6], homes[..6]);
+        assert_eq!(numbers[7], None);
+        assert!(numbers[6] >= Some(FIRST + 10) && numbers[8] >= Some(FIRST + 10));
+        for (at, number) in now.iter().zip(&numbers).filter_map(|(at, number)| Some((at, (*number)?))) {
+            let held = pool.held.iter().find(|fd| fd.as_raw_fd() == number).unwrap();
+            let mut count = [0; 8];
+            rustix::io::read(held, &mut count).unwrap();
+            assert_eq!(u64::from_ne_bytes(count), *at as u64 + 1);
+            assert!(!rustix::io::fcntl_getfd(held).unwrap().contains(FdFlags::CLOEXEC));
+        }
+        drop(occupied);
+    }
 }

@@ -17,6 +17,11 @@ impl Compiler<'_> {
             let Some(number) = number else { continue };
             let fd = descriptor.fd.raw();
             self.about(script, index, Stage::Descriptors, Subject::Fd(fd));
+            if number == fd {
+                let flags = if descriptor.close_on_exec { libc::FD_CLOEXEC } else { 0 };
+                script.call(libc::SYS_fcntl, &[fd as u64, libc::F_SETFD as u64, flags as u64]);
+                continue;
+            }
             let flags = if descriptor.close_on_exec { libc::O_CLOEXEC } else { 0 };
             script.call(libc::SYS_dup3, &[number as u64, fd as u64, flags as u64]);
         }
