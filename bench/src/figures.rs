@@ -16,10 +16,17 @@ const MANY: [(&str, Shape); 4] = [
     ("threads", Shape { threads: 10_000, ..NOTHING }),
     ("processes", Shape { processes: 200, ..NOTHING }),
     ("mappings", Shape { mappings: 10_000, ..NOTHING }),
-    ("descriptors", Shape { descriptors: 9_000, ..NOTHING }),
+    ("descriptors", Shape { descriptors: 15_000, ..NOTHING }),
 ];
-const NOTHING: Shape =
-    Shape { bytes: 0, threads: 0, processes: 0, mappings: 0, descriptors: 0, dependent: false };
+const NOTHING: Shape = Shape {
+    bytes: 0,
+    threads: 0,
+    processes: 0,
+    mappings: 0,
+    descriptors: 0,
+    dependent: false,
+    rewrites: false,
+};
 /// Above this, half of the rounds are enough.
 const LARGE: usize = 1 << 30;
 
@@ -36,12 +43,13 @@ pub(crate) fn run(run: &Run) -> io::Result<()> {
     for mib in &run.sizes {
         bench.large(mib << 20)?;
     }
+    bench.second()?;
     if let Some(mib) = run.sizes.iter().max() {
         bench.peak(mib << 20)?;
     }
     std::fs::remove_dir_all(&run.directory)?;
     println!("{}\n\n{}", machine.line(), bench.report.table());
-    Ok(())
+    bench.report.draw()
 }
 
 struct Bench<'a> {
@@ -103,7 +111,7 @@ impl Bench<'_> {
                     processes: of(whole.processes),
                     mappings: of(whole.mappings),
                     descriptors: of(whole.descriptors),
-                    dependent: false,
+                    ..NOTHING
                 };
                 let count = shape.threads + shape.processes + shape.mappings + shape.descriptors;
                 for round in 0..=self.run.rounds.div_ceil(2) {
@@ -140,6 +148,35 @@ impl Bench<'_> {
                 self.time(&freeze_figure, "frost", round, ours.0)?;
                 self.time(&thaw_figure, "floor", round, floor.1)?;
                 self.time(&thaw_figure, "frost", round, ours.1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A second image of a program that goes on, beside the first.
+    fn second(&mut self) -> io::Result<()> {
+        let shape = Shape { bytes: self.run.second << 20, rewrites: true, ..NOTHING };
+        for percent in self.run.written.clone() {
+            for round in 0..self.run.rounds.div_ceil(2) {
+                let mut program = Program::start(shape)?;
+                let pid = program.pid().to_string();
+                let freeze = || -> io::Result<(Duration, u64)> {
+                    let (elapsed, record) =
+                        self.frost(&["freeze", &pid, "--to", "bench", "--leave-running", "--json"])?;
+                    let record: serde_json::Value =
+                        serde_json::from_str(record.lines().next().unwrap_or_default())?;
+                    Ok((elapsed, record["bytes"].as_u64().unwrap_or(0)))
+                };
+                let first = freeze()?;
+                program.rewrite(percent)?;
+                let second = freeze()?;
+                program.reap()?;
+                self.frost(&["rm", "bench"])?;
+                for (side, (elapsed, bytes)) in [("floor", first), ("frost", second)] {
+                    self.time(&format!("second-time-{percent}%"), side, round, elapsed)?;
+                    let figure = format!("second-bytes-{percent}%");
+                    self.report.add(Sample { figure, side, round, unit: "bytes", value: bytes })?;
+                }
             }
         }
         Ok(())

@@ -7,15 +7,18 @@
 //! | `freeze-4M`, `thaw-4M` | the same | the same | writing and syncing, reading as much |
 //! | `start` | start of `frost --version` | its end | |
 //! | `freeze-N-threads` and so on | as above | as above | making so many, in the program itself |
+//! | `second-time-PART`, `second-bytes-PART` | the second `frost freeze --leave-running` of a program that wrote so much of its memory since the first | its end; what it added to the store | the first one |
 //! | `peak-freeze`, `peak-thaw` | | greatest resident set of any process of frost, bytes | |
 //!
 //! Virtual machines (`vm-freeze-SIZE-KIND` and so on, see [`machines`]) are measured by `frost-bench machines`, beside QEMU's
 //! own way into a file.
 //!
 //! The memory is incompressible. Floor and ours take turns in one run, on one file system; what was written stays in
-//! the page cache, for both. All raw numbers go to a file below `runs/`, with the machine they come from.
+//! the page cache, for both. All raw numbers go to a file below `runs/`, with the machine they come from, and curves
+//! beside it: of sizes with both axes logarithmic, of all else linear.
 #![forbid(unsafe_code)]
 
+mod curve;
 mod figures;
 mod machine;
 mod machines;
@@ -73,11 +76,17 @@ struct Run {
     #[arg(long, default_value_t = 10)]
     rounds: u32,
     /// The sizes of the large programs in MiB
-    #[arg(long, value_delimiter = ',', default_value = "512,4096")]
+    #[arg(long, value_delimiter = ',', default_value = "64,512,1024,4096")]
     sizes: Vec<usize>,
-    /// The parts of 10,000 threads, 200 processes, 10,000 mappings and 9,000 descriptors that are measured
+    /// The parts of 10,000 threads, 200 processes, 10,000 mappings and 15,000 descriptors that are measured
     #[arg(long, value_delimiter = ',', default_value = "0.25,0.5,1")]
     parts: Vec<f64>,
+    /// The size of the program that is frozen a second time, in MiB
+    #[arg(long, default_value_t = 1024)]
+    second: usize,
+    /// How much of it is written in between, in percent
+    #[arg(long, value_delimiter = ',', default_value = "0,1,10,50,100")]
+    written: Vec<u32>,
 }
 
 /// What to measure of virtual machines, and where.

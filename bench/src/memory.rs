@@ -20,6 +20,18 @@ pub(crate) fn incompressible(len_bytes: usize) -> io::Result<Anonymous> {
     Ok(memory)
 }
 
+/// Writes to so many percent of the pages of `memory`, evenly spread.
+pub(crate) fn rewrite(memory: &mut [u8], percent: u32) {
+    let mut due = 0;
+    for page in memory.chunks_mut(4096) {
+        due += percent;
+        if due >= 100 {
+            due -= 100;
+            page[0] = page[0].wrapping_add(1);
+        }
+    }
+}
+
 /// The floor of a freeze: writes `memory` to a new file and syncs it.
 pub(crate) fn write_and_sync(memory: &[u8], path: &Path) -> io::Result<Duration> {
     let began = Instant::now();

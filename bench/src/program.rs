@@ -2,15 +2,17 @@
 
 use crate::shape::Shape;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, wait};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The program, running as a child of ours in a session of its own.
 pub(crate) struct Program {
     child: Child,
+    /// Where one that rewrites its memory is told how much, and answers.
+    line: Option<(ChildStdin, BufReader<ChildStdout>)>,
     made: Duration,
 }
 
@@ -20,18 +22,34 @@ impl Program {
         let mut child = Command::new(std::env::current_exe()?)
             .args(shape.arguments())
             .process_group(0)
-            .stdin(Stdio::null())
+            .stdin(if shape.rewrites { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().map(BufReader::new));
         let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line)?;
-        }
+        let stdout = match stdout {
+            Some(mut stdout) => {
+                stdout.read_line(&mut line)?;
+                Some(stdout)
+            }
+            None => None,
+        };
         match line.trim().strip_prefix("ready ").and_then(|us| us.parse().ok()) {
-            Some(us) => Ok(Self { child, made: Duration::from_micros(us) }),
+            // Without a line to it, its end of the pipe is that of one who is not listened to.
+            Some(us) => Ok(Self { child, line: stdin.zip(stdout), made: Duration::from_micros(us) }),
             None => Err(io::Error::other("the program did not start")),
         }
+    }
+
+    /// Lets it write so many percent of its pages.
+    pub(crate) fn rewrite(&mut self, percent: u32) -> io::Result<()> {
+        let no_line = || io::Error::other("the program does not rewrite its memory");
+        let (stdin, stdout) = self.line.as_mut().ok_or_else(no_line)?;
+        writeln!(stdin, "{percent}")?;
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        if line.trim() == "done" { Ok(()) } else { Err(io::Error::other("the program ended")) }
     }
 
     /// How long it took to make what it has.

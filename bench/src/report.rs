@@ -1,11 +1,12 @@
 //! Raw results as lines of a file, and a table of what they say.
 
+use crate::curve;
 use crate::machine::Machine;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +25,8 @@ pub(crate) struct Sample {
 
 /// The results of a run.
 pub(crate) struct Report {
+    /// The path of the raw results, without its extension.
+    path: PathBuf,
     file: File,
     samples: Vec<Sample>,
 }
@@ -32,15 +35,24 @@ impl Report {
     /// Starts a file of raw results whose first line is the machine.
     pub(crate) fn create(directory: &Path, machine: &Machine) -> io::Result<Self> {
         std::fs::create_dir_all(directory)?;
-        let mut file = File::create_new(directory.join(format!("{}.jsonl", machine.time())))?;
+        let path = directory.join(machine.time().to_string());
+        let mut file = File::create_new(path.with_extension("jsonl"))?;
         writeln!(file, "{}", serde_json::json!({ "v": 1, "machine": machine }))?;
-        Ok(Self { file, samples: Vec::new() })
+        Ok(Self { path, file, samples: Vec::new() })
     }
 
     /// Adds a measurement, which is on disk before the next one begins.
     pub(crate) fn add(&mut self, sample: Sample) -> io::Result<()> {
         writeln!(self.file, "{}", serde_json::to_string(&sample)?)?;
         self.samples.push(sample);
+        Ok(())
+    }
+
+    /// Draws curves of what was measured at several places, beside the raw results.
+    pub(crate) fn draw(&self) -> io::Result<()> {
+        for (name, text) in curve::draw(&self.samples) {
+            std::fs::write(format!("{}-{name}.svg", self.path.display()), text)?;
+        }
         Ok(())
     }
 
@@ -80,14 +92,14 @@ impl Report {
 }
 
 /// The middle and the ends of some values.
-struct Spread {
-    least: u64,
-    median: u64,
-    greatest: u64,
+pub(crate) struct Spread {
+    pub(crate) least: u64,
+    pub(crate) median: u64,
+    pub(crate) greatest: u64,
 }
 
 impl Spread {
-    fn of(values: &[u64]) -> Self {
+    pub(crate) fn of(values: &[u64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_unstable();
         let at = |index: usize| sorted.get(index).copied().unwrap_or(0);

@@ -33,6 +33,9 @@ pub(crate) struct Shape {
     /// It ends with its parent
     #[arg(long)]
     pub(crate) dependent: bool,
+    /// It writes as many percent of its pages as each line of its standard input says, and says `done`
+    #[arg(long)]
+    pub(crate) rewrites: bool,
 }
 
 impl Shape {
@@ -41,6 +44,9 @@ impl Shape {
         let mut arguments = vec!["program".to_owned(), self.bytes.to_string()];
         if self.dependent {
             arguments.push("--dependent".to_owned());
+        }
+        if self.rewrites {
+            arguments.push("--rewrites".to_owned());
         }
         for (name, count) in [
             ("--threads", self.threads),
@@ -55,7 +61,7 @@ impl Shape {
 
     /// Becomes that program; says `ready`, and how many microseconds it took to make what it has, memory apart.
     pub(crate) fn be(&self) -> io::Result<()> {
-        let memory = if self.bytes == 0 { None } else { Some(memory::incompressible(self.bytes)?) };
+        let mut memory = if self.bytes == 0 { None } else { Some(memory::incompressible(self.bytes)?) };
         let began = Instant::now();
         let _children = self.make_processes()?;
         frost_sys::own::map_patchwork(self.mappings.max(1))?;
@@ -63,6 +69,13 @@ impl Shape {
         self.make_threads()?;
         println!("ready {}", began.elapsed().as_micros());
         io::stdout().flush()?;
+        if let Some(memory) = memory.as_mut().filter(|_| self.rewrites) {
+            for line in io::stdin().lines() {
+                memory::rewrite(memory, line?.trim().parse().unwrap_or(0));
+                println!("done");
+                io::stdout().flush()?;
+            }
+        }
         loop {
             std::thread::sleep(Duration::from_secs(3600));
             std::hint::black_box(&memory);
