@@ -7,7 +7,7 @@ use crate::{elapsed, restart};
 use frost_sys::kcmp;
 use frost_sys::proc::{self, Asleep};
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -178,6 +178,8 @@ pub struct StoppedTree {
     armed: bool,
 }
 
+/// From so much memory on, a process that is killed is helped to give it back.
+const LARGE_BYTES: u64 = 64 << 20;
 /// Bounds the fight against a tree that grows while we stop it.
 const MOST_PROCESSES: usize = 32_768;
 
@@ -248,6 +250,13 @@ impl StoppedTree {
         for process in self.processes.iter().rev() {
             // It may have been killed by someone else meanwhile, which is what we want anyway.
             let _ = rustix::process::pidfd_send_signal(&process.pidfd, rustix::process::Signal::KILL);
+        }
+        // Giving memory back is most of the end of a large program (65 ms for 1 GiB of small pages), and there is another
+        // processor: 40 ms by both. Whoever comes late is not needed.
+        for process in
+            self.processes.iter().rev().filter(|process| process.status.resident_bytes >= LARGE_BYTES)
+        {
+            let _ = frost_sys::pidfd::release_memory(process.pidfd.as_fd());
         }
         // As their tracer we are told of each thread's end first; only then is its parent. Of a leader's end we are told
         // behind all others'. Each is asked for by its number: a wait for any of them looks at all of them each time.
