@@ -42,10 +42,15 @@ impl Pieces {
             let piece = at..at.saturating_add(PIECE_BYTES).min(len_bytes);
             if let Err(error) = self.blocks.verify(self.pack.as_fd(), piece) {
                 // All before it is taken, so the first damaged one is found.
-                self.next.store(len_bytes, Ordering::Relaxed);
+                self.end();
                 return Err((at, error));
             }
         }
+    }
+
+    /// Leaves nothing to take.
+    fn end(&self) {
+        self.next.store(self.blocks.len_bytes(), Ordering::Relaxed);
     }
 }
 
@@ -85,9 +90,9 @@ impl<'a> Verification<'a> {
     ///
     /// # Errors
     /// Names the first block that is not what it was.
-    pub(crate) fn finish(self) -> Result<(), Error> {
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
         begin(Stage::Verify)?;
-        let Some((pieces, thread)) = self.beside else {
+        let Some((pieces, thread)) = self.beside.take() else {
             let pack = self.image.pack()?;
             return Ok(self.image.verify_pack(pack.as_fd())?);
         };
@@ -97,6 +102,15 @@ impl<'a> Verification<'a> {
             (Ok(()), Ok(())) => Ok(()),
             (Err((_, error)), Ok(())) | (Ok(()), Err((_, error))) => Err(error.into()),
             (Err((at, ours)), Err((other, theirs))) => Err(if at < other { ours } else { theirs }.into()),
+        }
+    }
+}
+
+impl Drop for Verification<'_> {
+    fn drop(&mut self) {
+        // The tree could not be built: nobody waits for the rest.
+        if let Some((pieces, _)) = &self.beside {
+            pieces.end();
         }
     }
 }
