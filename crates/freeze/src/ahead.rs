@@ -17,7 +17,7 @@ pub(crate) struct Ahead(Option<JoinHandle<HashMap<i32, Status>>>);
 
 impl Ahead {
     /// Begins to read, if there are many threads.
-    pub(crate) fn of(tree: &StoppedTree, urgent: Option<&Urgent>) -> Self {
+    pub(crate) fn of(tree: &StoppedTree, urgent: &Urgent) -> Self {
         let threads = |process: &frost_tracee::seize::StoppedProcess| {
             let pid = process.pid;
             process.threads.iter().map(move |thread| (pid, thread.tid)).collect::<Vec<_>>()
@@ -26,11 +26,9 @@ impl Ahead {
         if threads.len() < MANY {
             return Self(None);
         }
-        let leave = urgent.map(Urgent::leave);
+        let leave = urgent.leave();
         let read = move || {
-            if let Some(leave) = leave {
-                leave();
-            }
+            leave();
             // Who is missing is asked for once more, and found missing then.
             threads
                 .into_iter()

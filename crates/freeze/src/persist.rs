@@ -149,7 +149,8 @@ pub(crate) fn run(
     let mut longest = precopy.as_ref().map_or(Duration::ZERO, Precopy::pause);
     let mut stop = |freeze: &mut Freeze<'_>, precopy: &mut Option<Precopy>, exact| {
         let features = host::cpu_features();
-        let mut urgent = Some(Urgent::beside(pid));
+        let urgent = Urgent::beside(pid);
+        draft.pack().hash_elsewhere(urgent.leave());
         let pause = Instant::now();
         let tree = StoppedTree::stop(pid, keeper, options.stop_timeout)
             .map_err(|error| freeze.stop_failed(&error))?;
@@ -164,7 +165,7 @@ pub(crate) fn run(
             precopy,
             at: 0,
         };
-        let captures = capture(freeze, &tree, (clocks, features), memory, options, exact, &mut urgent)?;
+        let captures = capture(freeze, &tree, (clocks, features), memory, options, exact, &urgent)?;
         if !options.leave_running {
             return Ok((captures, Some(tree), pause));
         }
@@ -259,10 +260,10 @@ fn capture(
     mut memory: Memory<'_>,
     options: Options<'_>,
     exact: bool,
-    urgent: &mut Option<Urgent>,
+    urgent: &Urgent,
 ) -> Result<Captures, Failure> {
     let mut files = memory.precopy.as_mut().map(Precopy::begin_stop).unwrap_or_default();
-    let ahead = Ahead::of(tree, urgent.as_ref());
+    let ahead = Ahead::of(tree, urgent);
     let living: Vec<&StoppedProcess> = tree.processes().iter().filter(|process| !process.zombie).collect();
     let mut maps = Vec::with_capacity(living.len());
     for process in &living {
@@ -300,11 +301,6 @@ fn capture(
         known.insert(process.pid, Known { mappings, timers, facts, descriptors });
     }
     freeze.step("freeze.inner")?;
-    if !options.leave_running {
-        // From here on the work is ours, or that of one call for many pages. The thread that hashes is to have a processor
-        // of its own, and would get the one that ours is bound to.
-        drop(urgent.take());
-    }
 
     // Shared memory without a descriptor gets its number behind that which has one.
     let mut unnamed = ram::SharedMemories::new();

@@ -45,6 +45,8 @@ pub struct PackWriter {
     filled: u64,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<std::result::Result<Tree, Errno>>>,
+    /// What the thread does first.
+    first: Option<Box<dyn FnOnce() + Send>>,
     /// Whether the thread could not be started, so that all is hashed at the end.
     alone: bool,
 }
@@ -99,8 +101,15 @@ impl PackWriter {
             filled: start,
             shared: Arc::new(shared),
             thread: None,
+            first: None,
             alone: false,
         }
+    }
+
+    /// Says what the thread that hashes is to do first: it inherits the processors and the priority of whoever writes
+    /// what it hashes, which that one may have for itself only. Nothing is done with it if the thread runs already.
+    pub fn hash_elsewhere(&mut self, leave: impl FnOnce() + Send + 'static) {
+        self.first = Some(Box::new(leave));
     }
 
     /// Returns how many bytes this version has added.
@@ -187,9 +196,13 @@ impl PackWriter {
         if self.thread.is_none() && !self.alone && self.filled - self.begun.len_bytes() >= THREAD_BYTES {
             let (file, shared, begun) =
                 (Arc::clone(&self.file), Arc::clone(&self.shared), self.begun.clone());
-            let spawned = std::thread::Builder::new()
-                .name("frost-hash".to_owned())
-                .spawn(move || hash(file.as_fd(), &shared, begun));
+            let first = self.first.take();
+            let spawned = std::thread::Builder::new().name("frost-hash".to_owned()).spawn(move || {
+                if let Some(first) = first {
+                    first();
+                }
+                hash(file.as_fd(), &shared, begun)
+            });
             self.alone = spawned.is_err();
             self.thread = spawned.ok();
         }
