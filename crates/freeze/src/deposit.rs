@@ -20,7 +20,7 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 
 /// Below this much memory, reading it from outside is done sooner.
-const WORTHWHILE_BYTES: u64 = 8 << 20;
+const WORTHWHILE_BYTES: u64 = 2 << 20;
 /// Bytes written by one run of a tape: after each, the hashing thread may go on.
 const BATCH_BYTES: u64 = 64 << 20;
 /// Vectors of one call (UIO_MAXIOV).
