@@ -245,7 +245,7 @@ pub fn twice(binary: &Path, name: &str) {
 }
 
 /// Victims that have a file open, or mapped, for writing: a copy would write to it beside the original.
-const WRITERS: [&str; 9] = [
+const WRITERS: [&str; 13] = [
     "file_beyond_end",
     "file_private_read_only",
     "file_shared",
@@ -253,6 +253,10 @@ const WRITERS: [&str; 9] = [
     "regular_locks",
     "regular_offset",
     "regular_renamed",
+    "regular_locks_of_description",
+    "regular_locks_of_processes",
+    "regular_lease_lowered_writer",
+    "thread_leader_gone_root",
     "restart_fcntl_lock",
     "restart_flock",
 ];

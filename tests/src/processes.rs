@@ -136,10 +136,17 @@ pub fn tree_of(pid: i32) -> Vec<i32> {
 /// Returns whether a process exists and has not ended; a zombie has.
 pub fn is_alive(pid: i32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => !matches!(
-            stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()),
-            Some('Z' | 'X') | None
-        ),
+        Ok(stat) => {
+            let fields: Vec<&str> =
+                stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
+            // One whose leader has ended while others go on shows the leader's state.
+            let threads = fields.get(17).and_then(|count| count.parse().ok()).unwrap_or(0);
+            match fields.first() {
+                Some(&"Z") => threads > 1,
+                Some(&"X") | None => false,
+                Some(_) => true,
+            }
+        }
         Err(_) => false,
     }
 }

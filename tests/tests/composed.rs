@@ -17,8 +17,7 @@ fn binary() -> &'static Path {
 /// who started it.
 const ALONE: [&str; 6] = ["_storm", "vfork_", "outside_", "tree_traced", "refused", "clock_continues"];
 /// Victims that are refused or need a harness of their own.
-const REFUSED: [&str; 4] =
-    ["thread_leader_gone", "unix_pending_data", "place_deleted_directory", "prctl_dispatch"];
+const REFUSED: [&str; 2] = ["unix_pending_data", "prctl_dispatch"];
 
 fn names() -> Vec<String> {
     let text = frost_tests::output_of(Command::new(binary()).arg("list"));

@@ -77,7 +77,14 @@ fn each_victim_makes_its_journeys() {
 }
 
 /// Those that go through what no other does.
-const SPECIAL: &[&str] = &["vfork_lasting", "outside_pipe", "prctl_dispatch", "inotify_replaced", "tcp_full"];
+const SPECIAL: &[&str] = &[
+    "vfork_lasting",
+    "outside_pipe",
+    "prctl_dispatch",
+    "inotify_replaced",
+    "tcp_full",
+    "thread_leader_gone_warned",
+];
 
 #[test]
 fn a_lasting_vfork_is_told_by_name() {
@@ -89,6 +96,13 @@ fn a_lasting_vfork_is_told_by_name() {
 fn a_thread_that_handles_its_own_calls_is_refused_by_name() {
     journey::unfrozen(binary(), "prctl_dispatch");
     journey::refused_at_the_stop(binary(), "prctl_dispatch", "PR_SET_SYSCALL_USER_DISPATCH");
+}
+
+/// Only a thread that is stopped can be asked for its parent-death signal.
+#[test]
+fn one_that_is_to_be_told_of_a_leader_that_has_ended_is_refused() {
+    journey::unfrozen(binary(), "thread_leader_gone_warned");
+    journey::refused_at_the_stop(binary(), "thread_leader_gone_warned", "parent-death signal");
 }
 
 /// Standard input and output are pipes of the harness, whose other ends no thaw can find again: the program sees an
@@ -125,14 +139,12 @@ fn a_full_connection_is_carried_by_root() {
 }
 
 refused! {
-    thread_leader_gone "main thread"
     unix_pending_data "not accepted"
     unix_pending_closed "closed before it was accepted"
     unix_pending_closed_data "closed before it was accepted"
     netlink_unread "unread messages"
     netlink_generic "netlink socket of protocol 16"
     tree_traced "trac"
-    place_deleted_directory "working directory"
 }
 
 carried! {
@@ -173,6 +185,7 @@ carried! {
     device_stateless
     directory_open
     directory_half_read
+    directory_removed
     epoll_watches
     epoll_edge
     epoll_oneshot
@@ -246,6 +259,9 @@ carried! {
     pipe_reopened
     pipe_stream
     place_directory
+    place_deleted_directory
+    place_deleted_with_parent
+    place_deleted_root
     place_umask
     place_root
     prctl_settings
@@ -293,6 +309,14 @@ carried! {
     regular_high_numbers
     regular_thousand
     regular_locks
+    regular_locks_of_description
+    regular_locks_of_processes
+    regular_lease_read
+    regular_lease_write
+    regular_lease_breaking
+    regular_lease_lowered
+    regular_lease_lowered_writer
+    regular_owner
     regular_proc
     restart_nanosleep
     restart_nanosleep_interrupted
@@ -374,6 +398,9 @@ carried! {
     thread_local_storage
     thread_two_hundred
     thread_joined_later
+    thread_leader_gone
+    thread_leader_gone_root
+    thread_leader_gone_status
     thread_rseq
     thread_robust_mutex
     thread_robust_mutex_process

@@ -5,7 +5,8 @@ use crate::call::{c, open, zeroed};
 use crate::stage::{Stage, Verdict};
 use libc::{O_DIRECTORY, O_PATH, O_RDONLY};
 
-pub(crate) const VICTIMS: &[Victim] = &[("directory_open", opened), ("directory_half_read", half_read)];
+pub(crate) const VICTIMS: &[Victim] =
+    &[("directory_open", opened), ("directory_half_read", half_read), ("directory_removed", removed)];
 
 fn opened(stage: &Stage) -> Verdict {
     let path = stage.path("inner");
@@ -18,6 +19,34 @@ fn opened(stage: &Stage) -> Verdict {
         sys!(fstatat(fd, c"file".as_ptr(), &mut stat, 0))?;
         same!(stat.st_size, 1, "the size of a file in it");
     }
+    Ok(())
+}
+
+/// One that was removed: two descriptions, one of them in two descriptors, and the working directory.
+fn removed(stage: &Stage) -> Verdict {
+    let path = stage.path("inner");
+    std::fs::create_dir(&path).map_err(|why| why.to_string())?;
+    sys!(chmod(c(&path.to_string_lossy()).as_ptr(), 0o751))?;
+    let (fd, handle) = (open(&path, O_RDONLY | O_DIRECTORY)?, open(&path, O_PATH | O_DIRECTORY)?);
+    let copy = sys!(dup(fd))?;
+    std::env::set_current_dir(&path).map_err(|why| why.to_string())?;
+    std::fs::remove_dir(&path).map_err(|why| why.to_string())?;
+    stage.freeze_here()?;
+    let mut inodes = Vec::new();
+    for fd in [fd, handle, copy, libc::AT_FDCWD] {
+        let mut stat: libc::stat = zeroed();
+        let flags = libc::AT_EMPTY_PATH;
+        let name = if fd == libc::AT_FDCWD { c"." } else { c"" };
+        sys!(fstatat(fd, name.as_ptr(), &mut stat, flags))?;
+        inodes.push(stat.st_ino);
+        same!((stat.st_nlink, stat.st_mode), (0, libc::S_IFDIR | 0o751), "its names and its mode");
+        check!(
+            sys!(openat(fd, c"file".as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600)).is_err(),
+            "a file can be made in it"
+        );
+    }
+    check!(inodes.iter().all(|inode| *inode == inodes[0]), "it has become several: {inodes:?}");
+    check!(!path.exists(), "it has its name again");
     Ok(())
 }
 

@@ -7,6 +7,8 @@ use crate::stage::{Stage, Verdict};
 pub(crate) const VICTIMS: &[Victim] = &[
     ("place_directory", directory),
     ("place_deleted_directory", deleted_directory),
+    ("place_deleted_with_parent", deleted_with_parent),
+    ("place_deleted_root", deleted_root),
     ("place_umask", umask),
     ("place_root", root),
 ];
@@ -27,7 +29,74 @@ fn deleted_directory(stage: &Stage) -> Verdict {
     std::fs::create_dir(&inner).map_err(|why| why.to_string())?;
     std::env::set_current_dir(&inner).map_err(|why| why.to_string())?;
     std::fs::remove_dir(&inner).map_err(|why| why.to_string())?;
-    stage.freeze_here()
+    stage.freeze_here()?;
+    check!(
+        sys!(open(c"file".as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600)).is_err(),
+        "a file can be made in it"
+    );
+    check!(!inner.exists(), "it has its name again");
+    let mut stat: libc::stat = crate::call::zeroed();
+    sys!(stat(c".".as_ptr(), &mut stat))?;
+    same!(stat.st_nlink, 0, "how many names it has");
+    sys!(chdir(c"..".as_ptr()))?;
+    same!(
+        std::env::current_dir().map_err(|why| why.to_string())?,
+        inner.parent().unwrap_or(&inner),
+        "what is above it"
+    );
+    Ok(())
+}
+
+/// The directory above was removed as well, and another one has the name of the directory by now.
+fn deleted_with_parent(stage: &Stage) -> Verdict {
+    let inner = stage.path("above/gone");
+    let taken = stage.path("taken");
+    for path in [&inner, &taken] {
+        std::fs::create_dir_all(path).map_err(|why| why.to_string())?;
+    }
+    std::env::set_current_dir(&inner).map_err(|why| why.to_string())?;
+    let other = crate::call::open(&taken, libc::O_RDONLY | libc::O_DIRECTORY)?;
+    for path in [&inner, &stage.path("above"), &taken] {
+        std::fs::remove_dir(path).map_err(|why| why.to_string())?;
+    }
+    std::fs::create_dir(&taken).map_err(|why| why.to_string())?;
+    stage.freeze_without_facts()?;
+    for fd in [other, libc::AT_FDCWD] {
+        check!(
+            sys!(openat(fd, c"file".as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600)).is_err(),
+            "a file can be made in it"
+        );
+    }
+    check!(!stage.path("above").exists(), "the directory above it has its name again");
+    let there = std::fs::read_dir(stage.path("")).map_err(|why| why.to_string())?;
+    let strange = there.flatten().find(|entry| entry.file_name().to_string_lossy().starts_with(".frost"));
+    check!(strange.is_none(), "{strange:?} was left behind");
+    Ok(())
+}
+
+/// The root of a child is a directory that was removed.
+fn deleted_root(stage: &Stage) -> Verdict {
+    use std::sync::atomic::Ordering::SeqCst;
+    let jail = stage.path("jail");
+    std::fs::create_dir(&jail).map_err(|why| why.to_string())?;
+    let words = crate::call::shared_words::<2>()?;
+    let child = stage.fork(|| {
+        let path = c(&jail.to_string_lossy());
+        let jailed = sys!(chroot(path.as_ptr())).is_ok() && sys!(chdir(c"/".as_ptr())).is_ok();
+        words[0].store(if jailed { 1 } else { 2 }, SeqCst);
+        crate::call::until("the parent goes on", || words[1].load(SeqCst) == 1)?;
+        check!(!jailed || sys!(access(c"/bin".as_ptr(), libc::F_OK)).is_err(), "the root is another one");
+        Ok(())
+    })?;
+    crate::call::until("the child stands", || words[0].load(SeqCst) != 0)?;
+    std::fs::remove_dir(&jail).map_err(|why| why.to_string())?;
+    if words[0].load(SeqCst) == 2 {
+        eprintln!("skipped: only root can change its root");
+    }
+    let seen = stage.freeze_here();
+    words[1].store(1, SeqCst);
+    seen?;
+    stage.reap(child)
 }
 
 fn umask(stage: &Stage) -> Verdict {

@@ -22,6 +22,14 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_high_numbers", high_numbers),
     ("regular_thousand", thousand),
     ("regular_locks", locks),
+    ("regular_locks_of_description", locks_of_description),
+    ("regular_locks_of_processes", locks_of_processes),
+    ("regular_lease_read", lease_read),
+    ("regular_lease_write", lease_write),
+    ("regular_lease_breaking", lease_breaking),
+    ("regular_lease_lowered", lease_lowered),
+    ("regular_lease_lowered_writer", lease_lowered_writer),
+    ("regular_owner", owner),
     ("regular_proc", proc),
 ];
 
@@ -249,6 +257,202 @@ fn locks(stage: &Stage) -> Verdict {
         );
         Ok(())
     })?;
+    stage.reap(child)
+}
+
+/// Takes or probes a lock on `start..start+len` by a command of fcntl(2); what a probe finds is its type, or F_UNLCK.
+fn record(fd: i32, command: i32, kind: i32, start: i64, len: i64) -> Result<i32, String> {
+    let mut lock: libc::flock = zeroed();
+    lock.l_type = kind as i16;
+    (lock.l_start, lock.l_len) = (start, len);
+    sys!(fcntl(fd, command, &mut lock))?;
+    Ok(lock.l_type.into())
+}
+
+/// Locks of an open file description, which a forked child shares, for reading and for writing.
+fn locks_of_description(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "some content")?;
+    let (fd, other) = (open(&path, O_RDWR)?, open(&path, O_RDWR)?);
+    record(fd, libc::F_OFD_SETLK, libc::F_WRLCK, 2, 3)?;
+    record(fd, libc::F_OFD_SETLK, libc::F_RDLCK, 8, 1)?;
+    record(other, libc::F_OFD_SETLK, libc::F_RDLCK, 8, 1)?;
+    stage.freeze_here()?;
+    if stage.was_copied() {
+        return Ok(());
+    }
+    same!(record(other, libc::F_OFD_GETLK, libc::F_RDLCK, 2, 3)?, libc::F_WRLCK, "the lock for writing");
+    same!(record(other, libc::F_OFD_GETLK, libc::F_WRLCK, 8, 1)?, libc::F_RDLCK, "the lock for reading");
+    same!(record(other, libc::F_OFD_GETLK, libc::F_WRLCK, 5, 3)?, libc::F_UNLCK, "what lies between");
+    same!(record(fd, libc::F_OFD_GETLK, libc::F_WRLCK, 8, 1)?, libc::F_RDLCK, "the other's lock");
+    record(fd, libc::F_OFD_SETLK, libc::F_UNLCK, 0, 0)?;
+    same!(record(other, libc::F_OFD_GETLK, libc::F_WRLCK, 0, 0)?, libc::F_UNLCK, "what was given up");
+    Ok(())
+}
+
+/// Two processes have locks on parts of one file by one description that both have.
+fn locks_of_processes(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "some content")?;
+    let fd = open(&path, O_RDWR)?;
+    record(fd, libc::F_SETLK, libc::F_WRLCK, 0, 2)?;
+    let words = crate::call::shared_words::<2>()?;
+    let child = stage.fork(|| {
+        record(fd, libc::F_SETLK, libc::F_WRLCK, 4, 2)?;
+        words[0].store(1, SeqCst);
+        crate::call::until("the parent goes on", || words[1].load(SeqCst) == 1)?;
+        if !stage.was_copied() {
+            same!(record(fd, libc::F_GETLK, libc::F_WRLCK, 0, 2)?, libc::F_WRLCK, "the parent's lock");
+        }
+        Ok(())
+    })?;
+    crate::call::until("the child stands", || words[0].load(SeqCst) == 1)?;
+    let seen = stage.freeze_here();
+    let found = record(fd, libc::F_GETLK, libc::F_WRLCK, 4, 2)?;
+    words[1].store(1, SeqCst);
+    seen?;
+    check!(stage.was_copied() || found == libc::F_WRLCK, "the child's lock is lost");
+    stage.reap(child)
+}
+
+/// The signal by which a lease is broken, with the descriptor in it.
+fn lease_signal() -> i32 {
+    libc::SIGRTMIN() + 3
+}
+
+fn lease(stage: &Stage, flags: i32, kind: i32) -> Result<(std::path::PathBuf, i32), String> {
+    let path = text(stage, "leased", "content")?;
+    let fd = open(&path, flags)?;
+    let mut set: libc::sigset_t = zeroed();
+    sys!(sigaddset(&mut set, lease_signal()))?;
+    sys!(sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()))?;
+    const F_SETSIG: i32 = 10;
+    sys!(fcntl(fd, F_SETSIG, lease_signal()))?;
+    sys!(fcntl(fd, libc::F_SETLEASE, kind))?;
+    Ok((path, fd))
+}
+
+/// Takes the signal that tells of an open by another.
+fn told_of(fd: i32) -> Verdict {
+    let mut set: libc::sigset_t = zeroed();
+    sys!(sigaddset(&mut set, lease_signal()))?;
+    let mut info: libc::siginfo_t = zeroed();
+    let minute = libc::timespec { tv_sec: 60, tv_nsec: 0 };
+    same!(sys!(sigtimedwait(&set, &mut info, &minute))?, lease_signal(), "the signal");
+    // si_band, and behind it si_fd.
+    let told = unsafe { *(&raw const info).cast::<i32>().add(6) };
+    same!(told, fd, "the descriptor that the signal names");
+    Ok(())
+}
+
+fn lease_read(stage: &Stage) -> Verdict {
+    let (path, fd) = lease(stage, O_RDONLY, libc::F_RDLCK)?;
+    stage.freeze_without_facts()?;
+    if stage.was_copied() {
+        same!(sys!(fcntl(fd, libc::F_GETLEASE))?, libc::F_UNLCK, "the lease of a copy");
+        return Ok(());
+    }
+    same!(sys!(fcntl(fd, libc::F_GETLEASE))?, libc::F_RDLCK, "the lease");
+    let reader = open(&path, O_RDONLY)?;
+    check!(open(&path, O_WRONLY | libc::O_NONBLOCK).is_err(), "another may write though the lease holds");
+    told_of(fd)?;
+    sys!(close(reader))?;
+    sys!(fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK))?;
+    open(&path, O_WRONLY | libc::O_NONBLOCK).map(drop)
+}
+
+/// A lease for writing, which a description for reading may have too.
+fn lease_write(stage: &Stage) -> Verdict {
+    let (path, fd) = lease(stage, O_RDONLY, libc::F_WRLCK)?;
+    stage.freeze_without_facts()?;
+    if stage.was_copied() {
+        return Ok(());
+    }
+    same!(sys!(fcntl(fd, libc::F_GETLEASE))?, libc::F_WRLCK, "the lease");
+    check!(open(&path, O_RDONLY | libc::O_NONBLOCK).is_err(), "another may read though the lease holds");
+    told_of(fd)?;
+    sys!(fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK))?;
+    open(&path, O_RDONLY | libc::O_NONBLOCK).map(drop)
+}
+
+/// Makes a lease, and a child that waits to open the file with `flags`; the signal that tells of it was taken.
+fn breaking(stage: &Stage, own: i32, kind: i32, flags: i32) -> Result<(i32, i32), String> {
+    let (path, fd) = lease(stage, own, kind)?;
+    let child = stage.fork(|| {
+        // A copy of the descriptor would be the lease's own.
+        sys!(close(fd))?;
+        open(&path, flags).map(drop)
+    })?;
+    crate::call::until("the child waits", || crate::call::is_in_call(child, libc::SYS_openat))?;
+    told_of(fd)?;
+    Ok((fd, child))
+}
+
+/// Frozen when another waits to write: it does, once the lease is given up, or as if the time for that had run out.
+fn lease_breaking(stage: &Stage) -> Verdict {
+    let (fd, child) = breaking(stage, O_RDONLY, libc::F_RDLCK, O_WRONLY)?;
+    stage.freeze_without_facts()?;
+    same!(sys!(fcntl(fd, libc::F_GETLEASE))?, libc::F_UNLCK, "what is to be left of the lease");
+    let _gone = sys!(fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK));
+    stage.reap(child)
+}
+
+/// Frozen when another waits to read: a lease for reading is to be left.
+fn lease_lowered(stage: &Stage) -> Verdict {
+    let (fd, child) = breaking(stage, O_RDONLY, libc::F_WRLCK, O_RDONLY)?;
+    stage.freeze_without_facts()?;
+    if !stage.was_copied() {
+        same!(sys!(fcntl(fd, libc::F_GETLEASE))?, libc::F_RDLCK, "what is to be left of the lease");
+        sys!(fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK))?;
+    }
+    stage.reap(child)
+}
+
+/// As before, of a description that writes: it could never have a lease for reading, so none is left.
+fn lease_lowered_writer(stage: &Stage) -> Verdict {
+    let (fd, child) = breaking(stage, O_RDWR, libc::F_WRLCK, O_RDONLY)?;
+    stage.freeze_without_facts()?;
+    let _gone = sys!(fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK));
+    same!(sys!(fcntl(fd, libc::F_GETLEASE))?, libc::F_UNLCK, "what is left of the lease");
+    stage.reap(child)
+}
+
+/// Whom descriptors signal, and by which signal: a process, a thread, a group, a child, nobody.
+fn owner(stage: &Stage) -> Verdict {
+    const F_SETSIG: i32 = 10;
+    const F_GETSIG: i32 = 11;
+    const F_SETOWN_EX: i32 = 15;
+    const F_GETOWN_EX: i32 = 16;
+    let own = unsafe { libc::getpid() };
+    let words = crate::call::shared_words::<1>()?;
+    let goes_on = || crate::call::until("it is told to end", || words[0].load(SeqCst) == 1);
+    let child = stage.fork(goes_on)?;
+    let (send, receive) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let _sent = send.send(crate::call::gettid());
+        crate::call::until("it is told to end", || words[0].load(SeqCst) == 1)
+    });
+    let tid = receive.recv().map_err(|why| why.to_string())?;
+    // F_OWNER_TID 0, F_OWNER_PID 1, F_OWNER_PGRP 2.
+    let group = unsafe { libc::getpgrp() };
+    let wanted =
+        [(1, own, 0), (0, tid, 12), (2, group, 10), (1, child, 34), (0, own, 0), (1, 0, 12), (1, 0, 0)];
+    let mut ends = Vec::new();
+    for (kind, id, signal) in wanted {
+        let (from, to) = crate::call::pipe(libc::O_CLOEXEC)?;
+        sys!(fcntl(from, F_SETOWN_EX, &[kind, id]))?;
+        sys!(fcntl(from, F_SETSIG, signal))?;
+        ends.push((from, to));
+    }
+    let seen = stage.freeze_amid_threads();
+    words[0].store(1, SeqCst);
+    seen?;
+    for ((from, _), (kind, id, signal)) in ends.iter().zip(wanted) {
+        let mut found = [0; 2];
+        sys!(fcntl(*from, F_GETOWN_EX, &mut found))?;
+        let kind = if id == 0 { found[0] } else { kind };
+        same!((found[0], found[1]), (kind, id), "whom a descriptor signals");
+        same!(sys!(fcntl(*from, F_GETSIG))?, signal, "the signal for {id}");
+    }
+    check!(thread.join().is_ok_and(|ended| ended.is_ok()), "the thread did not end well");
     stage.reap(child)
 }
 

@@ -37,10 +37,15 @@ impl Stage {
     /// Runs a victim to its end and tells the verdict.
     pub(crate) fn play(&self, run: impl FnOnce(&Self) -> Verdict) -> ExitCode {
         let verdict = run(self);
+        self.end(&verdict)
+    }
+
+    /// Ends the play.
+    fn end(&self, verdict: &Verdict) -> ExitCode {
         for child in std::mem::take(&mut *self.children()) {
             unsafe { libc::kill(child, libc::SIGKILL) };
         }
-        let text = match &verdict {
+        let text = match verdict {
             Ok(()) => "ok".to_owned(),
             Err(why) => {
                 eprintln!("failed: {why}");
@@ -50,6 +55,28 @@ impl Stage {
         };
         self.announce("result", &text);
         if verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    /// Plays on in another thread, and ends the one that began.
+    pub(crate) fn play_without_leader(&self, run: fn(&Self) -> Verdict) -> Verdict {
+        let stage = Self {
+            dir: self.dir.clone(),
+            go: self.go.clone(),
+            ready: self.ready.clone(),
+            leader: self.leader,
+            children: Mutex::default(),
+        };
+        std::thread::spawn(move || {
+            let leader = stage.leader;
+            let ended = crate::call::until("the leader ends", || crate::call::state_of(leader) == Some('Z'));
+            let verdict = ended.and_then(|()| run(&stage));
+            stage.end(&verdict);
+            unsafe { libc::_exit(verdict.is_err().into()) };
+        });
+        // Neither pthread_exit, which would unwind, nor return.
+        loop {
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        }
     }
 
     fn children(&self) -> std::sync::MutexGuard<'_, Vec<i32>> {
@@ -106,6 +133,14 @@ impl Stage {
     /// Says `ready`, waits for `go`, and checks that a single-threaded program saw nothing happen.
     pub(crate) fn freeze_here(&self) -> Verdict {
         self.freeze_with(true)
+    }
+
+    /// As [`freeze_here`](Self::freeze_here), for programs that see one of the facts change: a node whose old path is taken
+    /// gets another one, a copy has no lease.
+    pub(crate) fn freeze_without_facts(&self) -> Verdict {
+        self.ready();
+        self.wait();
+        Ok(())
     }
 
     /// As [`freeze_here`](Self::freeze_here), for programs whose other threads may map memory meanwhile.

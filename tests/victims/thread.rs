@@ -14,6 +14,9 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("thread_local_storage", local_storage),
     ("thread_two_hundred", two_hundred),
     ("thread_leader_gone", leader_gone),
+    ("thread_leader_gone_root", leader_gone_root),
+    ("thread_leader_gone_status", leader_gone_status),
+    ("thread_leader_gone_warned", leader_gone_warned),
     ("thread_joined_later", joined_later),
     ("thread_rseq", rseq),
     ("thread_robust_mutex", robust_mutex),
@@ -98,6 +101,85 @@ fn leader_gone(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     std::fs::write(stage.path("leader_gone.end"), "").map_err(|why| why.to_string())?;
     stage.reap(child)
+}
+
+/// The process that is frozen has no leader, but descriptors, memory, a timer and children.
+fn leader_gone_root(stage: &Stage) -> Verdict {
+    stage.play_without_leader(|stage| {
+        let path = stage.path("file");
+        std::fs::write(&path, "one two").map_err(|why| why.to_string())?;
+        let fd = crate::call::open(&path, libc::O_RDWR)?;
+        sys!(lseek(fd, 4, libc::SEEK_SET))?;
+        let (from, to) = crate::call::pipe(libc::O_CLOEXEC)?;
+        crate::call::write_all(to, b"in between")?;
+        let memory: Vec<u64> = (0..100_000).collect();
+        let words = crate::call::shared_words::<1>()?;
+        words[0].store(7, SeqCst);
+        unsafe { libc::umask(0o137) };
+        set_own(5)?;
+        let child = stage.fork(|| until("the parent goes on", || words[0].load(SeqCst) == 8))?;
+        let (tid, directory) = (gettid(), std::env::current_dir().map_err(|why| why.to_string())?);
+        stage.ready();
+        stage.wait();
+        same!(gettid(), tid, "the thread's number");
+        same!(crate::call::state_of(unsafe { libc::getpid() }), Some('Z'), "the state of the leader");
+        same!(crate::call::read_all(fd, 3)?, b"two", "what stands at the offset");
+        same!(crate::call::read_some(from, 64)?, b"in between", "what waited in a pipe");
+        check!(memory.iter().copied().eq(0..100_000), "memory changed");
+        check_own(5)?;
+        same!(unsafe { libc::umask(0) }, 0o137, "the file mode mask");
+        same!(std::env::current_dir().map_err(|why| why.to_string())?, directory, "the working directory");
+        words[0].store(8, SeqCst);
+        stage.reap(child)?;
+        let thread = std::thread::spawn(gettid);
+        check!(thread.join().is_ok_and(|other| other != tid), "no other thread can be made");
+        Ok(())
+    })
+}
+
+/// Every other thread ends by itself. What the last of them ended with is then the status of the process since Linux 5.17
+/// (`synchronize_group_exit`, kernel/exit.c); before, what the leader did.
+fn leader_gone_status(stage: &Stage) -> Verdict {
+    let words = crate::call::shared_words::<2>()?;
+    let child = stage.fork(|| {
+        let own = unsafe { libc::getpid() };
+        std::thread::spawn(move || {
+            let ended = until("the leader ended", || crate::call::state_of(own) == Some('Z'));
+            words[0].store(if ended.is_ok() { 1 } else { 2 }, SeqCst);
+            let _told = until("it is told to end", || words[1].load(SeqCst) == 1);
+            unsafe { libc::syscall(libc::SYS_exit, 3) };
+        });
+        unsafe { libc::syscall(libc::SYS_exit, 7) };
+        Ok(())
+    })?;
+    until("the child stands", || words[0].load(SeqCst) != 0)?;
+    same!(words[0].load(SeqCst), 1, "whether its leader ended");
+    stage.freeze_here()?;
+    same!(crate::call::state_of(child), Some('Z'), "the state of its leader");
+    let mut status = 0;
+    same!(sys!(waitpid(child, &mut status, libc::WNOHANG))?, 0, "a child of which a thread goes on");
+    words[1].store(1, SeqCst);
+    sys!(waitpid(child, &mut status, 0))?;
+    stage.forget(child);
+    check!([3 << 8, 7 << 8].contains(&status), "the status of the child is {status:#x}");
+    Ok(())
+}
+
+/// A child that is to be told of its parent's end, whose leader has ended: refused.
+fn leader_gone_warned(stage: &Stage) -> Verdict {
+    stage.play_without_leader(|stage| {
+        let words = crate::call::shared_words::<2>()?;
+        let child = stage.fork(|| {
+            sys!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGUSR1))?;
+            words[0].store(1, SeqCst);
+            until("the parent goes on", || words[1].load(SeqCst) == 1)
+        })?;
+        until("the child stands", || words[0].load(SeqCst) == 1)?;
+        stage.ready();
+        stage.wait();
+        words[1].store(1, SeqCst);
+        stage.reap(child)
+    })
 }
 
 /// pthread_join waits on a word that the kernel clears: set_tid_address.

@@ -3,7 +3,9 @@
 use crate::inner::ThreadFacts;
 use crate::pd;
 use frost_model::clock::Timespec;
-use frost_model::cpu::{CpuState, Registers, Restart, RobustList, Rseq, Scheduling, Thread};
+use frost_model::cpu::{
+    AltStack, CpuState, Registers, Restart, RobustList, Rseq, Scheduling, Thread, ThreadSettings,
+};
 use frost_model::id::{TargetAddr, Tid};
 use frost_model::path::BytePath;
 use frost_sys::proc::{self, Status};
@@ -26,7 +28,36 @@ pub(crate) fn capture(
         };
         capture_thread(process, thread, facts, status)
     });
-    Ok(CpuState { threads: threads.collect::<Result<_, _>>()? })
+    let mut threads: Vec<Thread> = threads.collect::<Result<_, _>>()?;
+    if process.lacks_leader()
+        && let Some(other) = threads.first()
+    {
+        threads.insert(0, ended_leader(process, other));
+    }
+    Ok(CpuState { threads })
+}
+
+/// Describes a leader that has ended: all that is left of it is its number, its name and its status.
+fn ended_leader(process: &StoppedProcess, other: &Thread) -> Thread {
+    Thread {
+        tid: Tid::new(process.inner),
+        name: BytePath::new(process.stat.comm.clone()),
+        registers: other.registers,
+        restart: Restart::None,
+        xstate: other.xstate.clone(),
+        // It is there for an instant at thaw, and takes no signal that is for the others.
+        blocked: u64::MAX,
+        pending: Vec::new(),
+        alt_stack: AltStack::default(),
+        robust_list: None,
+        rseq: None,
+        clear_child_tid: TargetAddr::new(0),
+        credentials: None,
+        scheduling: other.scheduling.clone(),
+        parent_death_signal: 0,
+        settings: ThreadSettings::default(),
+        ended: Some(process.stat.exit_code),
+    }
 }
 
 fn capture_thread(
@@ -43,7 +74,11 @@ fn capture_thread(
     Ok(Thread {
         tid: Tid::new(thread.inner),
         name: BytePath::new(status.name),
-        registers: Registers::from(outside_of_critical_section(process.pid, &thread.registers, rseq.address)),
+        registers: Registers::from(outside_of_critical_section(
+            process.through,
+            &thread.registers,
+            rseq.address,
+        )),
         restart: restart(thread),
         xstate: ptrace::xstate(tid)?,
         blocked: thread.mask,
@@ -62,6 +97,7 @@ fn capture_thread(
         scheduling: scheduling(tid, facts)?,
         parent_death_signal: facts.parent_death_signal,
         settings: facts.settings,
+        ended: None,
     })
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn write(
     pack: &mut PackWriter,
 ) -> Result<bool, ram::Error> {
     let total: u64 = extents.iter().map(|extent| extent.len_bytes).sum();
-    let Ok(free) = lowest_free(process.pid) else { return Ok(false) };
+    let Ok(free) = lowest_free(process.through) else { return Ok(false) };
     if total < WORTHWHILE_BYTES || !allowed(process, free, pack.len_bytes()) {
         tracing::debug!(bytes = total, "memory of process {} is read from outside", process.pid);
         return Ok(false);
@@ -68,7 +68,7 @@ pub(crate) fn write(
     };
     // Whichever of them are open: a failure may have come at any point.
     let mut job = Job::new(0);
-    let open = proc::numbers(process.pid, "fd").unwrap_or_default();
+    let open = proc::numbers(process.through, "fd").unwrap_or_default();
     job.tape.extend(free.into_iter().filter(|fd| open.contains(fd)).map(close));
     if !job.tape.is_empty() {
         let mut jobs = [job];

@@ -3,7 +3,7 @@
 use frost_model::cap::{FileIdentity, FileRef};
 use frost_model::clock::Timespec;
 use frost_model::path::BytePath;
-use rustix::fs::Stat;
+use rustix::fs::{FileType, Stat};
 use std::path::Path;
 
 /// What the kernel appends to the path of a file that has no name any more.
@@ -21,6 +21,7 @@ pub(crate) fn identity(stat: &Stat) -> FileIdentity {
         len_bytes: stat.st_size as u64,
         modified: Timespec { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as i64 },
         build_id: None,
+        removed: FileType::from_raw_mode(stat.st_mode) == FileType::Directory && stat.st_nlink == 0,
     }
 }
 
@@ -32,9 +33,15 @@ pub(crate) fn behind_link(link: &Path) -> Result<FileRef, String> {
     let path = rustix::fs::readlink(link, Vec::new()).map_err(|errno| errno.to_string())?.into_bytes();
     let there = rustix::fs::stat(link).map_err(|errno| errno.to_string())?;
     let shown = String::from_utf8_lossy(&path).into_owned();
+    let there_now = identity(&there);
+    if there_now.removed
+        && let Some(path) = path.strip_suffix(DELETED).filter(|path| path.starts_with(b"/"))
+    {
+        return Ok(FileRef { path: BytePath::new(path), identity: there_now });
+    }
     match rustix::fs::stat(frost_sys::proc::as_path(&path)) {
         Ok(found) if (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino) => {
-            Ok(FileRef { path: BytePath::new(path), identity: identity(&there) })
+            Ok(FileRef { path: BytePath::new(path), identity: there_now })
         }
         Ok(_) => Err(format!("{shown} is another file by now")),
         Err(_) if path.ends_with(DELETED) => Err(format!("{shown}: it was deleted or replaced")),

@@ -76,11 +76,11 @@ pub(crate) fn read(
     mappings: &[Mapping],
     timers: &[Timer],
 ) -> Result<ProcessFacts, inject::Error> {
-    let locked = locked_kib(process.pid);
+    let locked = locked_kib(process.through);
     let mut area = Area::map(process, mappings)?;
     let mut facts = read_process(&mut area, timers)?;
-    if locked_kib(process.pid) > locked {
-        facts.lock_future = lock_future(process.pid, area.data_address(0, 1));
+    if locked_kib(process.through) > locked {
+        facts.lock_future = lock_future(process.through, area.data_address(0, 1));
     }
     let indices: Vec<usize> = (0..process.threads.len()).collect();
     for batch in indices.chunks(area.capacity(THREAD_JOB_BYTES)) {

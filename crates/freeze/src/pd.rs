@@ -65,7 +65,7 @@ pub(crate) fn capture(
     places: Places,
     descriptors: Vec<Descriptor>,
 ) -> Result<PdState, Errno> {
-    let pid = process.pid;
+    let pid = process.through;
     let securebits = facts.threads.first().map_or(0, |thread| thread.securebits);
     let hex = |name: &str| {
         let text = proc::read(pid, name).unwrap_or_default();

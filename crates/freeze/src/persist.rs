@@ -24,7 +24,7 @@ use frost_sys::proc::{self, Mapping, Status, Timer};
 use frost_sys::{fault, pidfd, ptrace};
 use frost_tracee::inject;
 use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -270,7 +270,7 @@ fn capture(
         maps.push(mappings(process, memory.precopy, exact).map_err(|error| freeze.failed(&*error))?);
     }
     for (process, mappings) in living.iter().zip(&maps) {
-        crate::aio::settle(process.pid, mappings).map_err(|errno| {
+        crate::aio::settle(process.through, mappings).map_err(|errno| {
             freeze.failed(&errno).cause(format!("asynchronous I/O of process {} does not end", process.pid))
         })?;
     }
@@ -295,10 +295,19 @@ fn capture(
 
     let mut known = BTreeMap::new();
     for (process, mappings) in living.iter().zip(maps) {
-        let timers = proc::timers(process.pid).unwrap_or_default();
+        let timers = proc::timers(process.through).unwrap_or_default();
         let facts = inner::read(process, &mappings, &timers).map_err(|error| freeze.failed(&error))?;
         let descriptors = catalog.descriptors(Pid::new(process.inner));
         known.insert(process.pid, Known { mappings, timers, facts, descriptors });
+    }
+    let warned = |process: &&StoppedProcess| warned_of_leader(tree, process, &known[&process.pid].facts);
+    let obstacles: Vec<_> = living.iter().filter_map(warned).collect();
+    if !obstacles.is_empty() {
+        return Err(Failure {
+            obstacles,
+            ..Failure::new(FailureKind::Unsupported, freeze.what)
+                .state(format!("process {} is running again, unchanged", freeze.pid))
+        });
     }
     freeze.step("freeze.inner")?;
 
@@ -310,12 +319,12 @@ fn capture(
             if let Ok(backing) = rm::backing(mapping, &mut files)
                 && ram::needs_windows(&backing, &catalog)
             {
-                ram::note_shared(&mut unnamed, process.pid, mapping, &backing);
+                ram::note_shared(&mut unnamed, process.through, mapping, &backing);
             }
             if let Ok(Backing::Deleted { device, inode }) = rm::backing(mapping, &mut files)
                 && catalog.description_of(device, inode).is_none()
             {
-                ram::note_deleted(&mut deleted, process.pid, mapping);
+                ram::note_deleted(&mut deleted, process.through, mapping);
             }
         }
     }
@@ -365,7 +374,12 @@ fn capture(
     }
     let xstate = processes.first().and_then(|process| process.cpu.threads.first());
     let xstate = xstate.map_or(&[][..], |thread| thread.xstate.as_slice());
-    let host = host::describe(freeze.pid, xstate, features, options.keeper);
+    let host = host::describe(
+        tree.processes().first().map_or(freeze.pid, |root| root.through),
+        xstate,
+        features,
+        options.keeper,
+    );
     freeze.step("freeze.sessions")?;
     copy_memory(tree, memory.extents, memory.draft).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.memory")?;
@@ -419,12 +433,12 @@ fn copy_memory(tree: &StoppedTree, extents: &[ram::Extent], draft: &mut Draft) -
     // Extents of a process lie together, and unreadable ones are few.
     for chunk in extents.chunk_by(|a, b| a.pid == b.pid) {
         let (readable, unreadable): (Vec<_>, Vec<_>) = chunk.iter().partition(|extent| extent.readable);
-        let process = tree.processes().iter().find(|process| process.pid == chunk[0].pid);
+        let process = tree.processes().iter().find(|process| process.through == chunk[0].pid);
         // First, since its places lie between those of the others, which are hashed as they are written.
         ram::copy(&unreadable, false, draft.pack())?;
         let own = match process {
             Some(process) => {
-                let mappings = proc::bare_mappings(process.pid).unwrap_or_default();
+                let mappings = proc::bare_mappings(process.through).unwrap_or_default();
                 deposit::write(process, &mappings, &readable, draft.pack())?
             }
             None => false,
@@ -477,7 +491,7 @@ fn mappings(
 ) -> Result<Vec<Mapping>, Box<dyn Error>> {
     let mut look = || match precopy {
         Some(precopy) => precopy.mappings(process, exact),
-        None => proc::mappings(process.pid),
+        None => proc::mappings(process.through),
     };
     let mappings = look()?;
     if inject::sweep(process, &mappings)? { Ok(look()?) } else { Ok(mappings) }
@@ -486,22 +500,47 @@ fn mappings(
 fn seen<'a>(process: &'a StoppedProcess, mappings: &'a [Mapping]) -> Seen<'a> {
     Seen {
         pid: process.pid,
+        through: process.through,
         inner: Pid::new(process.inner),
         command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
-        pidfd: process.pidfd.as_fd(),
+        pidfd: process.table(),
         status: &process.status,
         mappings,
     }
 }
 
+/// Refuses a process whose leader has ended, if the rest of it cannot be reached.
 fn lost_leader(process: &StoppedProcess) -> Option<frost_model::Obstacle> {
-    let gone = process.threads.first().is_none_or(|thread| thread.tid != process.pid);
-    gone.then(|| frost_model::Obstacle {
+    if !process.lacks_leader() {
+        return None;
+    }
+    process.thread_pidfd.is_none().then(|| frost_model::Obstacle {
         pid: Pid::new(process.inner),
         command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
         object: "main thread".to_owned(),
-        reason: "it has ended while other threads go on".to_owned(),
-        remedy: "this is not carried yet".to_owned(),
+        reason: "it has ended, and this kernel gives no hold on the descriptors of the other threads"
+            .to_owned(),
+        remedy: "freeze it on Linux 6.9 or later".to_owned(),
+    })
+}
+
+/// Refuses a process that asked for a signal at the end of its parent, if the leader of that has ended already: the signal
+/// comes with the end of the thread that made it (`forget_original_parent`, kernel/exit.c), and would come once more when
+/// that ends again in the thawed program.
+fn warned_of_leader(
+    tree: &StoppedTree,
+    process: &StoppedProcess,
+    facts: &ProcessFacts,
+) -> Option<frost_model::Obstacle> {
+    let parent = tree.processes().iter().find(|other| other.pid == process.parent)?;
+    let asked = facts.threads.iter().any(|thread| thread.parent_death_signal != 0);
+    (asked && parent.lacks_leader()).then(|| frost_model::Obstacle {
+        pid: Pid::new(process.inner),
+        command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
+        object: "parent-death signal".to_owned(),
+        reason: "the main thread of its parent has ended while others go on, and would end once more"
+            .to_owned(),
+        remedy: "let the program turn that signal off (PR_SET_PDEATHSIG)".to_owned(),
     })
 }
 
@@ -532,10 +571,10 @@ fn written_files(living: &[&StoppedProcess], maps: &[Vec<Mapping>]) -> Result<Ve
         Ok(())
     };
     for (process, mappings) in living.iter().zip(maps) {
-        for fd in proc::numbers(process.pid, "fd")? {
-            let link = proc::link(process.pid, &format!("fd/{fd}")).unwrap_or_default();
+        for fd in proc::numbers(process.through, "fd")? {
+            let link = proc::link(process.through, &format!("fd/{fd}")).unwrap_or_default();
             if is_file(&link)
-                && let Ok(ours) = pidfd::pidfd_getfd(process.pidfd.as_fd(), fd)
+                && let Ok(ours) = pidfd::pidfd_getfd(process.table(), fd)
                 && rustix::fs::fcntl_getfl(&ours)?.intersects(OFlags::WRONLY | OFlags::RDWR)
             {
                 add(ours)?;
@@ -596,7 +635,7 @@ impl Memory<'_> {
         kin: Option<&ram::Kin>,
         region: usize,
     ) -> Result<(Pages, Vec<PageRange>), ram::Error> {
-        let (pid, pack) = (process.pid, self.draft.pack());
+        let (pid, pack) = (process.through, self.draft.pack());
         if let Some(precopy) = self.precopy {
             let guards = precopy.look(process, (pagemap, mapping, backing), (self.at, region), pack)?;
             return Ok((Pages::default(), guards));
@@ -620,7 +659,7 @@ fn capture_process(
     files: &mut FileCache,
     memory: &mut Memory<'_>,
 ) -> Result<Process, Box<dyn Error>> {
-    let pid = process.pid;
+    let pid = process.through;
     let link = |name: &str| file::behind_link(&proc::path(pid, name));
     let root = link("root")?;
     let root = (root.path.as_bytes() != b"/").then_some(root);
@@ -656,8 +695,11 @@ fn capture_process(
             guards,
         });
     }
-    memory.placed.insert(pid, Rc::new(own_placed));
-    let bounds = rm::bounds(pid, &process.stat, known.facts.brk);
+    if !process.lacks_leader() {
+        memory.placed.insert(process.pid, Rc::new(own_placed));
+    }
+    let stat = if process.lacks_leader() { &proc::stat(pid)? } else { &process.stat };
+    let bounds = rm::bounds(pid, stat, known.facts.brk);
     let vdso = rm::vdso(pid, &known.mappings);
     Ok(Process {
         cpu: cpu::capture(process, &known.facts.threads, statuses)?,

@@ -260,16 +260,16 @@ impl Precopy {
     pub(crate) fn mappings(&mut self, process: &StoppedProcess, exact: bool) -> Result<Vec<Mapping>, Errno> {
         let Some(member) = self.members.get(&process.pid).filter(|member| member.is(process)) else {
             self.meet(process)?;
-            return proc::mappings(process.pid);
+            return proc::mappings(process.through);
         };
         if !exact {
-            let mut bare = proc::bare_mappings(process.pid)?;
+            let mut bare = proc::bare_mappings(process.through)?;
             if bare.iter_mut().all(|mapping| take_flags(mapping, &member.before)) {
                 self.assumed.push((process.pid, bare.clone()));
                 return Ok(bare);
             }
         }
-        let mut mappings = proc::mappings(process.pid)?;
+        let mut mappings = proc::mappings(process.through)?;
         member.hide_tracking(&mut mappings);
         Ok(mappings)
     }
@@ -287,7 +287,7 @@ impl Precopy {
         if !ram::has_private_pages(mapping, backing) {
             return Ok(Vec::new());
         }
-        let pid = process.pid;
+        let (pid, through) = (process.pid, process.through);
         let failed = |source| ram::Error::Pagemap { pid, source };
         let tracked = self
             .members
@@ -330,7 +330,7 @@ impl Precopy {
         match self.kin(process) {
             Some(kin) => {
                 for (start, end) in &populated {
-                    for (start, end, parents) in kin.split(pid, pagemap, *start, *end)? {
+                    for (start, end, parents) in kin.split(through, pagemap, *start, *end)? {
                         pieces.push((start, end, parents.is_some()));
                         if parents.is_none() {
                             own.extend(both(&changed, start, end));
@@ -343,7 +343,7 @@ impl Precopy {
                 own = changed;
             }
         }
-        self.copy(&mut ram::Source::new(pid), pid, &own, pack)?;
+        self.copy(&mut ram::Source::new(through), pid, &own, pack)?;
         let there = self.populated.entry(pid).or_default();
         there.extend(populated.iter().map(|(start, end)| (*start, end - start, *start)));
         self.looked.push(Looked {
@@ -427,8 +427,8 @@ impl Precopy {
             inner: Pid::new(process.inner),
             parent: process.parent,
             tracker: None,
-            pagemap: Pagemap::open(process.pid)?,
-            mem: ram::open_mem(process.pid)?,
+            pagemap: Pagemap::open(process.through)?,
+            mem: ram::open_mem(process.through)?,
             before: Vec::new(),
             places: Places::default(),
             afresh: false,
@@ -512,7 +512,9 @@ fn enter(
         StoppedTree::stop(pid, keeper, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
     freeze.step("precopy.stop")?;
     let mut trackers = Vec::new();
-    for process in tree.processes().iter().filter(|process| !process.zombie && !process.threads.is_empty()) {
+    // One whose leader has ended is copied in the stop: it cannot be found by its number between the stops.
+    let tracked = |process: &&StoppedProcess| !process.threads.is_empty() && !process.lacks_leader();
+    for process in tree.processes().iter().filter(tracked) {
         let mut mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;
         if inject::sweep(process, &mappings).map_err(|error| freeze.failed(&error))? {
             mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;

@@ -16,11 +16,23 @@ use std::collections::HashSet;
 /// A process as it is looked at, stopped or not.
 pub(crate) struct Seen<'a> {
     pub(crate) pid: i32,
+    /// Its number, or that of a thread if its leader has ended.
+    pub(crate) through: i32,
     pub(crate) inner: Pid,
     pub(crate) command: String,
     pub(crate) pidfd: rustix::fd::BorrowedFd<'a>,
     pub(crate) status: &'a Status,
     pub(crate) mappings: &'a [Mapping],
+}
+
+/// A process that runs while it is looked at.
+struct Running {
+    pid: i32,
+    through: i32,
+    inner: Pid,
+    pidfd: OwnedFd,
+    status: Status,
+    mappings: Vec<Mapping>,
 }
 
 impl Behind for Catalog {
@@ -49,6 +61,7 @@ pub(crate) fn look(
         .iter()
         .map(|process| Observed {
             pid: Pid::new(process.pid),
+            through: process.through,
             inner: process.inner,
             command: &process.command,
             pidfd: process.pidfd,
@@ -57,10 +70,10 @@ pub(crate) fn look(
     let (mut catalog, mut obstacles) = Catalog::survey(&observed, motion)?;
     let linked = adopt_deleted(&mut catalog, seen, files)?;
     for process in seen {
-        obstacles.extend(target::survey(process.pid, process.inner, process.status, keeper));
+        obstacles.extend(target::survey(process.through, process.inner, process.status, keeper));
         obstacles.extend(rm::survey(process.inner, &process.command, process.mappings, &linked, files));
         for (link, object) in [("exe", "binary"), ("cwd", "working directory"), ("root", "root directory")] {
-            if let Err(reason) = file::behind_link(&proc::path(process.pid, link)) {
+            if let Err(reason) = file::behind_link(&proc::path(process.through, link)) {
                 obstacles.push(Obstacle {
                     pid: process.inner,
                     command: process.command.clone(),
@@ -71,7 +84,7 @@ pub(crate) fn look(
             }
         }
     }
-    let pids: Vec<_> = seen.iter().map(|process| (process.pid, process.inner)).collect();
+    let pids: Vec<_> = seen.iter().map(|process| (process.through, process.inner)).collect();
     obstacles.extend(target::survey_shared(&pids));
     obstacles.extend(target::survey_ipc(&pids));
     Ok((catalog, obstacles))
@@ -98,7 +111,7 @@ fn adopt_deleted(
             let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
             let access = if written { OFlags::RDWR } else { OFlags::RDONLY };
             let opened = rustix::fs::open(
-                proc::path(process.pid, &name),
+                proc::path(process.through, &name),
                 access | OFlags::CLOEXEC | OFlags::NOCTTY,
                 rustix::fs::Mode::empty(),
             );
@@ -139,32 +152,37 @@ pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<O
         }
         index += 1;
     }
-    let mut found: Vec<(i32, OwnedFd, Status, Vec<Mapping>)> = Vec::new();
+    let mut found: Vec<Running> = Vec::new();
     let mut unstoppable = Vec::new();
     for member in tree {
         // Whatever ends while we look is no obstacle.
-        let Ok(status) = proc::status(member) else { continue };
-        unstoppable.extend(target::survey_stop(member, &status));
-        if proc::stat(member).is_ok_and(|stat| stat.is_zombie()) {
-            continue;
-        }
+        let Some(through) = target::living_thread(member) else { continue };
+        let Ok(status) = proc::status(through) else { continue };
+        unstoppable.extend(target::survey_stop(through, &status));
         let Some(number) = rustix::process::Pid::from_raw(member) else { continue };
-        let Ok(pidfd) = rustix::process::pidfd_open(number, PidfdFlags::empty()) else { continue };
-        match proc::mappings(member) {
-            Ok(mappings) => found.push((member, pidfd, status, mappings)),
+        let pidfd = match through == member {
+            true => rustix::process::pidfd_open(number, PidfdFlags::empty()),
+            false => frost_sys::pidfd::pidfd_of_thread(through),
+        };
+        let inner = proc::status(member).ok().and_then(|status| status.inner_pids.last().copied());
+        let inner = Pid::new(inner.unwrap_or(member));
+        let Ok(pidfd) = pidfd else { continue };
+        match proc::mappings(through) {
+            Ok(mappings) => found.push(Running { pid: member, through, inner, pidfd, status, mappings }),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => {}
             Err(errno) => return Err(denied(&errno)),
         }
     }
     let seen: Vec<Seen<'_>> = found
         .iter()
-        .map(|(member, pidfd, status, mappings)| Seen {
-            pid: *member,
-            inner: Pid::new(status.inner_pids.last().copied().unwrap_or(*member)),
-            command: proc::command(*member),
-            pidfd: pidfd.as_fd(),
-            status,
-            mappings,
+        .map(|running| Seen {
+            pid: running.pid,
+            through: running.through,
+            inner: running.inner,
+            command: proc::command(running.pid),
+            pidfd: running.pidfd.as_fd(),
+            status: &running.status,
+            mappings: &running.mappings,
         })
         .collect();
     match look(&seen, &mut FileCache::default(), Motion::Running, keeper) {

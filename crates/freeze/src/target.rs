@@ -38,7 +38,7 @@ pub(crate) fn validate(pid: i32, force: bool) -> Result<Stat, Failure> {
             .cause(format!("it is a thread of process {}", status.tgid))
             .hint(format!("`frost freeze {}` freezes the whole process", status.tgid)));
     }
-    if stat.is_zombie() {
+    if stat.is_zombie() && living_thread(pid).is_none() {
         return Err(cannot(FailureKind::NotFound, &stat)
             .cause(format!("it has ended, and its parent {} has not yet asked for its status", stat.ppid))
             .hint("there is nothing left to freeze"));
@@ -103,9 +103,19 @@ fn restarting_unit(pid: i32) -> Option<(String, String)> {
         .then(|| (unit.to_owned(), restart.to_owned()))
 }
 
+/// Returns the number by which a process is looked at: its own, or that of a thread which goes on if its leader has
+/// ended; `None` if all of it has ended.
+pub(crate) fn living_thread(pid: i32) -> Option<i32> {
+    let lives = |tid: &i32| proc::stat(*tid).is_ok_and(|stat| !stat.is_zombie());
+    if lives(&pid) {
+        return Some(pid);
+    }
+    proc::threads(pid).ok()?.into_iter().find(lives)
+}
+
 /// Lists why a process could not be stopped, or not looked at once it is: what a freeze meets before its survey.
 pub(crate) fn survey_stop(pid: i32, status: &Status) -> Option<Obstacle> {
-    let obstacle = |object: &str, reason: String, remedy: &str| {
+    let add = |object: &str, reason: String, remedy: &str| {
         Some(Obstacle {
             pid: Pid::new(status.inner_pids.last().copied().unwrap_or(pid)),
             command: proc::command(pid),
@@ -114,22 +124,13 @@ pub(crate) fn survey_stop(pid: i32, status: &Status) -> Option<Obstacle> {
             remedy: remedy.to_owned(),
         })
     };
-    if proc::stat(pid).is_ok_and(|stat| stat.is_zombie()) {
-        // A zombie with threads is no zombie to its parent.
-        return if proc::threads(pid).is_ok_and(|threads| threads.len() > 1) {
-            obstacle(
-                "main thread",
-                "it has ended while other threads go on".to_owned(),
-                "this is not carried yet",
-            )
-        } else {
-            None
-        };
-    }
     if status.tracer != 0 {
         let tracer = proc::command(status.tracer);
-        let reason = format!("process {} ({tracer}) is tracing it", status.tracer);
-        return obstacle("debugger", reason, "detach the debugger, then freeze it");
+        return add(
+            "debugger",
+            format!("process {} ({tracer}) is tracing it", status.tracer),
+            "detach the debugger, then freeze it",
+        );
     }
     // The fifth byte of an ELF file is its class, 1 for 32 bits.
     let mut head = [0; 5];
@@ -137,7 +138,7 @@ pub(crate) fn survey_stop(pid: i32, status: &Status) -> Option<Obstacle> {
         .and_then(|mut exe| std::io::Read::read_exact(&mut exe, &mut head));
     if read.is_ok() && head == *b"\x7fELF\x01" {
         let reason = "it is a program of 32 bits".to_owned();
-        return obstacle("binary", reason, "only programs of 64 bits are carried");
+        return add("binary", reason, "only programs of 64 bits are carried");
     }
     None
 }

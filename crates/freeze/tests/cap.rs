@@ -55,7 +55,7 @@ impl Victim {
 
     fn observed(&self) -> Observed<'_> {
         let pid = self.pid();
-        Observed { pid, inner: pid, command: "sleep", pidfd: self.pidfd.as_fd() }
+        Observed { pid, through: pid.raw(), inner: pid, command: "sleep", pidfd: self.pidfd.as_fd() }
     }
 
     fn survey(&self) -> (Catalog, Vec<Obstacle>) {

@@ -140,6 +140,12 @@ impl Checker<'_> {
                 if thread.tid.raw() <= 0 || !tids.insert(thread.tid) {
                     return Err(malformed(place, "the number of a thread is not positive, or stands twice"));
                 }
+                if thread.ended.is_some() && (index != 0 || process.cpu.threads.len() < 2) {
+                    return Err(malformed(
+                        place,
+                        "a thread has ended that is no leader, or no other goes on",
+                    ));
+                }
                 if index == 0 && thread.tid != pid.into() {
                     return Err(malformed(place, "its first thread is not its leader"));
                 }

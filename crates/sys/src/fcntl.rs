@@ -29,6 +29,12 @@ pub fn owner(fd: impl AsFd) -> Result<Owner> {
     Ok(owner)
 }
 
+/// Chooses who gets the signals of a description; an identifier of 0 is nobody.
+pub fn set_owner(fd: impl AsFd, owner: Owner) -> Result<()> {
+    // SAFETY: `owner` is a live object of the layout that the command reads.
+    check(i64::from(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_SETOWN_EX, &raw const owner) })).map(drop)
+}
+
 /// Reads which signal that is, 0 for SIGIO.
 pub fn signal(fd: impl AsFd) -> Result<i32> {
     // SAFETY: the command takes no argument.

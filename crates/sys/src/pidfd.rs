@@ -28,6 +28,16 @@ pub fn release_memory(pidfd: BorrowedFd<'_>) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_process_mrelease, pidfd.as_raw_fd(), 0) }).map(drop)
 }
 
+/// Opens a pidfd of a thread, leader or not.
+///
+/// Source: `pidfd_open(2)`, PIDFD_THREAD, Linux 6.9; EINVAL before.
+pub fn pidfd_of_thread(tid: i32) -> Result<OwnedFd> {
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, tid, libc::O_EXCL) })?;
+    // SAFETY: the kernel just installed this descriptor for us, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// Makes a pidfd of a process that is gone: one of a child that ends at once and is waited for.
 pub fn pidfd_of_the_dead() -> Result<OwnedFd> {
     // Exit signal 0: nobody is told, and only __WALL finds it.

@@ -1,6 +1,7 @@
 //! Builds the tree: starts the root as a stub that runs its tape, and waits until every thread is at the gate.
 
 use crate::baseline::{self, Baseline};
+use crate::cap::directory::Removed;
 use crate::compile::{self, FAILURE, InnerCall, Numbers, Program, Relation};
 use crate::control::{Area, CONTROL_BYTES, Results};
 use crate::error::{Context, Error};
@@ -36,6 +37,8 @@ pub(crate) struct Material {
     pub(crate) instead: Vec<(frost_model::DescriptionId, i32, OwnedFd)>,
     /// Pseudoterminals that control a session, by their index.
     pub(crate) terminals: Vec<(usize, OwnedFd)>,
+    /// Directories that were made and removed again.
+    pub(crate) removed: Removed,
     /// Calls of each process about its descriptors.
     pub(crate) calls: Vec<Vec<InnerCall>>,
     /// For each set of semaphores whether the ends of the processes were undone in it already.
@@ -100,7 +103,7 @@ pub(crate) fn build<'a>(
 ) -> Result<Half<'a>, Error> {
     begin(Stage::Open)?;
     raise_limits();
-    let Material { pack, descriptions, instead, terminals, calls, undone } = material()?;
+    let Material { pack, descriptions, instead, terminals, removed, calls, undone } = material()?;
     let stage = Stage::Open;
     let (gate_read, gate_write) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at(stage, || "the gate".to_owned())?;
@@ -116,7 +119,7 @@ pub(crate) fn build<'a>(
         source: Errno::from_io_error(&error).unwrap_or(Errno::MFILE),
     })?;
     let (mut pool, mut numbers) =
-        pool::open_all(checkpoint, pack, (descriptions, instead), gate_read, arrived)?;
+        pool::open_all(checkpoint, pack, (descriptions, instead), removed, gate_read, arrived)?;
     for (index, terminal) in terminals {
         let number = pool.adopt(terminal).at(stage, || "a terminal".to_owned())?;
         numbers.terminals.insert(index, number);

@@ -3,10 +3,11 @@
 //! A description has the number under which the program knows it, where all processes that have this number agree: so
 //! that a program may use nearly all of the numbers that its limit allows. All else has numbers that no process uses.
 
+use crate::cap::directory::{self, Removed};
 use crate::compile::{FileMode, FileUse, Numbers};
 use crate::error::{Context, Error};
 use crate::stage::Stage;
-use frost_model::cap::Capability;
+use frost_model::cap::{Capability, FileRef};
 use frost_model::ram::DataspaceKind;
 use frost_model::rm::Attachment;
 use frost_model::{Checkpoint, DataspaceId, DescriptionId};
@@ -170,6 +171,18 @@ pub(crate) fn file_uses(checkpoint: &Checkpoint) -> Vec<(FileUse, usize)> {
     uses
 }
 
+/// Returns the removed directory that a process is to go to, if a use is of such a one.
+pub(crate) fn removed_directory<'a>(
+    checkpoint: &'a Checkpoint,
+    index: usize,
+    file_use: &FileUse,
+) -> Option<&'a FileRef> {
+    file_use.removed?;
+    let pd = &checkpoint.processes.get(index)?.pd;
+    let mut places = [&pd.cwd, &pd.root].into_iter().flatten();
+    places.find(|place| FileUse::new(place, FileMode::Directory) == *file_use)
+}
+
 /// Opens a file as a process needs it.
 pub(crate) fn open(file_use: &FileUse) -> rustix::io::Result<OwnedFd> {
     let flags = match file_use.mode {
@@ -189,6 +202,7 @@ pub(crate) fn open_all(
     checkpoint: &Checkpoint,
     pack: OwnedFd,
     (descriptions, instead): (Vec<Option<OwnedFd>>, Instead),
+    mut removed: Removed,
     gate: OwnedFd,
     arrived: OwnedFd,
 ) -> Result<(Pool, Numbers), Error> {
@@ -203,8 +217,12 @@ pub(crate) fn open_all(
         arrived: pool.adopt(arrived).at(stage, number)?,
         ..Numbers::default()
     };
-    for (file_use, _) in file_uses(checkpoint) {
-        let fd = open(&file_use).at(stage, || String::from_utf8_lossy(&file_use.path).into_owned())?;
+    for (file_use, index) in file_uses(checkpoint) {
+        let fd = match removed_directory(checkpoint, index, &file_use) {
+            Some(file) => directory::to_go_to(removed.get(file)?),
+            None => open(&file_use),
+        };
+        let fd = fd.at(stage, || String::from_utf8_lossy(&file_use.path).into_owned())?;
         let fd = pool.adopt(fd).at(stage, number)?;
         numbers.files.insert(file_use, fd);
     }

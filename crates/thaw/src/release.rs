@@ -6,14 +6,14 @@
 //! find the same way out of each of them.
 
 use crate::build::{Half, begin};
-use crate::compile::words;
+use crate::compile::{ended_with, words};
 use crate::control::CONTROL_BYTES;
 use crate::error::{Context, Error};
 use crate::stage::Stage;
 use frost_model::clock::Timespec;
 use frost_model::cpu::{NOT_IN_SYSCALL, Restart, Thread};
 use frost_model::pd::Life;
-use frost_model::{Process, Steps};
+use frost_model::{Pid, Process, Steps};
 use frost_sys::proc::{self, Mapping};
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
 use frost_tracee::gateway::Gateway;
@@ -165,11 +165,28 @@ fn process_goes_on(half: &Half<'_>, process: &Process) -> Result<(), Error> {
     }
     forget_stops(half, process).at(Stage::Registers, about)?;
     close_gate(half, leader.tid.raw()).at(Stage::Registers, about)?;
+    if let Some(status) = leader.ended {
+        // It stands in front of its end, and comes to it without our area once it is let go.
+        let args = [ended_with(status)];
+        enter(half, leader.tid.raw(), libc::SYS_exit, &args).at(Stage::Registers, about)?;
+        begin(Stage::Unmap)?;
+        return take_area(half, &stopped, &mut restarts, pid);
+    }
     let registers = restarts.true_registers(half, leader).at(Stage::Registers, about)?;
     set(leader, registers).at(Stage::Registers, about)?;
     stopped.push(as_stopped(leader, registers));
     begin(Stage::Unmap)?;
-    unmap(half, &stopped, restarts.mappings(), pid.raw()).map_err(|error| Error::Call {
+    take_area(half, &stopped, &mut restarts, pid)
+}
+
+/// Takes our area out of a process whose threads have their true registers.
+fn take_area(
+    half: &Half<'_>,
+    stopped: &[StoppedThread],
+    restarts: &mut Restarts<'_>,
+    pid: Pid,
+) -> Result<(), Error> {
+    unmap(half, stopped, restarts.mappings(), pid.raw()).map_err(|error| Error::Call {
         pid,
         stage: Stage::Unmap,
         object: format!("the area of the thaw: {error}"),

@@ -79,6 +79,7 @@ pub(crate) fn process(pid: i32, parent: Option<i32>, file: &Path, slot: u64, thr
         },
         parent_death_signal: 0,
         settings: Default::default(),
+        ended: None,
     };
     let all = std::iter::once(pid).chain(threads.iter().copied());
     let counters = Attachment::File {
@@ -203,6 +204,7 @@ fn thaw(checkpoint: &Checkpoint) -> Result<i32, crate::Error> {
     let material = || {
         Ok(Material {
             terminals: Vec::new(),
+            removed: Default::default(),
             instead: Vec::new(),
             pack: pack(),
             descriptions: Vec::new(),

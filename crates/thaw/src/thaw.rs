@@ -194,7 +194,7 @@ pub(crate) fn here(
         let pack = image.pack()?;
         sysv = cap::sysv::make(checkpoint, plan.namespaces.ipc, pack.as_fd())?;
         let undone = sysv.undone.clone();
-        let built = cap::build(checkpoint, &plan.capabilities, pack.as_fd())?;
+        let built = cap::build(checkpoint, &plan.capabilities, &context, pack.as_fd())?;
         late = Some(built.late);
         let processes = checkpoint.processes.iter();
         let calls = processes
@@ -205,6 +205,7 @@ pub(crate) fn here(
             descriptions: built.descriptions,
             instead: built.instead,
             terminals: built.terminals,
+            removed: built.removed,
             calls,
             undone,
         })

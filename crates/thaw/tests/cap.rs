@@ -92,7 +92,7 @@ fn freeze_with(fds: Vec<OwnedFd>, files: bool) -> Frozen {
     drop(fds);
     let capture = || {
         let pid = victim.pid();
-        let observed = Observed { pid, inner: pid, command: "sleep", pidfd: victim.pidfd.as_fd() };
+        let observed = Observed { pid, through: pid.raw(), inner: pid, command: "sleep", pidfd: victim.pidfd.as_fd() };
         let (catalog, obstacles) = Catalog::survey(&[observed], Motion::Stopped).unwrap();
         assert_eq!(obstacles, []);
         let table = catalog.descriptors(pid);
@@ -161,7 +161,8 @@ impl Frozen {
     fn thaw(&self) -> (Vec<OwnedFd>, Late) {
         let (planned, obstacles) = self.plan();
         assert_eq!(obstacles, []);
-        let mut built = cap::build(&self.checkpoint, &planned, self.pack.as_fd()).unwrap();
+        let mut built =
+            cap::build(&self.checkpoint, &planned, &ThawContext::default(), self.pack.as_fd()).unwrap();
         let fds = self.ids.iter().map(|id| match built.descriptions[*id].take() {
             Some(fd) => fd,
             None => panic!("description {id} was asked for twice or not made"),

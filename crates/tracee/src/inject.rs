@@ -118,7 +118,7 @@ impl<'a> Area<'a> {
     /// # Errors
     /// See [`Error`]; the process is as it was.
     pub fn map(process: &'a StoppedProcess, mappings: &[Mapping]) -> Result<Self, Error> {
-        let gateway = Gateway::find(process.pid, &process.threads, mappings)?;
+        let gateway = Gateway::find(process.through, &process.threads, mappings)?;
         let free = |address: &&u64| {
             !mappings.iter().any(|mapping| mapping.start < **address + AREA_BYTES && **address < mapping.end)
         };
@@ -343,7 +343,7 @@ impl<'a> Area<'a> {
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
         let thread = &self.process.threads[self.gateway.thread()];
-        match memory::write(self.process.pid, address, bytes) {
+        match memory::write(self.process.through, address, bytes) {
             Ok(count) if count == bytes.len() => Ok(()),
             Ok(_) => Err(self.fault("process_vm_writev", thread, Errno::FAULT)),
             Err(source) => Err(self.fault("process_vm_writev", thread, source)),
@@ -352,7 +352,7 @@ impl<'a> Area<'a> {
 
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), Error> {
         let thread = &self.process.threads[self.gateway.thread()];
-        match memory::read(self.process.pid, address, out) {
+        match memory::read(self.process.through, address, out) {
             Ok(count) if count == out.len() => Ok(()),
             Ok(_) => Err(self.fault("process_vm_readv", thread, Errno::FAULT)),
             Err(source) => Err(self.fault("process_vm_readv", thread, source)),
@@ -398,7 +398,7 @@ fn stop_signal(process: &StoppedProcess) -> i32 {
 /// # Errors
 /// As for [`Area::map`].
 pub fn sweep(process: &StoppedProcess, mappings: &[Mapping]) -> Result<bool, Error> {
-    for mapping in mappings.iter().filter(|mapping| is_leftover(process.pid, mapping)) {
+    for mapping in mappings.iter().filter(|mapping| is_leftover(process.through, mapping)) {
         let inside = |thread: &StoppedThread| {
             (mapping.start..mapping.end).contains(&thread.registers[RIP])
                 || (mapping.start..mapping.end).contains(&thread.registers[RSP])
@@ -407,7 +407,7 @@ pub fn sweep(process: &StoppedProcess, mappings: &[Mapping]) -> Result<bool, Err
             // It is still on its way out; it will be gone from there in microseconds.
             continue;
         }
-        let gateway = Gateway::find(process.pid, &process.threads, mappings)?;
+        let gateway = Gateway::find(process.through, &process.threads, mappings)?;
         let area =
             Area { process, address: mapping.start, gateway, signal: stop_signal(process), mapped: true };
         area.unmap()?;

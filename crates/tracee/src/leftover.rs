@@ -55,7 +55,7 @@ pub fn is_left_in(pid: i32, mappings: &[Mapping]) -> bool {
 /// # Errors
 /// As for [`Area::map`]; the process is then as it was.
 pub fn sweep(process: &StoppedProcess, mappings: &[Mapping]) -> Result<bool, Error> {
-    let Some((start, end, descriptors)) = find(process.pid, mappings) else { return Ok(false) };
+    let Some((start, end, descriptors)) = find(process.through, mappings) else { return Ok(false) };
     let inside = |address: u64| (start..end).contains(&address);
     if process.threads.iter().any(|thread| inside(thread.registers[RIP]) || inside(thread.registers[RSP])) {
         // It is still on its way out; it will be gone from there in microseconds.

@@ -4,10 +4,10 @@
 //! nothing new: a stopped process cannot fork. Dropping a [`StoppedTree`] lets everything go on as it was.
 
 use crate::{elapsed, restart};
-use frost_sys::kcmp;
 use frost_sys::proc::{self, Asleep};
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
-use rustix::fd::{AsFd, OwnedFd};
+use frost_sys::{kcmp, pidfd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -132,9 +132,14 @@ pub struct StoppedProcess {
     pub inner: i32,
     /// Its parent in our pid namespace.
     pub parent: i32,
+    /// The number by which its memory and descriptors are reached: its own, or that of another thread if the leader has
+    /// ended, since an ended thread gave both up (`exit_mm`, `exit_files`).
+    pub through: i32,
     /// The process itself.
     pub pidfd: OwnedFd,
-    /// Its threads, the leader first. Empty for a zombie.
+    /// That thread, if it is not the leader, and if the kernel has such descriptors (PIDFD_THREAD, Linux 6.9).
+    pub thread_pidfd: Option<OwnedFd>,
+    /// Its threads, the leader first. Empty for a zombie. A leader that has ended is not among them.
     pub threads: Vec<StoppedThread>,
     /// The signal by which job control had stopped it before us.
     pub job_stop: Option<i32>,
@@ -147,6 +152,16 @@ pub struct StoppedProcess {
 }
 
 impl StoppedProcess {
+    /// Returns whether its main thread has ended while others go on.
+    pub fn lacks_leader(&self) -> bool {
+        !self.threads.is_empty() && self.through != self.pid
+    }
+
+    /// Returns the descriptor by which its descriptor table is reached.
+    pub fn table(&self) -> BorrowedFd<'_> {
+        self.thread_pidfd.as_ref().unwrap_or(&self.pidfd).as_fd()
+    }
+
     /// Sets calls that are issued again to the time that is left to them.
     fn shorten_timeouts(&self) {
         let again = |thread: &&StoppedThread| thread.reissue || restart::has_restart_block(&thread.registers);
@@ -154,7 +169,7 @@ impl StoppedProcess {
         if again.peek().is_none() {
             return;
         }
-        let mappings = proc::bare_mappings(self.pid).unwrap_or_default();
+        let mappings = proc::bare_mappings(self.through).unwrap_or_default();
         for thread in again {
             let status = proc::status(thread.tid).unwrap_or_default();
             if (status.pending | status.shared_pending) & !thread.mask != 0 {
@@ -245,7 +260,7 @@ impl StoppedTree {
         self.armed = false;
         // The root last: while it lives, its image counts as superseded and is not thawed beside what is left of it.
         for process in self.processes.iter().rev() {
-            let _ = ptrace::set_options(process.pid, Options::EXITKILL);
+            let _ = ptrace::set_options(process.through, Options::EXITKILL);
         }
         for process in self.processes.iter().rev() {
             // It may have been killed by someone else meanwhile, which is what we want anyway.
@@ -526,7 +541,7 @@ impl Seizing {
     /// Gathers what is known of a stopped process; `None` if it is gone.
     fn describe(&self, pid: i32, mut tids: Vec<i32>) -> Result<Option<StoppedProcess>, Error> {
         let Ok(stat) = proc::stat(pid) else { return Ok(None) };
-        let Ok(status) = proc::status(pid) else { return Ok(None) };
+        let Ok(mut status) = proc::status(pid) else { return Ok(None) };
         let number = rustix::process::Pid::from_raw(pid);
         let Some(number) = number else { return Ok(None) };
         let Ok(pidfd) = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty()) else {
@@ -553,11 +568,22 @@ impl Seizing {
             });
         }
         let zombie = stat.is_zombie() && threads.is_empty();
+        let inner_pid = status.inner_pids.last().copied().unwrap_or(pid);
+        let through = threads.first().map_or(pid, |thread| thread.tid);
+        let mut thread_pidfd = None;
+        if through != pid {
+            // The leader's own shows what is left of it: no umask, no filters.
+            let Ok(other) = proc::status(through) else { return Ok(None) };
+            status = proc::Status { inner_pids: status.inner_pids, ..other };
+            thread_pidfd = pidfd::pidfd_of_thread(through).ok();
+        }
         Ok(Some(StoppedProcess {
             pid,
-            inner: status.inner_pids.last().copied().unwrap_or(pid),
+            inner: inner_pid,
             parent: stat.ppid,
+            through,
             pidfd,
+            thread_pidfd,
             threads,
             job_stop,
             zombie,

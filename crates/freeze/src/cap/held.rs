@@ -105,9 +105,10 @@ impl Held {
 
     /// Returns whom it signals, in our pid namespace.
     pub(super) fn owner(&self) -> Option<Owner> {
-        let owner = frost_sys::fcntl::owner(&self.fd).ok().filter(|owner| owner.id != 0)?;
+        let owner = frost_sys::fcntl::owner(&self.fd).ok()?;
         let signal = frost_sys::fcntl::signal(&self.fd).unwrap_or(0);
-        Some(Owner { kind: owner.kind, id: owner.id, signal })
+        // A signal may be chosen before it is said who gets it.
+        (owner.id != 0 || signal != 0).then_some(Owner { kind: owner.kind, id: owner.id, signal })
     }
 }
 

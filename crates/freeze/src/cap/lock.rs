@@ -1,6 +1,6 @@
 //! Locks on files.
 
-use super::recognise::Refusal;
+use super::recognise::{CLOSE_FIRST, Refusal};
 use frost_model::Pid;
 use frost_model::cap::{Lock, LockKind};
 use frost_sys::fdinfo::FdInfo;
@@ -24,11 +24,15 @@ fn parse_line(line: &str, holder: Pid) -> Option<Result<Lock, Refusal>> {
         "POSIX" => LockKind::Process(holder),
         "OFDLCK" => LockKind::Description,
         "FLOCK" => LockKind::Flock,
+        // One that is to be given up, since another waits to open the file: the other is not there any more at thaw, and
+        // had it been, the kernel would not have waited longer than /proc/sys/fs/lease-break-time.
+        "LEASE" if access == "UNLCK" => return None,
+        "LEASE" => LockKind::Lease,
         _ => {
             return Some(Err(Refusal::new(
-                "file with a lease",
-                "a lease is a promise that the kernel cannot be asked to renew",
-                "let the program give it up first",
+                format!("file with a lock of kind {kind}"),
+                "frost does not know this kind of lock",
+                CLOSE_FIRST,
             )));
         }
     };
@@ -43,10 +47,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_of_lock_is_read_and_a_lease_is_refused() {
+    fn each_kind_of_lock_is_read_and_an_unknown_one_is_refused() {
         let info = FdInfo::new(
             "pos:\t0\nlock:\t1: POSIX  ADVISORY  WRITE 4127 08:01:77 10 19\n\
-             lock:\t2: FLOCK  ADVISORY  READ 4127 08:01:77 0 EOF\nlock:\t3: LEASE  ACTIVE    READ 1 08:01:77 0 EOF\n",
+             lock:\t2: FLOCK  ADVISORY  READ 4127 08:01:77 0 EOF\nlock:\t3: LEASE  ACTIVE    READ 1 08:01:77 0 EOF\n\
+             lock:\t4: LEASE  BREAKING  UNLCK 1 08:01:77 0 EOF\nlock:\t5: DELEG  ACTIVE    READ 1 08:01:77 0 EOF\n",
         );
         let locks = parse(&info, Pid::new(7));
         let process =
@@ -54,6 +59,9 @@ mod tests {
         let whole = Lock { kind: LockKind::Flock, exclusive: false, start: 0, end: None };
         assert_eq!(locks[0].clone().unwrap(), process);
         assert_eq!(locks[1].clone().unwrap(), whole);
-        assert!(locks[2].is_err());
+        let lease = Lock { kind: LockKind::Lease, exclusive: false, start: 0, end: None };
+        assert_eq!(locks[2].clone().unwrap(), lease);
+        assert!(locks[3].is_err());
+        assert_eq!(locks.len(), 4);
     }
 }

@@ -65,6 +65,8 @@ use unix::Relation;
 pub struct Observed<'a> {
     /// Its pid as we see it.
     pub pid: Pid,
+    /// The number of a thread of it that lives, the leader's if that does.
+    pub through: i32,
     /// Its pid in its own pid namespace.
     pub inner: Pid,
     /// Its command name, for messages.
@@ -340,10 +342,11 @@ impl Catalog {
             Errno::NOENT | Errno::SRCH => Error::Gone { pid },
             source => Error::Process { pid, what: what.to_owned(), source },
         };
-        let numbers = frost_sys::proc::numbers(pid.raw(), "fd").map_err(|e| fail("the descriptors", e))?;
+        let numbers =
+            frost_sys::proc::numbers(process.through, "fd").map_err(|e| fail("the descriptors", e))?;
         let mut table = Vec::with_capacity(numbers.len());
         for number in numbers {
-            let info = match FdInfo::of(pid.raw(), number) {
+            let info = match FdInfo::of(process.through, number) {
                 Ok(info) => info,
                 // Closed since it was listed; only a running process does that.
                 Err(Errno::NOENT) => continue,
@@ -701,8 +704,26 @@ impl Catalog {
 
     /// Whom a description signals, by the pid inside; nobody, if that is no process of the tree.
     fn owner(&self, held: &Held) -> Option<Owner> {
+        /// F_OWNER_TID and F_OWNER_PGRP of include/uapi/asm-generic/fcntl.h.
+        const THREAD: i32 = 0;
+        const GROUP: i32 = 2;
         let owner = held.owner()?;
-        let id = self.members.inner(Pid::new(owner.id))?.raw();
+        let inner = match owner.kind {
+            _ if owner.id == 0 => Some(0),
+            THREAD => {
+                let status = frost_sys::proc::status(owner.id).ok()?;
+                self.members.inner(Pid::new(status.tgid))?;
+                status.inner_pids.last().copied()
+            }
+            // It may have no leader any more.
+            GROUP => self.members.outer().find_map(|pid| {
+                let stat = frost_sys::proc::stat(pid.raw()).ok().filter(|stat| stat.pgrp == owner.id)?;
+                frost_sys::proc::status(stat.pid).ok()?.inner_groups.last().copied()
+            }),
+            _ => self.members.inner(Pid::new(owner.id)).map(Pid::raw),
+        };
+        // Nobody, if it is nobody of the tree.
+        let id = inner.or((owner.signal != 0).then_some(0))?;
         Some(Owner { id, ..owner })
     }
 }

@@ -51,7 +51,7 @@ impl Refusal {
     }
 }
 
-const CLOSE_FIRST: &str = "let the program close it first";
+pub(super) const CLOSE_FIRST: &str = "let the program close it first";
 const FALL_BACK: &str = "run the program with that turned off, where it has a switch for it";
 
 /// Decides what `held` is. `memfds` is the device number of memfds.
@@ -163,12 +163,9 @@ fn of_process(held: &Held) -> Option<(Pid, BytePath)> {
 }
 
 fn named_directory(held: &Held) -> Result<Found, Refusal> {
-    if held.stat.st_nlink == 0 {
-        return Err(Refusal::new(
-            format!("directory {}", held.name()),
-            "it was deleted, so it cannot be opened again",
-            CLOSE_FIRST,
-        ));
+    let link = held.link.as_deref().unwrap_or_default();
+    if held.stat.st_nlink == 0 && link.starts_with(b"/") {
+        return Ok(Found::Directory(without_deleted(link)));
     }
     if let Some((pid, path)) = of_process(held) {
         return Ok(Found::OfProcess(pid, path));

@@ -350,7 +350,7 @@ pub(crate) fn capture(
     pack: &mut PackWriter,
 ) -> Result<Found, Error> {
     let Some((first, mappings)) = living.first() else { return Ok(Found::default()) };
-    let shared = shares_namespace(first.pid);
+    let shared = shares_namespace(first.through);
     if shared && sysv::any() == Ok(false) {
         return Ok(Found::default());
     }
@@ -384,7 +384,8 @@ impl Tree {
         for (process, mappings) in living {
             for mapping in *mappings {
                 if let Some(id) = crate::rm::segment_id(mapping) {
-                    let window = (mapping.offset, process.pid, mapping.start, mapping.end - mapping.start);
+                    let window =
+                        (mapping.offset, process.through, mapping.start, mapping.end - mapping.start);
                     windows.entry(id).or_default().push(window);
                     first_keys.insert(id, crate::rm::segment_key(mapping));
                 }
@@ -464,7 +465,7 @@ fn capture_by(
     let own = std::process::id() as i32;
     for (process, mappings) in living.iter().filter(|_| !sets.is_empty()) {
         // We have no list of what to undo; a process that has none either is equal to us in that.
-        if kcmp(process.pid, own, Resource::SysVSem) == Ok(Ordering::Equal) {
+        if kcmp(process.through, own, Resource::SysVSem) == Ok(Ordering::Equal) {
             continue;
         }
         let adjusted = if process.pid == asked.process.pid {
@@ -530,7 +531,7 @@ fn segment_content(
     }
     let flags = sysv::SHM_RDONLY as u64;
     let address = asked.call(libc::SYS_shmat, [id as u64, 0, flags, 0, 0])?.map_err(failed)? as u64;
-    let window = (0, asked.process.pid, address, len);
+    let window = (0, asked.process.through, address, len);
     let captured = ram::capture_windows(&[window], Some(&mut digest), pack);
     asked.call(libc::SYS_shmdt, [address, 0, 0, 0, 0])?.map_err(failed)?;
     Ok((captured?.0, digest.finalize().into()))

@@ -32,6 +32,7 @@ pub fn checkpoint() -> Checkpoint {
             mode: 0o100_755,
             len_bytes: 65536,
             modified: Timespec { sec: 1_700_000_000, nsec: 5 },
+            removed: false,
             build_id: Some(vec![1, 2, 3]),
             ..FileIdentity::default()
         },
@@ -68,6 +69,7 @@ pub fn checkpoint() -> Checkpoint {
         scheduling: Scheduling { affinity: vec![0, 1], ..Scheduling::default() },
         parent_death_signal: 0,
         settings: Default::default(),
+        ended: None,
     };
     let process = |pid: i32, parent: Option<i32>, life, cpu, rm, descriptors| Process {
         pd: PdState {

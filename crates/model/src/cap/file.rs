@@ -35,4 +35,7 @@ pub struct FileIdentity {
     /// The GNU build-id of a mapped ELF file, by which it is the same wherever it lies.
     #[serde(with = "serde_bytes")]
     pub build_id: Option<Vec<u8>>,
+    /// Whether it was a directory that had been removed; the path is the one it had.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
 }

@@ -27,4 +27,7 @@ pub enum LockKind {
     Description,
     /// The description, on the whole file (flock).
     Flock,
+    /// The description, which is told by a signal when another opens the file (F_SETLEASE). One that is being broken is
+    /// recorded as what it is to become.
+    Lease,
 }

@@ -48,6 +48,10 @@ pub struct Thread {
     /// Settings of prctl(2) that a thread rarely has.
     #[serde(default, skip_serializing_if = "ThreadSettings::is_default")]
     pub settings: ThreadSettings,
+    /// Its wait status, if it has ended while others go on. Only a leader is then left to be seen; all else of it but its
+    /// number and name means nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<i32>,
 }
 
 /// Settings of prctl(2) that belong to one thread.

@@ -23,15 +23,15 @@ pub(super) enum Same {
 
 /// Why a file cannot be opened as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     /// Why, with the old and the new fact.
-    pub(super) reason: String,
+    pub(crate) reason: String,
     /// What the user can do.
-    pub(super) remedy: String,
+    pub(crate) remedy: String,
     /// What the kernel said, if it did.
-    pub(super) errno: Option<Errno>,
+    pub(crate) errno: Option<Errno>,
     /// Whether the file would be as it was with its content put back: it changed, was replaced, or is gone.
-    pub(super) content: bool,
+    pub(crate) content: bool,
 }
 
 /// Open flags that open(2) takes; O_CREAT, O_EXCL and O_TRUNC are never given again.

@@ -15,6 +15,10 @@ pub(super) fn call(lock: &Lock, fd: i32) -> InnerCall {
             let operation = if lock.exclusive { libc::LOCK_EX } else { libc::LOCK_SH } | libc::LOCK_NB;
             InnerCall::new(libc::SYS_flock, &[fd as u64, operation as u64], fd)
         }
+        LockKind::Lease => {
+            let kind = if lock.exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+            InnerCall::new(libc::SYS_fcntl, &[fd as u64, libc::F_SETLEASE as u64, kind as u64], fd)
+        }
         LockKind::Process(_) | LockKind::Description => {
             let command = match lock.kind {
                 LockKind::Description => F_OFD_SETLK,
@@ -46,6 +50,6 @@ fn flock(lock: &Lock) -> Vec<u8> {
 pub(super) fn is_taken_by(lock: &Lock, pid: Pid, first: bool) -> bool {
     match lock.kind {
         LockKind::Process(holder) => holder == pid,
-        LockKind::Description | LockKind::Flock => first,
+        LockKind::Description | LockKind::Flock | LockKind::Lease => first,
     }
 }

@@ -8,7 +8,7 @@
 //! Nothing here waits: files and fifos are opened with O_NONBLOCK at first, sockets are filled with MSG_DONTWAIT.
 
 mod device;
-mod directory;
+pub(crate) mod directory;
 mod epoll;
 mod error;
 mod eventfd;
@@ -39,7 +39,7 @@ pub use error::Error;
 pub(crate) use pty::of_session;
 
 use error::About;
-use frost_model::cap::{Capability, Content, Description, FileIdentity, FileRef};
+use frost_model::cap::{Capability, Content, Description, FileIdentity, FileRef, LockKind, Owner};
 use frost_model::clock::Clocks;
 use frost_model::route::{self as routes, IfChanged, Rule, Subject};
 use frost_model::{BytePath, Checkpoint, DescriptionId, Obstacle, Pid, Process};
@@ -114,6 +114,8 @@ pub struct Built {
     pub instead: Vec<(DescriptionId, i32, OwnedFd)>,
     /// Pseudoterminals that control a session, by their index.
     pub terminals: Vec<(usize, OwnedFd)>,
+    /// Directories that were made and removed again.
+    pub(crate) removed: directory::Removed,
     /// What is done when all else is complete.
     pub late: Late,
 }
@@ -125,6 +127,8 @@ pub struct Late {
     timers: Vec<(OwnedFd, frost_model::cap::TimerFd)>,
     seals: Vec<(OwnedFd, SealFlags)>,
     inotify: Vec<inotify::Late>,
+    /// Whom descriptions signal, where that is not the first process that has them.
+    owners: Vec<(OwnedFd, Owner)>,
     replaced: regular::Replaced,
     cut: route::Cut,
 }
@@ -194,6 +198,15 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (
                     }
                 }
             },
+            Capability::Directory(directory) if directory.file.identity.removed => {
+                match directory::place(&directory.file) {
+                    Some(directory::Place::OldPath) => {}
+                    Some(directory::Place::In(place)) => {
+                        effect = Some(format!("it was removed from {} by another name", place.display()));
+                    }
+                    None => add(directory::no_place()),
+                }
+            }
             Capability::Directory(directory) => {
                 route = Route::Reopen;
                 let opened = directory::open(directory, description.flags);
@@ -336,7 +349,7 @@ pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>)
     let mut late = Late::of(checkpoint, &made, replaced)?;
     late.cut = route::Cut::of(checkpoint, planned);
     let instead = outside::instead(checkpoint, planned)?;
-    Ok(Built { descriptions: made, instead, terminals, late })
+    Ok(Built { descriptions: made, instead, terminals, removed: objects.removed, late })
 }
 
 /// Objects behind descriptions, while these are made.
@@ -348,6 +361,7 @@ struct Objects {
     unnamed: Vec<OwnedFd>,
     memfds: Vec<Option<OwnedFd>>,
     ptys: Vec<pty::Made>,
+    removed: directory::Removed,
     masters: outside::Masters,
     /// Files whose captured content replaces what is there, by their path.
     put_back: BTreeMap<BytePath, OwnedFd>,
@@ -371,6 +385,7 @@ impl Objects {
             unnamed: Vec::new(),
             memfds: Vec::new(),
             ptys: pty::make_all(checkpoint)?,
+            removed: directory::Removed::default(),
             masters: Vec::new(),
         };
         let mut put_back = BTreeMap::new();
@@ -471,6 +486,12 @@ fn make(
                 regular::description(made, flags, regular.position).about("open", what())?
             }
         },
+        Capability::Directory(directory) if directory.file.identity.removed => {
+            let made = objects.removed.get(&directory.file)?;
+            let fd = file::reopen(made, flags).about("open", what())?;
+            regular::seek(&fd, flags, directory.position).about("seek in", what())?;
+            fd
+        }
         Capability::Directory(directory) => {
             let fd = directory::open(directory, flags).map_err(changed)?;
             regular::seek(&fd, flags, directory.position).about("seek in", what())?;
@@ -537,16 +558,24 @@ impl Late {
             timers: Vec::new(),
             seals: Vec::new(),
             inotify: Vec::new(),
+            owners: Vec::new(),
             replaced,
             cut: route::Cut::default(),
         };
-        for (description, fd) in checkpoint.descriptions.iter().zip(made) {
+        for (index, (description, fd)) in checkpoint.descriptions.iter().zip(made).enumerate() {
             let Some(fd) = fd else { continue };
             let copy = || {
                 let copy = fd.try_clone();
                 copy.map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::MFILE))
                     .about("duplicate", &description.capability)
             };
+            let first = first_holder(checkpoint, DescriptionId::new(index as u32));
+            if let Some(owner) = description.owner
+                && owner.id != 0
+                && first.is_none_or(|first| !is_process(&owner, first))
+            {
+                late.owners.push((copy()?, owner));
+            }
             match &description.capability {
                 Capability::TimerFd(timer) => late.timers.push((copy()?, *timer)),
                 Capability::Inotify(inotify) => late.inotify.push(inotify::Late::of(copy()?, inotify, made)?),
@@ -573,6 +602,10 @@ impl Late {
             if !now.contains(*seals) {
                 rustix::fs::fcntl_add_seals(fd, *seals & !now).about("seal", "a memfd")?;
             }
+        }
+        for (fd, owner) in &self.owners {
+            let owner = frost_sys::fcntl::Owner { kind: owner.kind, id: owner.id };
+            frost_sys::fcntl::set_owner(fd, owner).about("say whom to signal for", "a descriptor")?;
         }
         for (fd, timer) in &self.timers {
             timerfd::arm(fd, timer, &self.clocks).about("arm", "a timerfd")?;
@@ -631,13 +664,17 @@ pub fn tape_calls(
         seen.push(id);
         let first = first_holder(checkpoint, id) == Some(own);
         if !context.copy {
-            let locks = description.locks.iter().filter(|held| lock::is_taken_by(held, own, first));
+            let locks = description.locks.iter().filter(|held| {
+                // What is left of a lease for writing that was about to be lowered could not be had otherwise.
+                let impossible = held.kind == LockKind::Lease && !held.exclusive && is_written(description);
+                !impossible && lock::is_taken_by(held, own, first)
+            });
             last.extend(locks.map(|held| lock::call(held, fd)));
         }
         if !first {
             continue;
         }
-        if let Some(owner) = description.owner {
+        if let Some(owner) = description.owner.filter(|owner| is_process(owner, own)) {
             // struct f_owner_ex: kind and id.
             let mut call =
                 InnerCall::new(libc::SYS_fcntl, &[fd as u64, frost_sys::fcntl::F_SETOWN_EX as u64, 0], fd);
@@ -669,6 +706,13 @@ pub fn tape_calls(
 fn is_placeholder(capability: &Capability, route: Route) -> bool {
     let broken = matches!(capability, Capability::TcpStream(_) | Capability::Outside(_));
     route == Route::Close && !broken
+}
+
+/// Whether the one to be signalled is process `pid`; it exists when that makes its calls. A thread of it, a group, or
+/// another process may come later.
+fn is_process(owner: &Owner, pid: Pid) -> bool {
+    const F_OWNER_PID: i32 = 1;
+    owner.kind == F_OWNER_PID && owner.id == pid.raw()
 }
 
 /// The first process that has a description.

@@ -15,7 +15,7 @@ mod tree;
 
 pub(crate) use memory::least_aio_ring;
 pub(crate) use process::MOST_TIMER_STEPS;
-pub(crate) use thread::words;
+pub(crate) use thread::{ended_with, words};
 pub(crate) use tree::obstacles as tree_obstacles;
 
 use crate::baseline::Baseline;
@@ -61,6 +61,8 @@ pub(crate) struct FileUse {
     pub(crate) path: Vec<u8>,
     /// How.
     pub(crate) mode: FileMode,
+    /// Device and inode of a directory that had been removed: there may have been several by one path.
+    pub(crate) removed: Option<(u64, u64)>,
 }
 
 /// How a file is opened.
@@ -77,7 +79,9 @@ pub(crate) enum FileMode {
 impl FileUse {
     /// Names a file and how it is opened.
     pub(crate) fn new(file: &FileRef, mode: FileMode) -> Self {
-        Self { path: file.path.as_bytes().to_vec(), mode }
+        let identity = &file.identity;
+        let removed = identity.removed.then_some((identity.device, identity.inode));
+        Self { path: file.path.as_bytes().to_vec(), mode, removed }
     }
 }
 

@@ -23,6 +23,13 @@ const ARCH_SET_GS: u64 = 0x1001;
 const ARCH_SET_FS: u64 = 0x1002;
 /// The exit status of processes that find the gate closed.
 pub(crate) const GATE_CLOSED: u64 = 98;
+
+/// Returns the argument of exit(2) by which a thread gets a wait status. One that was killed takes all others with it, so
+/// it did call exit.
+pub(crate) fn ended_with(status: i32) -> u64 {
+    (status >> 8 & 0xff) as u64
+}
+
 /// SS_ONSTACK: reported, but not settable.
 const SS_ONSTACK: u32 = 1;
 
@@ -212,6 +219,19 @@ impl Compiler<'_> {
         let token = script.call(libc::SYS_read, &[gate, slot, 8]);
         let check = script.attempt(libc::SYS_rt_sigprocmask, &[libc::SIG_BLOCK as u64, 0, 0, 0]);
         script.tape.forward(token, check, 3);
+        if let Some(status) = thread.ended {
+            // Ends again, as whoever builds lets it if nothing comes in between.
+            let spare = script.attempt(libc::SYS_getpid, &[]);
+            self.spare.insert(thread.tid.raw(), script.tape.address_of(spare));
+            script.attempt(libc::SYS_exit, &[ended_with(status)]);
+            let closed = script.attempt(libc::SYS_exit_group, &[GATE_CLOSED]);
+            script.tape.on_error(check, closed);
+            let tail = script.attempt(libc::SYS_write, &[arrived, self.failure, 8]);
+            script.attempt(libc::SYS_read, &[gate, slot, 8]);
+            script.attempt(libc::SYS_exit_group, &[GATE_CLOSED]);
+            script.fail_to(tail);
+            return;
+        }
         if let frost_model::cpu::Restart::Block { remaining: Some(time) } = thread.restart {
             let address = self.control.words(&[time.sec as u64, time.nsec as u64]);
             self.remaining.insert(thread.tid.raw(), address);

@@ -1,6 +1,7 @@
 //! Whether the files that are mapped, executed or gone to are there, and are the same.
 
 use super::obstacle;
+use crate::cap::directory;
 use crate::compile::FileMode;
 use crate::pool;
 use frost_model::cap::{FileIdentity, FileRef};
@@ -18,6 +19,13 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, copy: bool, rules: &[Rule]) -> 
     for (file_use, index) in pool::file_uses(checkpoint) {
         let process = &checkpoint.processes[index];
         let object = format!("file {}", String::from_utf8_lossy(&file_use.path));
+        if let Some(removed) = pool::removed_directory(checkpoint, index, &file_use) {
+            if directory::place(removed).is_none() {
+                let problem = directory::no_place();
+                found.push(obstacle(process, object, problem.reason, problem.remedy));
+            }
+            continue;
+        }
         let opened = match pool::open(&file_use) {
             Ok(opened) => opened,
             Err(errno) => {

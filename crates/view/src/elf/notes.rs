@@ -29,7 +29,8 @@ pub(super) fn all(
     unchanged: impl Fn(&FileRef) -> bool,
 ) -> Vec<u8> {
     let mut notes = Vec::new();
-    for (index, thread) in process.cpu.threads.iter().enumerate() {
+    let living = process.cpu.threads.iter().filter(|thread| thread.ended.is_none());
+    for (index, thread) in living.enumerate() {
         note(&mut notes, b"CORE", NT_PRSTATUS, &status(process, thread));
         if index == 0 {
             note(&mut notes, b"CORE", NT_PRPSINFO, &info(process, thread));
