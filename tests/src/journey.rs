@@ -220,6 +220,17 @@ pub fn thawed_after(binary: &Path, name: &str, who: Who, meanwhile: impl FnOnce(
     scene.is_empty_soon();
 }
 
+/// Frozen; what is done then is in the way of the thaw, which says so by name and leaves the image as it is.
+pub fn refused_after(binary: &Path, name: &str, reason: &str, meanwhile: impl FnOnce(&Scene)) {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let mut traveller = Traveller::set_out(&scene, binary, name, Stdio::Files);
+    traveller.freeze();
+    meanwhile(&scene);
+    scene.frost(&["thaw", "victim"]).refused(3, reason);
+    scene.frost(&["rm", "victim"]).ok();
+    scene.is_empty_soon();
+}
+
 /// Frozen with pipes to this test as its input and output, then thawed by a command that hands in others.
 pub fn thawed_from_pipes(binary: &Path, name: &str) {
     let Some(scene) = Scene::new(Who::Myself) else { return };
@@ -245,7 +256,7 @@ pub fn twice(binary: &Path, name: &str) {
 }
 
 /// Victims that have a file open, or mapped, for writing: a copy would write to it beside the original.
-const WRITERS: [&str; 13] = [
+const WRITERS: [&str; 17] = [
     "file_beyond_end",
     "file_private_read_only",
     "file_shared",
@@ -257,6 +268,10 @@ const WRITERS: [&str; 13] = [
     "regular_locks_of_processes",
     "regular_lease_lowered_writer",
     "thread_leader_gone_root",
+    "volatile_open",
+    "volatile_mapped",
+    "volatile_sparse",
+    "volatile_shared",
     "restart_fcntl_lock",
     "restart_flock",
 ];

@@ -84,6 +84,10 @@ const SPECIAL: &[&str] = &[
     "inotify_replaced",
     "tcp_full",
     "thread_leader_gone_warned",
+    "mqueue_lost",
+    "mqueue_used",
+    "volatile_lost",
+    "volatile_changed",
 ];
 
 #[test]
@@ -103,6 +107,87 @@ fn a_thread_that_handles_its_own_calls_is_refused_by_name() {
 fn one_that_is_to_be_told_of_a_leader_that_has_ended_is_refused() {
     journey::unfrozen(binary(), "thread_leader_gone_warned");
     journey::refused_at_the_stop(binary(), "thread_leader_gone_warned", "parent-death signal");
+}
+
+/// The name of the queue that a victim made, as mq_open(3) takes it.
+fn queue_of(scene: &frost_tests::Scene) -> std::ffi::CString {
+    let name = std::fs::read_to_string(scene.stage("queue")).expect("the victim says how it is called");
+    std::ffi::CString::new(name).expect("a name without zeros")
+}
+
+/// As after a start of the machine.
+#[test]
+fn a_message_queue_that_is_gone_is_made_again() {
+    journey::unfrozen(binary(), "mqueue_lost");
+    for who in [Who::Myself, Who::Ordinary] {
+        journey::thawed_after(binary(), "mqueue_lost", who, |scene| {
+            // SAFETY: the name ends by a zero.
+            assert_eq!(unsafe { libc::mq_unlink(queue_of(scene).as_ptr()) }, 0);
+        });
+    }
+}
+
+/// What somebody else has taken a message from is not the queue that the program knows.
+#[test]
+fn a_message_queue_that_was_used_meanwhile_is_refused() {
+    journey::unfrozen(binary(), "mqueue_used");
+    let mut queue = None;
+    journey::refused_after(binary(), "mqueue_used", "messages came or went", |scene| {
+        let name = queue_of(scene);
+        let mut buffer = [0; 32];
+        // SAFETY: the name ends by a zero, and the buffer has room for the longest message.
+        unsafe {
+            let fd = libc::mq_open(name.as_ptr(), libc::O_RDWR);
+            let got = libc::mq_receive(fd, buffer.as_mut_ptr().cast(), 32, std::ptr::null_mut());
+            assert_eq!(got, 12);
+            libc::mq_close(fd);
+        }
+        queue = Some(name);
+    });
+    // SAFETY: the name ends by a zero.
+    queue.into_iter().for_each(|name| assert_eq!(unsafe { libc::mq_unlink(name.as_ptr()) }, 0));
+}
+
+/// The shared memory object that a victim made.
+fn object_of(scene: &frost_tests::Scene) -> String {
+    std::fs::read_to_string(scene.stage("object")).expect("the victim says where it is")
+}
+
+/// As after a start of the machine.
+#[test]
+fn shared_memory_that_is_gone_is_made_again() {
+    journey::unfrozen(binary(), "volatile_lost");
+    for who in [Who::Myself, Who::Ordinary] {
+        journey::thawed_after(binary(), "volatile_lost", who, |scene| {
+            std::fs::remove_file(object_of(scene)).expect("it is there");
+        });
+    }
+}
+
+/// As by an earlier thaw of the same image: another file, with the same content.
+#[test]
+fn shared_memory_with_the_same_content_is_used() {
+    journey::thawed_after(binary(), "volatile_lost", Who::Myself, |scene| {
+        let (path, copy) = (object_of(scene), format!("{}-copy", object_of(scene)));
+        std::fs::copy(&path, &copy).expect("it is there");
+        std::fs::rename(copy, path).expect("it is there");
+    });
+}
+
+/// Written by a mapping, which does not change the time of such a file.
+#[test]
+fn shared_memory_that_was_changed_meanwhile_is_refused() {
+    journey::unfrozen(binary(), "volatile_changed");
+    let mut object = None;
+    journey::refused_after(binary(), "volatile_changed", "its content changed", |scene| {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::OpenOptions::new().write(true).open(object_of(scene)).expect("it is there");
+        let before = file.metadata().and_then(|metadata| metadata.modified()).expect("it has a time");
+        file.write_at(b"changed", 5000).expect("we may write to it");
+        file.set_modified(before).expect("it is ours");
+        object = Some(object_of(scene));
+    });
+    object.into_iter().for_each(|object| std::fs::remove_file(object).expect("it was left as it was"));
 }
 
 /// Standard input and output are pipes of the harness, whose other ends no thaw can find again: the program sees an
@@ -139,6 +224,7 @@ fn a_full_connection_is_carried_by_root() {
 }
 
 refused! {
+    mqueue_notified "POSIX message queue"
     unix_pending_data "not accepted"
     unix_pending_closed "closed before it was accepted"
     unix_pending_closed_data "closed before it was accepted"
@@ -226,6 +312,16 @@ carried! {
     limits_tight_size
     limits_most_files
     limits_crossed_files
+    mqueue_empty
+    mqueue_half_full
+    mqueue_full
+    mqueue_removed
+    mqueue_name_taken
+    mqueue_descriptions
+    mqueue_blocked_reader
+    mqueue_blocked_writer
+    mqueue_in_flight
+    mqueue_epoll
     memfd_plain
     memfd_shared
     memfd_private
@@ -459,6 +555,10 @@ carried! {
     unix_many_to_one
     unix_bound_over
     unix_credentials
+    volatile_open
+    volatile_mapped
+    volatile_sparse
+    volatile_shared
     vfork_soon_over
     vfork_and_exec_in_turn
 }

@@ -141,6 +141,8 @@ fn descriptors(facts: &mut BTreeMap<String, String>) {
         let position = unsafe { libc::lseek(fd, 0, libc::SEEK_CUR) };
         // O_LARGEFILE (0o100000) shows whether a 64-bit open was made by libc or by the kernel; no program can tell.
         let flags = flags & !0o100000;
+        // O_CLOEXEC (0o2000000) belongs to the descriptor; only mq_open leaves it in the description as well.
+        let flags = flags & !0o2000000;
         facts.insert(
             format!("descriptor {fd}"),
             format!("{target}, flags {flags:#o}, close on exec {close_on_exec}, position {position}"),

@@ -24,6 +24,7 @@ mod inotify;
 mod limits;
 mod memfd;
 mod moving;
+mod mqueue;
 mod netlink;
 mod outside;
 mod pidfd;
@@ -46,6 +47,7 @@ mod tree;
 mod udp;
 mod unix;
 mod vfork;
+mod volatile;
 
 use stage::{Stage, Verdict};
 use std::process::ExitCode;
@@ -68,6 +70,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         inotify::VICTIMS,
         limits::VICTIMS,
         memfd::VICTIMS,
+        mqueue::VICTIMS,
         netlink::VICTIMS,
         moving::VICTIMS,
         outside::VICTIMS,
@@ -91,6 +94,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         udp::VICTIMS,
         unix::VICTIMS,
         vfork::VICTIMS,
+        volatile::VICTIMS,
     ]
     .into_iter()
     .flatten()

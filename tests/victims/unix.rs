@@ -205,7 +205,7 @@ fn datagram_named(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-fn send_descriptor(socket: i32, fd: i32) -> Verdict {
+pub(crate) fn send_descriptor(socket: i32, fd: i32) -> Verdict {
     let byte = libc::iovec { iov_base: b"d".as_ptr().cast_mut().cast(), iov_len: 1 };
     let mut control = [0u64; 8];
     let mut message: libc::msghdr = zeroed();
@@ -224,7 +224,7 @@ fn send_descriptor(socket: i32, fd: i32) -> Verdict {
     Ok(())
 }
 
-fn receive_descriptor(socket: i32) -> Result<i32, String> {
+pub(crate) fn receive_descriptor(socket: i32) -> Result<i32, String> {
     let mut byte = 0u8;
     let iov = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
     let mut control = [0u64; 8];

@@ -284,7 +284,7 @@ fn capture(
     }
 
     let seen: Vec<Seen<'_>> = living.iter().zip(&maps).map(|(process, maps)| seen(process, maps)).collect();
-    let (catalog, mut obstacles) = survey::look(&seen, &mut files, Motion::Stopped, options.keeper)
+    let (mut catalog, mut obstacles) = survey::look(&seen, &mut files, Motion::Stopped, options.keeper)
         .map_err(|error| freeze.failed(&error))?;
     obstacles.extend(living.iter().filter_map(|process| lost_leader(process)));
     obstacles.extend(living.iter().filter_map(|process| dispatching(process)));
@@ -339,6 +339,17 @@ fn capture(
         sysv,
     };
     behind.learn(&catalog, known.values().flat_map(|known| &known.mappings));
+    for process in &living {
+        for mapping in &known[&process.pid].mappings {
+            if mapping.shared
+                && mapping.flags.has(*b"mw")
+                && let Ok(Backing::File(file)) = rm::backing(mapping, &mut files)
+            {
+                let command = String::from_utf8_lossy(&process.stat.comm);
+                catalog.note_mapped(file.path.as_bytes(), Pid::new(process.pid), &command);
+            }
+        }
+    }
     let Captured { mut descriptions, mut objects, mut dataspaces } =
         catalog.capture(memory.draft.pack(), options.files).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.descriptors")?;

@@ -5,8 +5,8 @@
 
 use crate::PAGE_SIZE;
 use crate::cap::{
-    Capability, Content, INOTIFY_MOST, InotifyTarget, Ipc, MOST_VALUE, Objects, OutsideKind, TcpPeer,
-    UnixState,
+    Capability, Content, INOTIFY_MOST, InotifyTarget, Ipc, MOST_VALUE, MqueueMessage, Objects, OutsideKind,
+    TcpPeer, UnixState,
 };
 use crate::id::{DataspaceId, DescriptionId, ObjectId};
 use crate::machine::{DiskBase, Machine};
@@ -259,6 +259,11 @@ impl Checker<'_> {
                     &place,
                     "names a pseudoterminal that does not exist",
                 )?,
+                Capability::Mqueue(end) => present(
+                    self.checkpoint.objects.mqueues.get(end.queue.index()),
+                    &place,
+                    "names a message queue that does not exist",
+                )?,
                 Capability::Memfd(memfd) => self.dataspace(&place, memfd.dataspace)?,
                 Capability::Regular(regular) => match &regular.content {
                     Content::Named { file, captured, .. } => {
@@ -345,6 +350,13 @@ impl Checker<'_> {
     }
 
     fn objects(&self) -> Result<(), Malformed> {
+        for (index, volatile) in self.checkpoint.objects.volatile.iter().enumerate() {
+            let place = format!("file in memory {index}");
+            if !volatile.file.path.as_path().is_absolute() {
+                return Err(malformed(place, "its path is not absolute"));
+            }
+            self.pages(&place, &volatile.pages, volatile.file.identity.len_bytes, false)?;
+        }
         for (index, unnamed) in self.checkpoint.objects.unnamed.iter().enumerate() {
             self.pages(&format!("unnamed file {index}"), &unnamed.pages, unnamed.identity.len_bytes, false)?;
         }
@@ -409,6 +421,24 @@ impl Checker<'_> {
                 if !known || undo.adjust.len() != set.values.len() || !undo.adjust.iter().all(within) {
                     return Err(malformed(place, "what is to be undone fits no process or no semaphore"));
                 }
+            }
+        }
+        for (index, queue) in objects.mqueues.iter().enumerate() {
+            let place = format!("POSIX message queue {index}");
+            let name = queue.name.as_bytes();
+            if name.is_empty() || name.len() > 255 || name.contains(&b'/') || name.contains(&0) {
+                return Err(malformed(place, "its name is none of a file"));
+            }
+            let fits = |message: &MqueueMessage| {
+                message.priority < 32_768 && message.data.len() as u64 <= u64::from(queue.most_bytes)
+            };
+            if queue.messages.len() as u64 > u64::from(queue.most_messages)
+                || !queue.messages.iter().all(fits)
+            {
+                return Err(malformed(
+                    place,
+                    "it has too many messages, or one that is too long or too urgent",
+                ));
             }
         }
         for queue in &objects.queues {

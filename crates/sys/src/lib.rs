@@ -16,6 +16,7 @@ pub mod jobs;
 pub mod kcmp;
 pub mod limits;
 pub mod memory;
+pub mod mqueue;
 pub mod multicast;
 pub mod own;
 pub mod pagemap;

@@ -78,6 +78,7 @@ fn raise_limits() {
     for number in [libc::RLIMIT_NOFILE, libc::RLIMIT_AS, libc::RLIMIT_DATA, libc::RLIMIT_STACK]
         .into_iter()
         .chain([libc::RLIMIT_MEMLOCK, libc::RLIMIT_FSIZE, libc::RLIMIT_NPROC, libc::RLIMIT_SIGPENDING])
+        .chain([libc::RLIMIT_MSGQUEUE])
     {
         if let Ok((soft, hard)) = frost_sys::limits::get(number)
             && soft < hard

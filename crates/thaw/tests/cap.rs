@@ -92,7 +92,8 @@ fn freeze_with(fds: Vec<OwnedFd>, files: bool) -> Frozen {
     drop(fds);
     let capture = || {
         let pid = victim.pid();
-        let observed = Observed { pid, through: pid.raw(), inner: pid, command: "sleep", pidfd: victim.pidfd.as_fd() };
+        let observed =
+            Observed { pid, through: pid.raw(), inner: pid, command: "sleep", pidfd: victim.pidfd.as_fd() };
         let (catalog, obstacles) = Catalog::survey(&[observed], Motion::Stopped).unwrap();
         assert_eq!(obstacles, []);
         let table = catalog.descriptors(pid);

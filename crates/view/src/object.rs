@@ -27,6 +27,7 @@ pub fn kind(capability: &Capability) -> &'static str {
         Capability::Pty(_) => "pty",
         Capability::Inotify(_) => "inotify",
         Capability::Netlink(_) => "netlink",
+        Capability::Mqueue(_) => "mqueue",
     }
 }
 
@@ -128,6 +129,15 @@ pub fn details(checkpoint: &Checkpoint, description: &Description) -> Vec<(&'sta
             }
             OutsideKind::Unix { .. } => {}
         },
+        Capability::Mqueue(end) => {
+            if let Some(queue) = checkpoint.objects.mqueues.get(end.queue.index()) {
+                add("name", format!("/{}", queue.name));
+                let bytes: usize = queue.messages.iter().map(|message| message.data.len()).sum();
+                if !queue.messages.is_empty() {
+                    add("unread", format!("{bytes} bytes in {}", messages(queue.messages.len())));
+                }
+            }
+        }
         Capability::Inotify(inotify) => add("watches", inotify.watches.len().to_string()),
         Capability::Directory(_)
         | Capability::Device(_)

@@ -9,10 +9,12 @@
 //! shares offset, flags and queue with the program's descriptor, so pipes are copied by tee(2), sockets are looked at
 //! with MSG_PEEK, files are opened anew to be read, and no call here can block: the tree stands still, so nobody
 //! would wake us. The one thing that is moved for an instant, and put back, is SO_PEEK_OFF of a unix socket whose
-//! queue cannot be seen by one look, and what waits in a pseudoterminal, which a process of its own takes and puts back.
+//! queue cannot be seen by one look, and what waits in a pseudoterminal or a POSIX message queue, which a process of its
+//! own takes and puts back.
 //!
 //! Not seen from outside, so not carried: datagrams that wait in a UDP socket.
 
+mod aside;
 mod content;
 mod device;
 mod directory;
@@ -24,6 +26,7 @@ mod held;
 mod inotify;
 mod lock;
 mod memfd;
+mod mqueue;
 mod netlink;
 mod outside;
 mod pidfd;
@@ -38,6 +41,7 @@ mod tcp_pair;
 mod timerfd;
 mod udp;
 mod unix;
+mod volatile;
 
 pub use content::{Sink, StoreError};
 pub use error::Error;
@@ -119,6 +123,9 @@ pub struct Catalog {
     /// Files without a name and memfds, in the order of their identifiers.
     unnamed: Vec<(u64, u64)>,
     memfds: Vec<(u64, u64)>,
+    mqueues: Vec<(u64, u64)>,
+    /// Files in memory that are mapped so that they can be written, by their path.
+    volatile: BTreeMap<Vec<u8>, Held>,
     memfd_device: Option<u64>,
 }
 
@@ -166,6 +173,8 @@ impl Catalog {
             tcp: HashMap::new(),
             unnamed: Vec::new(),
             memfds: Vec::new(),
+            mqueues: Vec::new(),
+            volatile: BTreeMap::new(),
             memfd_device: memfd::device(),
         };
         let mut obstacles = Vec::new();
@@ -180,6 +189,7 @@ impl Catalog {
         catalog.look_at_watches(motion, &mut refusals)?;
         catalog.look_at_inotify(&mut refusals)?;
         catalog.look_at_tcp(motion, &mut refusals);
+        catalog.look_at_queues(&mut refusals);
         catalog.look_at_holders(&mut refusals)?;
         for (index, refusal) in refusals {
             let place = &catalog.held[index].place;
@@ -237,6 +247,15 @@ impl Catalog {
         })
     }
 
+    /// Takes note of a file that a process has mapped so that it can be written, should it lie in memory.
+    pub fn note_mapped(&mut self, path: &[u8], pid: Pid, command: &str) {
+        if !self.volatile.contains_key(path)
+            && let Some(held) = volatile::of_mapping(path, pid, command)
+        {
+            self.volatile.insert(path.to_owned(), held);
+        }
+    }
+
     /// Reads states and contents. With `files` also the content of named files that are open for writing.
     ///
     /// Files that are open for writing must have been synced, so that the identity recorded here stays.
@@ -249,6 +268,9 @@ impl Catalog {
         for pair in &self.ptys {
             objects.ptys.push(pair.capture(&self.held, &self.members)?);
         }
+        for key in &self.mqueues {
+            objects.mqueues.push(mqueue::capture(&self.held[self.first_of(*key, |_| true)])?);
+        }
         let mut pipe_ids: BTreeMap<(u64, u64), ObjectId> = BTreeMap::new();
         for (key, ends) in self.pipes.iter().filter(|(_, ends)| !ends.outside) {
             pipe_ids.insert(*key, ObjectId::new(objects.pipes.len() as u32));
@@ -260,6 +282,7 @@ impl Catalog {
             let path = held::without_deleted(held.link.as_deref().unwrap_or_default());
             objects.unnamed.push(regular::capture_unnamed(held, path, sink)?);
         }
+        objects.volatile = self.capture_volatile(sink)?;
         let mut dataspaces = Vec::new();
         for key in &self.memfds {
             let held = &self.held[self.first_of(*key, Held::is_readable)];
@@ -321,6 +344,11 @@ impl Catalog {
                     let pair = self.ptys.iter().enumerate().find(|(_, pair)| of(pair));
                     let (id, pair) = pair.ok_or_else(|| Error::Refused { object: held.describe() })?;
                     pair.end(ObjectId::new(id as u32), index, held)
+                }
+                Found::Mqueue => {
+                    let queue = self.mqueues.iter().position(|key| *key == held.key());
+                    let queue = queue.ok_or_else(|| Error::Refused { object: held.describe() })?;
+                    Capability::Mqueue(frost_model::cap::MqueueEnd { queue: ObjectId::new(queue as u32) })
                 }
                 Found::Netlink => netlink::capture(held)?,
                 Found::Terminal(path) => outside::capture_terminal(held, path.clone(), &self.members)?,
@@ -419,6 +447,7 @@ impl Catalog {
             match &found {
                 Ok(Found::Pipe | Found::Fifo(_)) => self.pipes.entry(key).or_default().add(index, held),
                 Ok(Found::Unnamed) if !self.unnamed.contains(&key) => self.unnamed.push(key),
+                Ok(Found::Mqueue) if !self.mqueues.contains(&key) => self.mqueues.push(key),
                 Ok(Found::Memfd) if !self.memfds.contains(&key) => self.memfds.push(key),
                 _ => {}
             }
@@ -479,6 +508,20 @@ impl Catalog {
         let (found, refused) = tcp_pair::find(&sockets, motion == Motion::Stopped);
         refusals.extend(refused);
         self.tcp = found;
+    }
+
+    /// Finds queues that cannot be carried.
+    fn look_at_queues(&self, refusals: &mut Vec<(usize, Refusal)>) {
+        let first = |key: &(u64, u64)| self.first_of(*key, |_| true);
+        let queues: Vec<usize> = self.mqueues.iter().map(first).collect();
+        let names: Vec<Vec<u8>> = queues.iter().filter_map(|index| self.held[*index].link.clone()).collect();
+        let holders = outside::find_holders(&names, &self.members);
+        for index in queues {
+            let held = &self.held[index];
+            let other = held.link.as_ref().and_then(|link| holders.get(link));
+            let other = other.map(|(pid, command)| format!("process {pid} ({command})"));
+            refusals.extend(mqueue::refusal(held, other.as_deref()).map(|refusal| (index, refusal)));
+        }
     }
 
     /// Finds what inotify instances watch.
@@ -646,6 +689,20 @@ impl Catalog {
             above = parent(process);
         }
         false
+    }
+
+    /// Captures named files in memory, each once.
+    fn capture_volatile(&self, sink: &mut dyn Sink) -> Result<Vec<frost_model::cap::Volatile>, Error> {
+        let mut files: BTreeMap<&[u8], &Held> =
+            self.volatile.iter().map(|(path, held)| (path.as_slice(), held)).collect();
+        for (held, found) in self.held.iter().zip(&self.found) {
+            if let Some(Found::Named(path)) = found
+                && volatile::is_written(held)
+            {
+                files.insert(path.as_bytes(), held);
+            }
+        }
+        files.into_iter().map(|(path, held)| volatile::capture(held, BytePath::new(path), sink)).collect()
     }
 
     fn capture_pipe(&self, ends: &pipe::Ends) -> Result<Pipe, Error> {

@@ -7,14 +7,14 @@
 //! Not seen from outside, so not carried: what was typed before the slave was ever opened, since who opens it is seen by
 //! the master; a quote (Ctrl-V) whose character was not typed yet; a status that waits for a master in packet mode.
 
+use super::aside::aside;
 use super::{Error, Held, Members};
 use frost_model::Pid;
 use frost_model::cap::{Capability, Flow, Pty, PtyEnd, PtySide};
 use frost_model::id::ObjectId;
-use frost_sys::clone::{Clone, exit_now, fork_single_threaded};
 use frost_sys::pty::{self, Waiting};
 use rustix::event::PollFlags;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{OFlags, major, minor};
 use rustix::io::{Errno, Result};
 use serde_bytes::ByteBuf;
@@ -139,9 +139,6 @@ pub(super) fn inner_group(group: i32, members: &Members) -> Option<Pid> {
     (inner > 0).then(|| Pid::new(inner))
 }
 
-/// What a helper tells.
-type Told = std::result::Result<(Vec<ByteBuf>, ByteBuf, ByteBuf, u8), i32>;
-
 /// Finds out what waits in a pair, and leaves it as it was.
 fn waiting(
     master: BorrowedFd<'_>,
@@ -155,56 +152,11 @@ fn waiting(
         }
         Ok(taken)
     };
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    match fork_single_threaded(libc::SIGCHLD) {
-        // With other threads there is no safe fork, so we do it ourselves.
-        Err(Errno::BUSY) => look(),
-        Err(error) => Err(error),
-        Ok(Clone::Child) => {
-            // Whoever kills our group or session does not mean this.
-            let _ = rustix::process::setsid();
-            let told: Told = look()
-                .map(|taken: Waiting| {
-                    let lines = taken.lines.into_iter().map(ByteBuf::from).collect();
-                    (lines, ByteBuf::from(taken.typed), ByteBuf::from(taken.output), taken.flow as u8)
-                })
-                .map_err(|error: Errno| error.raw_os_error());
-            let mut bytes = Vec::new();
-            let _ = ciborium::into_writer(&told, &mut bytes);
-            let mut rest = bytes.as_slice();
-            while let (Ok(count), false) = (rustix::io::write(&writer, rest), rest.is_empty()) {
-                rest = &rest[count..];
-            }
-            exit_now(0)
-        }
-        Ok(Clone::Parent { pidfd, .. }) => {
-            drop(writer);
-            frost_sys::fault::point("freeze.terminals")?;
-            let told = receive(&reader);
-            let id = rustix::process::WaitId::PidFd(pidfd.as_fd());
-            let _ = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED);
-            // No word of it: it was killed.
-            let told: Told = ciborium::from_reader(told.as_slice()).map_err(|_| Errno::CHILD)?;
-            let (lines, typed, output, flow) = told.map_err(Errno::from_raw_os_error)?;
-            let lines = lines.into_iter().map(ByteBuf::into_vec).collect();
-            Ok(Waiting {
-                lines,
-                typed: typed.into_vec(),
-                output: output.into_vec(),
-                flow: pty::Flow::of(flow),
-            })
-        }
-    }
-}
-
-fn receive(reader: &OwnedFd) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        bytes.reserve(4096);
-        match rustix::io::read(reader, rustix::buffer::spare_capacity(&mut bytes)) {
-            Ok(0) => return bytes,
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => return bytes,
-        }
-    }
+    let (lines, typed, output, flow) = aside("freeze.terminals", || {
+        let taken = look()?;
+        let lines = taken.lines.into_iter().map(ByteBuf::from).collect::<Vec<_>>();
+        Ok((lines, ByteBuf::from(taken.typed), ByteBuf::from(taken.output), taken.flow as u8))
+    })?;
+    let lines = lines.into_iter().map(ByteBuf::into_vec).collect();
+    Ok(Waiting { lines, typed: typed.into_vec(), output: output.into_vec(), flow: pty::Flow::of(flow) })
 }

@@ -29,6 +29,7 @@ pub(super) enum Found {
     Tcp,
     Udp,
     Netlink,
+    Mqueue,
     Terminal(BytePath),
     /// A side of a pseudoterminal whose master is in the tree.
     Pty,
@@ -77,6 +78,7 @@ pub(super) fn recognise(held: &Held, memfds: Option<u64>) -> Result<Result<Found
         });
     }
     Ok(match kind {
+        FileType::RegularFile if is_queue(held) => Ok(Found::Mqueue),
         FileType::RegularFile => match (of_process(held), special_file_system(held)) {
             (Some((pid, path)), _) => Ok(Found::OfProcess(pid, path)),
             (None, Some(refusal)) => Err(refusal),
@@ -139,7 +141,6 @@ fn special_file_system(held: &Held) -> Option<Refusal> {
     // Magic numbers of include/uapi/linux/magic.h.
     let (what, reason) = match magic {
         0x6e73_6673 => ("namespace", "it cannot be opened again"),
-        0x1980_0202 => ("POSIX message queue", "its messages cannot be read without taking them"),
         0x5049_4446 => ("pidfd", "the kernel does not tell of which process"),
         0x5345_434d => ("secret memory", "nobody but the program may read it"),
         0x9584_58f6 => ("file of huge pages", "its content would need as many huge pages at thaw"),
@@ -148,6 +149,10 @@ fn special_file_system(held: &Held) -> Option<Refusal> {
         _ => return None,
     };
     Some(Refusal::new(format!("{what} {}", held.name()), reason, CLOSE_FIRST))
+}
+
+fn is_queue(held: &Held) -> bool {
+    rustix::fs::fstatfs(&held.fd).is_ok_and(|stat| stat.f_type as u32 == frost_sys::mqueue::FILE_SYSTEM)
 }
 
 /// Recognises what lies below `/proc/PID`.

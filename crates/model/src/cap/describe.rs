@@ -55,6 +55,7 @@ impl fmt::Display for Capability {
                 PtySide::Controlling => write!(f, "terminal /dev/pts/{}, as /dev/tty", end.number),
             },
             Self::Inotify(inotify) => write!(f, "inotify instance that watches {}", inotify.watches.len()),
+            Self::Mqueue(end) => write!(f, "POSIX message queue {}", end.queue),
             Self::Netlink(socket) => write!(f, "netlink socket {}", socket.port),
             Self::Outside(outside) => {
                 match &outside.kind {

@@ -10,6 +10,7 @@ mod file;
 mod inotify;
 mod lock;
 mod memfd;
+mod mqueue;
 mod netlink;
 mod outside;
 mod pidfd;
@@ -22,6 +23,7 @@ mod tcp;
 mod timerfd;
 mod udp;
 mod unix;
+mod volatile;
 
 pub use device::Device;
 pub use directory::Directory;
@@ -32,6 +34,7 @@ pub use file::{FileIdentity, FileRef};
 pub use inotify::{INOTIFY_MOST, Inotify, InotifyTarget, InotifyWatch};
 pub use lock::{Lock, LockKind};
 pub use memfd::Memfd;
+pub use mqueue::{Mqueue, MqueueEnd, MqueueMessage};
 pub use netlink::NetlinkSocket;
 pub use outside::{Outside, OutsideKind};
 pub use pidfd::PidFd;
@@ -44,6 +47,7 @@ pub use tcp::{Inet, SocketOption, TcpInside, TcpListener, TcpPeer, TcpStream};
 pub use timerfd::TimerFd;
 pub use udp::UdpSocket;
 pub use unix::{Message, UnixName, UnixSocket, UnixState, UnixType};
+pub use volatile::Volatile;
 
 use serde::{Deserialize, Serialize};
 
@@ -112,6 +116,8 @@ pub enum Capability {
     Inotify(Inotify),
     /// A netlink socket.
     Netlink(NetlinkSocket),
+    /// A POSIX message queue.
+    Mqueue(MqueueEnd),
 }
 
 /// Objects that several descriptions share or that lie beside them, each table indexed by [`ObjectId`](crate::ObjectId).
@@ -133,4 +139,10 @@ pub struct Objects {
     /// Pseudoterminals.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ptys: Vec<Pty>,
+    /// POSIX message queues.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mqueues: Vec<Mqueue>,
+    /// Named files of file systems in memory, with their content.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volatile: Vec<Volatile>,
 }

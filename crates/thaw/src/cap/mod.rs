@@ -17,6 +17,7 @@ mod file;
 mod inotify;
 mod lock;
 mod memfd;
+mod mqueue;
 mod netlink;
 mod outside;
 mod pack;
@@ -33,6 +34,7 @@ mod tcp_pair;
 mod timerfd;
 mod udp;
 mod unix;
+pub(crate) mod volatile;
 
 pub use crate::compile::InnerCall;
 pub use error::Error;
@@ -60,6 +62,8 @@ pub struct ThawContext {
     pub own_terminals: bool,
     /// A keeper has a terminal for the program: whoever builds it will have that as its standard descriptors.
     pub terminal: bool,
+    /// The program gets an IPC namespace of its own.
+    pub own_ipc: bool,
 }
 
 /// How a description is obtained.
@@ -131,6 +135,8 @@ pub struct Late {
     owners: Vec<(OwnedFd, Owner)>,
     replaced: regular::Replaced,
     cut: route::Cut,
+    queues: mqueue::Made,
+    volatile: volatile::Made,
 }
 
 /// Decides how each description is obtained, and finds all that is in the way. Nothing is left behind.
@@ -141,6 +147,7 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (
     let mut obstacles = Vec::new();
     // Sockets that were bound to see whether that works stay until all were tried: some share a port.
     let mut tried = Vec::new();
+    let in_memory = volatile::standings(checkpoint);
     for (index, description) in checkpoint.descriptions.iter().enumerate() {
         let id = DescriptionId::new(index as u32);
         let subject = (!rules.is_empty()).then(|| Subject::with(description, numbers(checkpoint, id)));
@@ -154,8 +161,18 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (
                 Content::Named { file, captured, digest } => {
                     route = Route::Reopen;
                     let there = route::instead_of(file, rule);
-                    let same = route::same(rule, description.flags);
+                    // What a rule says of a file goes before what is known of one in memory.
+                    let standing = in_memory.get(&file.path).filter(|_| rule.is_none());
+                    let same = match standing {
+                        Some(_) => file::Same::Kind,
+                        None => route::same(rule, description.flags),
+                    };
                     match file::open(&there, description.flags, same) {
+                        _ if standing == Some(&volatile::Standing::Missing) => {
+                            route = Route::Recreate;
+                            effect = Some("it lay in memory and is gone: it is made again".to_owned());
+                        }
+                        _ if standing == Some(&volatile::Standing::Different) => add(volatile::changed()),
                         Ok(_) if rule.is_some_and(|rule| rule.if_changed == Some(IfChanged::Truncate)) => {
                             route::has_prefix(&there, digest.as_ref()).err().into_iter().for_each(&mut add);
                         }
@@ -274,6 +291,15 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (
                     content: false,
                 }),
             },
+            Capability::Mqueue(end) => {
+                if let Some(queue) = checkpoint.objects.mqueues.get(end.queue.index()) {
+                    match mqueue::standing(queue, context.own_ipc) {
+                        mqueue::Standing::Same => route = Route::Reopen,
+                        mqueue::Standing::Missing => {}
+                        mqueue::Standing::Different(problem) => add(problem),
+                    }
+                }
+            }
             Capability::Unix(socket) => {
                 unix::look(checkpoint, socket).err().into_iter().for_each(add);
             }
@@ -312,9 +338,18 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (
 ///
 /// # Errors
 /// The first object that could not be made; all others are closed again.
-pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>) -> Result<Built, Error> {
+pub fn build(
+    checkpoint: &Checkpoint,
+    planned: &[Planned],
+    context: &ThawContext,
+    pack: BorrowedFd<'_>,
+) -> Result<Built, Error> {
+    let (volatile, in_memory) = volatile::Made::open_all(checkpoint, pack)?;
+    let (queues, mqueues) = mqueue::Made::open_all(checkpoint, context.own_ipc)?;
     let mut replaced = regular::Replaced::default();
     let mut objects = Objects::make(checkpoint, planned, pack, &mut replaced)?;
+    objects.mqueues = mqueues;
+    objects.in_memory = in_memory;
     let mut made: Vec<Option<OwnedFd>> = Vec::with_capacity(checkpoint.descriptions.len());
     let mut connections = tcp_pair::make(checkpoint)?;
     for (index, description) in checkpoint.descriptions.iter().enumerate() {
@@ -346,7 +381,7 @@ pub fn build(checkpoint: &Checkpoint, planned: &[Planned], pack: BorrowedFd<'_>)
         let terminal = made.finish(pty).about("set up", format!("terminal /dev/pts/{}", pty.number))?;
         terminals.extend(terminal.map(|terminal| (index, terminal)));
     }
-    let mut late = Late::of(checkpoint, &made, replaced)?;
+    let mut late = Late::of(checkpoint, &made, replaced, (queues, volatile))?;
     late.cut = route::Cut::of(checkpoint, planned);
     let instead = outside::instead(checkpoint, planned)?;
     Ok(Built { descriptions: made, instead, terminals, removed: objects.removed, late })
@@ -360,6 +395,9 @@ struct Objects {
     fifos: BTreeMap<usize, fifo::Holder>,
     unnamed: Vec<OwnedFd>,
     memfds: Vec<Option<OwnedFd>>,
+    mqueues: Vec<OwnedFd>,
+    /// Files in memory, by their path.
+    in_memory: BTreeMap<BytePath, OwnedFd>,
     ptys: Vec<pty::Made>,
     removed: directory::Removed,
     masters: outside::Masters,
@@ -384,6 +422,8 @@ impl Objects {
             fifos: BTreeMap::new(),
             unnamed: Vec::new(),
             memfds: Vec::new(),
+            mqueues: Vec::new(),
+            in_memory: BTreeMap::new(),
             ptys: pty::make_all(checkpoint)?,
             removed: directory::Removed::default(),
             masters: Vec::new(),
@@ -393,6 +433,7 @@ impl Objects {
             if let Capability::Regular(regular) = &description.capability
                 && let Content::Named { file, captured: Some(pages), .. } = &regular.content
                 && planned.route == Route::Recreate
+                && !checkpoint.objects.volatile.iter().any(|volatile| volatile.file.path == file.path)
             {
                 put_back.insert(file.path.clone(), (file, pages));
             }
@@ -471,6 +512,12 @@ fn make(
         }
         closed if is_placeholder(closed, route) => route::make_closed(closed, flags)?,
         Capability::Regular(regular) => match &regular.content {
+            Content::Named { file, .. } if rule.is_none() && objects.in_memory.contains_key(&file.path) => {
+                // By its path, so that its flags are those that it had: shm_open gives O_NOFOLLOW.
+                let fd = file::open(file, flags, file::Same::Kind).map_err(changed)?;
+                regular::seek(&fd, flags, regular.position).about("seek in", what())?;
+                fd
+            }
             Content::Named { file, .. } if route == Route::Recreate => {
                 let made = objects.put_back.get(&file.path).ok_or(missing).about("put back", what())?;
                 regular::description(made, flags, regular.position).about("open", what())?
@@ -528,6 +575,10 @@ fn make(
             let made = made.ok_or(missing).about("make", what())?;
             regular::description(made, flags, memfd.position).about("open", what())?
         }
+        Capability::Mqueue(end) => {
+            let made = objects.mqueues.get(end.queue.index()).ok_or(missing).about("open", what())?;
+            file::reopen(made, flags).about("open", what())?
+        }
         Capability::Pty(end) => {
             let made = objects.ptys.get(end.pty.index()).ok_or(missing).about("make", what())?;
             made.description(end, flags).about("make", what())?
@@ -552,6 +603,7 @@ impl Late {
         checkpoint: &Checkpoint,
         made: &[Option<OwnedFd>],
         replaced: regular::Replaced,
+        (queues, volatile): (mqueue::Made, volatile::Made),
     ) -> Result<Self, Error> {
         let mut late = Self {
             clocks: checkpoint.clocks,
@@ -561,6 +613,8 @@ impl Late {
             owners: Vec::new(),
             replaced,
             cut: route::Cut::default(),
+            queues,
+            volatile,
         };
         for (index, (description, fd)) in checkpoint.descriptions.iter().zip(made).enumerate() {
             let Some(fd) = fd else { continue };
@@ -613,7 +667,10 @@ impl Late {
         self.replaced.take_place()?;
         self.cut.apply()?;
         // Last of all, so that they tell of nothing that the thaw itself did.
-        self.inotify.iter().try_for_each(inotify::Late::apply)
+        self.inotify.iter().try_for_each(inotify::Late::apply)?;
+        self.queues.keep();
+        self.volatile.keep();
+        Ok(())
     }
 }
 

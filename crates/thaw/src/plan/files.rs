@@ -2,13 +2,14 @@
 
 use super::obstacle;
 use crate::cap::directory;
+use crate::cap::volatile::{self, Standing};
 use crate::compile::FileMode;
 use crate::pool;
 use frost_model::cap::{FileIdentity, FileRef};
 use frost_model::clock::Timespec;
 use frost_model::rm::Attachment;
 use frost_model::route::{self, IfChanged, Rule, Subject};
-use frost_model::{Checkpoint, Obstacle, Process};
+use frost_model::{BytePath, Checkpoint, Obstacle, Process};
 use frost_sys::elf;
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use std::collections::HashMap;
 pub(super) fn obstacles(checkpoint: &Checkpoint, copy: bool, rules: &[Rule]) -> Vec<Obstacle> {
     let mut found = Vec::new();
     let recorded: Vec<HashMap<&[u8], &FileRef>> = checkpoint.processes.iter().map(files_of).collect();
+    let in_memory = volatile::standings(checkpoint);
     for (file_use, index) in pool::file_uses(checkpoint) {
         let process = &checkpoint.processes[index];
         let object = format!("file {}", String::from_utf8_lossy(&file_use.path));
@@ -23,6 +25,14 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, copy: bool, rules: &[Rule]) -> 
             if directory::place(removed).is_none() {
                 let problem = directory::no_place();
                 found.push(obstacle(process, object, problem.reason, problem.remedy));
+            }
+            continue;
+        }
+        let standing = in_memory.get(&BytePath::new(file_use.path.as_slice()));
+        if standing == Some(&Standing::Missing) {
+            if copy {
+                let reason = "it is shared memory, and a copy would make it anew for the original too";
+                found.push(obstacle(process, object, reason, "thaw it without --clone"));
             }
             continue;
         }
@@ -48,7 +58,12 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, copy: bool, rules: &[Rule]) -> 
         if rule.is_some_and(|rule| rule.if_changed == Some(IfChanged::Ignore)) {
             continue;
         }
-        if let Some(reason) = difference(&file.identity, &opened) {
+        let differs = match standing {
+            Some(Standing::Different) => Some("its content changed while the program was away".to_owned()),
+            Some(_) => None,
+            None => difference(&file.identity, &opened),
+        };
+        if let Some(reason) = differs {
             let remedy = "put the file back as it was when the program was frozen";
             found.push(obstacle(process, object, reason, remedy));
         }

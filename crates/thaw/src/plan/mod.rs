@@ -136,9 +136,17 @@ impl Plan {
         let sysv = cap::sysv::plan(checkpoint, options.clone || home, ordinary);
         let pid = ordinary || options.clone || home || checkpoint.host.pid_namespace;
         let terminals = pid && !checkpoint.objects.ptys.is_empty();
+        // A copy has queues of its own, as has whatever lived in an IPC namespace of its own.
+        let own_queues =
+            !checkpoint.objects.mqueues.is_empty() && (options.clone || checkpoint.host.ipc_namespace);
         // In a keeper's there may be what an earlier life of the program has left.
-        let namespaces =
-            Namespaces { user: ordinary, pid, ipc: sysv.namespace || home, time: true, terminals };
+        let namespaces = Namespaces {
+            user: ordinary,
+            pid,
+            ipc: sysv.namespace || home || own_queues,
+            time: true,
+            terminals,
+        };
         let terminal = options.terminal();
         let relation = Relation { attach: options.attach, copy: options.clone };
         let rules = rules(checkpoint, options.routes);
@@ -183,7 +191,7 @@ pub fn rules(checkpoint: &Checkpoint, given: &[Rule]) -> Vec<Rule> {
 }
 
 fn context(attach: bool, copy: bool, terminal: bool, namespaces: Namespaces) -> cap::ThawContext {
-    cap::ThawContext { attach, copy, own_terminals: namespaces.terminals, terminal }
+    cap::ThawContext { attach, copy, own_terminals: namespaces.terminals, terminal, own_ipc: namespaces.ipc }
 }
 
 fn planned(process: &Process) -> PlannedProcess {

@@ -1,0 +1,55 @@
+//! Work that takes something out of the program's and puts it back, and must not be cut off in between.
+
+use frost_sys::clone::{Clone, exit_now, fork_single_threaded};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::{Errno, Result};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Does `work` in a process of its own in a session of its own, as far as possible in one go, so that our death in between
+/// loses nothing. A fault may be injected behind its start, at the step of this name.
+pub(super) fn aside<T: Serialize + DeserializeOwned>(
+    fault: &str,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    match fork_single_threaded(libc::SIGCHLD) {
+        // With other threads there is no safe fork, so we do it ourselves.
+        Err(Errno::BUSY) => work(),
+        Err(error) => Err(error),
+        Ok(Clone::Child) => {
+            // Whoever kills our group or session does not mean this.
+            let _ = rustix::process::setsid();
+            let told: std::result::Result<T, i32> = work().map_err(Errno::raw_os_error);
+            let mut bytes = Vec::new();
+            let _ = ciborium::into_writer(&told, &mut bytes);
+            let mut rest = bytes.as_slice();
+            while let (Ok(count), false) = (rustix::io::write(&writer, rest), rest.is_empty()) {
+                rest = &rest[count..];
+            }
+            exit_now(0)
+        }
+        Ok(Clone::Parent { pidfd, .. }) => {
+            drop(writer);
+            frost_sys::fault::point(fault)?;
+            let told = receive(&reader);
+            let id = rustix::process::WaitId::PidFd(pidfd.as_fd());
+            let _ = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED);
+            // No word of it: it was killed.
+            let told: std::result::Result<T, i32> =
+                ciborium::from_reader(told.as_slice()).map_err(|_| Errno::CHILD)?;
+            told.map_err(Errno::from_raw_os_error)
+        }
+    }
+}
+
+fn receive(reader: &OwnedFd) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        bytes.reserve(4096);
+        match rustix::io::read(reader, rustix::buffer::spare_capacity(&mut bytes)) {
+            Ok(0) => return bytes,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return bytes,
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! POSIX message queues.
+//!
+//! Their messages can only be taken out and sent again, which gives the same order: a queue holds them by priority, and
+//! by age among those of one. Who waits to receive or to send is a thread of the tree, and stands still; if anybody else
+//! has the queue open and there is something to take, that is refused.
+
+use super::aside::aside;
+use super::held::{own_path, without_deleted};
+use super::recognise::Refusal;
+use super::{Error, Held};
+use frost_model::BytePath;
+use frost_model::cap::{Mqueue, MqueueMessage};
+use frost_model::clock::Timespec;
+use frost_sys::mqueue;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, Result};
+
+/// Opens the queue behind a description anew, with a description of our own that never waits.
+fn open(held: &Held) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(own_path(held.fd.as_fd()), flags, Mode::empty())
+}
+
+/// Says why a queue cannot be carried, if it cannot. `other` is a process outside of the tree that has it open.
+pub(super) fn refusal(held: &Held, other: Option<&str>) -> Option<Refusal> {
+    let what = format!("POSIX message queue {}", held.name());
+    let queue = match open(held) {
+        Ok(queue) => queue,
+        Err(errno) => {
+            let reason =
+                format!("its messages must be taken out and put back, and it cannot be opened: {errno}");
+            return Some(Refusal::new(what, reason, "freeze it as root, or as the queue's owner"));
+        }
+    };
+    if let Ok(Some(pid)) = mqueue::told(&queue) {
+        return Some(Refusal::new(
+            what,
+            format!(
+                "process {pid} is to be told of the next message (mq_notify), and the kernel does not tell with which value"
+            ),
+            "let the program wait for messages in another way, or try again when one has come",
+        ));
+    }
+    let waiting = mqueue::attributes(&queue).map_or(0, |attributes| attributes.waiting);
+    let other = other.filter(|_| waiting > 0)?;
+    Some(Refusal::new(
+        what,
+        format!(
+            "messages wait in it, and {other}, which is not in the tree, has it open and would see them gone for a moment"
+        ),
+        "freeze an ancestor of both, or let the messages be received first",
+    ))
+}
+
+/// Captures a queue.
+pub(super) fn capture(held: &Held) -> std::result::Result<Mqueue, Error> {
+    read(held).map_err(|errno| held.error(errno))
+}
+
+fn read(held: &Held) -> Result<Mqueue> {
+    let queue = open(held)?;
+    let attributes = mqueue::attributes(&queue)?;
+    let most_bytes = u32::try_from(attributes.most_bytes).map_err(|_| Errno::OVERFLOW)?;
+    let messages = match attributes.waiting {
+        0 => Vec::new(),
+        _ => aside("freeze.queues", || take_and_put_back(&queue, most_bytes as usize))?,
+    };
+    // Behind that, since it changed the time.
+    let stat = rustix::fs::fstat(&queue)?;
+    let path = without_deleted(held.link.as_deref().unwrap_or_default());
+    let name = path.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    Ok(Mqueue {
+        name: BytePath::new(name),
+        removed: stat.st_nlink == 0,
+        inode: stat.st_ino,
+        modified: Timespec { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as i64 },
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        most_messages: u32::try_from(attributes.most_messages).map_err(|_| Errno::OVERFLOW)?,
+        most_bytes,
+        messages,
+    })
+}
+
+fn take_and_put_back(queue: &OwnedFd, most_bytes: usize) -> Result<Vec<MqueueMessage>> {
+    let mut buffer = vec![0; most_bytes];
+    let mut messages = Vec::new();
+    let taken = loop {
+        match mqueue::receive(queue, &mut buffer) {
+            Ok((len, priority)) => messages.push(MqueueMessage { priority, data: buffer[..len].to_vec() }),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => break Ok(()),
+            Err(errno) => break Err(errno),
+        }
+    };
+    for message in &messages {
+        while mqueue::send(queue, &message.data, message.priority) == Err(Errno::INTR) {}
+    }
+    taken.map(|()| messages)
+}
