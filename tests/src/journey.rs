@@ -189,7 +189,7 @@ pub fn unfrozen(binary: &Path, name: &str) {
     scene.is_empty_soon();
 }
 
-/// Frozen, gone, thawed.
+/// Frozen, gone, thawed; an ordinary user's program twice.
 pub fn thawed(binary: &Path, name: &str, who: Who) {
     let Some(scene) = Scene::new(who) else { return };
     let mut traveller = Traveller::set_out(&scene, binary, name, Stdio::Files);
@@ -200,6 +200,11 @@ pub fn thawed(binary: &Path, name: &str, who: Who) {
         std::thread::sleep(away);
     }
     traveller.thaw(&[]);
+    if who == Who::Ordinary {
+        // Once more, from the namespaces of its own in which that put it.
+        traveller.freeze();
+        traveller.thaw(&[]);
+    }
     traveller.arrive("thawed");
     if name == "clock_continues" {
         let jump: u128 = scene.await_file("jump_ms").parse().expect("a number");

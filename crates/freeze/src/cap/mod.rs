@@ -97,6 +97,11 @@ impl Members {
         self.0.iter().find(|(pid, _)| *pid == outer).map(|(_, inner)| *inner)
     }
 
+    /// The pid as we see it of the process that has `inner` inside.
+    fn outer_of(&self, inner: Pid) -> Option<Pid> {
+        self.0.iter().find(|(_, pid)| *pid == inner).map(|(outer, _)| *outer)
+    }
+
     fn outer(&self) -> impl Iterator<Item = Pid> {
         self.0.iter().map(|(pid, _)| *pid)
     }
@@ -440,7 +445,7 @@ impl Catalog {
         for index in first..self.held.len() {
             let held = &self.held[index];
             let key = held.key();
-            let mut found = recognise::recognise(held, self.memfd_device)?;
+            let mut found = recognise::recognise(held, self.memfd_device, &self.members)?;
             if matches!(found, Ok(Found::PidFd)) {
                 found = pidfd::target(held, &self.members)?.map(|_| Found::PidFd);
             }
@@ -674,7 +679,7 @@ impl Catalog {
     /// Whether `target` exists for sure when `holder` is being made again: as itself, its child, or above it.
     fn is_known_to(&self, target: Pid, holder: Pid) -> bool {
         let parent = |inner: Pid| {
-            let outer = self.members.0.iter().find(|(_, i)| *i == inner).map(|(outer, _)| *outer)?;
+            let outer = self.members.outer_of(inner)?;
             self.members.inner(Pid::new(frost_sys::proc::stat(outer.raw()).ok()?.ppid))
         };
         // A child that ended is no member; it was recognised by its parent.

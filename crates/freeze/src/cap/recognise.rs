@@ -1,7 +1,7 @@
 //! What a description is, and whether that can be carried.
 
 use super::held::without_deleted;
-use super::{Error, Held, device, eventfd, memfd, netlink, regular};
+use super::{Error, Held, Members, device, eventfd, memfd, netlink, regular};
 use frost_model::{BytePath, Pid};
 use frost_sys::sock::int_option;
 use rustix::fs::{FileType, OFlags, major, minor};
@@ -56,7 +56,11 @@ pub(super) const CLOSE_FIRST: &str = "let the program close it first";
 const FALL_BACK: &str = "run the program with that turned off, where it has a switch for it";
 
 /// Decides what `held` is. `memfds` is the device number of memfds.
-pub(super) fn recognise(held: &Held, memfds: Option<u64>) -> Result<Result<Found, Refusal>, Error> {
+pub(super) fn recognise(
+    held: &Held,
+    memfds: Option<u64>,
+    members: &Members,
+) -> Result<Result<Found, Refusal>, Error> {
     let link = held.link.as_deref().unwrap_or_default();
     // First, since some kernels give these the type of a regular file.
     if let Some(name) = link.strip_prefix(b"anon_inode:") {
@@ -73,18 +77,18 @@ pub(super) fn recognise(held: &Held, memfds: Option<u64>) -> Result<Result<Found
                 "it has no path to open again",
                 CLOSE_FIRST,
             )),
-            FileType::Directory => named_directory(held),
+            FileType::Directory => named_directory(held, members),
             _ => regular::recognise(held),
         });
     }
     Ok(match kind {
         FileType::RegularFile if is_queue(held) => Ok(Found::Mqueue),
-        FileType::RegularFile => match (of_process(held), special_file_system(held)) {
+        FileType::RegularFile => match (of_process(held, members), special_file_system(held)) {
             (Some((pid, path)), _) => Ok(Found::OfProcess(pid, path)),
             (None, Some(refusal)) => Err(refusal),
             (None, None) => regular::recognise(held),
         },
-        FileType::Directory => named_directory(held),
+        FileType::Directory => named_directory(held, members),
         FileType::CharacterDevice => character_device(held),
         FileType::Fifo if link.starts_with(b"pipe:") => Ok(Found::Pipe),
         FileType::Fifo if held.stat.st_nlink == 0 => Ok(Found::Fifo(without_deleted(link))),
@@ -155,24 +159,27 @@ fn is_queue(held: &Held) -> bool {
     rustix::fs::fstatfs(&held.fd).is_ok_and(|stat| stat.f_type as u32 == frost_sys::mqueue::FILE_SYSTEM)
 }
 
-/// Recognises what lies below `/proc/PID`.
-fn of_process(held: &Held) -> Option<(Pid, BytePath)> {
+/// Recognises what lies below `/proc/PID`, in our instance of procfs or in that of the tree's pid namespace.
+fn of_process(held: &Held, members: &Members) -> Option<(Pid, BytePath)> {
     // PROC_SUPER_MAGIC of include/uapi/linux/magic.h.
     if rustix::fs::fstatfs(&held.fd).ok()?.f_type as u32 != 0x9fa0 {
         return None;
     }
     let link = held.link.as_deref()?.strip_prefix(b"/proc/")?;
     let end = link.iter().position(|byte| *byte == b'/').unwrap_or(link.len());
-    let pid = std::str::from_utf8(&link[..end]).ok()?.parse().ok()?;
-    Some((Pid::new(pid), BytePath::new(link.get(end + 1..).unwrap_or_default())))
+    let pid = Pid::new(std::str::from_utf8(&link[..end]).ok()?.parse().ok()?);
+    // Each instance counts in its own pid namespace: that of a program thawed by an ordinary user is not ours.
+    let is_ours = rustix::fs::stat("/proc").is_ok_and(|ours| ours.st_dev == held.stat.st_dev);
+    let pid = if is_ours { pid } else { members.outer_of(pid)? };
+    Some((pid, BytePath::new(link.get(end + 1..).unwrap_or_default())))
 }
 
-fn named_directory(held: &Held) -> Result<Found, Refusal> {
+fn named_directory(held: &Held, members: &Members) -> Result<Found, Refusal> {
     let link = held.link.as_deref().unwrap_or_default();
     if held.stat.st_nlink == 0 && link.starts_with(b"/") {
         return Ok(Found::Directory(without_deleted(link)));
     }
-    if let Some((pid, path)) = of_process(held) {
+    if let Some((pid, path)) = of_process(held, members) {
         return Ok(Found::OfProcess(pid, path));
     }
     regular::named_path(held).map(Found::Directory)
