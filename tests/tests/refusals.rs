@@ -153,6 +153,34 @@ fn a_program_under_a_debugger() {
     unharmed(&scene, traveller);
 }
 
+/// What a sandbox is made of: a thaw makes one namespace of each kind for all, and none with rights of its own.
+#[test]
+fn a_program_in_a_sandbox() {
+    let Some(scene) = Scene::new(Who::Ordinary) else { return };
+    for (script, about) in [
+        ("exec unshare --user --map-root-user sh -c 'echo > ready; exec sleep 1000'", "user namespace"),
+        ("unshare --user --map-root-user sh -c 'echo > ready; sleep 1000'; true", "user namespace"),
+        (
+            "unshare --user --map-root-user --pid --fork sh -c 'echo > ready; sleep 1000'; true",
+            "pid namespace",
+        ),
+        ("unshare --user --map-root-user --mount sh -c 'echo > ready; sleep 1000'; true", "mount namespace"),
+        (
+            "unshare --user --map-root-user --time --fork sh -c 'echo > ready; sleep 1000'; true",
+            "time namespace",
+        ),
+    ] {
+        let _absent = fs::remove_file(scene.stage("ready"));
+        let mut command = scene.command("setsid");
+        let mut started = scene.start(command.args(["sh", "-c", script]), Stdio::Null);
+        scene.await_file("ready");
+        let pid = started.pid().to_string();
+        scene.frost(&["freeze", &pid]).refused(UNSUPPORTED, about);
+        scene.frost(&["check", &pid]).refused(UNSUPPORTED, about);
+        assert!(started.ended().is_none(), "{script} was ended");
+    }
+}
+
 #[test]
 fn a_service_that_would_be_started_again() {
     let scene = scene();

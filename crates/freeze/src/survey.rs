@@ -86,7 +86,7 @@ pub(crate) fn look(
     }
     let pids: Vec<_> = seen.iter().map(|process| (process.through, process.inner)).collect();
     obstacles.extend(target::survey_shared(&pids));
-    obstacles.extend(target::survey_ipc(&pids));
+    obstacles.extend(target::survey_namespaces(&pids));
     Ok((catalog, obstacles))
 }
 

@@ -195,6 +195,21 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, keeper: Option<&dyn 
             "run frost inside of the container",
         );
     }
+    // Where users have the numbers that they have here and nobody has rights, as where an ordinary user's thaw put the
+    // program, one is as good as another.
+    let users = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/user"), Vec::new()).ok();
+    let theirs = users(&pid.to_string());
+    if theirs != users("self")
+        && keeper.is_none_or(|keeper| theirs != users(&keeper.pid().to_string()))
+        && !(status.cap_permitted == 0 && maps_as_here(pid))
+    {
+        add(
+            "user namespace",
+            "it is in another user namespace than this command, in which it has other numbers or rights"
+                .to_owned(),
+            "run the program without its sandbox, or frost inside of the container",
+        );
+    }
     let mut class = [0u8; 5];
     let exe = rustix::fs::open(
         proc::path(pid, "exe"),
@@ -207,18 +222,47 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, keeper: Option<&dyn 
     obstacles
 }
 
-/// Lists the processes that live in another IPC namespace than the first: a thaw makes at most one.
-pub(crate) fn survey_ipc(pids: &[(i32, Pid)]) -> Vec<Obstacle> {
-    let namespace = |pid: i32| rustix::fs::readlink(proc::path(pid, "ns/ipc"), Vec::new()).ok();
-    let first = pids.first().and_then(|(pid, _)| namespace(*pid));
-    let obstacle = |(pid, inner): &(i32, Pid)| Obstacle {
-        pid: *inner,
-        command: proc::command(*pid),
-        object: "IPC namespace".to_owned(),
-        reason: "it is in another IPC namespace than the root of its tree, as in a container".to_owned(),
-        remedy: "run frost inside of the container".to_owned(),
-    };
-    pids.iter().filter(|(pid, _)| namespace(*pid) != first).map(obstacle).collect()
+/// Whether users and groups have the same numbers in the user namespace of a process as here.
+fn maps_as_here(pid: i32) -> bool {
+    ["uid_map", "gid_map"].into_iter().all(|name| {
+        let text = proc::read(pid, name).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        // Lines of: first number inside, first number here, how many (user_namespaces(7)).
+        let same = |line: &str| {
+            let mut numbers = line.split_ascii_whitespace();
+            numbers.next().is_some_and(|inside| numbers.next() == Some(inside))
+        };
+        !text.is_empty() && text.lines().all(same)
+    })
+}
+
+/// Namespaces of which a thaw makes at most one of a kind for the whole tree.
+const ONE_FOR_ALL: [(&str, &str); 5] =
+    [("ipc", "IPC"), ("pid", "pid"), ("user", "user"), ("mnt", "mount"), ("time", "time")];
+
+/// Lists the processes that live in other namespaces than the first, as those of a sandbox.
+pub(crate) fn survey_namespaces(pids: &[(i32, Pid)]) -> Vec<Obstacle> {
+    let mut obstacles = Vec::new();
+    for (file, name) in ONE_FOR_ALL {
+        let namespace =
+            |pid: i32| rustix::fs::readlink(proc::path(pid, &format!("ns/{file}")), Vec::new()).ok();
+        let Some(first) = pids.first().and_then(|(pid, _)| namespace(*pid)) else { continue };
+        for (pid, _) in pids {
+            if namespace(*pid).is_some_and(|theirs| theirs != first) {
+                obstacles.push(Obstacle {
+                    // The number by which it is known here: in a pid namespace of its own it may be 1.
+                    pid: Pid::new(*pid),
+                    command: proc::command(*pid),
+                    object: format!("{name} namespace"),
+                    reason: format!(
+                        "it is in another {name} namespace than the root of its tree, as in a sandbox"
+                    ),
+                    remedy: "run the program without its sandbox, where it has a switch for that".to_owned(),
+                });
+            }
+        }
+    }
+    obstacles
 }
 
 /// Lists kernel objects that two processes share and that a thaw would make separate.
