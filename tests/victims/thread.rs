@@ -360,7 +360,10 @@ fn scheduling(stage: &Stage) -> Verdict {
         match number {
             0 => _ = sys!(setpriority(libc::PRIO_PROCESS, gettid() as u32, 7))?,
             1 => _ = sys!(sched_setscheduler(0, libc::SCHED_BATCH, &parameter))?,
-            2 => _ = sys!(sched_setscheduler(0, libc::SCHED_IDLE, &parameter))?,
+            2 => {
+                sys!(setpriority(libc::PRIO_PROCESS, gettid() as u32, 11))?;
+                sys!(sched_setscheduler(0, libc::SCHED_IDLE, &parameter))?;
+            }
             3 => {
                 let mut one: libc::cpu_set_t = zeroed();
                 unsafe { libc::CPU_SET(0, &mut one) };
@@ -374,6 +377,7 @@ fn scheduling(stage: &Stage) -> Verdict {
             _ => {
                 // Real-time policies need a right that few have.
                 parameter.sched_priority = 5;
+                sys!(setpriority(libc::PRIO_PROCESS, gettid() as u32, 12))?;
                 let _ranked =
                     sys!(sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &parameter));
             }

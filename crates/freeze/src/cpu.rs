@@ -152,7 +152,8 @@ fn scheduling(tid: i32, facts: &ThreadFacts) -> Result<Scheduling, Errno> {
     Ok(Scheduling {
         policy: attributes.policy,
         flags: attributes.flags,
-        nice: attributes.nice,
+        // sched_getattr(2) tells it of the fair policies only.
+        nice: rustix::process::getpriority_process(rustix::process::Pid::from_raw(tid))?,
         priority: attributes.priority,
         runtime_ns: attributes.runtime,
         deadline_ns: attributes.deadline,

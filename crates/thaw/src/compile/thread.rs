@@ -174,6 +174,12 @@ impl Compiler<'_> {
             || want.runtime_ns != have.runtime
             || want.deadline_ns != have.deadline
             || want.period_ns != have.period;
+        // sched_setattr(2) takes the nice value of SCHED_NORMAL (0) and SCHED_BATCH (3) only; a thread of another policy
+        // has one too, which counts when it comes back from that (__setscheduler_params, kernel/sched/syscalls.c).
+        if want.nice != have.nice && !matches!(want.policy, 0 | 3) {
+            const PRIO_PROCESS: u64 = 0;
+            script.call(libc::SYS_setpriority, &[PRIO_PROCESS, 0, i64::from(want.nice) as u64]);
+        }
         if differs {
             let attr = self.control.words(&[
                 48 | u64::from(want.policy) << 32,
