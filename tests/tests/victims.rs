@@ -332,6 +332,7 @@ carried! {
     netlink_route
     netlink_groups
     netlink_unbound
+    netlink_audit
     netlink_filter
     moving_counters
     moving_leader
@@ -535,7 +536,27 @@ carried! {
     udp_bound
     udp_connected
     udp_v6
+    udp_blocked
+    udp_lite
     udp_multicast
+    udp_queued
+    udp_queued_connected
+    udp_queued_full
+    udp_queued_orphan
+    udp_queued_segments
+    udp_queued_v6
+    options_netlink
+    options_raw
+    options_tcp
+    options_udp
+    options_unix
+    packet_bound
+    packet_memberships
+    packet_unbound
+    raw_connected
+    raw_icmp
+    raw_ping
+    raw_v6
     unix_stream
     unix_datagram
     unix_seqpacket
@@ -559,6 +580,7 @@ carried! {
     volatile_mapped
     volatile_sparse
     volatile_shared
+    unix_listener_credentials
     vfork_soon_over
     vfork_and_exec_in_turn
 }

@@ -26,12 +26,15 @@ mod memfd;
 mod moving;
 mod mqueue;
 mod netlink;
+mod options;
 mod outside;
+mod packet;
 mod pidfd;
 mod pipe;
 mod place;
 mod prctl;
 mod pty;
+mod raw;
 mod registers;
 mod regular;
 mod restart;
@@ -73,12 +76,15 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         mqueue::VICTIMS,
         netlink::VICTIMS,
         moving::VICTIMS,
+        options::VICTIMS,
         outside::VICTIMS,
+        packet::VICTIMS,
         pidfd::VICTIMS,
         pipe::VICTIMS,
         place::VICTIMS,
         prctl::VICTIMS,
         pty::VICTIMS,
+        raw::VICTIMS,
         registers::VICTIMS,
         regular::VICTIMS,
         restart::VICTIMS,

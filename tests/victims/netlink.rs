@@ -11,6 +11,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("netlink_filter", filter),
     ("netlink_unread", unread),
     ("netlink_generic", generic),
+    ("netlink_audit", audit),
 ];
 
 const SOL_NETLINK: i32 = 270;
@@ -153,5 +154,20 @@ fn generic(stage: &Stage) -> Verdict {
     let before = name(fd)?;
     stage.freeze_here()?;
     same!(name(fd)?, before, "its address");
+    Ok(())
+}
+
+/// One by which a server writes into the log of audits.
+fn audit(stage: &Stage) -> Verdict {
+    let Ok(fd) = socket(9) else {
+        eprintln!("skipped: the kernel has no audits");
+        return stage.freeze_here();
+    };
+    bind(fd, 0)?;
+    let before = name(fd)?;
+    stage.freeze_here()?;
+    if !stage.was_copied() {
+        same!(name(fd)?, before, "its address");
+    }
     Ok(())
 }

@@ -1,11 +1,26 @@
 //! UDP sockets.
 
 use crate::Victim;
+use crate::call::nap;
 use crate::stage::{Stage, Verdict};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::time::Duration;
 
-pub(crate) const VICTIMS: &[Victim] =
-    &[("udp_bound", bound), ("udp_connected", connected), ("udp_v6", v6), ("udp_multicast", multicast)];
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("udp_bound", bound),
+    ("udp_connected", connected),
+    ("udp_v6", v6),
+    ("udp_multicast", multicast),
+    ("udp_queued", queued),
+    ("udp_queued_orphan", queued_orphan),
+    ("udp_queued_connected", queued_connected),
+    ("udp_queued_v6", queued_v6),
+    ("udp_queued_full", queued_full),
+    ("udp_queued_segments", queued_segments),
+    ("udp_blocked", blocked),
+    ("udp_lite", lite),
+];
 
 fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
     result.map_err(|why| why.to_string())
@@ -63,4 +78,203 @@ fn multicast(stage: &Stage) -> Verdict {
     // One who is a member cannot become one again.
     check!(one.join_multicast_v4(&group, &local).is_err(), "it is no member any more");
     text(one.leave_multicast_v4(&group, &local))
+}
+
+/// Reads what must wait: from whom, and what.
+fn expect(socket: &UdpSocket, from: SocketAddr, data: &[u8]) -> Verdict {
+    let mut bytes = vec![0; 1 << 16];
+    text(socket.set_nonblocking(true))?;
+    let (len, sender) = text(socket.recv_from(&mut bytes))?;
+    same!(&bytes[..len], data, "a datagram that waited");
+    same!(sender, from, "its sender");
+    Ok(())
+}
+
+fn expect_no_more(socket: &UdpSocket) -> Verdict {
+    text(socket.set_nonblocking(true))?;
+    let more = socket.recv_from(&mut [0; 16]);
+    check!(more.is_err(), "more than what waited: {more:?}");
+    Ok(())
+}
+
+/// From two senders in turn, with an empty one, a long one, and two that are equal.
+fn queued(stage: &Stage) -> Verdict {
+    let reader = text(UdpSocket::bind("127.0.0.1:0"))?;
+    // One that is bound to a place, and one whose port was chosen when it sent.
+    let (one, two) = (text(UdpSocket::bind("127.0.0.1:0"))?, text(UdpSocket::bind("0.0.0.0:0"))?);
+    let to = text(reader.local_addr())?;
+    let long: Vec<u8> = (0..60_000u32).map(|n| (n % 251) as u8).collect();
+    let port = text(two.local_addr())?.port();
+    let (from_one, from_two) = (text(one.local_addr())?, SocketAddr::from(([127, 0, 0, 1], port)));
+    let messages = [
+        (&one, from_one, &b"first"[..]),
+        (&two, from_two, b""),
+        (&one, from_one, &long),
+        (&two, from_two, b"same"),
+        (&two, from_two, b"same"),
+    ];
+    for (from, _, data) in messages {
+        text(from.send_to(data, to))?;
+    }
+    stage.freeze_here()?;
+    for (_, from, data) in messages {
+        expect(&reader, from, data)?;
+    }
+    expect_no_more(&reader)?;
+    text(reader.set_nonblocking(false))?;
+    exchange(&one, &reader)
+}
+
+/// Its sender was closed long ago.
+fn queued_orphan(stage: &Stage) -> Verdict {
+    let reader = text(UdpSocket::bind("0.0.0.0:0"))?;
+    let sender = text(UdpSocket::bind("127.0.0.1:0"))?;
+    let from = text(sender.local_addr())?;
+    text(sender.send_to(b"last words", ("127.0.0.1", text(reader.local_addr())?.port())))?;
+    drop(sender);
+    stage.freeze_here()?;
+    expect(&reader, from, b"last words")?;
+    expect_no_more(&reader)
+}
+
+/// Both are connected to each other, and both have something to read.
+fn queued_connected(stage: &Stage) -> Verdict {
+    let (one, two) = (text(UdpSocket::bind("127.0.0.1:0"))?, text(UdpSocket::bind("127.0.0.1:0"))?);
+    let (at_one, at_two) = (text(one.local_addr())?, text(two.local_addr())?);
+    text(one.connect(at_two))?;
+    text(two.connect(at_one))?;
+    for n in 0..20u8 {
+        text(one.send(&[n]))?;
+        text(two.send(&[n, n]))?;
+    }
+    stage.freeze_here()?;
+    for n in 0..20u8 {
+        expect(&two, at_one, &[n])?;
+        expect(&one, at_two, &[n, n])?;
+    }
+    expect_no_more(&one)?;
+    expect_no_more(&two)
+}
+
+/// A socket of both families hears one of each.
+fn queued_v6(stage: &Stage) -> Verdict {
+    let Ok(reader) = UdpSocket::bind("[::]:0") else {
+        eprintln!("skipped: there is no IPv6 here");
+        return stage.freeze_here();
+    };
+    let Ok(six) = UdpSocket::bind("[::1]:0") else {
+        eprintln!("skipped: there is no IPv6 here");
+        return stage.freeze_here();
+    };
+    let four = text(UdpSocket::bind("127.0.0.1:0"))?;
+    let port = text(reader.local_addr())?.port();
+    text(six.send_to(b"by six", ("::1", port)))?;
+    let mapped = SocketAddr::from(([0, 0, 0, 0, 0, 0xffff, 0x7f00, 1], text(four.local_addr())?.port()));
+    let both = four.send_to(b"by four", ("127.0.0.1", port)).is_ok();
+    stage.freeze_here()?;
+    expect(&reader, text(six.local_addr())?, b"by six")?;
+    if both {
+        expect(&reader, mapped, b"by four")?;
+    }
+    expect_no_more(&reader)
+}
+
+/// As many as find room: all of them, in order, and no other.
+fn queued_full(stage: &Stage) -> Verdict {
+    let reader = text(UdpSocket::bind("127.0.0.1:0"))?;
+    let sender = text(UdpSocket::bind("127.0.0.1:0"))?;
+    let to = text(reader.local_addr())?;
+    for n in 0..2000u32 {
+        text(sender.send_to(&n.to_ne_bytes().repeat(200), to))?;
+    }
+    // How many found room is told by one like it.
+    let twin = text(UdpSocket::bind("127.0.0.1:0"))?;
+    for n in 0..2000u32 {
+        text(sender.send_to(&n.to_ne_bytes().repeat(200), text(twin.local_addr())?))?;
+    }
+    text(twin.set_nonblocking(true))?;
+    let mut room = 0u32;
+    while twin.recv(&mut [0; 800]).is_ok() {
+        room += 1;
+    }
+    check!(room < 2000, "there was room for all");
+    stage.freeze_here()?;
+    for n in 0..room {
+        expect(&reader, text(sender.local_addr())?, &n.to_ne_bytes().repeat(200))?;
+    }
+    expect_no_more(&reader)
+}
+
+/// Datagrams that were put together on their way (UDP_SEGMENT, UDP_GRO) come as those that they were.
+fn queued_segments(stage: &Stage) -> Verdict {
+    let (reader, sender) = (text(UdpSocket::bind("127.0.0.1:0"))?, text(UdpSocket::bind("127.0.0.1:0"))?);
+    let (fd, by) = (reader.as_raw_fd(), sender.as_raw_fd());
+    let (one, len) = (1i32, 1000i32);
+    sys!(setsockopt(fd, 17, 104, std::ptr::from_ref(&one).cast(), 4))?;
+    sys!(setsockopt(by, 17, 103, std::ptr::from_ref(&len).cast(), 4))?;
+    let data: Vec<u8> = (0..5500u32).map(|n| (n % 241) as u8).collect();
+    text(sender.send_to(&data, text(reader.local_addr())?))?;
+    stage.freeze_here()?;
+    let mut bytes = vec![0u8; 1 << 16];
+    let mut control = [0u64; 16];
+    let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let mut header: libc::msghdr = crate::call::zeroed();
+    (header.msg_iov, header.msg_iovlen) = (&mut iov, 1);
+    (header.msg_control, header.msg_controllen) = (control.as_mut_ptr().cast(), 128);
+    let got = sys!(recvmsg(fd, &mut header, libc::MSG_DONTWAIT))? as usize;
+    check!(bytes[..got] == data, "{got} bytes, or others than were sent");
+    // Length, level and number of the control message, and the length of a segment.
+    same!((control[1], control[2] as u32), (17 | 104 << 32, 1000), "how it was put together");
+    expect_no_more(&reader)
+}
+
+/// A thread waits for a datagram amid the freeze.
+fn blocked(stage: &Stage) -> Verdict {
+    let reader = text(UdpSocket::bind("127.0.0.1:0"))?;
+    let sender = text(UdpSocket::bind("127.0.0.1:0"))?;
+    let to = text(reader.local_addr())?;
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| expect_blocking(&reader, b"at last"));
+        nap(Duration::from_millis(30));
+        let seen = stage.freeze_amid_threads();
+        text(sender.send_to(b"at last", to))?;
+        waiting.join().map_err(|_| "it panicked")??;
+        seen
+    })
+}
+
+fn expect_blocking(socket: &UdpSocket, data: &[u8]) -> Verdict {
+    let mut bytes = [0; 16];
+    let len = text(socket.recv(&mut bytes))?;
+    same!(&bytes[..len], data, "what came");
+    Ok(())
+}
+
+/// UDP-Lite, with a checksum over the first 12 bytes.
+fn lite(stage: &Stage) -> Verdict {
+    let make = || {
+        let fd = sys!(socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, libc::IPPROTO_UDPLITE))?;
+        let mut address: libc::sockaddr_in = crate::call::zeroed();
+        address.sin_family = libc::AF_INET as u16;
+        address.sin_addr.s_addr = u32::from_ne_bytes([127, 0, 0, 1]);
+        let len = size_of::<libc::sockaddr_in>() as u32;
+        sys!(bind(fd, std::ptr::from_ref(&address).cast(), len))?;
+        Ok::<_, String>(unsafe { UdpSocket::from_raw_fd(fd) })
+    };
+    let (Ok(one), Ok(two)) = (make(), make()) else {
+        eprintln!("skipped: there is no UDP-Lite here");
+        return stage.freeze_here();
+    };
+    let cover = 12i32;
+    // UDPLITE_SEND_CSCOV.
+    sys!(setsockopt(one.as_raw_fd(), libc::IPPROTO_UDPLITE, 10, std::ptr::from_ref(&cover).cast(), 4))?;
+    text(one.send_to(b"waits", text(two.local_addr())?))?;
+    stage.freeze_here()?;
+    let (mut found, mut len) = (0i32, 4);
+    let value = std::ptr::from_mut(&mut found).cast();
+    sys!(getsockopt(one.as_raw_fd(), libc::IPPROTO_UDPLITE, 10, value, &mut len))?;
+    same!(found, 12, "what its checksum covers");
+    expect(&two, text(one.local_addr())?, b"waits")?;
+    text(two.set_nonblocking(false))?;
+    exchange(&one, &two)
 }

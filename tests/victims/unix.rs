@@ -31,6 +31,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("unix_many_to_one", many_to_one),
     ("unix_bound_over", bound_over),
     ("unix_credentials", credentials),
+    ("unix_listener_credentials", listener_credentials),
 ];
 
 fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
@@ -438,5 +439,30 @@ fn credentials(stage: &Stage) -> Verdict {
     check!(!header.is_null(), "no credentials came");
     let sender: libc::ucred = unsafe { std::ptr::read_unaligned(libc::CMSG_DATA(header).cast()) };
     same!((sender.uid, sender.gid), before, "user and group of the sender");
+    Ok(())
+}
+
+/// Who connects to a listening socket is told who listens, and finds that process.
+fn listener_credentials(stage: &Stage) -> Verdict {
+    let path = stage.path("socket");
+    let listener = text(UnixListener::bind(&path))?;
+    let waiting = text(UnixStream::connect(&path))?;
+    stage.freeze_here()?;
+    let client = text(UnixStream::connect(&path))?;
+    let (mut found, mut len) = (zeroed::<libc::ucred>(), size_of::<libc::ucred>() as u32);
+    sys!(getsockopt(
+        std::os::fd::AsRawFd::as_raw_fd(&client),
+        libc::SOL_SOCKET,
+        libc::SO_PEERCRED,
+        (&raw mut found).cast(),
+        &mut len
+    ))?;
+    same!(found.pid, unsafe { libc::getpid() }, "the process that listens");
+    // The one that waited is still the first to be accepted.
+    let (server, _) = text(listener.accept())?;
+    text((&waiting).write_all(b"hello"))?;
+    let mut bytes = [0; 5];
+    text((&server).read_exact(&mut bytes))?;
+    same!(&bytes, b"hello", "what came to the first");
     Ok(())
 }

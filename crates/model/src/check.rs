@@ -343,7 +343,9 @@ impl Checker<'_> {
                 | Capability::TimerFd(_)
                 | Capability::TcpListener(_)
                 | Capability::Udp(_)
-                | Capability::Netlink(_) => {}
+                | Capability::Netlink(_)
+                | Capability::Raw(_)
+                | Capability::Packet(_) => {}
             }
         }
         Ok(())

@@ -210,7 +210,11 @@ pub fn kind(capability: &Capability) -> &'static str {
         Capability::TimerFd(_) => "timerfd",
         Capability::SignalFd(_) => "signalfd",
         Capability::Inotify(_) => "inotify",
-        Capability::PidFd(_) | Capability::Netlink(_) | Capability::Mqueue(_) => "other",
+        Capability::PidFd(_)
+        | Capability::Netlink(_)
+        | Capability::Mqueue(_)
+        | Capability::Raw(_)
+        | Capability::Packet(_) => "other",
         Capability::Outside(outside) => match outside.kind {
             OutsideKind::Terminal { .. } => "terminal",
             OutsideKind::Pipe { .. } => "pipe",

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod mqueue;
 pub mod multicast;
 pub mod own;
+pub mod packet;
 pub mod pagemap;
 pub mod pidfd;
 pub mod probe;

@@ -3,6 +3,7 @@
 use crate::raw::check;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::{Errno, Result};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// Longest `sun_path` (`struct sockaddr_un`).
 pub const UNIX_NAME_MAX: usize = 108;
@@ -303,6 +304,122 @@ pub fn send_unix(
     // SAFETY: `header` describes live buffers of the stated lengths, which the call only reads.
     check(unsafe { libc::sendmsg(fd.as_fd().as_raw_fd(), &raw const header, flags) } as libc::c_long)
         .map(|sent| sent as usize)
+}
+
+/// A datagram that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeekedDatagram {
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// Its bytes.
+    pub data: Vec<u8>,
+    /// The length of the datagrams of which it was put together (UDP_GRO), 0 for one.
+    pub segment: u16,
+}
+
+/// The level and the number of a control message that tells, or gives, the length of segments: UDP_GRO when one
+/// receives, UDP_SEGMENT when one sends (include/uapi/linux/udp.h).
+const SOL_UDP: i32 = libc::IPPROTO_UDP;
+const UDP_SEGMENT: i32 = 103;
+const UDP_GRO: i32 = 104;
+
+/// Room for control messages, aligned as these are.
+#[repr(C, align(8))]
+struct Control([u8; 1024]);
+
+/// Looks at the next datagram of an internet socket without taking or waiting; `None` if there is none.
+///
+/// With SO_PEEK_OFF set on the socket it is the one at that offset, in bytes of all that wait. A pending error of the
+/// socket is taken and returned.
+pub fn peek_datagram(fd: impl AsFd) -> Result<Option<PeekedDatagram>> {
+    // The length of a datagram has 16 bits, also when it was put together of several.
+    let mut data = vec![0u8; 1 << 16];
+    let mut control = Control([0; 1024]);
+    let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    // SAFETY: both structs consist of integers and pointers, for which zero is valid.
+    let (mut address, mut header): (libc::sockaddr_in6, libc::msghdr) = unsafe { std::mem::zeroed() };
+    header.msg_name = (&raw mut address).cast();
+    header.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = control.0.len();
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: `header` describes live buffers of the stated lengths.
+    let got = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut header, flags) };
+    match check(got as libc::c_long) {
+        Ok(got) => data.truncate(got as usize),
+        Err(Errno::AGAIN) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let mut segment = 0;
+    let used = header.msg_controllen.min(control.0.len());
+    let mut at = 0;
+    // A walk over `struct cmsghdr`: length (8 bytes), level, type, data, padded to 8.
+    while let Some(head) = control.0[..used].get(at..at + 20) {
+        let word =
+            |range: std::ops::Range<usize>| head[range].try_into().map(i32::from_ne_bytes).unwrap_or(0);
+        if (word(8..12), word(12..16)) == (SOL_UDP, UDP_GRO) {
+            segment = word(16..20) as u16;
+        }
+        let len = head[..8].try_into().map(usize::from_ne_bytes).unwrap_or(0);
+        at += len.max(16).next_multiple_of(8);
+    }
+    let port = u16::from_be(address.sin6_port);
+    let from = match i32::from(address.sin6_family) {
+        libc::AF_INET6 => SocketAddr::V6(SocketAddrV6::new(
+            Ipv6Addr::from(address.sin6_addr.s6_addr),
+            port,
+            0,
+            address.sin6_scope_id,
+        )),
+        // struct sockaddr_in has the address where struct sockaddr_in6 has the flow, and the port at the same place.
+        libc::AF_INET => {
+            SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from(address.sin6_flowinfo.to_ne_bytes()), port))
+        }
+        _ => return Err(Errno::AFNOSUPPORT),
+    };
+    Ok(Some(PeekedDatagram { from, data, segment }))
+}
+
+/// Sends a datagram without waiting, or as many as it makes in segments of that length, if that is not 0.
+pub fn send_datagram(fd: impl AsFd, data: &[u8], to: &SocketAddr, segment: u16) -> Result<()> {
+    let fd = fd.as_fd();
+    if segment == 0 || data.len() <= usize::from(segment) {
+        return rustix::net::sendto(fd, data, rustix::net::SendFlags::DONTWAIT, to).map(drop);
+    }
+    // Not by the option of the socket, which may be a program's.
+    let mut control = Control([0; 1024]);
+    let len = 16 + size_of::<u16>();
+    control.0[..8].copy_from_slice(&len.to_ne_bytes());
+    control.0[8..12].copy_from_slice(&SOL_UDP.to_ne_bytes());
+    control.0[12..16].copy_from_slice(&UDP_SEGMENT.to_ne_bytes());
+    control.0[16..18].copy_from_slice(&segment.to_ne_bytes());
+    let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    // SAFETY: both structs consist of integers and pointers, for which zero is valid.
+    let (mut address, mut header): (libc::sockaddr_in6, libc::msghdr) = unsafe { std::mem::zeroed() };
+    header.msg_namelen = match to {
+        SocketAddr::V4(to) => {
+            address.sin6_family = libc::AF_INET as u16;
+            address.sin6_flowinfo = u32::from_ne_bytes(to.ip().octets());
+            size_of::<libc::sockaddr_in>() as libc::socklen_t
+        }
+        SocketAddr::V6(to) => {
+            address.sin6_family = libc::AF_INET6 as u16;
+            address.sin6_addr.s6_addr = to.ip().octets();
+            address.sin6_scope_id = to.scope_id();
+            size_of::<libc::sockaddr_in6>() as libc::socklen_t
+        }
+    };
+    address.sin6_port = to.port().to_be();
+    header.msg_name = (&raw mut address).cast();
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = len.next_multiple_of(8);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `header` describes live buffers of the stated lengths, which the call only reads.
+    check(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) } as libc::c_long).map(drop)
 }
 
 #[cfg(test)]

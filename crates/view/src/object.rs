@@ -28,6 +28,8 @@ pub fn kind(capability: &Capability) -> &'static str {
         Capability::Inotify(_) => "inotify",
         Capability::Netlink(_) => "netlink",
         Capability::Mqueue(_) => "mqueue",
+        Capability::Raw(_) => "raw",
+        Capability::Packet(_) => "packet",
     }
 }
 
@@ -145,7 +147,10 @@ pub fn details(checkpoint: &Checkpoint, description: &Description) -> Vec<(&'sta
         | Capability::Netlink(_)
         | Capability::TcpListener(_)
         | Capability::TcpStream(_)
-        | Capability::Udp(_) => {}
+        | Capability::Raw(_)
+        | Capability::Packet(_) => {}
+        Capability::Udp(socket) if !socket.queue.is_empty() => add("unread", messages(socket.queue.len())),
+        Capability::Udp(_) => {}
     }
     for (bit, label) in FLAGS {
         if description.flags & bit != 0 {

@@ -8,11 +8,9 @@
 //! Nothing the program could notice is changed, whether a capture succeeds, fails, or is killed halfway. A duplicate
 //! shares offset, flags and queue with the program's descriptor, so pipes are copied by tee(2), sockets are looked at
 //! with MSG_PEEK, files are opened anew to be read, and no call here can block: the tree stands still, so nobody
-//! would wake us. The one thing that is moved for an instant, and put back, is SO_PEEK_OFF of a unix socket whose
+//! would wake us. The one thing that is moved for an instant, and put back, is SO_PEEK_OFF of a socket whose
 //! queue cannot be seen by one look, and what waits in a pseudoterminal or a POSIX message queue, which a process of its
 //! own takes and puts back.
-//!
-//! Not seen from outside, so not carried: datagrams that wait in a UDP socket.
 
 mod aside;
 mod content;
@@ -29,9 +27,11 @@ mod memfd;
 mod mqueue;
 mod netlink;
 mod outside;
+mod packet;
 mod pidfd;
 mod pipe;
 mod pty;
+mod raw;
 mod recognise;
 mod regular;
 mod signalfd;
@@ -356,6 +356,8 @@ impl Catalog {
                     Capability::Mqueue(frost_model::cap::MqueueEnd { queue: ObjectId::new(queue as u32) })
                 }
                 Found::Netlink => netlink::capture(held)?,
+                Found::Raw => raw::capture(held)?,
+                Found::Packet => packet::capture(held)?,
                 Found::Terminal(path) => outside::capture_terminal(held, path.clone(), &self.members)?,
             };
             descriptions.push(Description {

@@ -4,14 +4,19 @@ use super::recognise::Refusal;
 use super::{Error, Held, pipe, tcp};
 use frost_model::cap::{Capability, NetlinkSocket};
 use frost_sys::sock::{int_option, option};
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, socket_with};
 use std::num::NonZeroU32;
 
-/// Protocols in which a socket is no more than its address and its groups: NETLINK_ROUTE, USERSOCK, SOCK_DIAG,
-/// KOBJECT_UEVENT (include/uapi/linux/netlink.h). By others a program registers itself for something.
-const PLAIN: [i32; 4] = [0, 2, 4, 15];
+/// Protocols in which a socket is no more than its address and its groups: NETLINK_ROUTE, USERSOCK, SOCK_DIAG, XFRM,
+/// SELINUX, FIB_LOOKUP, KOBJECT_UEVENT, RDMA, CRYPTO (include/uapi/linux/netlink.h). By others a program registers
+/// itself for something.
+const PLAIN: [i32; 9] = [0, 2, 4, 6, 7, 10, 15, 20, 21];
+
+/// NETLINK_AUDIT, and its question for the state of things (include/uapi/linux/audit.h).
+const AUDIT: i32 = 9;
+const AUDIT_GET: u32 = 1000;
 
 /// SOL_NETLINK and NETLINK_LIST_MEMBERSHIPS.
 const SOL_NETLINK: i32 = 270;
@@ -21,7 +26,16 @@ const AGAIN: &str = "try again in a moment, when the program has read it";
 /// Decides whether a socket can be carried as it stands.
 pub(super) fn recognise(held: &Held) -> Result<(), Refusal> {
     let protocol = int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PROTOCOL).unwrap_or(-1);
-    if !PLAIN.contains(&protocol) {
+    if protocol == AUDIT {
+        // Who keeps such a socket to write into the log, as sshd and dbus-daemon do, has not registered anything.
+        if audit_daemon() == Some(held.place.pid.raw()) {
+            return Err(Refusal::new(
+                "netlink socket of the audit daemon",
+                "the kernel would find its log without a reader",
+                "let the program close it first",
+            ));
+        }
+    } else if !PLAIN.contains(&protocol) {
         return Err(Refusal::new(
             format!("netlink socket of protocol {protocol}"),
             "what the program registered by it is not told by the kernel",
@@ -36,6 +50,25 @@ pub(super) fn recognise(held: &Held) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+/// Asks the kernel which process is its audit daemon. None that we can see if we may not ask: then no program of ours may
+/// be it either.
+fn audit_daemon() -> Option<i32> {
+    let protocol = NonZeroU32::new(AUDIT as u32).map(Protocol::from_raw);
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol).ok()?;
+    // struct nlmsghdr: length, AUDIT_GET, NLM_F_REQUEST, sequence, port.
+    let request = [16u32, AUDIT_GET | 1 << 16, 1, 0].map(u32::to_ne_bytes).concat();
+    rustix::net::send(&socket, &request, SendFlags::empty()).ok()?;
+    // A thread of the kernel answers.
+    let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+    let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&patience)).ok()?;
+    let mut answer = [0u8; 256];
+    let (len, _) = rustix::net::recv(&socket, &mut answer[..], RecvFlags::DONTWAIT).ok()?;
+    let word = |at: usize| Some(u32::from_ne_bytes(answer[..len].get(at..at + 4)?.try_into().ok()?));
+    // struct audit_status behind the header: mask, enabled, failure, pid.
+    (word(4)? as u16 == AUDIT_GET as u16).then(|| word(28)).flatten().map(|pid| pid as i32)
 }
 
 /// Whether the kernel still has parts of an answer to give: the column `Dump` of `/proc/net/netlink`.

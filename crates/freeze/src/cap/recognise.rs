@@ -1,7 +1,7 @@
 //! What a description is, and whether that can be carried.
 
 use super::held::without_deleted;
-use super::{Error, Held, Members, device, eventfd, memfd, netlink, regular};
+use super::{Error, Held, Members, device, eventfd, memfd, netlink, packet, raw, regular};
 use frost_model::{BytePath, Pid};
 use frost_sys::sock::int_option;
 use rustix::fs::{FileType, OFlags, major, minor};
@@ -28,6 +28,8 @@ pub(super) enum Found {
     Unix,
     Tcp,
     Udp,
+    Raw,
+    Packet,
     Netlink,
     Mqueue,
     Terminal(BytePath),
@@ -222,11 +224,17 @@ fn socket(held: &Held) -> Result<Found, Refusal> {
         (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_TCP | 262) => {
             return Ok(Found::Tcp);
         }
-        (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP) => return Ok(Found::Udp),
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => {
+            return Ok(Found::Udp);
+        }
         (libc::AF_NETLINK, ..) => return netlink::recognise(held).map(|()| Found::Netlink),
-        (libc::AF_INET | libc::AF_INET6, libc::SOCK_RAW, _) => "raw socket",
-        (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, _) => "ping socket",
-        (libc::AF_PACKET, ..) => "packet socket",
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_RAW, _) => {
+            return raw::recognise(held, "raw").map(|()| Found::Raw);
+        }
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6) => {
+            return raw::recognise(held, "ping").map(|()| Found::Raw);
+        }
+        (libc::AF_PACKET, ..) => return packet::recognise(held).map(|()| Found::Packet),
         (libc::AF_VSOCK, ..) => "vsock socket",
         (libc::AF_ALG, ..) => "crypto (AF_ALG) socket",
         (libc::AF_XDP, ..) => "XDP socket",

@@ -56,6 +56,14 @@ impl fmt::Display for Capability {
             },
             Self::Inotify(inotify) => write!(f, "inotify instance that watches {}", inotify.watches.len()),
             Self::Mqueue(end) => write!(f, "POSIX message queue {}", end.queue),
+            Self::Raw(socket) => {
+                f.write_str(if socket.raw { "raw socket" } else { "ping socket" })?;
+                socket.peer.map_or(Ok(()), |peer| write!(f, " connected to {}", peer.ip()))
+            }
+            Self::Packet(socket) => match &socket.interface {
+                Some(interface) => write!(f, "packet socket on {interface}"),
+                None => f.write_str("packet socket"),
+            },
             Self::Netlink(socket) => write!(f, "netlink socket {}", socket.port),
             Self::Outside(outside) => {
                 match &outside.kind {

@@ -13,9 +13,11 @@ mod memfd;
 mod mqueue;
 mod netlink;
 mod outside;
+mod packet;
 mod pidfd;
 mod pipe;
 mod pty;
+mod raw;
 mod regular;
 mod signalfd;
 mod sysv;
@@ -37,15 +39,17 @@ pub use memfd::Memfd;
 pub use mqueue::{Mqueue, MqueueEnd, MqueueMessage};
 pub use netlink::NetlinkSocket;
 pub use outside::{Outside, OutsideKind};
+pub use packet::{PacketMembership, PacketSocket};
 pub use pidfd::PidFd;
 pub use pipe::{Pipe, PipeEnd};
 pub use pty::{Flow, Pty, PtyEnd, PtySide};
+pub use raw::RawSocket;
 pub use regular::{Content, RegularFile, Unnamed};
 pub use signalfd::SignalFd;
 pub use sysv::{Ipc, MOST_VALUE, MessageQueue, QueuedMessage, Segment, SemaphoreSet, SemaphoreUndo};
 pub use tcp::{Inet, SocketOption, TcpInside, TcpListener, TcpPeer, TcpStream};
 pub use timerfd::TimerFd;
-pub use udp::UdpSocket;
+pub use udp::{Datagram, UdpSocket};
 pub use unix::{Message, UnixName, UnixSocket, UnixState, UnixType};
 pub use volatile::Volatile;
 
@@ -118,6 +122,10 @@ pub enum Capability {
     Netlink(NetlinkSocket),
     /// A POSIX message queue.
     Mqueue(MqueueEnd),
+    /// A raw or ping socket.
+    Raw(RawSocket),
+    /// A packet socket.
+    Packet(PacketSocket),
 }
 
 /// Objects that several descriptions share or that lie beside them, each table indexed by [`ObjectId`](crate::ObjectId).

@@ -4,11 +4,31 @@ use super::Inet;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// A UDP socket. Datagrams that wait in it are lost, as the network may lose them.
+/// A UDP or UDP-Lite socket. Datagrams that wait in it and cannot be sent to it again are lost, as the network may lose them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UdpSocket {
     /// Address and options.
     pub inet: Inet,
     /// The address it is connected to.
     pub peer: Option<SocketAddr>,
+    /// Datagrams that wait in its receive queue, the oldest first; they are sent to it again from where they came.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queue: Vec<Datagram>,
+}
+
+/// A datagram that waits to be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datagram {
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// Its bytes.
+    #[serde(with = "serde_bytes")]
+    pub data: Vec<u8>,
+    /// The length of the datagrams of which it was put together (UDP_GRO), 0 for one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub segment: u16,
+}
+
+fn is_zero(number: &u16) -> bool {
+    *number == 0
 }

@@ -21,10 +21,12 @@ mod mqueue;
 mod netlink;
 mod outside;
 mod pack;
+mod packet;
 mod pidfd;
 mod pipe;
 mod proc;
 mod pty;
+mod raw;
 mod regular;
 mod route;
 mod signalfd;
@@ -249,6 +251,15 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (
                     Ok(socket) => tried.push(socket),
                     Err(error) => add(socket_problem(&error, socket.inet.local)),
                 }
+                effect = udp::effect(checkpoint, socket);
+            }
+            Capability::Raw(socket) => {
+                let made = raw::make(socket, description.flags);
+                made.err().into_iter().for_each(|error| add(socket_right(&error)));
+            }
+            Capability::Packet(socket) => {
+                let made = packet::make(socket, description.flags);
+                made.err().into_iter().for_each(|error| add(socket_right(&error)));
             }
             Capability::TcpStream(stream) if stream.inside.is_some() => {
                 if matches!(&stream.inside, Some(inside) if inside.peer == frost_model::cap::TcpPeer::Closed)
@@ -284,12 +295,7 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (
                     effect = Some("what it listens for and happened meanwhile it is not told".to_owned());
                 }
                 Ok(_) => {}
-                Err(error) => add(file::Problem {
-                    reason: error_text(&error),
-                    remedy: "thaw it as the user it belonged to, or as root".to_owned(),
-                    errno: None,
-                    content: false,
-                }),
+                Err(error) => add(socket_right(&error)),
             },
             Capability::Mqueue(end) => {
                 if let Some(queue) = checkpoint.objects.mqueues.get(end.queue.index()) {
@@ -370,6 +376,7 @@ pub fn build(
         regular::finish(fd, &unnamed.identity).about("set the mode of", &unnamed.path)?;
     }
     tcp_pair::finish(checkpoint, &mut made)?;
+    udp::fill(checkpoint, &made);
     let sockets = unix::make(checkpoint, &mut made)?;
     epoll::add_watches(checkpoint, &made)?;
     unix::fill(checkpoint, &made, sockets)?;
@@ -589,6 +596,8 @@ fn make(
         Capability::TcpStream(stream) if stream.inside.is_some() => return Ok(None),
         Capability::TcpStream(stream) => tcp::make_reset(stream, flags)?,
         Capability::Udp(socket) => udp::make(socket, flags)?,
+        Capability::Raw(socket) => raw::make(socket, flags)?,
+        Capability::Packet(socket) => packet::make(socket, flags)?,
         Capability::Netlink(socket) => netlink::make(socket, flags)?,
         Capability::Outside(outside) => outside::make_closed(description, outside, &mut objects.masters)?,
     };
@@ -731,6 +740,12 @@ pub fn tape_calls(
         if !first {
             continue;
         }
+        if let Capability::Unix(socket) = &description.capability
+            && let frost_model::cap::UnixState::Listening { backlog, .. } = &socket.state
+        {
+            // Who connects is told who last called this (unix_listen, net/unix/af_unix.c), which was us.
+            calls.push(InnerCall::new(libc::SYS_listen, &[fd as u64, u64::from(*backlog)], fd));
+        }
         if let Some(owner) = description.owner.filter(|owner| is_process(owner, own)) {
             // struct f_owner_ex: kind and id.
             let mut call =
@@ -856,6 +871,16 @@ fn socket_problem(error: &Error, local: Option<std::net::SocketAddr>) -> file::P
         _ => (error_text(error), "see the cause".to_owned()),
     };
     file::Problem { reason, remedy, errno, content: false }
+}
+
+/// What is in the way of a socket that not everybody may make.
+fn socket_right(error: &Error) -> file::Problem {
+    file::Problem {
+        reason: error_text(error),
+        remedy: "thaw it as the user it belonged to, or as root".to_owned(),
+        errno: None,
+        content: false,
+    }
 }
 
 fn error_text(error: &Error) -> String {

@@ -4,7 +4,8 @@
 //! accepted has the name of the listening one, so such names are first given to listening sockets of our own, which
 //! are closed before the real ones take them.
 //!
-//! Credentials (SO_PEERCRED, SCM_CREDENTIALS) are those of who thaws: the kernel takes them when a connection is made.
+//! Credentials (SO_PEERCRED, SCM_CREDENTIALS) of connections are those of who thaws: the kernel takes them when a
+//! connection is made. Those of listening sockets are their process' own again, since that lets them listen once more.
 
 use super::error::{About, Error};
 use super::file::{self, Problem};
