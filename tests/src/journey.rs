@@ -189,6 +189,10 @@ pub fn unfrozen(binary: &Path, name: &str) {
     scene.is_empty_soon();
 }
 
+/// Its sender has not got rid of all when it was thawed, and what is left is shown to root only: an ordinary user may
+/// freeze it once.
+pub const ROOT_THEN: &str = "tcp_much_queued";
+
 /// Frozen, gone, thawed; an ordinary user's program twice.
 pub fn thawed(binary: &Path, name: &str, who: Who) {
     let Some(scene) = Scene::new(who) else { return };
@@ -200,7 +204,7 @@ pub fn thawed(binary: &Path, name: &str, who: Who) {
         std::thread::sleep(away);
     }
     traveller.thaw(&[]);
-    if who == Who::Ordinary {
+    if who == Who::Ordinary && name != ROOT_THEN {
         // Once more, from the namespaces of its own in which that put it.
         traveller.freeze();
         traveller.thaw(&[]);

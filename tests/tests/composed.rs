@@ -74,6 +74,9 @@ fn journeys(who: Who) {
     for seed in seeds() {
         let Some(scene) = Scene::new(who) else { return };
         let (shape, members) = tree(seed, &names);
+        if who == Who::Ordinary && members.contains(&frost_tests::journey::ROOT_THEN) {
+            continue;
+        }
         println!("seed {seed}: {shape} {}", members.join(" "));
         let mut traveller = Traveller::set_out_together(&scene, binary(), &shape, &members);
         for _ in 0..2 {
