@@ -43,6 +43,13 @@ const NEEDS: &[Need] = &[
     Need { program: "/usr/sbin/mkfs.ext4", package: "e2fsprogs" },
     Need { program: "Xvfb", package: "xvfb" },
     Need { program: "xclock", package: "x11-apps" },
+    Need { program: "chromium", package: "chromium" },
+    Need { program: "gunicorn", package: "gunicorn" },
+    Need { program: "uvicorn", package: "uvicorn" },
+    Need { program: "/usr/sbin/haproxy", package: "haproxy" },
+    Need { program: "/usr/sbin/lighttpd", package: "lighttpd" },
+    Need { program: "emacs", package: "emacs-nox" },
+    Need { program: "/usr/lib/python3/dist-packages/ipykernel", package: "python3-ipykernel" },
 ];
 
 /// Debian's numpy, for Debian's python.
