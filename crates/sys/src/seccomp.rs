@@ -6,6 +6,30 @@ use rustix::io::{Errno, Result};
 /// A call, and the error that it gets.
 pub type Refusal = (u32, i32);
 
+/// A call that is refused if an argument is what is said, and the error that it gets.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// The number of the call.
+    pub call: u32,
+    /// When it is refused.
+    pub when: When,
+    /// The error.
+    pub errno: i32,
+}
+
+/// Which arguments of a call are meant; of each, its lower half is looked at.
+#[derive(Clone, Copy, Debug)]
+pub enum When {
+    /// Whatever they are.
+    Always,
+    /// One that has any of these bits.
+    Bits(u8, u32),
+    /// One that is this.
+    Is(u8, u32),
+    /// One that is none of these.
+    IsNot(u8, &'static [u32]),
+}
+
 /// `struct sock_filter`: code, jump if true, jump if false, value.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -24,6 +48,7 @@ struct Program {
 const LOAD_WORD: u16 = 0x20;
 const JUMP_IF_EQUAL: u16 = 0x15;
 const JUMP_IF_AT_LEAST: u16 = 0x35;
+const JUMP_IF_ANY: u16 = 0x45;
 const RETURN: u16 = 0x06;
 const RET_ALLOW: u32 = 0x7fff_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
@@ -32,6 +57,7 @@ const X32_BIT: u32 = 0x4000_0000;
 /// Offsets in `struct seccomp_data`.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
+const ARGUMENTS: u32 = 16;
 
 fn program(refused: &[Refusal]) -> Vec<Instruction> {
     let error = |errno: i32| Instruction(RETURN, 0, 0, RET_ERRNO | errno as u32);
@@ -53,6 +79,46 @@ fn program(refused: &[Refusal]) -> Vec<Instruction> {
     code
 }
 
+fn confining(rules: &[Rule]) -> Vec<Instruction> {
+    let error = |errno: i32| Instruction(RETURN, 0, 0, RET_ERRNO | errno as u32);
+    let argument = |index: u8| Instruction(LOAD_WORD, 0, 0, ARGUMENTS + 8 * u32::from(index));
+    let mut code = vec![
+        Instruction(LOAD_WORD, 0, 0, ARCH),
+        // The calls of 32 bits have other numbers, and would be a way around all rules.
+        Instruction(JUMP_IF_EQUAL, 1, 0, ARCH_X86_64),
+        error(libc::ENOSYS),
+        Instruction(LOAD_WORD, 0, 0, NUMBER),
+        Instruction(JUMP_IF_AT_LEAST, 0, 1, X32_BIT),
+        error(libc::ENOSYS),
+    ];
+    for Rule { call, when, errno } in rules {
+        let mut body = Vec::new();
+        match *when {
+            When::Always => body.push(error(*errno)),
+            When::Bits(index, bits) => {
+                body.extend([argument(index), Instruction(JUMP_IF_ANY, 0, 1, bits), error(*errno)]);
+            }
+            When::Is(index, value) => {
+                body.extend([argument(index), Instruction(JUMP_IF_EQUAL, 0, 1, value), error(*errno)]);
+            }
+            When::IsNot(index, values) => {
+                body.push(argument(index));
+                for (at, value) in values.iter().enumerate() {
+                    // Over the rest of them, and over the refusal.
+                    body.push(Instruction(JUMP_IF_EQUAL, (values.len() - at) as u8, 0, *value));
+                }
+                body.push(error(*errno));
+            }
+        }
+        // Whatever the rule has loaded, the next one looks at the number again.
+        body.push(Instruction(LOAD_WORD, 0, 0, NUMBER));
+        code.push(Instruction(JUMP_IF_EQUAL, 0, body.len() as u8, *call));
+        code.extend(body);
+    }
+    code.push(Instruction(RETURN, 0, 0, RET_ALLOW));
+    code
+}
+
 /// A filter that is ready to be installed, which then takes one system call and no memory.
 #[allow(missing_debug_implementations, reason = "it is machine code")]
 pub struct Filter(Vec<Instruction>);
@@ -61,6 +127,11 @@ impl Filter {
     /// Makes one that refuses calls.
     pub fn refusing(refused: &[Refusal]) -> Self {
         Self(program(refused))
+    }
+
+    /// Makes one that refuses calls by their arguments, and all calls of other architectures.
+    pub fn confining(rules: &[Rule]) -> Self {
+        Self(confining(rules))
     }
 
     /// Installs it in the calling thread, for good, and for all that it starts.
@@ -85,6 +156,10 @@ mod tests {
 
     /// Runs a program as the kernel would.
     fn decide(code: &[Instruction], arch: u32, number: u32) -> u32 {
+        decide_with(code, arch, number, [0; 6])
+    }
+
+    fn decide_with(code: &[Instruction], arch: u32, number: u32, arguments: [u32; 6]) -> u32 {
         let (mut at, mut accumulator) = (0, 0);
         loop {
             let Instruction(op, yes, no, value) = code[at];
@@ -92,12 +167,38 @@ mod tests {
             let skip = |condition| usize::from(if condition { yes } else { no });
             match op {
                 LOAD_WORD if value == NUMBER => accumulator = number,
-                LOAD_WORD => accumulator = arch,
+                LOAD_WORD if value == ARCH => accumulator = arch,
+                LOAD_WORD => accumulator = arguments[(value - ARGUMENTS) as usize / 8],
+                JUMP_IF_ANY => at += skip(accumulator & value != 0),
                 JUMP_IF_EQUAL => at += skip(accumulator == value),
                 JUMP_IF_AT_LEAST => at += skip(accumulator >= value),
                 _ => return value,
             }
         }
+    }
+
+    #[test]
+    fn rules_look_at_arguments_and_leave_no_way_around() {
+        let code = confining(&[
+            Rule { call: 56, when: When::Bits(0, 0x1000_0000), errno: libc::EPERM },
+            Rule { call: 72, when: When::Is(1, 1036), errno: libc::EINVAL },
+            Rule { call: 41, when: When::IsNot(0, &[1, 2, 10]), errno: libc::EAFNOSUPPORT },
+            Rule { call: 250, when: When::Always, errno: libc::ENOSYS },
+        ]);
+        let look = |number, arguments| decide_with(&code, ARCH_X86_64, number, arguments);
+        let refused = |errno: i32| RET_ERRNO | errno as u32;
+        assert_eq!(look(56, [0x1000_0011, 0, 0, 0, 0, 0]), refused(libc::EPERM));
+        assert_eq!(look(56, [0x11, 0, 0, 0, 0, 0]), RET_ALLOW);
+        assert_eq!(look(72, [3, 1036, 0, 0, 0, 0]), refused(libc::EINVAL));
+        assert_eq!(look(72, [1036, 1, 0, 0, 0, 0]), RET_ALLOW);
+        assert_eq!([1, 2, 10].map(|domain| look(41, [domain, 0, 0, 0, 0, 0])), [RET_ALLOW; 3]);
+        assert_eq!(look(41, [40, 1, 0, 0, 0, 0]), refused(libc::EAFNOSUPPORT));
+        assert_eq!(look(250, [0; 6]), refused(libc::ENOSYS));
+        // What an argument was does not count for the next rule: 250 as an argument is no call.
+        assert_eq!(look(56, [250, 0, 0, 0, 0, 0]), RET_ALLOW);
+        assert_eq!(look(1, [0; 6]), RET_ALLOW);
+        assert_eq!(decide(&code, 0x4000_0003, 1), refused(libc::ENOSYS));
+        assert_eq!(decide(&code, ARCH_X86_64, 1 | X32_BIT), refused(libc::ENOSYS));
     }
 
     #[test]
