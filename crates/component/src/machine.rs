@@ -61,7 +61,7 @@ fn live<S>(
 ) -> Result<Infallible, Error> {
     let mut session = Session::connect()?;
     for name in roms {
-        session.rom(name)?;
+        session.rom_sent(name)?;
     }
     for name in reports {
         session.report(name)?;
@@ -81,7 +81,7 @@ fn live<S>(
         state = next;
         for (name, report) in outcome {
             if said.get(name) != Some(&report) {
-                session.submit(name, &report)?;
+                session.put(name, &report)?;
                 said.insert(name, report);
             }
         }

@@ -10,6 +10,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 /// A content up to this size travels inside its packet; making and mapping a memfd costs more than copying so much.
@@ -17,6 +18,11 @@ pub const INLINE_BYTES: usize = 32 << 10;
 
 /// No packet is longer.
 const PACKET_BYTES: usize = INLINE_BYTES + 1024;
+
+thread_local! {
+    /// Where packets arrive: to clear as much for each of them would cost more than to receive it.
+    static ARRIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; PACKET_BYTES].into());
+}
 
 /// The longest name of a component, a ROM or a report.
 pub const NAME_BYTES: usize = 64;
@@ -73,12 +79,15 @@ pub fn send(socket: impl AsFd, head: &str, body: &[u8], fd: Option<BorrowedFd<'_
 /// # Errors
 /// EMSGSIZE if it is longer than any packet is, EBADMSG if its line is no text, EAGAIN if there is none now.
 pub fn receive(socket: impl AsFd, flags: RecvFlags) -> Result<Option<Packet>> {
-    let mut bytes = [0; PACKET_BYTES];
+    ARRIVED.with_borrow_mut(|bytes| receive_into(socket, flags, bytes))
+}
+
+fn receive_into(socket: impl AsFd, flags: RecvFlags, bytes: &mut [u8]) -> Result<Option<Packet>> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = flags | RecvFlags::CMSG_CLOEXEC;
     let received = loop {
-        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let mut parts = [IoSliceMut::new(bytes)];
         match rustix::net::recvmsg(&socket, &mut parts, &mut ancillary, flags) {
             Err(Errno::INTR) => {}
             Err(Errno::CONNRESET) => return Ok(None),

@@ -21,6 +21,10 @@ fn main() -> ExitCode {
             known.dedup();
             ((), vec![("known", known.join("\n").into_bytes())])
         }),
+        // Writes down each round once: the last one, how many, and a sum that depends on their order.
+        "ledger" => {
+            run(&["in", "known"], &["known"], (), |(), roms| ((), vec![("known", ledger(roms).into_bytes())]))
+        }
         // Keeps in secret how many versions it has read.
         "secret" => run(&["in"], &["out"], 0u32, |count, roms| {
             let report = format!("{} is number {}", roms.text("in"), count + 1);
@@ -29,6 +33,8 @@ fn main() -> ExitCode {
         "silent" => run(&["in"], &[], (), |(), _| ((), Vec::new())),
         "crash" => return ExitCode::from(3),
         "hang" => hang(),
+        "flood" => flood(&word),
+        "acked" => acked(&word),
         "probe" => probe(&word),
         "large" => large(&word),
         _ => Err(Error::Alone),
@@ -39,6 +45,49 @@ fn main() -> ExitCode {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn ledger(roms: &frost_component::Roms) -> String {
+    let known = roms.text("known").to_owned();
+    let mut words = known.split(' ').map(|word| word.parse::<u64>().unwrap_or(0));
+    let (last, count, sum) =
+        (words.next().unwrap_or(0), words.next().unwrap_or(0), words.next().unwrap_or(0));
+    let told = roms.text("in").trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    match told.strip_suffix('!').and_then(|number| number.parse::<u64>().ok()) {
+        Some(number) if number > last => {
+            let sum = (sum ^ number).wrapping_mul(0x0100_0000_01b3);
+            let gap = if number == last + 1 { "" } else { " gap" };
+            format!("{number} {} {sum}{gap}", count + 1)
+        }
+        _ if known.is_empty() => "0 0 0".to_owned(),
+        _ => known,
+    }
+}
+
+/// Counts; what was acknowledged it writes down in a file.
+fn acked(path: &str) -> Result<(), Error> {
+    let mut session = Session::connect()?;
+    session.report("out")?;
+    let before = std::fs::read_to_string(path).unwrap_or_default();
+    for number in before.trim().parse::<u64>().unwrap_or(0) + 1.. {
+        session.submit("out", number.to_string().as_bytes())?;
+        let draft = format!("{path}~");
+        let written = std::fs::write(&draft, number.to_string()).and_then(|()| std::fs::rename(&draft, path));
+        written.map_err(|error| Error::Protocol(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Reports so often as fast as it can.
+fn flood(count: &str) -> Result<(), Error> {
+    let mut session = Session::connect()?;
+    session.report("out")?;
+    for number in 1..=count.parse::<u64>().unwrap_or(1) {
+        session.submit("out", number.to_string().as_bytes())?;
+    }
+    loop {
+        session.wait()?;
     }
 }
 

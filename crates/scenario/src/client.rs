@@ -23,6 +23,10 @@ pub(crate) struct Rom {
     pub(crate) sticky: bool,
     /// The reader has asked since the last signal; only then it gets another one.
     pub(crate) is_armed: bool,
+    /// Its signals bring small versions along.
+    pub(crate) is_sent: bool,
+    /// The number of the version that it was given last.
+    pub(crate) told: u64,
 }
 
 /// A packet that waits for room.
@@ -41,6 +45,12 @@ pub(crate) struct Client {
     pub(crate) reports: BTreeSet<String>,
     /// It was asked whether it is alive and has not answered.
     pub(crate) is_asked: bool,
+    /// Nothing is read from it for a while.
+    pub(crate) is_paused: bool,
+    /// How often it was read from.
+    pub(crate) turns: u32,
+    /// There was more than one packet when it was looked.
+    pub(crate) is_eager: bool,
     waiting: VecDeque<Waiting>,
 }
 
@@ -63,6 +73,9 @@ impl Client {
             roms: BTreeMap::new(),
             reports: BTreeSet::new(),
             is_asked: false,
+            is_paused: false,
+            turns: 0,
+            is_eager: false,
             waiting: VecDeque::new(),
         }
     }

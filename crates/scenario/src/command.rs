@@ -271,7 +271,11 @@ fn freeze(name: Option<&str>) -> Result<(), Failure> {
         .map_err(|error| denied(&format!("cannot freeze scenario {name}"), error))?;
     let mut numbers = answer.words().2.split(' ');
     let (documents, bytes) = (numbers.next().unwrap_or("?"), numbers.next().unwrap_or("?"));
-    println!("scenario {name}: {documents} documents, {bytes} bytes; its components are gone");
+    let programs = match numbers.next() {
+        None | Some("0") => String::new(),
+        Some(programs) => format!(", {programs} programs in images of their own"),
+    };
+    println!("scenario {name}: {documents} documents, {bytes} bytes{programs}; its components are gone");
     Ok(())
 }
 
@@ -358,6 +362,7 @@ fn render(state: &State) -> String {
         let mut remark: Vec<String> = Vec::new();
         remark.extend((!component.version.is_empty()).then(|| format!("version {}", component.version)));
         remark.extend(component.is_being_replaced.then(|| "being replaced".to_owned()));
+        remark.extend(component.is_silent.then(|| "has not reported".to_owned()));
         remark.extend(component.last_end.clone());
         remark.extend(component.complaint.clone());
         rows.push(vec![
@@ -386,6 +391,15 @@ fn render(state: &State) -> String {
     }
     text.push('\n');
     text.push_str(&table(&rows));
+    if !state.programs.is_empty() {
+        let mut rows = vec![["PROGRAM", "STATE", "PID", "NAME"].map(str::to_owned).to_vec()];
+        for program in &state.programs {
+            let pid = program.pid.map(|pid| pid.to_string()).unwrap_or_default();
+            rows.push(vec![program.name.clone(), program.state.clone(), pid, program.instance.clone()]);
+        }
+        text.push('\n');
+        text.push_str(&table(&rows));
+    }
     text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
 }
 

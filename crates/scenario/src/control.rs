@@ -36,7 +36,7 @@ impl Engine {
         let (verb, name, _) = packet.words();
         let (verb, name) = (verb.to_owned(), name.to_owned());
         let answer = match verb.as_str() {
-            "status" => Ok(self.state_text()),
+            "status" => Ok(self.full_state_text()),
             "file" => Ok(self.file.display().to_string()),
             "down" => {
                 self.told_at_end.push((client, "down".to_owned()));
@@ -48,7 +48,7 @@ impl Engine {
                     self.told_at_end.push((client, told));
                     return true;
                 }
-                Err(error) => Err(format!("its image cannot be written: {error}; it runs on as it was")),
+                Err(why) => Err(format!("{why}; it runs on as it was")),
             },
             "report" => self.view_report(client, &name),
             "rom" => self.view_rom(client, &name),
@@ -69,17 +69,26 @@ impl Engine {
     }
 
     /// Writes all documents into an image; then the scenario ends. Returns what is told then.
-    fn freeze(&mut self) -> std::io::Result<String> {
+    fn freeze(&mut self) -> Result<String, String> {
         let mut image = Image::new(&self.name, &self.file, &self.scenario.text, &self.documents);
         for (name, slot) in &self.slots {
             if let Some(replacement) = slot.replacement() {
                 image.replaced.insert(name.clone(), replacement);
             }
         }
-        let bytes = image.write(&self.home)?;
+        // Programs first: they are what may refuse.
+        image.members = self.freeze_members()?;
+        let bytes = match image.write(&self.home) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.thaw_members(&image.members);
+                return Err(format!("its image cannot be written: {error}"));
+            }
+        };
         // From here on it is frozen, whatever happens to us.
+        self.members_are_gone = true;
         self.end_all();
-        Ok(format!("frozen {} {} {bytes}", self.name, image.len()))
+        Ok(format!("frozen {} {} {bytes} {}", self.name, image.len(), image.members.len()))
     }
 
     fn view_report(&mut self, client: u64, name: &str) -> Result<String, String> {
@@ -99,7 +108,7 @@ impl Engine {
             self.documents.replace(&label, content);
         }
         // Whoever looks from outside sees what sticks as well.
-        self.attach(client, name, label, true);
+        self.attach(client, name, label, true, false);
         Ok(String::new())
     }
 
@@ -122,7 +131,7 @@ impl Engine {
                 spot::suggest(&rom.report, "its ROMs", known)
             )
         })?;
-        self.attach(client, name, route.from, route.sticky);
+        self.attach(client, name, route.from, route.sticky, false);
         Ok(String::new())
     }
 

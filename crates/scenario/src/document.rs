@@ -36,6 +36,11 @@ impl Documents {
         self.0.iter()
     }
 
+    /// Returns how many documents a component has written.
+    pub(crate) fn written_by(&self, writer: &str) -> usize {
+        self.0.range(Label::new(writer, "")..).take_while(|(label, _)| label.writer == writer).count()
+    }
+
     /// Replaces a document, and returns its version.
     pub(crate) fn replace(&mut self, label: &Label, content: Content) -> u64 {
         let document = self.0.entry(label.clone()).or_default();

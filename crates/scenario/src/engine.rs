@@ -19,6 +19,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::inotify;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Resource, Rlimit};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
@@ -36,6 +37,8 @@ pub(crate) enum Token {
     Listener(u64),
     /// A life has ended.
     End(u64),
+    /// A life has printed something.
+    Log(u64),
     Client(u64),
 }
 
@@ -47,6 +50,10 @@ pub(crate) enum Timer {
     /// Kill a life that has not ended by itself.
     Kill(u64),
     Heartbeat(u64),
+    /// Read from a connection again.
+    Resume(u64),
+    /// Look for reports of a life that are files.
+    Reports(u64),
     /// A successor has not reported.
     Late(u64),
     /// Tell how things stand.
@@ -55,11 +62,20 @@ pub(crate) enum Timer {
     Prove,
 }
 
+/// Whose report it is.
+pub(crate) struct Origin {
+    pub(crate) client: u64,
+    /// The report.
+    pub(crate) name: String,
+    /// It waits for an answer.
+    pub(crate) is_answered: bool,
+}
+
 /// A version that is not safe on disk yet; readers do not see it before.
 pub(crate) struct Pending {
     pub(crate) version: u64,
     pub(crate) content: Content,
-    pub(crate) from: Option<(u64, String)>,
+    pub(crate) from: Option<Origin>,
 }
 
 /// The supervisor of one scenario.
@@ -87,11 +103,17 @@ pub(crate) struct Engine {
     pub(crate) told_at_end: Vec<(u64, String)>,
     /// Components that were replaced before the scenario was frozen.
     pub(crate) replaced: BTreeMap<String, Replacement>,
+    /// What went wrong with members.
+    pub(crate) members: BTreeMap<String, String>,
+    /// They were ended, or frozen.
+    pub(crate) members_are_gone: bool,
     pub(crate) is_ending: bool,
     /// Components are compared with themselves.
     pub(crate) proof: Option<Proof>,
     /// Something has changed that the state report tells.
     pub(crate) is_news: bool,
+    /// How many files this process was allowed to open before it has raised that, which components are not to notice.
+    pub(crate) open_files: Option<u64>,
     last_state: Option<Instant>,
     vault: Vault,
     epoll: OwnedFd,
@@ -158,9 +180,12 @@ impl Engine {
             pending: BTreeMap::new(),
             told_at_end: Vec::new(),
             replaced: BTreeMap::new(),
+            members: BTreeMap::new(),
+            members_are_gone: false,
             is_ending: false,
             proof: None,
             is_news: true,
+            open_files: raise_open_files(),
             last_state: None,
             vault: Vault::start(kept.clone(), bell.try_clone()?)?,
             epoll,
@@ -182,6 +207,8 @@ impl Engine {
         }
         if let Some(image) = image {
             image.restore(&mut engine.documents)?;
+            // Before anything of it runs, and before a program that is missing would be started anew.
+            engine.take_back_members(&scenario, &image.members).map_err(io::Error::other)?;
             engine.replaced = image.replaced;
         }
         engine.apply(scenario);
@@ -296,6 +323,7 @@ impl Engine {
                 }
             }
             Token::End(life) => self.life_ended(life),
+            Token::Log(life) => drop(self.take_print(life)),
             Token::Client(number) => self.serve(number, flags),
         }
     }
@@ -305,6 +333,8 @@ impl Engine {
             Timer::Start(name) => self.start_if_due(&name),
             Timer::Kill(life) => self.kill(life),
             Timer::Heartbeat(life) => self.heartbeat(life),
+            Timer::Resume(client) => self.resume(client),
+            Timer::Reports(life) => self.take_late(life),
             Timer::Late(life) => self.successor_is_late(life),
             Timer::State => self.tell_state(),
             Timer::Prove => self.prove(),
@@ -321,7 +351,13 @@ impl Engine {
                 _ => return self.drop_client(number),
             }
         }
-        for _ in 0..TURN {
+        // Who speaks waits for an answer, as a rule: to look for more would cost as much again as what is there. Whether it
+        // is one that sends several at once is looked now and then.
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        client.turns = client.turns.wrapping_add(1);
+        let turn = if client.is_eager || client.turns % 16 == 0 { TURN } else { 1 };
+        client.is_eager = false;
+        for count in 0..turn {
             let Some(client) = self.clients.get(&number) else { return };
             let packet =
                 match frost_component::wire::receive(&client.socket, rustix::net::RecvFlags::DONTWAIT) {
@@ -330,6 +366,12 @@ impl Engine {
                     // It is gone, or does not speak the protocol.
                     _ => return self.drop_client(number),
                 };
+            if count > 0
+                && let Some(client) = self.clients.get_mut(&number)
+            {
+                client.is_eager = true;
+            }
+            let Some(client) = self.clients.get(&number) else { return };
             let goes_on = match client.owner {
                 Owner::Life(life) => self.request(number, life, packet),
                 Owner::Command => self.command(number, packet),
@@ -354,6 +396,24 @@ impl Engine {
         }
     }
 
+    /// Reads nothing from a connection for a while.
+    pub(crate) fn pause(&mut self, number: u64) {
+        if let Some(client) = self.clients.get_mut(&number) {
+            client.is_paused = true;
+        }
+        self.turn(number, EventFlags::empty());
+    }
+
+    /// Reads from a connection again.
+    pub(crate) fn resume(&mut self, number: u64) {
+        if let Some(client) = self.clients.get_mut(&number)
+            && std::mem::take(&mut client.is_paused)
+        {
+            // If its queue is full that is found at the next answer.
+            self.turn(number, EventFlags::IN);
+        }
+    }
+
     fn turn(&self, number: u64, flags: EventFlags) {
         if let Some(client) = self.clients.get(&number) {
             let _ = epoll::modify(&self.epoll, &client.socket, EventData::new_u64(number), flags);
@@ -361,8 +421,8 @@ impl Engine {
     }
 
     /// Replaces a document for all its readers, and answers its writer; at once, or when it is safe.
-    pub(crate) fn publish(&mut self, label: &Label, content: Content, from: Option<(u64, String)>) {
-        if self.scenario.persists(label) {
+    pub(crate) fn publish(&mut self, label: &Label, content: Content, from: Option<Origin>) {
+        if self.scenario.persisted.contains(label) {
             let waiting = self.pending.entry(label.clone()).or_default();
             let last = waiting.last().map(|pending| pending.version);
             let version = last.unwrap_or_else(|| self.documents.get(label).version) + 1;
@@ -371,10 +431,11 @@ impl Engine {
             return;
         }
         let version = self.documents.replace(label, content);
-        if let Some((client, name)) = from {
+        // Readers first: they wait for something, the writer only for its turn.
+        self.signal(label);
+        if let Some(Origin { client, name, is_answered: true }) = from {
             self.send(client, format!("submitted {name} {version}"), None);
         }
-        self.signal(label);
     }
 
     /// Publishes what has become safe.
@@ -393,12 +454,17 @@ impl Engine {
                 }
             }
             for Pending { version, from, .. } in done {
-                let Some((client, name)) = from else { continue };
-                let answer = match &result {
-                    Ok(()) => format!("submitted {name} {version}"),
-                    Err(why) => format!("error submit {name} cannot be kept: {why}; it is as it was"),
-                };
-                self.send(client, answer, None);
+                let Some(Origin { client, name, is_answered }) = from else { continue };
+                let verb = if is_answered { "submit" } else { "put" };
+                match &result {
+                    Ok(()) if !is_answered => {}
+                    Ok(()) => drop(self.send(client, format!("submitted {name} {version}"), None)),
+                    Err(why) => {
+                        let told = format!("error {verb} {name} cannot be kept: {why}; it is as it was");
+                        self.send(client, told, None);
+                    }
+                }
+                self.resume(client);
             }
             if result.is_ok() {
                 self.signal(&label);
@@ -410,12 +476,7 @@ impl Engine {
     pub(crate) fn signal(&mut self, label: &Label) {
         let readers: Vec<(u64, String)> = self.readers.get(label).into_iter().flatten().cloned().collect();
         for (client, name) in readers {
-            let rom = self.clients.get_mut(&client).and_then(|client| client.roms.get_mut(&name));
-            if let Some(rom) = rom
-                && std::mem::take(&mut rom.is_armed)
-            {
-                self.send(client, format!("changed {name}"), None);
-            }
+            self.tell(client, &name);
         }
         let readers: Vec<(u64, String)> =
             self.file_readers.get(label).into_iter().flatten().cloned().collect();
@@ -431,6 +492,12 @@ impl Engine {
         if !self.is_news {
             return;
         }
+        // Nobody reads it, as a rule; and a thousand components make it long.
+        let label = Label::new(SCENARIO, "state");
+        if !self.scenario.tells_state && !self.readers.contains_key(&label) {
+            self.is_news = false;
+            return;
+        }
         if let Some(last) = self.last_state
             && last.elapsed() < STATE_SPAN
         {
@@ -441,12 +508,7 @@ impl Engine {
         }
         self.is_news = false;
         self.last_state = Some(Instant::now());
-        let label = Label::new(SCENARIO, "state");
-        // Nobody reads it, as a rule; and a thousand components make it long.
-        let is_read =
-            self.scenario.routes.iter().any(|route| route.from == label) || self.readers.contains_key(&label);
-        if is_read
-            && let Ok(content) = Content::new(self.state_text().as_bytes())
+        if let Ok(content) = Content::new(self.state_text().as_bytes())
             && self.documents.get(&label).content.as_ref() != Some(&content)
         {
             self.publish(&label, content, None);
@@ -470,6 +532,15 @@ impl Engine {
         }
         self.is_news = true;
     }
+}
+
+/// Lets this process open as many files as it may; a component takes four. Returns what the limit was.
+fn raise_open_files() -> Option<u64> {
+    let limits = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limits.maximum, maximum: limits.maximum };
+    // Where that fails, it goes as far as it goes.
+    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+    limits.current
 }
 
 /// Makes a socket that components or commands connect to.

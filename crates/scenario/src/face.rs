@@ -4,7 +4,7 @@
 //! written there in place is not looked at, since nobody could tell when it is whole. `changed` is a fifo in which a line
 //! waits while there is something new.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Timer};
 use frost_component::Content;
 use frost_component::wire::is_name;
 use rustix::fd::OwnedFd;
@@ -28,6 +28,8 @@ pub(crate) struct Files {
     watch: i32,
     /// The fifo in which a line waits.
     changed: OwnedFd,
+    /// Reports wait until its budget allows them.
+    is_late: bool,
 }
 
 /// What is said when a file of the scenario is whole: it was closed, or renamed to its name.
@@ -100,7 +102,7 @@ impl Engine {
         let changed = rustix::fs::open(&fifo, flags, Mode::empty())?;
         let watch = inotify::add_watch(&self.watch, directory.join("s/report"), WatchFlags::MOVED_TO)?;
         self.watched.insert(watch, Watched::Reports(life));
-        Ok(Files { watch, changed })
+        Ok(Files { watch, changed, is_late: false })
     }
 
     /// Lets a life read a document as a file.
@@ -136,6 +138,14 @@ impl Engine {
         }
     }
 
+    /// Takes reports for which there was no budget when they came.
+    pub(crate) fn take_late(&mut self, life: u64) {
+        if let Some(files) = self.lives.get_mut(&life).and_then(|life| life.files.as_mut()) {
+            files.is_late = false;
+            self.take_all(life);
+        }
+    }
+
     fn take_all(&mut self, life: u64) {
         let Some(directory) = self.lives.get(&life).map(|life| life.directory.join("s/report")) else {
             return;
@@ -148,7 +158,8 @@ impl Engine {
     /// Takes a report that was renamed to its name.
     fn take(&mut self, life: u64, name: &str) {
         let Some(owner) = self.lives.get(&life) else { return };
-        if !is_name(name) {
+        // Files of the same name replace one another while they wait.
+        if !is_name(name) || owner.files.as_ref().is_some_and(|files| files.is_late) {
             return;
         }
         let (place, taken) = (owner.directory.join("s/report").join(name), owner.directory.join("taken"));
@@ -157,7 +168,14 @@ impl Engine {
             return;
         }
         let result = self.read_report(life, name, &taken);
-        let _ = std::fs::remove_file(&taken);
+        // It may be anything, and must not stand in the way of the next one.
+        let _ = std::fs::remove_file(&taken).or_else(|_| std::fs::remove_dir_all(&taken));
+        if let Some(wait) = self.spend(life)
+            && let Some(files) = self.lives.get_mut(&life).and_then(|life| life.files.as_mut())
+        {
+            files.is_late = true;
+            self.after(wait, Timer::Reports(life));
+        }
         if let Err(why) = result {
             let component = self.lives.get(&life).map(|life| life.component.clone()).unwrap_or_default();
             eprintln!("frost-scenario: a report of {component} is not taken: {why}");
@@ -200,7 +218,7 @@ impl Engine {
         else {
             return;
         };
-        self.take_all(life);
+        self.take_late(life);
         self.watched.remove(&watch);
         let _ = inotify::remove_watch(&self.watch, watch);
         self.file_readers.retain(|_, readers| {

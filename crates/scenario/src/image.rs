@@ -31,6 +31,9 @@ pub(crate) struct Image {
     #[serde(default)]
     pub(crate) replaced: BTreeMap<String, Replacement>,
     documents: Vec<Kept>,
+    /// Programs that were frozen with it, by their names: image and version.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) members: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,7 +59,14 @@ impl Image {
             })
             .collect();
         let (name, text) = (name.to_owned(), text.to_owned());
-        Self { name, file: file.to_owned(), text, replaced: BTreeMap::new(), documents }
+        Self {
+            name,
+            file: file.to_owned(),
+            text,
+            replaced: BTreeMap::new(),
+            documents,
+            members: BTreeMap::new(),
+        }
     }
 
     /// Gives all documents back. Those of components have no writer yet; the scenario's own are as they were.
@@ -94,6 +104,7 @@ impl Image {
         file.sync_all()?;
         std::fs::rename(&draft, home.join(IMAGE))?;
         std::fs::File::open(home)?.sync_all()?;
+        crate::vault::sync_names(home)?;
         Ok(bytes.len() as u64)
     }
 

@@ -9,11 +9,11 @@ use frost_component::Content;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{PidfdFlags, Signal};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, PipeReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A component of the scenario, and how it stands.
 #[derive(Debug)]
@@ -65,7 +65,9 @@ pub(crate) struct Life {
     pub(crate) component: String,
     pub(crate) spec: Component,
     pub(crate) listener: OwnedFd,
-    tokens: [u64; 2],
+    tokens: [u64; 3],
+    /// What it prints arrives here.
+    heard: PipeReader,
     child: Child,
     pidfd: OwnedFd,
     pub(crate) directory: PathBuf,
@@ -88,6 +90,8 @@ pub(crate) struct Life {
     /// The process that has connected.
     pub(crate) peer: Option<i32>,
     pub(crate) files: Option<Files>,
+    /// When its budget of reports is used up to.
+    pub(crate) due: Instant,
 }
 
 impl Life {
@@ -96,6 +100,12 @@ impl Life {
         self.peer.unwrap_or(self.child.id() as i32)
     }
 }
+
+/// How many connections a component may have: it needs one.
+const CONNECTIONS: usize = 16;
+
+/// How much of what a component prints is taken at once.
+const PRINT_BYTES: usize = 64 << 10;
 
 /// Of the heartbeats so many may be missed.
 const HEARTBEATS: u32 = 3;
@@ -182,6 +192,7 @@ impl Engine {
                 Some(_) => {}
             }
         }
+        self.apply_members(&old.programs);
         self.watch_files();
         self.is_news = true;
     }
@@ -224,8 +235,8 @@ impl Engine {
         }
         let listener = listen(&sessions.join("session"))?;
         std::fs::create_dir_all(self.home.join("logs"))?;
-        let log =
-            std::fs::File::options().create(true).append(true).open(self.home.join("logs").join(name))?;
+        let (heard, log) = std::io::pipe()?;
+        rustix::io::ioctl_fionbio(&heard, true)?;
         let surroundings = Surroundings {
             parent: std::process::id() as i32,
             binary,
@@ -237,6 +248,9 @@ impl Engine {
             network: spec.network,
             paths: spec.paths.clone(),
             memory_bytes: spec.memory_bytes,
+            processes: spec.processes,
+            open_files: self.open_files,
+            files: spec.files,
         };
         let files = if spec.files { Some(self.prepare_files(number, &directory)?) } else { None };
         let mut child = stage::spawn(&surroundings, log)?;
@@ -246,7 +260,8 @@ impl Engine {
             .map_err(io::Error::from)
             .and_then(|pidfd| {
                 let end = self.listen_to(&pidfd, Token::End(number))?;
-                Ok((pidfd, [end, self.listen_to(&listener, Token::Listener(number))?]))
+                let listens = self.listen_to(&listener, Token::Listener(number))?;
+                Ok((pidfd, [end, listens, self.listen_to(&heard, Token::Log(number))?]))
             });
         let (pidfd, tokens) = match held {
             Ok(held) => held,
@@ -261,6 +276,7 @@ impl Engine {
             spec: spec.clone(),
             listener,
             tokens,
+            heard,
             child,
             pidfd,
             directory,
@@ -275,6 +291,7 @@ impl Engine {
             patron: None,
             peer: None,
             files,
+            due: Instant::now(),
         };
         self.lives.insert(number, life);
         if spec.files {
@@ -289,8 +306,33 @@ impl Engine {
         Ok(number)
     }
 
+    /// Writes what a life has printed into its component's log, not more than a pipe holds at once, so that the others have
+    /// their turn. Returns whether there may be more.
+    pub(crate) fn take_print(&mut self, number: u64) -> bool {
+        let Some(life) = self.lives.get(&number) else { return false };
+        let mut bytes = vec![0; PRINT_BYTES];
+        match rustix::io::read(&life.heard, &mut bytes[..]) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => false,
+            Ok(count) if count > 0 => {
+                let path = self.home.join("logs").join(&life.component);
+                if let Err(error) = append(&path, &bytes[..count], life.spec.log_bytes) {
+                    eprintln!("frost-scenario: {} is not complete: {error}", path.display());
+                }
+                true
+            }
+            // Nobody is left who could print.
+            _ => {
+                self.forget_token(life.tokens[2]);
+                false
+            }
+        }
+    }
+
     /// Lets a process of a component speak to us.
     pub(crate) fn admit(&mut self, number: u64, socket: OwnedFd) {
+        if self.lives.get(&number).is_some_and(|life| life.clients.len() >= CONNECTIONS) {
+            return;
+        }
         let peer = rustix::net::sockopt::socket_peercred(&socket).ok();
         let Some(client) = self.add_client(socket, crate::client::Owner::Life(number)) else { return };
         let Some(life) = self.lives.get_mut(&number) else { return };
@@ -329,6 +371,7 @@ impl Engine {
     /// Ends the scenario.
     pub(crate) fn end_all(&mut self) {
         self.is_ending = true;
+        self.end_members();
         for life in self.lives.keys().copied().collect::<Vec<_>>() {
             self.end(life);
         }
@@ -338,6 +381,10 @@ impl Engine {
     pub(crate) fn heartbeat(&mut self, number: u64) {
         let Some(life) = self.lives.get_mut(&number) else { return };
         let Some(span) = life.spec.heartbeat else { return };
+        // Its answer may lie behind what waits for its budget, or for the disk.
+        if life.clients.iter().any(|client| self.clients.get(client).is_some_and(|client| client.is_paused)) {
+            return self.after(span, Timer::Heartbeat(number));
+        }
         if life.skipped >= HEARTBEATS {
             life.why = Some(format!("it has not answered {HEARTBEATS} heartbeats"));
             return self.kill(number);
@@ -367,6 +414,7 @@ impl Engine {
             self.drop_client(client);
         }
         self.forget_files(number);
+        while self.take_print(number) {}
         // Reports that came as files have no connection.
         let reports = self.lives.get(&number).map(|life| life.reports.clone()).unwrap_or_default();
         for report in reports {
@@ -531,6 +579,20 @@ impl Engine {
         }
         self.end(number);
     }
+}
+
+/// Appends to a log; when it is full it becomes the old one, and what was the old one goes.
+fn append(path: &std::path::Path, bytes: &[u8], limit_bytes: u64) -> io::Result<()> {
+    let mut file = std::fs::File::options().create(true).append(true).open(path)?;
+    let length = file.metadata()?.len();
+    if length > 0 && length + bytes.len() as u64 > limit_bytes / 2 {
+        let mut old = path.as_os_str().to_owned();
+        // No component's name begins so.
+        old.push("~");
+        std::fs::rename(path, old)?;
+        file = std::fs::File::options().create(true).append(true).open(path)?;
+    }
+    io::Write::write_all(&mut file, bytes)
 }
 
 fn tell(status: ExitStatus) -> String {

@@ -7,6 +7,7 @@
 
 mod client;
 mod command;
+mod confine;
 mod control;
 mod document;
 mod engine;
@@ -15,6 +16,7 @@ mod failure;
 mod graph;
 mod image;
 mod lives;
+mod members;
 mod place;
 mod proof;
 mod scenario;

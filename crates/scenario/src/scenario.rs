@@ -19,6 +19,9 @@ pub(crate) const CONFIG: &str = "config";
 /// The greatest length of a report, if none is given.
 const LIMIT_BYTES: u64 = 1 << 20;
 
+/// The greatest length of a log, if none is given.
+const LOG_BYTES: u64 = 2 << 20;
+
 /// A scenario.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scenario {
@@ -28,10 +31,16 @@ pub(crate) struct Scenario {
     pub(crate) name: Option<String>,
     /// By name.
     pub(crate) components: BTreeMap<String, Component>,
+    /// Ordinary programs, by name.
+    pub(crate) programs: BTreeMap<String, Program>,
     /// Documents that stand in the file or beside it, by name.
     pub(crate) documents: BTreeMap<String, Vec<u8>>,
     /// In their order: the first one that matches counts.
     pub(crate) routes: Vec<Route>,
+    /// Reports that are kept over a loss of power.
+    pub(crate) persisted: BTreeSet<Label>,
+    /// Somebody reads what the scenario tells of itself.
+    pub(crate) tells_state: bool,
     /// Other files that were read, whose changes count as well.
     pub(crate) files: BTreeSet<PathBuf>,
 }
@@ -58,6 +67,12 @@ pub(crate) struct Component {
     pub(crate) heartbeat: Option<Duration>,
     /// The greatest amount of private memory.
     pub(crate) memory_bytes: Option<u64>,
+    /// The greatest number of processes.
+    pub(crate) processes: Option<u64>,
+    /// How many reports it may replace in a second.
+    pub(crate) rate: Option<u32>,
+    /// The greatest length of its log.
+    pub(crate) log_bytes: u64,
     /// ROMs and reports are files.
     pub(crate) files: bool,
     /// It reaches nothing but its sessions.
@@ -66,6 +81,13 @@ pub(crate) struct Component {
     pub(crate) paths: Vec<PathBuf>,
     /// It has the network of the host.
     pub(crate) network: bool,
+}
+
+/// A program that is a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// What is executed, and its arguments.
+    pub(crate) command: Vec<String>,
 }
 
 /// When a component that has ended is started again.
@@ -144,11 +166,6 @@ impl Scenario {
     pub(crate) fn roms_of(&self, component: &str) -> BTreeSet<&str> {
         self.routes_of(component).into_iter().filter_map(|route| route.rom.as_deref()).collect()
     }
-
-    /// Returns whether a report is kept over a loss of power.
-    pub(crate) fn persists(&self, label: &Label) -> bool {
-        self.routes.iter().any(|route| route.persist && route.from == *label)
-    }
 }
 
 /// What is wrong with a scenario, and where.
@@ -180,8 +197,8 @@ pub(crate) fn load(path: &Path) -> Result<Scenario, Unusable> {
     })
 }
 
-const TOP: [&str; 4] = ["name", "component", "document", "route"];
-const COMPONENT: [&str; 17] = [
+const TOP: [&str; 5] = ["name", "component", "document", "program", "route"];
+const COMPONENT: [&str; 18] = [
     "binary",
     "arguments",
     "version",
@@ -199,6 +216,7 @@ const COMPONENT: [&str; 17] = [
     "paths",
     "network",
     "budget",
+    "log",
 ];
 
 fn parse(text: &str, directory: &Path) -> Result<Scenario, Wrong> {
@@ -238,6 +256,11 @@ fn parse(text: &str, directory: &Path) -> Result<Scenario, Wrong> {
                     scenario.documents.insert(called.to_owned(), content);
                 }
             }
+            "program" => {
+                for (key, value) in as_table(value, "[program.NAME]")? {
+                    scenario.programs.insert(named(key)?.to_owned(), program(value, directory)?);
+                }
+            }
             _ => {
                 for value in as_array(value, "[[route]]")? {
                     let (route, spans) = route(value)?;
@@ -250,6 +273,9 @@ fn parse(text: &str, directory: &Path) -> Result<Scenario, Wrong> {
     check_routes(&scenario, &from_spans)?;
     // Behind the written ones, which may give a component another configuration.
     scenario.routes.extend(own);
+    scenario.persisted =
+        scenario.routes.iter().filter(|route| route.persist).map(|route| route.from.clone()).collect();
+    scenario.tells_state = scenario.routes.iter().any(|route| route.from == Label::new(SCENARIO, "state"));
     Ok(scenario)
 }
 
@@ -314,6 +340,9 @@ fn component(
         attempts: 5,
         heartbeat: None,
         memory_bytes: None,
+        processes: None,
+        rate: None,
+        log_bytes: LOG_BYTES,
         files: false,
         isolated: true,
         paths: Vec::new(),
@@ -372,11 +401,20 @@ fn component(
             }
             "heartbeat" => component.heartbeat = Some(duration(value)?),
             "budget" => {
-                for (key, value) in as_table(value, "budget = { memory = \"64MiB\" }")? {
-                    known(key, "budgets", &["memory"])?;
-                    component.memory_bytes = Some(bytes(value)?);
+                for (key, value) in
+                    as_table(value, "budget = { memory = \"64MiB\", processes = 16, reports = 1000 }")?
+                {
+                    match known(key, "budgets", &["memory", "processes", "reports"])? {
+                        "memory" => component.memory_bytes = Some(bytes(value)?),
+                        "processes" => component.processes = Some(count(value, "processes = 16")?),
+                        _ => {
+                            let rate = count(value, "reports = 1000, which is so many in a second")?;
+                            component.rate = Some(u32::try_from(rate).unwrap_or(u32::MAX));
+                        }
+                    }
                 }
             }
+            "log" => component.log_bytes = bytes(value)?,
             "files" => component.files = boolean(value)?,
             "isolated" => component.isolated = boolean(value)?,
             "network" => component.network = boolean(value)?,
@@ -402,6 +440,29 @@ fn component(
         });
     }
     Ok((component, config))
+}
+
+fn program(value: &Spanned<DeValue<'_>>, directory: &Path) -> Result<Program, Wrong> {
+    let mut command = Vec::new();
+    for (key, value) in as_table(value, "[program.NAME]")? {
+        known(key, "keys of a program", &["command"])?;
+        for word in as_array(value, "command = [\"...\"]")? {
+            command.push(text(word)?.to_owned());
+        }
+    }
+    match command.first_mut() {
+        // A name without a slash is looked up as a shell does.
+        Some(first) if Path::new(first).components().count() > 1 => {
+            *first = directory.join(&*first).display().to_string();
+            Ok(Program { command })
+        }
+        Some(_) => Ok(Program { command }),
+        None => Err(Wrong {
+            at: value.span(),
+            why: "this program has no command".to_owned(),
+            remedy: "say what is to be executed: `command = [\"...\"]`".to_owned(),
+        }),
+    }
 }
 
 fn document(
@@ -579,6 +640,15 @@ fn component_name<'a>(key: &'a Spanned<std::borrow::Cow<'_, str>>) -> Result<&'a
         });
     }
     Ok(word)
+}
+
+/// Reads a number of at least one.
+fn count(value: &Spanned<DeValue<'_>>, example: &str) -> Result<u64, Wrong> {
+    text_or_integer(value).parse().ok().filter(|count| *count > 0).ok_or_else(|| Wrong {
+        at: value.span(),
+        why: "this is no number of at least one".to_owned(),
+        remedy: format!("write a number, as in `{example}`"),
+    })
 }
 
 /// Reads a size, as `64KiB`.

@@ -5,7 +5,7 @@
 //! component is isolated the stage stays as its reaper outside, and another process is pid 1 of its namespaces.
 
 use frost_sys::clone::{self, Clone};
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit, Signal, WaitOptions};
@@ -40,12 +40,18 @@ pub(crate) struct Surroundings {
     pub(crate) network: bool,
     pub(crate) paths: Vec<PathBuf>,
     pub(crate) memory_bytes: Option<u64>,
+    /// How many processes it may have.
+    pub(crate) processes: Option<u64>,
+    /// How many files it may open, as far as nobody raises it: as many as the supervisor itself was allowed.
+    pub(crate) open_files: Option<u64>,
+    /// Its sessions are files.
+    pub(crate) files: bool,
 }
 
-/// Starts a component; what it prints goes to `log`.
+/// Starts a component; what it prints goes to `log`, a pipe: a file would be there for its next life to read.
 ///
 /// To be called by the main thread: the kernel ends the component with the thread that started it.
-pub(crate) fn spawn(surroundings: &Surroundings, log: std::fs::File) -> io::Result<Child> {
+pub(crate) fn spawn(surroundings: &Surroundings, log: std::io::PipeWriter) -> io::Result<Child> {
     let text = serde_json::to_string(surroundings).map_err(io::Error::other)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg("stage").arg(text).env_clear();
@@ -105,11 +111,20 @@ impl Surroundings {
         // The supervisor takes its signals from a descriptor; a component shall find none blocked.
         frost_sys::signals::set_mask(0).map_err(about("cannot unblock signals"))?;
         if let Some(bytes) = self.memory_bytes {
-            let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
-            rustix::process::setrlimit(Resource::Data, limit)
-                .map_err(about("cannot set its memory budget"))?;
+            limit(Resource::Data, bytes)?;
+        }
+        // What it leaves behind when it dies is nobody's to read.
+        limit(Resource::Core, 0)?;
+        if let Some(files) = self.open_files {
+            let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+            let limits = Rlimit { current: Some(files), maximum: hard };
+            rustix::process::setrlimit(Resource::Nofile, limits)
+                .map_err(about("cannot set how many files it may open"))?;
         }
         if !self.isolated {
+            if let Some(processes) = self.processes {
+                limit(Resource::Nproc, processes)?;
+            }
             return self.execute(&self.sessions, &self.binary);
         }
         let remedy = "cannot make namespaces for it (`isolated = false` does without)";
@@ -120,6 +135,10 @@ impl Surroundings {
                 die_with_parent();
                 map_ids(ids)?;
                 self.build_root()?;
+                if let Some(processes) = self.processes {
+                    // Counted in the new user namespace, in which there is this process, and soon another one.
+                    limit(Resource::Nproc, processes.saturating_add(1))?;
+                }
                 match clone::fork_single_threaded(Signal::CHILD.as_raw()).map_err(about("cannot fork"))? {
                     // Pid 1 has no default actions for signals; so it is another process, which only reaps.
                     Clone::Parent { pid, .. } => Ok(wait_for(pid)),
@@ -131,8 +150,17 @@ impl Surroundings {
 
     fn execute(&self, sessions: &Path, binary: &Path) -> Result<u8, Failed> {
         if self.isolated {
+            // The one that it was started with is the host's, whose times root could set.
+            let null = rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty())
+                .map_err(about("cannot open /dev/null"))?;
+            rustix::stdio::dup2_stdin(&null).map_err(about("cannot set its input"))?;
+            drop(null);
             renounce()?;
+            crate::confine::filter(self.network)
+                .install()
+                .map_err(about("cannot filter its system calls"))?;
         }
+        frost_sys::enclose::keep_descriptors().map_err(about("cannot keep what is open to itself"))?;
         let mut command = Command::new(binary);
         command.args(&self.arguments).env_clear().current_dir(if self.isolated {
             Path::new("/")
@@ -157,7 +185,7 @@ impl Surroundings {
         // Before anything is given to it that lies in there.
         let temporary = inside(root, Path::new("/tmp"))?;
         make_dir(&temporary)?;
-        tmpfs(&temporary, "mode=1777,size=64m")?;
+        tmpfs(&temporary, "mode=1777,size=64m,nr_inodes=16384")?;
         for path in SYSTEM.iter().map(Path::new) {
             match std::fs::symlink_metadata(path) {
                 Ok(meta) if meta.is_symlink() => {
@@ -176,14 +204,22 @@ impl Surroundings {
         if !SYSTEM.iter().any(|system| self.binary.starts_with(system)) {
             give(root, &self.binary, &self.binary, true)?;
         }
-        give(root, &self.sessions, Path::new(INSIDE), false)?;
+        give(root, &self.sessions, Path::new(INSIDE), true)?;
+        if self.files {
+            let report = Path::new(INSIDE).join("report");
+            give(root, &self.sessions.join("report"), &report, false)?;
+        }
         for device in ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"] {
-            give(root, Path::new(device), Path::new(device), false)?;
+            // Read-only does not keep anybody from writing to a device, but from changing its mode and times, which are
+            // the host's.
+            give(root, Path::new(device), Path::new(device), true)?;
         }
         let proc = inside(root, Path::new("/proc"))?;
         make_dir(&proc)?;
         // Where the host's own /proc is covered in part, the kernel refuses a new one; there is none then.
-        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        // Read-only, since for root's processes the kernel asks for no right but the owner's to write what is below /proc/sys,
+        // and much of that is the host's.
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
         let _ = rustix::mount::mount("proc", &proc, "proc", flags, None);
         rustix::process::chdir(root).map_err(about("cannot enter its root"))?;
         rustix::process::pivot_root(".", ".").map_err(about("cannot change to its root"))?;
@@ -192,6 +228,13 @@ impl Surroundings {
         let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
         rustix::mount::mount_remount("/", flags, "").map_err(about("cannot make its root read-only"))
     }
+}
+
+fn limit(resource: Resource, value: u64) -> Result<(), Failed> {
+    // A lower one of the host stands.
+    let hard = rustix::process::getrlimit(resource).maximum.map_or(value, |hard| hard.min(value));
+    rustix::process::setrlimit(resource, Rlimit { current: Some(hard), maximum: Some(hard) })
+        .map_err(about(format!("cannot set its budget ({resource:?})")))
 }
 
 fn die_with_parent() {
@@ -282,22 +325,6 @@ fn give(root: &Path, path: &Path, at: &Path, read_only: bool) -> Result<(), Fail
     if !read_only {
         return Ok(());
     }
-    // Flags that the host has set stay set: an unprivileged namespace may not take them off.
-    let has =
-        rustix::fs::statvfs(&place).map_err(about(format!("cannot look at {}", place.display())))?.f_flag;
-    let mut flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID;
-    for (statvfs, mount) in [
-        (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
-        (rustix::fs::StatVfsMountFlags::from_bits_retain(4), MountFlags::NODEV),
-        (rustix::fs::StatVfsMountFlags::from_bits_retain(8), MountFlags::NOEXEC),
-        (rustix::fs::StatVfsMountFlags::from_bits_retain(1024), MountFlags::NOATIME),
-        (rustix::fs::StatVfsMountFlags::from_bits_retain(2048), MountFlags::NODIRATIME),
-        (rustix::fs::StatVfsMountFlags::from_bits_retain(4096), MountFlags::RELATIME),
-    ] {
-        if has.contains(statvfs) {
-            flags |= mount;
-        }
-    }
-    rustix::mount::mount_remount(&place, flags, "")
+    frost_sys::enclose::make_read_only(&place)
         .map_err(about(format!("cannot make {} read-only", path.display())))
 }

@@ -2,6 +2,7 @@
 
 use crate::engine::Engine;
 use crate::lives::Phase;
+use crate::members::MemberState;
 use crate::scenario::Label;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,6 +19,9 @@ pub(crate) struct State {
     pub(crate) trouble: Option<String>,
     pub(crate) components: Vec<ComponentState>,
     pub(crate) documents: Vec<DocumentState>,
+    /// Programs that are members; only for a command, since it takes another command to tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) programs: Vec<MemberState>,
 }
 
 /// The state of a component.
@@ -35,6 +39,9 @@ pub(crate) struct ComponentState {
     pub(crate) starts: u64,
     /// It has reported since it was started.
     pub(crate) has_reported: bool,
+    /// Others read what it reports, and it has not reported yet.
+    #[serde(default)]
+    pub(crate) is_silent: bool,
     /// Another one is about to take its place.
     pub(crate) is_being_replaced: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +65,12 @@ impl Engine {
     /// Tells how things stand, as JSON.
     pub(crate) fn state_text(&self) -> String {
         serde_json::to_string(&self.state()).unwrap_or_default()
+    }
+
+    /// Tells as well how the members stand.
+    pub(crate) fn full_state_text(&self) -> String {
+        let state = State { programs: self.member_states(), ..self.state() };
+        serde_json::to_string(&state).unwrap_or_default()
     }
 
     fn state(&self) -> State {
@@ -84,6 +97,10 @@ impl Engine {
                 version: slot.spec.version.clone(),
                 starts: slot.starts,
                 has_reported: life.is_some_and(|life| life.has_reported),
+                is_silent: slot.phase == Phase::Running
+                    && !life.is_some_and(|life| life.has_reported)
+                    && (slot.spec.reports.as_ref().is_some_and(|reports| !reports.is_empty())
+                        || self.scenario.routes.iter().any(|route| route.from.writer == *name)),
                 is_being_replaced: slot.successor.is_some(),
                 last_end: slot.last_end.clone(),
                 complaint: slot.complaint.clone(),
@@ -104,6 +121,7 @@ impl Engine {
             components: components.collect(),
             // Its own report would tell of itself.
             documents: documents.filter(|document| document.name != "scenario/state").collect(),
+            programs: Vec::new(),
         }
     }
 }

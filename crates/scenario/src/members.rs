@@ -1,0 +1,251 @@
+//! Members: ordinary programs under `frost run`, beside the components, which are frozen and thawed with the scenario.
+//!
+//! They keep their state where programs do, so they are frozen as processes. `frost` does all of that; a keeper of their own holds
+//! them, so they outlive a supervisor that dies, and the next one finds them.
+
+use crate::engine::Engine;
+use crate::scenario::{Program, Scenario};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// How a member stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct MemberState {
+    /// Its name in the scenario.
+    pub(crate) name: String,
+    /// That by which `frost` knows it.
+    pub(crate) instance: String,
+    /// `running`, or what `frost ps` says, or why it could not be started.
+    pub(crate) state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pid: Option<i32>,
+}
+
+/// A line of `frost ps --json`, as far as it is needed.
+#[derive(Deserialize)]
+struct Known {
+    name: String,
+    state: String,
+    #[serde(default)]
+    pid: Option<i32>,
+}
+
+/// What `frost freeze --json` tells.
+#[derive(Deserialize)]
+struct Frozen {
+    name: String,
+    version: u32,
+}
+
+/// The command line of frost, for the members of one scenario.
+pub(crate) struct Frost {
+    store: PathBuf,
+    scenario: String,
+}
+
+impl Frost {
+    /// `home` is the scenario's directory in the store.
+    pub(crate) fn of(home: &Path, scenario: &str) -> Self {
+        let store = home.ancestors().nth(2).unwrap_or(home).to_owned();
+        Self { store, scenario: scenario.to_owned() }
+    }
+
+    /// The name by which frost knows a member.
+    pub(crate) fn instance(&self, name: &str) -> String {
+        format!("{}.{name}", self.scenario)
+    }
+
+    /// Runs a command of frost, and returns what it prints; or what it says is wrong.
+    fn ask(&self, words: &[&OsStr]) -> Result<String, String> {
+        let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("frost"));
+        let program = beside.filter(|path| path.is_file()).unwrap_or_else(|| "frost".into());
+        let output = Command::new(&program)
+            .arg("--store")
+            .arg(&self.store)
+            .args(words)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let told = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<&str> = told.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        Err(lines.join("; "))
+    }
+
+    fn run(&self, name: &str, program: &Program) -> Result<(), String> {
+        let instance = self.instance(name);
+        let mut words = ["run", "--detach", "--name", &instance, "--"].map(OsStr::new).to_vec();
+        words.extend(program.command.iter().map(OsStr::new));
+        self.ask(&words).map(drop)
+    }
+
+    fn kill(&self, name: &str) -> Result<(), String> {
+        let instance = self.instance(name);
+        self.ask(&["kill", "--signal", "KILL", &instance].map(OsStr::new))?;
+        // It exits with the program's status; that it has ended is what counts.
+        let _ = self.ask(&["wait", &instance].map(OsStr::new));
+        Ok(())
+    }
+
+    /// Freezes a member, and returns the image: its name and version.
+    fn freeze(&self, name: &str) -> Result<String, String> {
+        let told = self.ask(&["--json", "freeze", &self.instance(name)].map(OsStr::new))?;
+        let record = told.lines().find_map(|line| serde_json::from_str::<Frozen>(line).ok());
+        record
+            .map(|frozen| format!("{}@{}", frozen.name, frozen.version))
+            .ok_or_else(|| format!("frost said {told:?}"))
+    }
+
+    /// Thaws an image.
+    pub(crate) fn thaw(&self, image: &str) -> Result<(), String> {
+        self.ask(&["thaw", image].map(OsStr::new)).map(drop)
+    }
+
+    /// How all that frost knows stands, by name.
+    fn known(&self) -> BTreeMap<String, Known> {
+        let told = self.ask(&["--json", "ps"].map(OsStr::new)).unwrap_or_default();
+        told.lines()
+            .filter_map(|line| serde_json::from_str::<Known>(line).ok())
+            .map(|known| (known.name.clone(), known))
+            .collect()
+    }
+}
+
+impl Engine {
+    fn frost(&self) -> Frost {
+        Frost::of(&self.home, &self.name)
+    }
+
+    /// Goes over from the members that there were to those of the scenario as it is now.
+    pub(crate) fn apply_members(&mut self, old: &BTreeMap<String, Program>) {
+        let new = self.scenario.programs.clone();
+        if old.is_empty() && new.is_empty() {
+            return;
+        }
+        let frost = self.frost();
+        let known = frost.known();
+        for (name, program) in old {
+            if new.get(name) != Some(program)
+                && known.get(&frost.instance(name)).is_some_and(|known| known.state == "running")
+                && let Err(why) = frost.kill(name)
+            {
+                eprintln!("frost-scenario: the program {name} cannot be ended: {why}");
+            }
+        }
+        self.members.retain(|name, _| new.contains_key(name));
+        for (name, program) in &new {
+            // One that an earlier supervisor has started, or that was thawed, goes on.
+            let runs = known.get(&frost.instance(name)).is_some_and(|known| known.state == "running");
+            if old.get(name) == Some(program) || runs && !old.contains_key(name) {
+                continue;
+            }
+            match frost.run(name, program) {
+                Ok(()) => drop(self.members.remove(name)),
+                Err(why) => {
+                    eprintln!("frost-scenario: the program {name} cannot be started: {why}");
+                    self.members.insert(name.clone(), format!("cannot be started: {why}"));
+                }
+            }
+        }
+    }
+
+    /// Ends all members.
+    pub(crate) fn end_members(&mut self) {
+        if self.scenario.programs.is_empty() || std::mem::replace(&mut self.members_are_gone, true) {
+            return;
+        }
+        let frost = self.frost();
+        let known = frost.known();
+        for name in self.scenario.programs.keys() {
+            if known.get(&frost.instance(name)).is_some_and(|known| known.state == "running")
+                && let Err(why) = frost.kill(name)
+            {
+                eprintln!("frost-scenario: the program {name} cannot be ended: {why}");
+            }
+        }
+    }
+
+    /// Freezes all members that run, and returns their images by name; if one cannot be frozen, all run on.
+    pub(crate) fn freeze_members(&mut self) -> Result<BTreeMap<String, String>, String> {
+        let mut images = BTreeMap::new();
+        if self.scenario.programs.is_empty() {
+            return Ok(images);
+        }
+        let frost = self.frost();
+        let known = frost.known();
+        for name in self.scenario.programs.keys() {
+            if known.get(&frost.instance(name)).is_none_or(|known| known.state != "running") {
+                continue;
+            }
+            match frost.freeze(name) {
+                Ok(image) => drop(images.insert(name.clone(), image)),
+                Err(why) => {
+                    self.thaw_members(&images);
+                    return Err(format!("the program {name}: {why}"));
+                }
+            }
+        }
+        Ok(images)
+    }
+
+    /// Lets members go on that were frozen for nothing.
+    pub(crate) fn thaw_members(&self, images: &BTreeMap<String, String>) {
+        for (name, image) in images {
+            if let Err(why) = self.frost().thaw(image) {
+                eprintln!("frost-scenario: the program {name} stays frozen, as {image}: {why}");
+            }
+        }
+    }
+
+    /// Thaws the members of an image that the scenario still has: all of them, or none.
+    pub(crate) fn take_back_members(
+        &self,
+        scenario: &Scenario,
+        images: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        if images.is_empty() {
+            return Ok(());
+        }
+        let frost = self.frost();
+        let known = frost.known();
+        let mut thawed = Vec::new();
+        for (name, image) in images.iter().filter(|(name, _)| scenario.programs.contains_key(*name)) {
+            if known.get(&frost.instance(name)).is_some_and(|known| known.state == "running") {
+                continue;
+            }
+            if let Err(why) = frost.thaw(image) {
+                for name in thawed {
+                    let _ = frost.kill(name);
+                }
+                return Err(format!("the program {name} cannot be thawed from {image}: {why}"));
+            }
+            thawed.push(name);
+        }
+        Ok(())
+    }
+
+    /// How the members stand.
+    pub(crate) fn member_states(&self) -> Vec<MemberState> {
+        if self.scenario.programs.is_empty() {
+            return Vec::new();
+        }
+        let frost = self.frost();
+        let known = frost.known();
+        let state = |name: &String| {
+            let instance = frost.instance(name);
+            let known = known.get(&instance);
+            let state = match (self.members.get(name), known) {
+                (Some(why), _) => why.clone(),
+                (None, Some(known)) => known.state.clone(),
+                (None, None) => "ended".to_owned(),
+            };
+            MemberState { name: name.clone(), instance, state, pid: known.and_then(|known| known.pid) }
+        };
+        self.scenario.programs.keys().map(state).collect()
+    }
+}

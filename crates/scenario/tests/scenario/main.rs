@@ -1,0 +1,9 @@
+//! Scenarios of real processes: wired, killed, replaced, edited, and what is denied.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends so")]
+
+mod basics;
+mod confined;
+mod members;
+mod rounds;
+mod stage;
+mod wrong;
