@@ -11,7 +11,7 @@
 //! | `peak-freeze`, `peak-thaw` | | greatest resident set of any process of frost, bytes | |
 //!
 //! Virtual machines (`vm-freeze-SIZE-KIND` and so on, see [`machines`]) are measured by `frost-bench machines`, beside QEMU's
-//! own way into a file.
+//! own way into a file; components (see [`components`]) by `frost-bench components`, beside bare unix sockets.
 //!
 //! The memory is incompressible. Floor and ours take turns in one run, on one file system; what was written stays in
 //! the page cache, for both. All raw numbers go to a file below `runs/`, with the machine they come from, and curves
@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod curve;
+mod components;
 mod figures;
 mod machine;
 mod machines;
@@ -45,6 +46,11 @@ enum Mode {
     Run(Run),
     /// Measures virtual machines; there must be a kernel for them in the store (`frost vm setup`)
     Machines(Machines),
+    /// Measures components beside bare unix sockets
+    Components(components::Options),
+    /// Is one of the processes that are measured there
+    #[command(hide = true)]
+    Component(components::Role),
     /// Is the program that is frozen: becomes what it is to be, says `ready`, and sleeps
     #[command(hide = true)]
     Program(shape::Shape),
@@ -114,6 +120,8 @@ fn main() -> ExitCode {
         Mode::Run(run) => figures::run(&run),
         Mode::Program(shape) => shape.be(),
         Mode::Machines(run) => machines::run(&run),
+        Mode::Components(options) => components::run(&options),
+        Mode::Component(role) => role.play(),
         Mode::Peak { command_only, command } => program::print_peak(&command, command_only),
     };
     match outcome {
