@@ -7,6 +7,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// The test of components that are killed in a stream.
+const ROUNDS: &str = "rounds::components_that_are_killed_in_a_stream";
+
 /// How long the long versions are.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -19,6 +22,9 @@ pub(crate) struct Options {
     /// How large the large program is
     #[arg(long, default_value_t = 4096)]
     memory_mib: u32,
+    /// How many rounds of kills components go through in a stream of updates
+    #[arg(long, default_value_t = 10_000)]
+    restarts: u32,
     /// Only tests whose names contain one of these
     filters: Vec<String>,
 }
@@ -53,6 +59,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Outcome {
         "rounds": options.rounds,
         "kills": options.kills,
         "memory_mib": options.memory_mib,
+        "restarts": options.restarts,
     }));
     let mut command = Command::new("cargo");
     command
@@ -65,10 +72,29 @@ pub(crate) fn run(root: &Path, options: &Options) -> Outcome {
         .env("FROST_KILLS", options.kills.to_string())
         .env("FROST_MEMORY_MIB", options.memory_mib.to_string())
         .current_dir(root);
+    let mut components = Command::new("cargo");
+    components
+        .args(["test", "--release", "--locked", "--package", "frost-scenario", "--test", "scenario", "--"])
+        .args(["--test-threads=1", "--nocapture", ROUNDS])
+        .env("FROST_RESTARTS", options.restarts.to_string())
+        .current_dir(root);
+    let is_asked = |test: &str| {
+        options.filters.is_empty() || options.filters.iter().any(|filter| test.contains(filter.as_str()))
+    };
+    let mut commands = vec![command];
+    if is_asked(ROUNDS) {
+        // The components of the tests are examples, which a test that is named does not build.
+        let mut build = Command::new("cargo");
+        build.args(["build", "--release", "--locked", "--package", "frost-scenario", "--bins", "--examples"]);
+        if let failed @ Outcome::Failed(_) = limited(build.current_dir(root), Duration::from_secs(1800)) {
+            return failed;
+        }
+        commands.push(components);
+    }
     let (mut passed, mut failed) = (0_u32, 0_u32);
     let mut began = Instant::now();
     let mut running = String::new();
-    let outcome = watched(&mut command, Duration::from_secs(6 * 3600), |line| {
+    let mut note = |line: &str| {
         // The name is printed before a test runs, its verdict when it has: what the test prints stands between.
         let mut rest = line;
         if let Some((test, after)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
@@ -77,6 +103,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> Outcome {
         }
         if let Some((_, reason)) = rest.split_once("skipped: ") {
             write(serde_json::json!({ "test": running, "skipped": reason }));
+        }
+        if let Some(record) = rest.strip_prefix("record: ").and_then(|text| serde_json::from_str(text).ok()) {
+            let record: serde_json::Value = record;
+            write(serde_json::json!({ "test": running, "record": record }));
         }
         if !running.is_empty() && ["ok", "FAILED", "ignored"].contains(&rest) {
             let ok = rest != "FAILED";
@@ -87,7 +117,14 @@ pub(crate) fn run(root: &Path, options: &Options) -> Outcome {
             running.clear();
             began = Instant::now();
         }
-    });
+    };
+    let mut outcome = Outcome::Passed(None);
+    for mut command in commands {
+        let one = watched(&mut command, Duration::from_secs(6 * 3600), &mut note);
+        if !matches!(one, Outcome::Passed(_)) {
+            outcome = one;
+        }
+    }
     write(serde_json::json!({ "passed": passed, "failed": failed }));
     match outcome {
         Outcome::Passed(_) => {

@@ -90,7 +90,7 @@ fn stream(rounds: u64, seed: Option<u64>) -> (Vec<String>, u64, Vec<Duration>) {
         // Updates that may be skipped, and one that each has to see; while they run, others are killed at any moment.
         for step in 0..random(&mut seed_now) % 4 {
             update(&stage, &format!("{round}.{step}"));
-            if seed.is_some() && random(&mut seed_now) % 4 == 0 {
+            if seed.is_some() && random(&mut seed_now).is_multiple_of(4) {
                 std::thread::sleep(Duration::from_micros(random(&mut seed_now) % 2000));
                 let (name, _) = ALL[random(&mut seed_now) as usize % ALL.len()];
                 if let Some(pid) = view.component(name)["pid"].as_i64() {
