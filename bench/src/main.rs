@@ -18,8 +18,8 @@
 //! beside it: of sizes with both axes logarithmic, of all else linear.
 #![forbid(unsafe_code)]
 
-mod curve;
 mod components;
+mod curve;
 mod figures;
 mod machine;
 mod machines;

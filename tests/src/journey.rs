@@ -15,6 +15,8 @@ pub struct Traveller<'a> {
     pub pid: i32,
     /// Its pid as it sees it itself.
     inner: i32,
+    /// Whether it lives in a pid namespace of its own from the beginning.
+    apart: bool,
     /// All pids of its tree when it was last frozen or started.
     pub tree: Vec<i32>,
 }
@@ -44,7 +46,49 @@ impl<'a> Traveller<'a> {
         let result = std::fs::read_to_string(scene.stage("result")).unwrap_or_default();
         assert!(scene.stage("ready").exists(), "{name} did not get ready: {result}");
         let pid = started.pid();
-        Self { scene, name: name.to_owned(), started: Some(started), pid, inner: pid, tree: tree_of(pid) }
+        Self {
+            scene,
+            name: name.to_owned(),
+            started: Some(started),
+            pid,
+            inner: pid,
+            apart: false,
+            tree: tree_of(pid),
+        }
+    }
+
+    /// Starts a victim under `frost run`, unless namespaces are not allowed.
+    fn set_out_in_the_runtime(scene: &'a Scene, binary: &Path, name: &str) -> Option<Self> {
+        let command = victim(scene, binary, name);
+        let program = command.get_program().to_string_lossy().into_owned();
+        let words: Vec<String> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        let mut arguments = vec!["run", "--detach", "--name", "victim", "--json", "--"];
+        let own = scene.path("bin").join("victim").to_string_lossy().into_owned();
+        arguments.push(&own);
+        // What runs a command as the scene's user comes before it.
+        let from = words.iter().position(|word| *word == own).map_or(0, |at| at + 1);
+        arguments.extend(words[from..].iter().map(String::as_str));
+        let outcome = scene.frost(&arguments);
+        if outcome.status == Some(125) && outcome.stderr.contains("namespaces") {
+            crate::skip("namespaces are not allowed here");
+            return None;
+        }
+        let outcome = outcome.ok();
+        until(&format!("{name} is ready"), || {
+            scene.stage("ready").exists() || scene.stage("result").exists()
+        });
+        let result = std::fs::read_to_string(scene.stage("result")).unwrap_or_default();
+        assert!(scene.stage("ready").exists(), "{program} {name} did not get ready: {result}");
+        let (pid, inner) = (outcome.number("pid") as i32, outcome.number("inner_pid") as i32);
+        Some(Self {
+            scene,
+            name: name.to_owned(),
+            started: None,
+            pid,
+            inner,
+            apart: true,
+            tree: tree_of(pid),
+        })
     }
 
     /// Starts several victims as one tree, of the shape that `victim compose` knows, and waits until all stand.
@@ -62,18 +106,34 @@ impl<'a> Traveller<'a> {
         let result = std::fs::read_to_string(scene.stage("result")).unwrap_or_default();
         assert!(scene.stage("ready").exists(), "{name} did not get ready: {result}");
         let pid = started.pid();
-        Self { scene, name, started: Some(started), pid, inner: pid, tree: tree_of(pid) }
+        Self { scene, name, started: Some(started), pid, inner: pid, apart: false, tree: tree_of(pid) }
     }
 
     /// Takes a program that was started otherwise along.
     pub fn join(scene: &'a Scene, started: Started, name: &str) -> Self {
         let pid = started.pid();
-        Self { scene, name: name.to_owned(), started: Some(started), pid, inner: pid, tree: tree_of(pid) }
+        Self {
+            scene,
+            name: name.to_owned(),
+            started: Some(started),
+            pid,
+            inner: pid,
+            apart: false,
+            tree: tree_of(pid),
+        }
     }
 
     /// Takes a program along that has left whoever started it, as a server does.
     pub fn adopt(scene: &'a Scene, pid: i32, name: &str) -> Self {
-        Self { scene, name: name.to_owned(), started: None, pid, inner: pid, tree: tree_of(pid) }
+        Self {
+            scene,
+            name: name.to_owned(),
+            started: None,
+            pid,
+            inner: pid,
+            apart: false,
+            tree: tree_of(pid),
+        }
     }
 
     /// Waits until it has ended by itself.
@@ -140,7 +200,8 @@ impl<'a> Traveller<'a> {
             outcome.number(field);
         }
         self.pid = outcome.number("pid") as i32;
-        let same_pids = self.scene.who() == Who::Myself && crate::is_root() && !more.contains(&"--clone");
+        let here = self.scene.who() == Who::Myself && crate::is_root() && !self.apart;
+        let same_pids = here && !more.contains(&"--clone");
         if same_pids {
             assert_eq!(self.pid, self.inner, "root gets the same pid back");
         }
@@ -179,6 +240,33 @@ impl<'a> Traveller<'a> {
         std::fs::write(&draft, how).expect("our own directory");
         std::fs::rename(draft, self.scene.stage("go")).expect("our own directory");
     }
+}
+
+/// Run in an environment of the runtime, frozen and thawed with its keeper, without it, and with it again.
+pub fn thawed_in_the_runtime(binary: &Path, name: &str, who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
+    let Some(mut traveller) = Traveller::set_out_in_the_runtime(&scene, binary, name) else { return };
+    for more in [&[][..], &["--cold"], &[]] {
+        traveller.tree = tree_of(traveller.pid);
+        let mut arguments = vec!["freeze", "victim", "--json"];
+        arguments.extend(more);
+        scene.frost(&arguments).ok();
+        traveller.is_gone();
+        traveller.thaw(&[]);
+    }
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
+
+/// Run in an environment of the runtime, something in it cannot be carried.
+pub fn refused_in_the_runtime(binary: &Path, name: &str, object: &str, who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
+    let Some(traveller) = Traveller::set_out_in_the_runtime(&scene, binary, name) else { return };
+    let outcome = scene.frost(&["check", "victim"]);
+    assert!(outcome.status == Some(3) && outcome.stdout.contains(object), "no word of {object}\n{outcome}");
+    scene.frost(&["freeze", "victim"]).refused(3, object);
+    traveller.arrive("left alone");
+    scene.is_empty_soon();
 }
 
 /// Unfrozen: tests the victim itself.
@@ -301,8 +389,15 @@ pub fn copied(binary: &Path, name: &str) {
     for name in ["go", "result", "why", "seen"] {
         let _absent = std::fs::remove_file(scene.stage(name));
     }
-    let mut copy =
-        Traveller { scene: &scene, name: name.to_owned(), started: None, pid: number, inner: number, tree };
+    let mut copy = Traveller {
+        scene: &scene,
+        name: name.to_owned(),
+        started: None,
+        pid: number,
+        inner: number,
+        apart: false,
+        tree,
+    };
     copy.thaw(&["--clone"]);
     copy.arrive("copied");
     scene.is_empty_soon();
@@ -337,6 +432,7 @@ pub fn snapshots(binary: &Path, name: &str, who: Who, rounds: u32) {
             started: None,
             pid: number,
             inner: number,
+            apart: false,
             tree: tree.clone(),
         };
         copy.thaw_image(&format!("victim@{version}"), &["--clone"]);

@@ -43,6 +43,13 @@ run! {
     objects_of_system_v_go_with_the_program
     a_program_in_the_foreground_is_frozen_from_elsewhere
     servers_and_interpreters_are_frozen_under_load
+    a_daemon_goes_on_when_what_started_it_has_ended
+    who_asks_is_told_of_freeze_and_thaw
+    names_that_are_none_are_refused
+    one_of_two_freezes_is_told_that_it_is_late
+    nonsense_at_the_socket_is_no_matter
+    a_clock_that_was_set_back_is_no_matter
+    sandboxes_of_real_programs_come_back
 }
 
 /// Makes a scene, unless whoever runs the tests may not make namespaces.
@@ -166,7 +173,30 @@ fn frost_runs_in_frost(scene: &Scene) {
     let frost = frost.to_str().expect("a temporary directory has a name");
     let outcome = scene.frost(&["run", "--", frost, "run", "--", "sh", "-c", "echo $$; exit 3"]);
     assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(3), "2\n"), "{outcome}");
+    // What it contains is told by one word, before anything is touched.
+    let inner = format!("{frost} run -d --name inner -- /usr/bin/python3 -c \"{COUNTING}\"; exec sleep 1000");
+    scene.frost(&["run", "--detach", "--name", "outer", "--", "sh", "-c", &inner]).ok();
+    goes_on(scene);
+    let checked = scene.frost(&["check", "outer"]);
+    assert!(checked.status == Some(3) && checked.stdout.contains("`frost run` in it"), "{checked}");
+    assert!(!checked.stdout.contains(" namespace:") && !checked.stdout.contains("filter"), "{checked}");
+    scene.frost(&["freeze", "outer"]).refused(3, "`frost run` in it");
+    goes_on(scene);
+    scene.frost(&["kill", "-s", "KILL", "outer"]).ok();
+    assert_eq!(scene.frost(&["wait", "outer"]).status, Some(128 + 9));
+    scene.is_empty_soon();
 }
+
+/// Counts without starting anything.
+const COUNTING: &str = "import os, time
+n = 0
+while True:
+    n += 1
+    with open('count.new', 'w') as file:
+        file.write(str(n))
+    os.rename('count.new', 'count')
+    time.sleep(0.01)
+";
 
 fn job_control_is_the_shell_s(scene: &Scene) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/terminal.py");
@@ -451,4 +481,255 @@ fn servers_and_interpreters_are_frozen_under_load(scene: &Scene) {
     }
     scene.frost(&["kill", "redis"]).ok();
     assert_eq!(scene.frost(&["wait", "redis"]).status, Some(0));
+}
+
+/// As a service manager would have it: what forks, and ends with status 0, has left its work to its child.
+fn a_daemon_goes_on_when_what_started_it_has_ended(scene: &Scene) {
+    let script = "import os, time
+if os.fork():
+    os._exit(0)
+os.setsid()
+nowhere = os.open('/dev/null', os.O_RDWR)
+for number in range(3):
+    os.dup2(nowhere, number)
+count = 0
+while True:
+    count += 1
+    with open('count.new', 'w') as file:
+        file.write(str(count))
+    os.rename('count.new', 'count')
+    with open('own.new', 'w') as file:
+        file.write(f'{os.getpid()} {os.getppid()} {os.getsid(0)}')
+    os.rename('own.new', 'own')
+    time.sleep(0.01)
+";
+    let run = ["run", "--name", "daemon", "--", "/usr/bin/python3", "-c", script];
+    assert_eq!(scene.frost(&run).status, Some(0));
+    goes_on(scene);
+    let own = || scene.await_file("own");
+    let before = own();
+    assert_eq!(state(scene, "daemon"), "running");
+    for more in [&[][..], &["--cold"]] {
+        scene.frost(&[&["freeze", "daemon"], more].concat()).ok();
+        scene.frost(&["thaw", "daemon"]).ok();
+        goes_on(scene);
+        assert_eq!(own(), before, "pid, parent and session");
+    }
+    scene.frost(&["kill", "daemon"]).ok();
+    assert_eq!(scene.frost(&["wait", "daemon"]).status, Some(128 + 15));
+    // One that fails takes all with it.
+    let run = ["run", "--name", "failing", "--", "sh", "-c", "sleep 1000 & exit 3"];
+    assert_eq!(scene.frost(&run).status, Some(3));
+    scene.is_empty_soon();
+}
+
+fn example(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/notices").join(name)
+}
+
+/// The examples of the documentation, in both languages.
+fn who_asks_is_told_of_freeze_and_thaw(scene: &Scene) {
+    fs::copy(example("notices.py"), scene.stage("notices.py")).expect("our own directory");
+    let compiled = scene.stage("notices");
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--edition", "2024", "-o"]).arg(&compiled).arg(example("notices.rs"));
+    let built = rustc.output().is_ok_and(|output| output.status.success());
+    let python: &[&str] = &["/usr/bin/python3", "notices.py"];
+    let compiled = [compiled.to_str().expect("a temporary directory has a name")];
+    let mut programs = vec![("python", python)];
+    if built {
+        programs.push(("rust", &compiled));
+    } else {
+        skip("there is no rustc to compile the example with");
+    }
+    for (name, command) in programs {
+        let run = ["run", "--detach", "--notices", "--name", name, "--"];
+        scene.frost(&[&run, command].concat()).ok();
+        let log = || scene.frost(&["logs", name]).ok().stdout;
+        until("it has asked", || log().contains("asked"));
+        let mut seeds = std::collections::BTreeSet::new();
+        for (round, cold) in [(1, false), (2, true), (3, false)] {
+            let frozen = scene.frost(&["freeze", name, if cold { "--cold" } else { "--full" }]).ok();
+            assert!(!frozen.stderr.contains("did not say"), "{frozen}");
+            scene.frost(&["thaw", name]).ok();
+            let told = format!("thawed {round} original 0 ");
+            until("it is told", || log().contains(&told));
+            let log = log();
+            assert_eq!(log.matches("freezing 5000").count(), round, "{log}");
+            let seed = log.split(&told).nth(1).and_then(|rest| rest.split_ascii_whitespace().next());
+            let seed = seed.expect("it is behind").to_owned();
+            assert!(seed.len() == 64 && seeds.insert(seed), "a fresh seed each time: {log}");
+        }
+        // It goes on, and is told so.
+        scene.frost(&["freeze", name, "--leave-running", "--to", "copy"]).ok();
+        until("it is told", || log().contains("resumed"));
+        scene.frost(&["kill", "-s", "KILL", name]).ok();
+        scene.frost(&["wait", name]);
+        scene.frost(&["rm", "copy"]).ok();
+    }
+    // Without asking for it nobody has the descriptors.
+    let script = "test -z \"$FROST_NOTICES\" && ! test -e /proc/self/fd/4";
+    assert_eq!(scene.frost(&["run", "--", "sh", "-c", script]).status, Some(0));
+    scene.is_empty_soon();
+}
+
+fn names_that_are_none_are_refused(scene: &Scene) {
+    let long = "x".repeat(300);
+    for name in ["", ".", "..", "../up", "a/b", "a b", "a\nb", "name@2", "-x", "17", "\u{1b}[31m", &long] {
+        let outcome = scene.frost(&["run", &format!("--name={name}"), "--", "true"]);
+        assert_eq!(outcome.status, Some(125), "{name:?}: {outcome}");
+        assert!(outcome.stderr.contains("no name"), "{name:?}: {outcome}");
+        assert!(!outcome.stderr.contains('\u{1b}'), "{name:?}: {outcome}");
+    }
+    assert_eq!(scene.frost(&["ps", "--json"]).ok().stdout, "");
+}
+
+fn one_of_two_freezes_is_told_that_it_is_late(scene: &Scene) {
+    scene.frost(&["run", "--detach", "--name", "counter", "--", "sh", "-c", COUNTER]).ok();
+    for _ in 0..4 {
+        goes_on(scene);
+        let mut both =
+            [0, 1].map(|_| scene.start(&mut scene.frost_command(&["freeze", "counter"]), Stdio::Null));
+        let statuses = both.each_mut().map(|freeze| freeze.wait("frost freeze", LIMIT).code());
+        // The later one finds it being frozen, frozen, or gone.
+        let done = statuses.iter().filter(|status| **status == Some(0)).count();
+        assert_eq!(done, 1, "{statuses:?}");
+        assert_eq!(state(scene, "counter"), "frozen");
+        scene.frost(&["thaw", "counter"]).ok();
+    }
+    goes_on(scene);
+    scene.frost(&["kill", "-s", "KILL", "counter"]).ok();
+    scene.frost(&["wait", "counter"]);
+    no_line_is_lost(scene, "counter");
+    scene.is_empty_soon();
+}
+
+/// Connects as somebody to a program's socket and says what no command says.
+const STRANGER: &str = "import os, socket, sys
+for word in [b'', b'x', bytes(16), b'\\xff' * 16, b'\\x09' + bytes(15), b'\\x0b' + bytes(15), b'\\x07' + bytes(4000)]:
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.settimeout(20)
+    s.connect(sys.argv[1])
+    try:
+        s.send(word)
+        answer = s.recv(100)
+    except (BrokenPipeError, ConnectionResetError, TimeoutError) as error:
+        answer = type(error).__name__.encode()
+    print(len(word), len(answer), flush=True)
+";
+
+fn nonsense_at_the_socket_is_no_matter(scene: &Scene) {
+    scene.frost(&["run", "--detach", "--name", "counter", "--", "sh", "-c", COUNTER]).ok();
+    goes_on(scene);
+    let socket = scene.path("home").join("instances/counter/socket");
+    fs::copy(&socket, "/nonexistent").expect_err("it is no file");
+    // Its path is longer than an address may be.
+    let link = scene.stage("socket");
+    std::os::unix::fs::symlink(&socket, &link).expect("our own directory");
+    let mut command = scene.command("/usr/bin/python3");
+    command.args(["-c", STRANGER]).arg(&link);
+    scene.run(&mut command, LIMIT);
+    goes_on(scene);
+    if scene.who() == Who::Myself && frost_tests::is_root() {
+        // Others do not come that far; one who did would be left standing.
+        let paths = ["", "instances", "instances/counter", "instances/counter/socket"];
+        for path in paths {
+            let path = scene.path("home").join(path);
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("ours");
+        }
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid",
+            "64218",
+            "--regid",
+            "64218",
+            "--clear-groups",
+            "--",
+            "/usr/bin/python3",
+            "-c",
+        ]);
+        command.arg(STRANGER).arg(&link);
+        let outcome = scene.run(&mut command, LIMIT);
+        for line in outcome.stdout.lines() {
+            let answered: usize = line.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
+            assert!(answered != 16, "the keeper answered a stranger: {outcome}");
+        }
+        let path = scene.path("home");
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("ours");
+    }
+    scene.frost(&["freeze", "counter"]).ok();
+    scene.frost(&["thaw", "counter"]).ok();
+    goes_on(scene);
+    scene.frost(&["kill", "-s", "KILL", "counter"]).ok();
+    assert_eq!(scene.frost(&["wait", "counter"]).status, Some(128 + 9));
+    scene.is_empty_soon();
+}
+
+/// What was written down is later than now.
+fn a_clock_that_was_set_back_is_no_matter(scene: &Scene) {
+    scene.frost(&["run", "--detach", "--name", "counter", "--", "sh", "-c", COUNTER]).ok();
+    goes_on(scene);
+    let record = scene.path("home").join("instances/counter/record");
+    let text = fs::read_to_string(&record).expect("it was written");
+    let mut value: serde_json::Value = serde_json::from_str(&text).expect("a record");
+    value["started"] = i64::MAX.into();
+    fs::write(&record, value.to_string()).expect("our own file");
+    for _ in 0..2 {
+        scene.frost(&["ps"]).ok();
+        scene.frost(&["ps", "--json"]).ok();
+        scene.frost(&["freeze", "counter"]).ok();
+        scene.frost(&["thaw", "counter"]).ok();
+        goes_on(scene);
+    }
+    scene.frost(&["kill", "-s", "KILL", "counter"]).ok();
+    scene.frost(&["wait", "counter"]);
+    scene.is_empty_soon();
+}
+
+/// Filters of programs as people use them, made by libseccomp: `file` and `man` restrict themselves.
+fn sandboxes_of_real_programs_come_back(scene: &Scene) {
+    let mut command = scene.command("file");
+    if command.arg("--version").output().is_err() {
+        skip("file is not installed");
+        return;
+    }
+    // It reads names as they come, behind its filter.
+    rustix::fs::mkfifoat(rustix::fs::CWD, scene.stage("names"), 0o666.into()).expect("our own directory");
+    rustix::fs::chmod(scene.stage("names"), 0o666.into()).expect("ours");
+    let script = "exec file --no-buffer --files-from - < names > kinds 2> errors";
+    scene.frost(&["run", "--detach", "--name", "file", "--", "sh", "-c", script]).ok();
+    let open = || fs::OpenOptions::new().write(true).open(scene.stage("names"));
+    let mut names = open().expect("it reads");
+    let ask = |names: &mut fs::File, answers: usize| {
+        std::io::Write::write_all(names, b"/bin/sh\n").expect("it reads");
+        let kinds = || fs::read_to_string(scene.stage("kinds")).unwrap_or_default();
+        until("file answers", || kinds().lines().count() == answers);
+        assert!(kinds().lines().all(|line| line.contains("ELF") || line.contains("symbolic")), "{}", kinds());
+    };
+    ask(&mut names, 1);
+    let record = scene.frost(&["ps", "file", "--json"]).ok().record();
+    let filters = |pid: i64| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:").map(str::trim));
+        line.and_then(|count| count.parse::<u32>().ok()).unwrap_or(0)
+    };
+    let before = filters(record["pid"].as_i64().unwrap_or(0));
+    let checked = scene.frost(&["check", "file"]);
+    if before < 2 {
+        skip("this file installs no filter");
+    } else if checked.status == Some(3) {
+        // It forbids what a freeze asks, so it is told by name, and goes on.
+        assert!(checked.stdout.contains("system call filter"), "{checked}");
+        scene.frost(&["freeze", "file"]).refused(3, "system call filter");
+        ask(&mut names, 2);
+    } else {
+        scene.frost(&["freeze", "file"]).ok();
+        let thawed = scene.frost(&["thaw", "file", "--json"]).ok();
+        assert_eq!(filters(thawed.number("pid")), before);
+        names = open().expect("it reads again");
+        ask(&mut names, 2);
+    }
+    drop(names);
+    assert_eq!(scene.frost(&["wait", "file"]).status, Some(0));
+    scene.is_empty_soon();
 }

@@ -72,7 +72,8 @@ macro_rules! refused {
 fn each_victim_makes_its_journeys() {
     let output = frost_tests::output_of(std::process::Command::new(binary()).arg("list"));
     let listed: std::collections::BTreeSet<String> = output.lines().map(str::to_owned).collect();
-    let tested = CARRIED.iter().chain(REFUSED).chain(SPECIAL).map(|name| (*name).to_owned()).collect();
+    let tested =
+        CARRIED.iter().chain(REFUSED).chain(FILTERED).chain(SPECIAL).map(|name| (*name).to_owned()).collect();
     assert_eq!(listed, tested);
 }
 
@@ -88,6 +89,11 @@ const SPECIAL: &[&str] = &[
     "mqueue_used",
     "volatile_lost",
     "volatile_changed",
+    "filter_few_calls",
+    "filter_no_executable_memory",
+    "filter_without_asking",
+    "filter_rights_given_up",
+    "filter_listener",
 ];
 
 #[test]
@@ -221,6 +227,116 @@ fn a_full_connection_is_carried_by_root() {
         journey::twice(binary(), "tcp_full");
     }
     journey::refused_for(binary(), "tcp_full", "receiver does not read", Who::Ordinary);
+}
+
+/// Filters of system calls: root reads them; an ordinary user's are remembered by the keeper.
+macro_rules! filtered {
+    ($($name:ident)*) => {$(
+        mod $name {
+            use super::*;
+
+            const NAME: &str = stringify!($name);
+
+            #[test]
+            fn unfrozen() {
+                journey::unfrozen(binary(), NAME);
+            }
+
+            #[test]
+            fn thawed() {
+                if reads_filters() {
+                    journey::thawed(binary(), NAME, Who::Myself);
+                }
+            }
+
+            #[test]
+            fn thawed_twice() {
+                if reads_filters() {
+                    journey::twice(binary(), NAME);
+                }
+            }
+
+            #[test]
+            fn left_running_and_copied() {
+                if reads_filters() {
+                    journey::copied(binary(), NAME);
+                }
+            }
+
+            #[test]
+            fn in_the_runtime() {
+                journey::thawed_in_the_runtime(binary(), NAME, Who::Myself);
+            }
+
+            #[test]
+            fn in_the_runtime_of_an_ordinary_user() {
+                journey::thawed_in_the_runtime(binary(), NAME, Who::Ordinary);
+            }
+        }
+    )*
+
+        const FILTERED: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+/// Whether the kernel gives us the filters of others.
+fn reads_filters() -> bool {
+    frost_tests::is_root() || {
+        frost_tests::skip("only root can read filters of system calls");
+        false
+    }
+}
+
+filtered! {
+    filter_one
+    filter_by_prctl
+    filter_stacked
+    filter_for_all
+    filter_of_threads
+    filter_of_one_thread
+    filter_forked
+    filter_executed
+    filter_failed
+    filter_large
+    filter_traps
+}
+
+/// Nobody but root gets them back, where no keeper was told of them.
+#[test]
+fn an_ordinary_user_s_filters_are_refused_by_name_outside_of_the_runtime() {
+    journey::refused_for(binary(), "filter_one", "system call filter", Who::Ordinary);
+}
+
+/// Root may suspend filters; for anybody else a process whose filters forbid what a freeze asks of it is out of reach.
+#[test]
+fn filters_that_forbid_a_freeze_are_suspended_by_root() {
+    for name in ["filter_few_calls", "filter_no_executable_memory"] {
+        journey::unfrozen(binary(), name);
+        if reads_filters() {
+            journey::thawed(binary(), name, Who::Myself);
+            journey::thawed_in_the_runtime(binary(), name, Who::Myself);
+        }
+        journey::refused_in_the_runtime(binary(), name, "forbids calls", Who::Ordinary);
+    }
+}
+
+/// CAP_SYS_ADMIN is what it takes beside no_new_privs.
+#[test]
+fn filters_of_the_privileged_come_back_if_they_still_are() {
+    journey::unfrozen(binary(), "filter_without_asking");
+    if reads_filters() {
+        journey::thawed(binary(), "filter_without_asking", Who::Myself);
+        journey::refused(binary(), "filter_rights_given_up", "rights that the program has given up");
+    }
+    journey::unfrozen(binary(), "filter_rights_given_up");
+}
+
+#[test]
+fn filters_with_a_listener_are_refused_by_name() {
+    journey::unfrozen(binary(), "filter_listener");
+    if reads_filters() {
+        journey::refused_at_the_stop(binary(), "filter_listener", "SECCOMP_RET_USER_NOTIF");
+    }
 }
 
 refused! {

@@ -20,6 +20,7 @@ mod epoll;
 mod eventfd;
 mod fifo;
 mod file;
+mod filter;
 mod inotify;
 mod limits;
 mod memfd;
@@ -70,6 +71,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         eventfd::VICTIMS,
         fifo::VICTIMS,
         file::VICTIMS,
+        filter::VICTIMS,
         inotify::VICTIMS,
         limits::VICTIMS,
         memfd::VICTIMS,

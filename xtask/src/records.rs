@@ -14,7 +14,7 @@ const BEGIN: &str = "<!-- records: made by `cargo xtask records` -->\n";
 const END: &str = "<!-- end of records -->\n";
 
 /// The modules of the model in the order in which a reader wants them; those of `cap` that are not named follow.
-const MODULES: [&str; 21] = [
+const MODULES: [&str; 22] = [
     "process",
     "machine",
     "host",
@@ -25,6 +25,7 @@ const MODULES: [&str; 21] = [
     "pd/signals",
     "pd/limits",
     "pd/timers",
+    "pd/filter",
     "cpu/thread",
     "cpu/registers",
     "cpu/restart",

@@ -231,12 +231,14 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
             ErrorKind::NotFound => (Status::NotFound, "give its path, or look at PATH".to_owned()),
             _ => (Status::NotExecutable, "look at its mode and its kind (`file`)".to_owned()),
         },
+        // The error's own text, as "no space left on device", would lead astray.
+        Runtime::Environment { object, source }
+            if object == frost_runtime::run::NAMESPACES && is_refusal(*source) =>
+        {
+            (Status::Denied, crate::commands::refused_namespaces_remedy().to_owned())
+        }
         Runtime::Environment { source, .. } => (
-            if matches!(*source, Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::USERS) {
-                Status::Denied
-            } else {
-                Status::Failed
-            },
+            if is_refusal(*source) { Status::Denied } else { Status::Failed },
             "`frost check` tells which right is lacking, and how to get it".to_owned(),
         ),
         Runtime::File { source, .. } => match source.kind() {
@@ -250,4 +252,9 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
         },
     };
     Told::new(status, what).chain(&error).state("nothing was changed").hint(hint).into()
+}
+
+/// Whether an errno of making namespaces says that they are not allowed.
+fn is_refusal(errno: Errno) -> bool {
+    matches!(errno, Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::USERS)
 }

@@ -1,5 +1,6 @@
 //! Capture of the CPU session.
 
+use crate::filter::Filters;
 use crate::inner::ThreadFacts;
 use crate::pd;
 use frost_model::clock::Timespec;
@@ -20,13 +21,15 @@ pub(crate) fn capture(
     process: &StoppedProcess,
     facts: &[ThreadFacts],
     statuses: &mut HashMap<i32, Status>,
+    filters: &Filters,
 ) -> Result<CpuState, Errno> {
     let threads = process.threads.iter().zip(facts).map(|(thread, facts)| {
         let status = match statuses.remove(&thread.tid) {
             Some(status) => status,
             None => proc::thread_status(process.pid, thread.tid)?,
         };
-        capture_thread(process, thread, facts, status)
+        let captured = capture_thread(process, thread, facts, status)?;
+        Ok(Thread { filters: filters.of(thread.tid).to_vec(), ..captured })
     });
     let mut threads: Vec<Thread> = threads.collect::<Result<_, _>>()?;
     if process.lacks_leader()
@@ -57,6 +60,7 @@ fn ended_leader(process: &StoppedProcess, other: &Thread) -> Thread {
         parent_death_signal: 0,
         settings: ThreadSettings::default(),
         ended: Some(process.stat.exit_code),
+        filters: Vec::new(),
     }
 }
 
@@ -98,6 +102,7 @@ fn capture_thread(
         parent_death_signal: facts.parent_death_signal,
         settings: facts.settings,
         ended: None,
+        filters: Vec::new(),
     })
 }
 

@@ -52,6 +52,22 @@ const PR_GET_SPECULATION_CTRL: u64 = 52;
 const PR_GET_IO_FLUSHER: u64 = 58;
 const PR_GET_MDWE: u64 = 66;
 const PR_GET_MEMORY_MERGE: u64 = 68;
+/// All of them: a process whose filters forbid one of these cannot be asked.
+pub(crate) const ASKED_BY_PRCTL: [u64; 13] = [
+    PR_GET_PDEATHSIG,
+    PR_GET_DUMPABLE,
+    PR_GET_TSC,
+    PR_GET_SECUREBITS,
+    PR_GET_TIMERSLACK,
+    PR_MCE_KILL_GET,
+    PR_GET_CHILD_SUBREAPER,
+    PR_GET_TID_ADDRESS,
+    PR_GET_THP_DISABLE,
+    PR_GET_SPECULATION_CTRL,
+    PR_GET_IO_FLUSHER,
+    PR_GET_MDWE,
+    PR_GET_MEMORY_MERGE,
+];
 /// PR_TSC_SIGSEGV.
 const TSC_SIGSEGV: u32 = 2;
 /// PR_MCE_KILL_DEFAULT.

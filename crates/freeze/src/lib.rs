@@ -19,6 +19,7 @@ mod difference;
 mod dirty;
 mod failure;
 mod file;
+mod filter;
 mod guardian;
 mod host;
 mod inner;
@@ -76,6 +77,9 @@ pub trait Keeper: std::fmt::Debug {
 
     /// How many filters of system calls the runtime has put on the program, which a thaw puts there again.
     fn filters(&self) -> u32;
+
+    /// Which filters the program has installed itself, as the keeper was told.
+    fn notes(&self) -> Vec<frost_keeper::notes::Note>;
 
     /// What the program gets again where it is thawed.
     fn runtime(&self) -> frost_model::host::Runtime;

@@ -1,10 +1,11 @@
 //! The life of a freeze, in its guardian.
 
 use crate::Keeper;
-use crate::cap::{Captured, Motion, sysv, tcp};
 use crate::ahead::Ahead;
+use crate::cap::{Captured, Motion, sysv, tcp};
 use crate::difference::Earlier;
 use crate::failure::{Failure, FailureKind};
+use crate::filter::{self, Filters};
 use crate::inner::{self, ProcessFacts};
 use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
@@ -286,6 +287,8 @@ fn capture(
     let seen: Vec<Seen<'_>> = living.iter().zip(&maps).map(|(process, maps)| seen(process, maps)).collect();
     let (mut catalog, mut obstacles) = survey::look(&seen, &mut files, Motion::Stopped, options.keeper)
         .map_err(|error| freeze.failed(&error))?;
+    let (filters, in_the_way) = filter::learn(&survey::members(&seen), options.keeper);
+    obstacles.extend(in_the_way);
     obstacles.extend(living.iter().filter_map(|process| lost_leader(process)));
     obstacles.extend(living.iter().filter_map(|process| dispatching(process)));
     if !obstacles.is_empty() {
@@ -330,7 +333,8 @@ fn capture(
     }
     let asked: Vec<_> =
         living.iter().map(|process| (*process, known[&process.pid].mappings.as_slice())).collect();
-    let sysv = sysv::capture(&asked, memory.draft.pack()).map_err(|error| freeze.failed(&error))?;
+    let sysv = sysv::capture(&asked, &|process, call| filters.let_call(process, call), memory.draft.pack())
+        .map_err(|error| freeze.failed(&error))?;
     let own = sysv.own.clone();
     let mut behind = Referents {
         dataspaces: BTreeMap::new(),
@@ -373,8 +377,16 @@ fn capture(
         processes.push(match known.remove(&process.pid) {
             Some(known) => {
                 memory.at = processes.len();
-                capture_process(tree, process, known, &mut statuses, &behind, &mut files, &mut memory)
-                    .map_err(|error| freeze.failed(&*error))?
+                capture_process(
+                    tree,
+                    process,
+                    known,
+                    &mut statuses,
+                    (&behind, &filters),
+                    &mut files,
+                    &mut memory,
+                )
+                .map_err(|error| freeze.failed(&*error))?
             }
             None => Process {
                 pd: pd::capture_zombie(tree, process),
@@ -392,9 +404,10 @@ fn capture(
         options.keeper,
     );
     freeze.step("freeze.sessions")?;
-    copy_memory(tree, memory.extents, memory.draft).map_err(|error| freeze.failed(&error))?;
+    copy_memory(tree, memory.extents, memory.draft, &filters).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.memory")?;
     behind.sysv.put(&mut objects);
+    objects.filters = filters.used();
     let mut checkpoint =
         Checkpoint { host, clocks, processes, descriptions, objects, dataspaces, machine: None };
     let rules = checkpoint.host.runtime.as_mut().map(|runtime| std::mem::take(&mut runtime.routes));
@@ -439,7 +452,12 @@ fn capture_deleted(
 
 /// Fills the places that extents have in the pack: each process writes its own where that is sooner and allowed, and
 /// the rest is read from outside.
-fn copy_memory(tree: &StoppedTree, extents: &[ram::Extent], draft: &mut Draft) -> Result<(), ram::Error> {
+fn copy_memory(
+    tree: &StoppedTree,
+    extents: &[ram::Extent],
+    draft: &mut Draft,
+    filters: &Filters,
+) -> Result<(), ram::Error> {
     draft.pack().require_reserved()?;
     // Extents of a process lie together, and unreadable ones are few.
     for chunk in extents.chunk_by(|a, b| a.pid == b.pid) {
@@ -448,11 +466,11 @@ fn copy_memory(tree: &StoppedTree, extents: &[ram::Extent], draft: &mut Draft) -
         // First, since its places lie between those of the others, which are hashed as they are written.
         ram::copy(&unreadable, false, draft.pack())?;
         let own = match process {
-            Some(process) => {
+            Some(process) if !filters.hold(process) => {
                 let mappings = proc::bare_mappings(process.through).unwrap_or_default();
                 deposit::write(process, &mappings, &readable, draft.pack())?
             }
-            None => false,
+            _ => false,
         };
         if !own {
             ram::copy(&readable, true, draft.pack())?;
@@ -666,7 +684,7 @@ fn capture_process(
     process: &StoppedProcess,
     known: Known,
     statuses: &mut HashMap<i32, Status>,
-    behind: &dyn Behind,
+    (behind, filters): (&dyn Behind, &Filters),
     files: &mut FileCache,
     memory: &mut Memory<'_>,
 ) -> Result<Process, Box<dyn Error>> {
@@ -713,7 +731,7 @@ fn capture_process(
     let bounds = rm::bounds(pid, stat, known.facts.brk);
     let vdso = rm::vdso(pid, &known.mappings);
     Ok(Process {
-        cpu: cpu::capture(process, &known.facts.threads, statuses)?,
+        cpu: cpu::capture(process, &known.facts.threads, statuses, filters)?,
         pd: pd::capture(tree, process, &known.facts, &known.timers, places, known.descriptors)?,
         rm: RmState { regions, bounds, vdso },
     })

@@ -15,6 +15,7 @@
 use crate::difference::Earlier;
 use crate::dirty::{self, Tracker};
 use crate::failure::Failure;
+use crate::filter;
 use crate::persist::Freeze;
 use crate::places::{Piece, Places};
 use crate::ram;
@@ -518,6 +519,10 @@ fn enter(
         let mut mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;
         if inject::sweep(process, &mappings).map_err(|error| freeze.failed(&error))? {
             mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;
+        }
+        if filter::is_filtered(process.pid, options.keeper) {
+            // Its filters may forbid what it takes; all of it is copied in the stop.
+            continue;
         }
         match Tracker::enter(process, &mappings) {
             Ok(tracker) => {

@@ -3,6 +3,7 @@
 use crate::Keeper;
 use crate::cap::{Catalog, Motion, Observed};
 use crate::failure::{Failure, FailureKind};
+use crate::filter::{self, Member};
 use crate::rm::{self, Behind, FileCache};
 use crate::{file, target};
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
@@ -69,7 +70,15 @@ pub(crate) fn look(
         .collect();
     let (mut catalog, mut obstacles) = Catalog::survey(&observed, motion)?;
     let linked = adopt_deleted(&mut catalog, seen, files)?;
-    for process in seen {
+    let inner = nested(seen);
+    obstacles.extend(seen.iter().filter(|process| is_keeper(process.pid)).map(|process| Obstacle {
+        pid: process.inner,
+        command: process.command.clone(),
+        object: "`frost run` in it".to_owned(),
+        reason: "what runs below a keeper of its own has namespaces that are not carried".to_owned(),
+        remedy: "freeze that program by its own name, from in there, or run it beside this one".to_owned(),
+    }));
+    for process in seen.iter().filter(|process| !inner.contains(&process.pid)) {
         obstacles.extend(target::survey(process.through, process.inner, process.status, keeper));
         obstacles.extend(rm::survey(process.inner, &process.command, process.mappings, &linked, files));
         for (link, object) in [("exe", "binary"), ("cwd", "working directory"), ("root", "root directory")] {
@@ -84,10 +93,34 @@ pub(crate) fn look(
             }
         }
     }
-    let pids: Vec<_> = seen.iter().map(|process| (process.through, process.inner)).collect();
+    let outer = seen.iter().filter(|process| !inner.contains(&process.pid));
+    let pids: Vec<_> = outer.map(|process| (process.through, process.inner)).collect();
     obstacles.extend(target::survey_shared(&pids));
     obstacles.extend(target::survey_namespaces(&pids));
     Ok((catalog, obstacles))
+}
+
+/// Whether a process is a keeper, which is executed from memory.
+fn is_keeper(pid: i32) -> bool {
+    proc::link(pid, "exe").is_ok_and(|exe| exe.starts_with(b"/memfd:frost-keeper"))
+}
+
+/// Finds keepers in the tree and all that lives below them: one word about it says more than one about each namespace.
+fn nested(seen: &[Seen<'_>]) -> HashSet<i32> {
+    let mut below: Vec<i32> = seen.iter().map(|process| process.pid).filter(|pid| is_keeper(*pid)).collect();
+    let mut index = 0;
+    while index < below.len() {
+        below.extend(proc::children(below[index]).unwrap_or_default());
+        index += 1;
+    }
+    below.into_iter().collect()
+}
+
+/// Looks at the threads of all processes, for their filters.
+pub(crate) fn members(seen: &[Seen<'_>]) -> Vec<Member> {
+    let inner = nested(seen);
+    let outer = seen.iter().filter(|process| !inner.contains(&process.pid));
+    outer.map(|process| Member::look(process.pid, process.inner, &process.command)).collect()
 }
 
 /// Opens mapped files that were deleted and that no descriptor refers to, by way of the kernel's links to them, and adds
@@ -188,6 +221,7 @@ pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<O
     match look(&seen, &mut FileCache::default(), Motion::Running, keeper) {
         Ok((_, obstacles)) => {
             unstoppable.extend(obstacles);
+            unstoppable.extend(filter::survey(&members(&seen), keeper));
             Ok(unstoppable)
         }
         Err(error) => {

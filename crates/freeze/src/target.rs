@@ -148,7 +148,7 @@ const SHARED_NAMESPACES: [(&str, &str); 3] = [("net", "network"), ("uts", "host 
 
 /// Lists what is in the way in a process as a whole: nothing here needs it to be stopped.
 ///
-/// A program of the runtime has the namespaces of its keeper, which a thaw makes again, and its filters.
+/// A program of the runtime has the namespaces of its keeper, which a thaw makes again.
 pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, keeper: Option<&dyn Keeper>) -> Vec<Obstacle> {
     let command = proc::command(pid);
     let mut obstacles = Vec::new();
@@ -161,14 +161,6 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, keeper: Option<&dyn 
             remedy: remedy.to_owned(),
         });
     };
-    if status.seccomp != 0 && keeper.is_none_or(|keeper| status.seccomp_filters != keeper.filters()) {
-        let kind = if status.seccomp == 1 { "strict mode" } else { "filters" };
-        add(
-            "system call filter",
-            format!("seccomp {kind} restrict its system calls, and the kernel does not give filters back"),
-            "run the program without its sandbox, where it has a switch for that",
-        );
-    }
     for (file, name) in SHARED_NAMESPACES {
         let link = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/{file}"), Vec::new()).ok();
         if let (Some(theirs), Some(ours)) = (link(&pid.to_string()), link("self"))

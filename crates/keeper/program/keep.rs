@@ -1,5 +1,6 @@
 //! What the keeper does: a loop over what may happen.
 
+use crate::filters::Notes;
 use crate::protocol::{self as say, DATA_BYTES, HEAD_BYTES, Message};
 use crate::raw::{self, Area, PollFd};
 
@@ -14,14 +15,14 @@ const LAPSE_MS: i64 = 5000;
 
 const SIGKILL: i32 = 9;
 /// Descriptors that are polled before those of clients.
-const FIXED: usize = 4;
+const FIXED: usize = 5;
 
 /// What it is given: numbers of descriptors, -1 for what there is not, and how things stand.
 struct Setup {
     /// The pid of the program's root.
     root: i32,
     /// The socket at which commands come.
-    listener: i32,
+    socket: i32,
     /// The instance's directory, for the log and the note of its end.
     directory: i32,
     /// The log.
@@ -32,16 +33,19 @@ struct Setup {
     watcher: i32,
     /// One more.
     second: i32,
+    /// The listener of the program's filter.
+    listener: i32,
 }
 
 impl Setup {
-    /// Reads seven numbers behind the first `=`.
+    /// Reads eight numbers behind the first `=`.
     fn read(text: &[u8]) -> Self {
         let start = text.iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
         let mut words = text[start..].split(|byte| *byte == b' ').map(number);
         let mut next = || words.next().unwrap_or(-1);
-        let (root, listener, directory) = (next(), next(), next());
-        Self { root, listener, directory, log: next(), master: next(), watcher: next(), second: next() }
+        let (root, socket, directory) = (next(), next(), next());
+        let (log, master, watcher, second) = (next(), next(), next(), next());
+        Self { root, socket, directory, log, master, watcher, second, listener: next() }
     }
 }
 
@@ -100,6 +104,7 @@ struct Keeper {
     deserted: bool,
     log_bytes: u64,
     slave: i32,
+    notes: Notes,
 }
 
 const NOBODY: Client = Client { fd: -1, role: Role::Asking, owed: false };
@@ -126,6 +131,7 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         deserted: false,
         log_bytes: 0,
         slave,
+        notes: Notes::begin(setup.listener, setup.directory),
         setup,
     };
     keeper.clients[0] = Client { fd: keeper.setup.watcher, role: Role::Watching, owed: false };
@@ -136,9 +142,10 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         let owed = keeper.clients.iter().any(|client| client.owed);
         let mut fds = [PollFd { fd: -1, events: raw::POLLIN, revents: 0 }; FIXED + CLIENTS];
         fds[0].fd = signals;
-        fds[1].fd = keeper.setup.listener;
+        fds[1].fd = keeper.setup.socket;
         // No more is read of the terminal before all have got what was read.
         fds[2].fd = if owed { -1 } else { keeper.setup.master };
+        fds[4].fd = keeper.notes.fd();
         fds[3].fd = keeper.coming.as_ref().map_or(-1, |coming| coming.gate);
         for (fd, client) in fds[FIXED..].iter_mut().zip(&keeper.clients) {
             fd.fd = client.fd;
@@ -167,6 +174,9 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
             let _ = raw::read(signals, &mut [0; 128]);
             keeper.collect(shown);
         }
+        if fds[4].revents != 0 {
+            keeper.notes.hear(fds[4].revents);
+        }
         if fds[2].revents != 0
             && let Ok(count @ 1..) = raw::read(keeper.setup.master, shown)
         {
@@ -187,7 +197,7 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
             }
         }
         if fds[1].revents != 0
-            && let Ok(fd) = raw::accept(keeper.setup.listener)
+            && let Ok(fd) = raw::accept(keeper.setup.socket)
         {
             match keeper.clients.iter_mut().find(|client| client.fd < 0) {
                 Some(place) => *place = Client { fd, ..NOBODY },
@@ -205,6 +215,7 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
 impl Keeper {
     /// Collects whatever has ended.
     fn collect(&mut self, buffer: &mut [u8]) {
+        let mut root_ended = None;
         while let Some((pid, status)) = raw::wait() {
             let stopped = status & 0xff == 0x7f;
             if self.is_coming(pid) {
@@ -219,9 +230,13 @@ impl Keeper {
                 if stopped {
                     self.tell(Message::new(say::STOPPED, status >> 8 & 0xff, 0, 0));
                 } else {
-                    self.ended(status, buffer);
+                    root_ended = Some(status);
                 }
             }
+        }
+        // When all that had ended is collected: what is left goes on.
+        if let Some(status) = root_ended {
+            self.ended(status, buffer);
         }
     }
 
@@ -273,6 +288,14 @@ impl Keeper {
                 }
             }
             _ => {
+                // It has done its work and left another one behind, as a daemon does.
+                if status == 0
+                    && let Some(heir) = raw::first_child()
+                {
+                    self.setup.root = heir;
+                    self.tell(Message::new(say::ENDED, status, heir, 0));
+                    return;
+                }
                 self.drain(buffer);
                 self.note(b"ended ", status);
                 self.tell(Message::new(say::ENDED, status, 0, 0));
@@ -396,7 +419,7 @@ impl Keeper {
         let Some(message) = Message::from_bytes(packet) else { return self.leave(index) };
         let master = self.setup.master;
         let idle = self.worker.is_none() && self.coming.is_none();
-        if descriptor >= 0 && message.kind != say::LIVE {
+        if descriptor >= 0 && !matches!(message.kind, say::LIVE | say::LISTEN) {
             raw::close(descriptor);
         }
         match message.kind {
@@ -445,7 +468,11 @@ impl Keeper {
                 self.coming = Some(Coming { root: message.a, gate: descriptor, ended: None });
                 self.answer(index, say::STATE, -1);
             }
-            say::LIVE if descriptor >= 0 => {
+            say::LISTEN if self.frozen && self.worker == Some(index) && self.coming.is_none() => {
+                self.notes.listen(descriptor, self.setup.directory);
+                self.answer(index, say::STATE, -1);
+            }
+            say::LIVE | say::LISTEN if descriptor >= 0 => {
                 raw::close(descriptor);
                 self.answer(index, say::BUSY, -1);
             }

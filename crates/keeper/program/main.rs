@@ -9,6 +9,7 @@
 #![no_std]
 #![no_main]
 
+mod filters;
 mod keep;
 #[path = "../src/protocol.rs"]
 #[allow(dead_code, reason = "it has the other side's words too")]

@@ -30,6 +30,7 @@ const PPOLL: usize = 271;
 const ACCEPT4: usize = 288;
 const SIGNALFD4: usize = 289;
 const GETEUID: usize = 107;
+const PROCESS_VM_READV: usize = 310;
 
 /// # Safety
 /// As the call's own: each argument that is an address must be one of memory that the call may use as it does.
@@ -113,6 +114,75 @@ pub(crate) fn settle(name: &[u8; 16]) {
 pub(crate) fn effective_user() -> u32 {
     // SAFETY: it takes nothing.
     unsafe { call(GETEUID, [0; 6]) }.unwrap_or(0) as u32
+}
+
+/// Reads from the start of a file into `buffer`, and returns how much there was.
+pub(crate) fn read_file(path: &core::ffi::CStr, buffer: &mut [u8]) -> Result<usize> {
+    const CWD: usize = -100isize as usize;
+    const CLOEXEC_NOFOLLOW: usize = 0o2_400_000;
+    // SAFETY: the path ends in NUL and lives.
+    let fd = unsafe { call(OPENAT, [CWD, path.as_ptr() as usize, CLOEXEC_NOFOLLOW, 0, 0, 0]) }? as i32;
+    let count = read(fd, buffer);
+    close(fd);
+    count
+}
+
+/// The child that we have had for longest, if there is any.
+pub(crate) fn first_child() -> Option<i32> {
+    let mut text = [0; 16];
+    let count = read_file(c"/proc/self/task/1/children", &mut text).ok()?;
+    let digits = text[..count].iter().take_while(|byte| byte.is_ascii_digit());
+    let pid = digits.fold(0i32, |value, digit| value.wrapping_mul(10).wrapping_add(i32::from(digit - b'0')));
+    (pid > 0).then_some(pid)
+}
+
+/// Reads memory of another process; whether all of it was there.
+pub(crate) fn read_memory(pid: i32, address: u64, buffer: &mut [u8]) -> bool {
+    let ours = [buffer.as_mut_ptr() as usize, buffer.len()];
+    let theirs = [address as usize, buffer.len()];
+    let (ours, theirs) = (ours.as_ptr() as usize, theirs.as_ptr() as usize);
+    // SAFETY: the kernel writes no more than the length of the live buffer.
+    let got = unsafe { call(PROCESS_VM_READV, [pid as usize, ours, 1, theirs, 1, 0]) };
+    got == Ok(buffer.len())
+}
+
+/// `struct seccomp_notif`: a call that waits for our word.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Notice {
+    id: u64,
+    /// The thread.
+    pub(crate) tid: u32,
+    flags: u32,
+    /// The number of the call.
+    pub(crate) nr: i32,
+    arch: u32,
+    instruction_pointer: u64,
+    pub(crate) arguments: [u64; 6],
+}
+
+/// Takes the next call that waits; `None` if it is gone by now.
+pub(crate) fn next_notice(listener: i32) -> Option<Notice> {
+    const SECCOMP_IOCTL_NOTIF_RECV: usize = 0xc050_2100;
+    // The kernel wants it to be zero.
+    let mut notice = Notice { id: 0, tid: 0, flags: 0, nr: 0, arch: 0, instruction_pointer: 0, arguments: [0; 6] };
+    // SAFETY: the kernel fills the live struct, whose size of 80 bytes is part of the request's number.
+    let got = unsafe {
+        call(IOCTL, [listener as usize, SECCOMP_IOCTL_NOTIF_RECV, &raw mut notice as usize, 0, 0, 0])
+    };
+    got.ok().map(|_| core::hint::black_box(notice))
+}
+
+/// Lets the call go on. One that was interrupted meanwhile is made, and told of, again.
+pub(crate) fn let_go_on(listener: i32, notice: &Notice) {
+    const SECCOMP_IOCTL_NOTIF_SEND: usize = 0xc018_2101;
+    const SECCOMP_USER_NOTIF_FLAG_CONTINUE: u64 = 1;
+    // `struct seccomp_notif_resp`: id, value, error and flags.
+    let response = [notice.id, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE << 32];
+    // SAFETY: the kernel reads the 24 live bytes.
+    let _ = unsafe {
+        call(IOCTL, [listener as usize, SECCOMP_IOCTL_NOTIF_SEND, response.as_ptr() as usize, 0, 0, 0])
+    };
 }
 
 /// Makes an empty file for appending.

@@ -22,6 +22,8 @@ pub struct Held {
     pub watcher: Option<OwnedFd>,
     /// One more.
     pub second: Option<OwnedFd>,
+    /// The listener of the program's filter.
+    pub listener: Option<OwnedFd>,
 }
 
 impl Held {
@@ -64,13 +66,15 @@ pub fn become_keeper(root: i32, held: &Held) -> Errno {
     };
     let (log, master) = (number(held.log.as_ref()), number(held.master.as_ref()));
     let (watcher, second) = (number(held.watcher.as_ref()), number(held.second.as_ref()));
+    let told = number(held.listener.as_ref());
     // Behind the numbers, for people: what it is the keeper of.
     let place = held.place.as_ref().and_then(|(directory, _)| {
         rustix::fs::readlink(format!("/proc/self/fd/{}", directory.as_raw_fd()), Vec::new()).ok()
     });
     let place = place.unwrap_or_default();
     let place = place.to_string_lossy();
-    let setup = format!("KEEPER={root} {listener} {directory} {log} {master} {watcher} {second} {place}");
+    let setup =
+        format!("KEEPER={root} {listener} {directory} {log} {master} {watcher} {second} {told} {place}");
     let title =
         if held.name.is_empty() { "frost-keeper".to_owned() } else { format!("frost-keeper {}", held.name) };
     match (CString::new(title), CString::new(setup)) {
@@ -103,6 +107,8 @@ pub struct Home {
     pub terminal: Option<OwnedFd>,
     /// What is refused to the program.
     pub allowed: Vec<String>,
+    /// Whether it may have asked for notices.
+    pub notices: bool,
 }
 
 /// What failed, and why.

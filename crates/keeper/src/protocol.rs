@@ -8,7 +8,7 @@ pub const HEAD_BYTES: usize = 16;
 /// The most bytes behind the head.
 pub const DATA_BYTES: usize = 4096;
 /// Changes with the meaning of any message.
-pub const VERSION: i32 = 1;
+pub const VERSION: i32 = 2;
 
 /// Asks for [`STATE`].
 pub const STATUS: u32 = 1;
@@ -30,6 +30,9 @@ pub const THAW: u32 = 8;
 /// The program is built and waits at its gate: `a` is the pid of its root inside. With it comes the gate's reading end,
 /// in which the keeper finds a token if it was opened, and an end of file if it never will be. Answered by [`STATE`].
 pub const LIVE: u32 = 9;
+/// While a program is thawed: with it comes the listener of its filter, and the notes of filters that an earlier program
+/// installed are dropped. Answered by [`STATE`].
+pub const LISTEN: u32 = 11;
 /// Ends a keeper whose program is frozen; one whose program runs answers [`BUSY`].
 pub const END: u32 = 10;
 
@@ -41,7 +44,8 @@ pub const BUSY: u32 = 33;
 pub const OUTPUT: u32 = 34;
 /// Job control stopped the root: `a` is the signal.
 pub const STOPPED: u32 = 35;
-/// The program ended: `a` is its status as of wait(2). The keeper ends too.
+/// The program's root ended: `a` is its status as of wait(2). The keeper ends too, unless `b` is not 0: then it has left
+/// another process behind, as a daemon does, which is the root from now on and has that pid inside.
 pub const ENDED: u32 = 36;
 /// The program was frozen: `a` is the version of its image.
 pub const ICE: u32 = 37;
@@ -68,6 +72,15 @@ pub struct Message {
     /// The third.
     pub c: i32,
 }
+
+/// The file in an instance's directory in which the keeper notes the filters that the program has installed.
+pub const FILTERS_NOTE: &core::ffi::CStr = c"filters";
+/// How many words stand before the instructions of a note: [`NOTE_MAGIC`]; the thread, its process, and that process'
+/// parent, all of them as the keeper sees them; how many filters it had before; flags as of seccomp(2); how many
+/// instructions follow, of 8 bytes each; 0.
+pub const NOTE_WORDS: usize = 8;
+/// The first word of a note.
+pub const NOTE_MAGIC: u32 = 0x7274_6c66;
 
 impl Message {
     /// Makes a message.

@@ -10,6 +10,7 @@ use crate::cap::{
 };
 use crate::id::{DataspaceId, DescriptionId, ObjectId};
 use crate::machine::{DiskBase, Machine};
+use crate::pd::filter;
 use crate::process::Checkpoint;
 use crate::ram::Pages;
 use crate::rm::Attachment;
@@ -149,6 +150,7 @@ impl Checker<'_> {
                 if index == 0 && thread.tid != pid.into() {
                     return Err(malformed(place, "its first thread is not its leader"));
                 }
+                self.filters(&place, &thread.filters)?;
             }
             if !zombie && (process.pd.actions.len() != crate::pd::SIGNALS || process.pd.limits.len() > 32) {
                 return Err(malformed(place, "has not 64 signal actions, or too many limits"));
@@ -162,6 +164,20 @@ impl Checker<'_> {
                 last = descriptor.fd.raw();
                 self.description(&place, descriptor.description)?;
             }
+        }
+        Ok(())
+    }
+
+    fn filters(&self, place: &str, chain: &[u32]) -> Result<(), Malformed> {
+        let filters = &self.checkpoint.objects.filters;
+        let mut instructions = 0;
+        for index in chain {
+            let filter = filters.get(*index as usize);
+            present(filter, place, "names a filter that does not exist")?;
+            instructions += filter.map_or(0, |filter| filter.code.len() / filter::INSTRUCTION_BYTES + 4);
+        }
+        if instructions > filter::MOST_OF_A_THREAD {
+            return Err(malformed(place, "a thread has more filters than the kernel allows"));
         }
         Ok(())
     }
@@ -361,6 +377,9 @@ impl Checker<'_> {
         }
         for (index, unnamed) in self.checkpoint.objects.unnamed.iter().enumerate() {
             self.pages(&format!("unnamed file {index}"), &unnamed.pages, unnamed.identity.len_bytes, false)?;
+        }
+        if let Some(index) = self.checkpoint.objects.filters.iter().position(|filter| !filter.is_sized()) {
+            return Err(malformed(format!("filter {index}"), "has no instructions, or too many"));
         }
         let mut numbers = HashSet::new();
         let mut sessions = HashSet::new();

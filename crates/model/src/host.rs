@@ -39,4 +39,7 @@ pub struct Runtime {
     /// How its capabilities are obtained again, where that is not to be as usual; the first rule that fits decides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<crate::route::Rule>,
+    /// Whether it has the descriptors by which it may ask for notices.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub notices: bool,
 }

@@ -1,14 +1,22 @@
 //! Freezes an instance by its name.
 
 use crate::error::Error;
-use crate::instance::{Kept, Record};
+use crate::instance::{Instance, Kept, Record};
 use frost_freeze::{Failure, Frozen, Options};
 use frost_keeper::Connection;
+use frost_keeper::notes::{self, Note};
+use frost_keeper::notices::{Notices, QUIET_WITHIN, Quiet};
 use frost_keeper::protocol::{self as say, Message};
 use frost_model::host::Runtime;
 use frost_store::{Name, Store};
 use frost_sys::proc;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use std::io::Read;
+
+/// The file in which a keeper notes the filters of its program.
+const FILTERS_NOTE: &str = "filters";
+/// How much of it is read at most: some thousand filters.
+const NOTES_BYTES: u64 = 64 << 20;
 
 /// The keeper of a program, as a freeze sees it.
 #[derive(Debug)]
@@ -18,6 +26,7 @@ pub struct Keeper {
     root: i32,
     runtime: Runtime,
     filters: u32,
+    notes: Option<std::fs::File>,
     stay: bool,
 }
 
@@ -26,9 +35,10 @@ impl Keeper {
     ///
     /// # Errors
     /// [`Error::Ended`] if the program does not run, [`Error::Elsewhere`].
-    pub fn of(kept: Kept, record: &Record, stay: bool) -> Result<Self, Error> {
+    pub fn of(kept: Kept, instance: &Instance, record: &Record, stay: bool) -> Result<Self, Error> {
         let root = kept.root()?;
-        let own = proc::status(std::process::id() as i32).map_or(0, |status| status.seccomp_filters);
+        // It is filtered as its keeper is, and once more.
+        let outer = proc::status(kept.keeper).map_or(0, |status| status.seccomp_filters);
         Ok(Self {
             keeper: kept.keeper,
             root,
@@ -36,10 +46,11 @@ impl Keeper {
                 allowed: record.allowed.clone(),
                 terminal: kept.state.terminal,
                 routes: record.routes.clone(),
+                notices: record.notices,
             },
             connection: kept.connection,
-            // It is filtered as we are, and once more.
-            filters: own + 1,
+            filters: outer + 1,
+            notes: instance.open(FILTERS_NOTE)?,
             stay,
         })
     }
@@ -57,6 +68,16 @@ impl frost_freeze::Keeper for Keeper {
 
     fn filters(&self) -> u32 {
         self.filters
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        let mut bytes = Vec::new();
+        if let Some(file) = &self.notes {
+            // Whatever is missing is missed by whoever counts filters.
+            let _ = std::io::Seek::rewind(&mut &*file);
+            let _ = file.take(NOTES_BYTES).read_to_end(&mut bytes);
+        }
+        notes::read(&bytes)
     }
 
     fn runtime(&self) -> Runtime {
@@ -85,7 +106,22 @@ pub fn freeze(store: &Store, name: &Name, keeper: &Keeper, how: Options<'_>) -> 
             .hint("try again; `frost ps` shows how it stands")
     };
     keeper.connection.ask(Message::new(say::FREEZE, 0, 0, 0)).map_err(failed)?;
-    let frozen = frost_freeze::freeze(store, keeper.root, name, Options { keeper: Some(keeper), ..how })?;
+    let notices = if keeper.runtime.notices { Notices::of(keeper.root) } else { None };
+    let quiet = notices.as_ref().map_or(Quiet::Unasked, Notices::freezing);
+    let told = notices.filter(|_| quiet != Quiet::Unasked);
+    let frozen = frost_freeze::freeze(store, keeper.root, name, Options { keeper: Some(keeper), ..how });
+    if let Some(notices) = told
+        && frozen.as_ref().map_or(true, |frozen| frozen.running)
+    {
+        notices.goes_on();
+    }
+    let mut frozen = frozen?;
+    if quiet == Quiet::Late {
+        frozen.warnings.push(format!(
+            "it asked to be told before it is frozen, but did not say within {} s that it is ready",
+            QUIET_WITHIN.as_secs()
+        ));
+    }
     if !frozen.running {
         // So that whoever thaws it next finds the keeper done with the program.
         loop {

@@ -39,6 +39,9 @@ pub struct Record {
     pub detached: bool,
     /// The kinds of calls that are open to it.
     pub allowed: Vec<String>,
+    /// Whether it has the descriptors by which it may ask for notices.
+    #[serde(default)]
+    pub notices: bool,
     /// Whether it is a virtual machine, which its keeper freezes.
     #[serde(default)]
     pub machine: bool,

@@ -3,13 +3,13 @@
 use crate::error::Error;
 use crate::instance::{Instance, Record, Standing, boot_id, child_numbered, now};
 use frost_keeper::house::{self, Environment};
-use frost_keeper::{Connection, Held, admission};
+use frost_keeper::{Connection, Held, admission, notices};
 use frost_model::route::Rule;
 use frost_store::{Name, Store};
 use frost_sys::clone::{self, Clone, fork_into_namespaces};
 use frost_sys::spawn::{self, Standing as Place};
 use frost_thaw::{Attached, Passing, Terminal};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -18,6 +18,9 @@ use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+
+/// How an [`Error::Environment`] calls what the kernel did not give us.
+pub const NAMESPACES: &str = "namespaces of its own";
 
 /// What is to be started.
 #[derive(Clone, Debug)]
@@ -32,6 +35,8 @@ pub struct Options {
     pub allow: Vec<String>,
     /// How its capabilities are obtained when it is thawed, where that is not to be as usual.
     pub routes: Vec<Rule>,
+    /// Give it the descriptors by which it may ask for notices.
+    pub notices: bool,
 }
 
 /// A program that was started.
@@ -80,6 +85,7 @@ pub fn run(store: &Store, options: &Options) -> Result<Started, Error> {
         boot_id: boot_id(),
         detached: options.detach,
         allowed: options.allow.clone(),
+        notices: options.notices,
         machine: false,
         routes: options.routes.clone(),
     };
@@ -152,7 +158,7 @@ fn start(options: &Options, program: &OsStr, mut held: Held) -> Result<Started, 
     };
     // Only a job in the foreground gives its terminal away.
     let lent = terminal.as_ref().and_then(Terminal::foreground);
-    let program = Program { name: program, arguments: &options.command[1..], lent };
+    let program = Program { name: program, arguments: &options.command[1..], lent, notices: options.notices };
     // Signals are the program's from before it is there.
     let passing = if options.detach { None } else { Some(signals()?) };
     let (keeper, root) = bear(environment, options.detach, Some(program), held)?;
@@ -205,8 +211,7 @@ pub(crate) fn bear(
         ids: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
     };
     let forked = fork_into_namespaces(birth.user, clone::IPC_AND_UTS);
-    let forked =
-        forked.map_err(|source| Error::Environment { object: "namespaces of its own".to_owned(), source })?;
+    let forked = forked.map_err(|source| Error::Environment { object: NAMESPACES.to_owned(), source })?;
     let keeper = match forked {
         Clone::Child => {
             drop(ours);
@@ -252,6 +257,8 @@ pub(crate) struct Program<'a> {
     arguments: &'a [OsString],
     /// The descriptor of the terminal that it gets as a job in the foreground.
     lent: Option<i32>,
+    /// Whether it gets the descriptors of [`notices`].
+    notices: bool,
 }
 
 /// What pid 1 of the new namespaces needs.
@@ -284,7 +291,10 @@ impl Birth<'_> {
             std::process::exit(1);
         }
         let spawned = match &self.program {
-            Some(program) => self.spawn(program, slave),
+            Some(program) => self.spawn(program, slave).map(|(root, listener)| {
+                held.listener = listener;
+                root
+            }),
             None => Ok(0),
         };
         match spawned {
@@ -330,7 +340,11 @@ impl Birth<'_> {
         Ok(Some(slave))
     }
 
-    fn spawn(&self, program: &Program<'_>, slave: Option<OwnedFd>) -> std::io::Result<i32> {
+    fn spawn(
+        &self,
+        program: &Program<'_>,
+        slave: Option<OwnedFd>,
+    ) -> std::io::Result<(i32, Option<OwnedFd>)> {
         let mut command = Command::new(program.name);
         command.args(program.arguments);
         let standing = match slave {
@@ -342,7 +356,15 @@ impl Birth<'_> {
             None => Place::Group { terminal: program.lent },
         };
         let filter = admission::filter(&self.environment.allowed);
-        let child = spawn::start(&mut command, standing, Some(filter))?;
-        Ok(child.id() as i32)
+        let (mut ends, mut numbered) = (None, Vec::new());
+        if program.notices {
+            command.env(notices::VARIABLE, notices::PROGRAMS.to_string());
+            let (programs, ours) = ends.insert(notices::pair()?);
+            numbered.push((programs.as_raw_fd(), notices::PROGRAMS));
+            numbered.push((ours.as_raw_fd(), notices::OURS));
+        }
+        let (child, listener) = spawn::start(&mut command, standing, Some(filter), &numbered)?;
+        drop(ends);
+        Ok((child.id() as i32, listener))
     }
 }

@@ -46,7 +46,7 @@ pub fn place(
     };
     if copy {
         let held = Held { name: name.to_string(), ..Held::default() };
-        return born(environment, held, attach, None);
+        return born(environment, held, attach, None, runtime.notices);
     }
     let (instance, claim) = Instance::claim(store, name)?;
     if let Standing::Kept(kept) = instance.standing()? {
@@ -58,7 +58,8 @@ pub fn place(
         if record.routes != runtime.routes {
             instance.write_record(&Record { routes: runtime.routes.clone(), ..record })?;
         }
-        return announced(kept.keeper, kept.connection, environment.allowed, watch, Some(claim), true);
+        let program = (environment.allowed, runtime.notices);
+        return announced(kept.keeper, kept.connection, program, watch, Some(claim), true);
     }
     let arguments = image.checkpoint().processes[0].pd.arguments.iter();
     let record = Record {
@@ -67,11 +68,12 @@ pub fn place(
         boot_id: boot_id(),
         detached: environment.terminal,
         allowed: runtime.allowed.clone(),
+        notices: runtime.notices,
         machine: false,
         routes: runtime.routes.clone(),
     };
     let held = instance.begin(&record, true)?;
-    born(environment, held, attach, Some(claim))
+    born(environment, held, attach, Some(claim), runtime.notices)
 }
 
 /// Makes a keeper without a program, which ends if it does not get one.
@@ -80,6 +82,7 @@ fn born(
     mut held: Held,
     attach: bool,
     claim: Option<Claim>,
+    notices: bool,
 ) -> Result<Place, Error> {
     let (connection, watcher) = run::pair()?;
     held.watcher = Some(watcher);
@@ -88,14 +91,14 @@ fn born(
     held.second = other;
     let allowed = environment.allowed.clone();
     let (keeper, _) = run::bear(environment, !attach, None, held)?;
-    announced(keeper, connection, allowed, watch, claim, false)
+    announced(keeper, connection, (allowed, notices), watch, claim, false)
 }
 
 /// Tells a keeper that its program will be thawed.
 fn announced(
     keeper: i32,
     connection: Connection,
-    allowed: Vec<String>,
+    (allowed, notices): (Vec<String>, bool),
     watch: Option<Connection>,
     claim: Option<Claim>,
     warm: bool,
@@ -106,7 +109,7 @@ fn announced(
     let (_, terminal) = connection.ask(Message::new(say::THAW, 0, 0, 0))?;
     // Whoever stays attached hands in a terminal of their own.
     let terminal = terminal.filter(|_| watch.is_none());
-    let home = Home { keeper, pidfd, connection, terminal, allowed };
+    let home = Home { keeper, pidfd, connection, terminal, allowed, notices };
     Ok(Place { home, watch, warm, _claim: claim })
 }
 

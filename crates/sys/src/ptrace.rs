@@ -23,6 +23,10 @@ impl Options {
     pub const SYSGOOD: Self = Self(libc::PTRACE_O_TRACESYSGOOD);
     /// The target is killed when the tracer dies.
     pub const EXITKILL: Self = Self(libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL);
+    /// As [`SYSGOOD`](Self::SYSGOOD); filters of system calls do not hold as long as the thread is traced.
+    ///
+    /// EPERM unless [`can_read`](crate::seccomp::can_read).
+    pub const SUSPEND_FILTERS: Self = Self(libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_SUSPEND_SECCOMP);
 }
 
 fn request(request: libc::c_uint, tid: i32, address: u64, data: u64) -> Result<i64> {
@@ -119,6 +123,8 @@ pub fn set_signal_mask(tid: i32, mask: u64) -> Result<()> {
 const PTRACE_PEEKSIGINFO: libc::c_uint = 0x4209;
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
+const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
+const PTRACE_SECCOMP_GET_METADATA: libc::c_uint = 0x420d;
 const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
 const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
 
@@ -203,6 +209,25 @@ pub fn dispatches_calls(tid: i32) -> Result<bool> {
     let size = size_of::<Configuration>() as u64;
     request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, &raw mut configuration as u64)?;
     Ok(configuration.mode != 0)
+}
+
+/// Reads filter `index` of a stopped thread, counted from the oldest: its instructions, and whether it logs.
+///
+/// # Errors
+/// ENOENT if it has not that many; EACCES unless [`can_read`](crate::seccomp::can_read).
+///
+/// Source: PTRACE_SECCOMP_GET_FILTER (Linux 4.4), PTRACE_SECCOMP_GET_METADATA (4.16); `get_nth_filter` counts from the
+/// oldest.
+pub fn filter(tid: i32, index: u32) -> Result<(Vec<u8>, bool)> {
+    const LOG: u64 = 1 << 1;
+    let count = request(PTRACE_SECCOMP_GET_FILTER, tid, index.into(), 0)?;
+    let mut code = vec![0u64; usize::try_from(count).unwrap_or(0)];
+    request(PTRACE_SECCOMP_GET_FILTER, tid, index.into(), code.as_mut_ptr() as u64)?;
+    // `struct seccomp_metadata`: which filter, and its flags.
+    let mut metadata = [u64::from(index), 0];
+    let size = size_of_val(&metadata) as u64;
+    request(PTRACE_SECCOMP_GET_METADATA, tid, size, metadata.as_mut_ptr() as u64)?;
+    Ok((code.iter().flat_map(|word| word.to_ne_bytes()).collect(), metadata[1] & LOG != 0))
 }
 
 /// How a wait for a traced thread ended.

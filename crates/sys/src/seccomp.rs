@@ -1,6 +1,7 @@
 //! Filters of system calls.
 
 use crate::raw::check;
+use rustix::fd::{FromRawFd, OwnedFd};
 use rustix::io::{Errno, Result};
 
 /// A call, and the error that it gets.
@@ -52,14 +53,28 @@ const JUMP_IF_ANY: u16 = 0x45;
 const RETURN: u16 = 0x06;
 const RET_ALLOW: u32 = 0x7fff_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
+const RET_USER_NOTIF: u32 = 0x7fc0_0000;
 const ARCH_X86_64: u32 = 0xc000_003e;
 const X32_BIT: u32 = 0x4000_0000;
 /// Offsets in `struct seccomp_data`.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
+/// The low word of the first argument.
 const ARGUMENTS: u32 = 16;
 
-fn program(refused: &[Refusal]) -> Vec<Instruction> {
+/// Calls that install a filter, by their number and first argument: seccomp(SECCOMP_SET_MODE_FILTER) and
+/// prctl(PR_SET_SECCOMP).
+const INSTALLING: [(u32, u32); 2] =
+    [(libc::SYS_seccomp as u32, 1), (libc::SYS_prctl as u32, libc::PR_SET_SECCOMP as u32)];
+
+/// Whether the installation of further filters is told to a listener.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Yes,
+    No,
+}
+
+fn program(refused: &[Refusal], told: Told) -> Vec<Instruction> {
     let error = |errno: i32| Instruction(RETURN, 0, 0, RET_ERRNO | errno as u32);
     let mut code = vec![
         Instruction(LOAD_WORD, 0, 0, ARCH),
@@ -74,6 +89,15 @@ fn program(refused: &[Refusal]) -> Vec<Instruction> {
     for (number, errno) in refused {
         code.push(Instruction(JUMP_IF_EQUAL, 0, 1, *number));
         code.push(error(*errno));
+    }
+    if told == Told::Yes {
+        for (number, argument) in INSTALLING {
+            code.push(Instruction(JUMP_IF_EQUAL, 0, 4, number));
+            code.push(Instruction(LOAD_WORD, 0, 0, ARGUMENTS));
+            code.push(Instruction(JUMP_IF_EQUAL, 0, 1, argument));
+            code.push(Instruction(RETURN, 0, 0, RET_USER_NOTIF));
+            code.push(Instruction(RETURN, 0, 0, RET_ALLOW));
+        }
     }
     code.push(Instruction(RETURN, 0, 0, RET_ALLOW));
     code
@@ -119,35 +143,68 @@ fn confining(rules: &[Rule]) -> Vec<Instruction> {
     code
 }
 
-/// A filter that is ready to be installed, which then takes one system call and no memory.
+/// A filter that is ready to be installed, which then takes two system calls at most and no memory.
 #[allow(missing_debug_implementations, reason = "it is machine code")]
-pub struct Filter(Vec<Instruction>);
+pub struct Filter {
+    /// Tells a listener of further filters; not of those that are for confinement only.
+    telling: Option<Vec<Instruction>>,
+    /// Does not.
+    silent: Vec<Instruction>,
+}
 
 impl Filter {
     /// Makes one that refuses calls.
     pub fn refusing(refused: &[Refusal]) -> Self {
-        Self(program(refused))
+        Self { telling: Some(program(refused, Told::Yes)), silent: program(refused, Told::No) }
     }
 
     /// Makes one that refuses calls by their arguments, and all calls of other architectures.
     pub fn confining(rules: &[Rule]) -> Self {
-        Self(confining(rules))
+        Self { telling: None, silent: confining(rules) }
     }
 
     /// Installs it in the calling thread, for good, and for all that it starts.
+    ///
+    /// Returns the listener, which is told of filters that will be installed later, and holds these calls up until it
+    /// answers; `None` if there is one already: a thread can have one only, and that is told of ours' filters, too
+    /// (`has_duplicate_listener`, kernel/seccomp.c).
     ///
     /// # Errors
     /// EACCES without CAP_SYS_ADMIN in the own user namespace: no_new_privs, which would do as well, is left to the
     /// program.
     ///
-    /// Source: `seccomp(2)`, SECCOMP_SET_MODE_FILTER.
-    pub fn install(&self) -> Result<()> {
-        const SET_MODE_FILTER: libc::c_int = 1;
-        let len = u16::try_from(self.0.len()).map_err(|_| Errno::TOOBIG)?;
-        let program = Program { len, filter: self.0.as_ptr() };
-        // SAFETY: the program and the instructions that it points to live across the call, which copies them.
-        check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0, &raw const program) }).map(drop)
+    /// Source: `seccomp(2)`, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER.
+    pub fn install(&self) -> Result<Option<OwnedFd>> {
+        const NEW_LISTENER: libc::c_ulong = 1 << 3;
+        let Some(telling) = &self.telling else { return set(&self.silent, 0).map(|_| None) };
+        match set(telling, NEW_LISTENER) {
+            // SAFETY: the kernel has just made the descriptor for us.
+            Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })),
+            Err(Errno::BUSY) => set(&self.silent, 0).map(|_| None),
+            Err(errno) => Err(errno),
+        }
     }
+}
+
+fn set(code: &[Instruction], flags: libc::c_ulong) -> Result<i64> {
+    const SET_MODE_FILTER: libc::c_int = 1;
+    let len = u16::try_from(code.len()).map_err(|_| Errno::TOOBIG)?;
+    let program = Program { len, filter: code.as_ptr() };
+    // SAFETY: the program and the instructions that it points to live across the call, which copies them.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) })
+}
+
+/// Returns whether we may read filters of others, and suspend them: with CAP_SYS_ADMIN in the first user namespace,
+/// and without a filter of our own.
+///
+/// Source: `seccomp_get_filter` (kernel/seccomp.c), `check_ptrace_options` (kernel/ptrace.c), both by `capable`.
+pub fn can_read() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    // Only the first user namespace maps all of them.
+    let first = std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]));
+    let own = crate::proc::status(std::process::id() as i32).unwrap_or_default();
+    first && own.seccomp == 0 && own.cap_effective & 1 << CAP_SYS_ADMIN != 0
 }
 
 #[cfg(test)]
@@ -203,11 +260,24 @@ mod tests {
 
     #[test]
     fn only_what_is_named_is_refused_by_its_error() {
-        let code = program(&[(425, libc::ENOSYS), (321, libc::EPERM)]);
+        let code = program(&[(425, libc::ENOSYS), (321, libc::EPERM)], Told::No);
         assert_eq!(decide(&code, ARCH_X86_64, 425), RET_ERRNO | 38);
         assert_eq!(decide(&code, ARCH_X86_64, 321), RET_ERRNO | 1);
         assert_eq!(decide(&code, ARCH_X86_64, 0), RET_ALLOW);
         assert_eq!(decide(&code, ARCH_X86_64, 425 | X32_BIT), RET_ERRNO | 38);
         assert_eq!(decide(&code, 0x4000_0003, 425), RET_ALLOW);
+    }
+
+    #[test]
+    fn only_what_installs_a_filter_is_told_of() {
+        let code = program(&[(321, libc::EPERM)], Told::Yes);
+        let seccomp = libc::SYS_seccomp as u32;
+        assert_eq!(decide_with(&code, ARCH_X86_64, seccomp, [1, 0, 0, 0, 0, 0]), RET_USER_NOTIF);
+        // SECCOMP_GET_ACTION_AVAIL, PR_SET_NAME.
+        assert_eq!(decide_with(&code, ARCH_X86_64, seccomp, [2, 0, 0, 0, 0, 0]), RET_ALLOW);
+        assert_eq!(decide_with(&code, ARCH_X86_64, 157, [15, 0, 0, 0, 0, 0]), RET_ALLOW);
+        assert_eq!(decide_with(&code, ARCH_X86_64, 157, [22, 0, 0, 0, 0, 0]), RET_USER_NOTIF);
+        assert_eq!(decide_with(&code, ARCH_X86_64, 1, [1, 0, 0, 0, 0, 0]), RET_ALLOW);
+        assert_eq!(decide_with(&code, ARCH_X86_64, 321, [1, 0, 0, 0, 0, 0]), RET_ERRNO | 1);
     }
 }

@@ -2,7 +2,14 @@
 
 use crate::raw::check;
 use crate::seccomp::Filter;
+use rustix::fd::{AsFd, FromRawFd, OwnedFd};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
 use std::io;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
@@ -20,11 +27,33 @@ pub enum Standing {
 
 /// Starts a program; no call that `filter` refuses is made by it.
 ///
-/// Returns when it was executed.
+/// Returns when it was executed, with the listener of the filter, if it could have one. Of our descriptors it gets those
+/// that `given` names, each with the number that it is to have.
 ///
 /// # Errors
 /// Whatever fails first: a descriptor, the filter, the execution, with the number of the system's error.
-pub fn start(command: &mut Command, standing: Standing, filter: Option<Filter>) -> io::Result<Child> {
+pub fn start(
+    command: &mut Command,
+    standing: Standing,
+    filter: Option<Filter>,
+    given: &[(i32, i32)],
+) -> io::Result<(Child, Option<OwnedFd>)> {
+    /// Numbers that nobody here has, and nobody is to get.
+    const HIGH: i32 = 200;
+    let given = given.to_vec();
+    // The standard library's own descriptor, by which it hears of a failure, must get none of these numbers.
+    let mut placeholders = Vec::new();
+    for (fd, number) in &given {
+        // SAFETY: the calls take numbers; what is opened is ours alone, since nobody had the number.
+        unsafe {
+            if libc::fcntl(*number, libc::F_GETFD) == -1 {
+                check(libc::dup3(*fd, *number, libc::O_CLOEXEC))?;
+                placeholders.push(OwnedFd::from_raw_fd(*number));
+            }
+        }
+    }
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let prepare = move || -> io::Result<()> {
         // SAFETY: calls that take numbers, or addresses of locals that live across them; all are async-signal-safe.
         unsafe {
@@ -50,14 +79,59 @@ pub fn start(command: &mut Command, standing: Standing, filter: Option<Filter>) 
                 }
             }
         }
-        match &filter {
-            Some(filter) => filter.install().map_err(io::Error::from),
-            None => Ok(()),
+        if let Some(filter) = &filter
+            && let Some(listener) = filter.install()?
+        {
+            hand_over(&theirs, &listener)?;
         }
+        // Whatever has one of these numbers here would be closed by the execution, which is all that is left to do.
+        for copy in [true, false] {
+            for (index, (fd, number)) in (0..).zip(&given) {
+                // SAFETY: the calls take numbers.
+                unsafe {
+                    if copy {
+                        check(libc::dup3(*fd, HIGH + index, libc::O_CLOEXEC))?;
+                    } else {
+                        check(libc::dup2(HIGH + index, *number))?;
+                    }
+                }
+            }
+        }
+        Ok(())
     };
     // SAFETY: between fork and exec only system calls are made, on memory that was there before; nothing is allocated.
     unsafe { command.pre_exec(prepare) };
-    command.spawn()
+    let child = command.spawn();
+    drop(placeholders);
+    let child = child?;
+    Ok((child, take_over(&ours)?))
+}
+
+/// Sends a descriptor.
+fn hand_over(socket: &OwnedFd, descriptor: &OwnedFd) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    rustix::net::sendmsg(socket, &[IoSlice::new(b"l")], &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// Receives the descriptor that was sent, if one was.
+fn take_over(socket: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
+    let (mut space, mut byte) = ([MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))], [0]);
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, flags) {
+        Err(rustix::io::Errno::AGAIN) => return Ok(None),
+        other => other?,
+    };
+    let mut found = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            found = descriptors.into_iter().next();
+        }
+    }
+    Ok(found)
 }
 
 /// Becomes another program, an ELF file in memory, with one word as its arguments and one as its environment.
@@ -134,8 +208,8 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "! uname 2>/dev/null && echo $$ > /dev/null"]);
         // Whoever may not install one without no_new_privs cannot test it.
-        match start(&mut command, Standing::Group { terminal: None }, Some(filter)) {
-            Ok(mut child) => assert!(child.wait().unwrap().success()),
+        match start(&mut command, Standing::Group { terminal: None }, Some(filter), &[]) {
+            Ok((mut child, _)) => assert!(child.wait().unwrap().success()),
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EACCES)),
         }
     }
@@ -143,7 +217,7 @@ mod tests {
     #[test]
     fn what_cannot_be_executed_is_told_by_its_error() {
         let mut command = Command::new("/nonexistent/program");
-        let error = start(&mut command, Standing::Session, None).unwrap_err();
+        let error = start(&mut command, Standing::Session, None, &[]).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 }

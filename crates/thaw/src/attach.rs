@@ -21,6 +21,8 @@ pub enum Ending {
     Exited(i32),
     /// By this signal.
     Killed(i32),
+    /// With exit status 0, and it has left others behind that go on.
+    Left,
     /// It was frozen: this is the version of its image.
     Frozen(u32),
     /// It was lost from sight: its keeper was killed.
@@ -40,6 +42,7 @@ impl Ending {
     pub fn exit_status(self) -> i32 {
         match self {
             Self::Exited(code) => code,
+            Self::Left => 0,
             Self::Killed(signal) => 128 + signal,
             Self::Frozen(_) | Self::Unknown => 128 + libc::SIGKILL,
         }
@@ -182,6 +185,7 @@ impl Attached {
         let Some(keeper) = &self.keeper else { return Some(self.ending()) };
         let Ok(packet) = keeper.receive() else { return Some(Ending::Unknown) };
         match packet.message.kind {
+            say::ENDED if packet.message.b != 0 => Some(Ending::Left),
             say::ENDED => Some(Ending::of_status(packet.message.a)),
             say::ICE => Some(Ending::Frozen(packet.message.a as u32)),
             say::STOPPED => {

@@ -310,7 +310,15 @@ impl Builder<'_> {
         if let Some(terminal) = &home.terminal {
             use_terminal(terminal, self.image.checkpoint())?;
         }
-        admission::filter(&home.allowed).install().at(stage, || "the filter of system calls".to_owned())
+        let listener = admission::filter(&home.allowed)
+            .install()
+            .at(stage, || "the filter of system calls".to_owned())?;
+        let told = Message::new(say::LISTEN, 0, 0, 0);
+        let heard = match &listener {
+            Some(listener) => home.connection.hand(told, listener.as_fd()).map(drop),
+            None => home.connection.ask(told).map(drop),
+        };
+        heard.map_err(|error| Error::Inside { message: error.to_string(), denied: false })
     }
 
     /// Builds the tree and lets it go; returns the pid of its root.

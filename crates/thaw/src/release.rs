@@ -5,6 +5,8 @@
 //! make for us in between are made inside of their tapes, or with a frame on the program's own stack, so that they
 //! find the same way out of each of them.
 
+mod filters;
+
 use crate::build::{Half, begin};
 use crate::compile::{ended_with, words};
 use crate::control::CONTROL_BYTES;
@@ -13,7 +15,7 @@ use crate::stage::Stage;
 use frost_model::clock::Timespec;
 use frost_model::cpu::{NOT_IN_SYSCALL, Restart, Thread};
 use frost_model::pd::Life;
-use frost_model::{Pid, Process, Steps};
+use frost_model::{Process, Steps};
 use frost_sys::proc::{self, Mapping};
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
 use frost_tracee::gateway::Gateway;
@@ -87,7 +89,15 @@ pub(crate) fn release(half: &mut Half<'_>, steps: &mut Steps) -> Result<bool, Er
     // its own way.
     // Children first: a parent forgets what it is told of those that job control had stopped.
     for process in half.checkpoint.processes.iter().rev().filter(|process| !process.cpu.threads.is_empty()) {
-        clean &= process_goes_on(half, process).is_ok();
+        match process_goes_on(half, process) {
+            Ok(()) => {}
+            // Without what restricts it it must not go on. Nobody has run an instruction yet.
+            Err(error) if is_filtered(process) && lives(process) => {
+                end_all(half);
+                return Err(error);
+            }
+            Err(_) => clean = false,
+        }
         if matches!(process.pd.life, Life::Stopped { .. }) {
             stays_stopped(process);
         }
@@ -98,6 +108,22 @@ pub(crate) fn release(half: &mut Half<'_>, steps: &mut Steps) -> Result<bool, Er
     }
     steps.end(Stage::Release.name());
     Ok(clean)
+}
+
+fn is_filtered(process: &Process) -> bool {
+    process.cpu.threads.iter().any(|thread| !thread.filters.is_empty())
+}
+
+fn lives(process: &Process) -> bool {
+    proc::stat(process.pd.relation.pid.raw()).is_ok_and(|stat| !stat.is_zombie())
+}
+
+fn end_all(half: &Half<'_>) {
+    for process in &half.checkpoint.processes {
+        if let Some(pid) = rustix::process::Pid::from_raw(process.pd.relation.pid.raw()) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
 }
 
 /// How long a process may take to be stopped by job control; nothing hinders it.
@@ -170,27 +196,48 @@ fn process_goes_on(half: &Half<'_>, process: &Process) -> Result<(), Error> {
         let args = [ended_with(status)];
         enter(half, leader.tid.raw(), libc::SYS_exit, &args).at(Stage::Registers, about)?;
         begin(Stage::Unmap)?;
-        return take_area(half, &stopped, &mut restarts, pid);
+        return take_area(half, process, &stopped, &mut restarts);
     }
     let registers = restarts.true_registers(half, leader).at(Stage::Registers, about)?;
     set(leader, registers).at(Stage::Registers, about)?;
     stopped.push(as_stopped(leader, registers));
     begin(Stage::Unmap)?;
-    take_area(half, &stopped, &mut restarts, pid)
+    take_area(half, process, &stopped, &mut restarts)
 }
 
-/// Takes our area out of a process whose threads have their true registers.
+/// Takes our area out of a process whose threads have their true registers, and puts its filters on.
 fn take_area(
     half: &Half<'_>,
+    process: &Process,
     stopped: &[StoppedThread],
     restarts: &mut Restarts<'_>,
-    pid: Pid,
 ) -> Result<(), Error> {
+    let pid = process.pd.relation.pid;
     unmap(half, stopped, restarts.mappings(), pid.raw()).map_err(|error| Error::Call {
         pid,
         stage: Stage::Unmap,
         object: format!("the area of the thaw: {error}"),
         source: Errno::FAULT,
+    })?;
+    if !is_filtered(process) {
+        return Ok(());
+    }
+    begin(Stage::Filters)?;
+    // Our own area is in the list, if it was read before.
+    let base = half.program.control.base();
+    let mut mappings = restarts.mappings().to_vec();
+    mappings.retain(|mapping| mapping.end <= base || base + CONTROL_BYTES <= mapping.start);
+    filters::install(half, process, stopped, &mappings).map_err(|error| {
+        let source = match &error {
+            inject::Error::Kernel { source, .. } => *source,
+            _ => Errno::FAULT,
+        };
+        Error::Call {
+            pid,
+            stage: Stage::Filters,
+            object: format!("its filters of system calls: {error}"),
+            source,
+        }
     })
 }
 

@@ -95,6 +95,8 @@ stages! {
     Registers = "thaw.registers",
     /// The tapes are unmapped.
     Unmap = "thaw.unmap",
+    /// The program's own filters of system calls are installed.
+    Filters = "thaw.filters",
     /// The threads are let go.
     Release = "thaw.release",
 }

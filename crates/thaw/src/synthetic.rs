@@ -80,6 +80,7 @@ pub(crate) fn process(pid: i32, parent: Option<i32>, file: &Path, slot: u64, thr
         parent_death_signal: 0,
         settings: Default::default(),
         ended: None,
+        filters: Vec::new(),
     };
     let all = std::iter::once(pid).chain(threads.iter().copied());
     let counters = Attachment::File {

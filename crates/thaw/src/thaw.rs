@@ -8,6 +8,7 @@ use crate::plan::{self, Options, Plan};
 use crate::stage::Stage;
 use crate::verify::Verification;
 use crate::{cap, clocks, release};
+use frost_keeper::notices::{Notices, Thawed as Told};
 use frost_model::{Pid, Steps};
 use frost_store::{Image, Intent};
 use rustix::fd::{AsFd, OwnedFd};
@@ -149,6 +150,15 @@ fn mark(
     intent: Option<&Intent>,
     pid: i32,
 ) -> Result<(), Error> {
+    if options.home.is_some_and(|home| home.notices)
+        && let Some(notices) = Notices::of(pid)
+    {
+        // It waits at its gate: the first thing that it sees.
+        let mut seed = [0; 32];
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+            .at(Stage::Release, || "random bytes".to_owned())?;
+        notices.thawed(Told { version: image.id().version, index: plan.copy.into(), seed });
+    }
     match frost_store::observe(pid)? {
         Some(instance) => {
             if let Some(intent) = intent {

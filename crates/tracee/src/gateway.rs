@@ -29,6 +29,8 @@ pub struct Gateway {
     thread: usize,
     /// A `syscall` instruction, followed by `ret` if there is a frame.
     syscall: u64,
+    /// Code that calls rt_sigreturn, if there is some beside the `syscall; ret`.
+    restorer: Option<u64>,
     /// The thread's way back, on its own stack, if that is known to have room.
     frame: Option<Frame>,
 }
@@ -77,11 +79,17 @@ impl Gateway {
                 .into_iter()
                 .find_map(|index| Some((index, frame_on_stack(&threads[index], mappings, restorer)?)));
             if let Some((thread, frame)) = fit {
-                return Ok(Self { pid, thread, syscall, frame: Some(frame) });
+                return Ok(Self { pid, thread, syscall, restorer: Some(restorer), frame: Some(frame) });
             }
         }
         let syscall = plain.ok_or(Error::NoSyscall { pid })?;
-        Ok(Self { pid, thread: 0, syscall, frame: None })
+        Ok(Self { pid, thread: 0, syscall, restorer: None, frame: None })
+    }
+
+    /// Returns one by which thread `index` makes its calls, from the same code, with a way back if its stack has room.
+    pub fn of_thread(&self, threads: &[StoppedThread], index: usize, mappings: &[Mapping]) -> Self {
+        let frame = self.restorer.and_then(|restorer| frame_on_stack(&threads[index], mappings, restorer));
+        Self { thread: index, frame, ..self.clone() }
     }
 
     /// Returns the index of the thread that makes the calls.

@@ -82,7 +82,8 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             let _ = rustix::io::read(&changes, &mut [0; 4096]);
         }
         if told {
-            goes_on = kept.connection.receive().is_ok_and(|packet| packet.message.kind != say::ENDED);
+            let ended = |message: Message| message.kind == say::ENDED && message.b == 0;
+            goes_on = kept.connection.receive().is_ok_and(|packet| !ended(packet.message));
         }
     }
 }

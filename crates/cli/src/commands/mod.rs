@@ -23,6 +23,8 @@ mod verify;
 mod vm;
 mod wait;
 
+pub(crate) use check::refused_namespaces_remedy;
+
 use crate::failure::Failure;
 use crate::invocation::Invocation;
 use clap::Subcommand;

@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// How what it has open is obtained again when it is thawed: a table of routes (`docs/routes.md`)
     #[arg(long, value_name = "FILE", conflicts_with = "vm")]
     route: Option<PathBuf>,
+    /// Let it ask to be told of freeze and thaw, by a descriptor whose number is in FROST_NOTICES
+    #[arg(long, conflicts_with = "vm")]
+    notices: bool,
     /// Run it in a virtual machine of its own; these options are for that
     #[arg(long, help_heading = "Virtual machine")]
     pub(super) vm: bool,
@@ -92,6 +95,7 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
         detach: options.detach,
         allow: options.allow.clone(),
         routes: crate::routes::given(options.route.as_deref(), &what(), "nothing was started")?,
+        notices: options.notices,
     };
     let started =
         frost_runtime::run::run(&store, &how).map_err(|error| trouble::of_runtime(what(), error))?;
@@ -145,6 +149,6 @@ pub(super) fn tell(name: &Name, ending: Ending) {
         Ending::Unknown => {
             output::note(&format!("frost: the keeper of {name} was killed, and the program with it"));
         }
-        Ending::Exited(_) | Ending::Killed(_) => {}
+        Ending::Exited(_) | Ending::Killed(_) | Ending::Left => {}
     }
 }

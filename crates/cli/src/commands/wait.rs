@@ -41,7 +41,7 @@ pub(super) fn until_end(instance: &Instance) -> Result<Ending, Error> {
         // It may end before it hears that we watch.
         if kept.connection.send(Message::new(say::WATCH, 0, 0, 0), &[]).is_ok() {
             while let Ok(packet) = kept.connection.receive() {
-                if packet.message.kind == say::ENDED {
+                if packet.message.kind == say::ENDED && packet.message.b == 0 {
                     return Ok(Ending::of_status(packet.message.a));
                 }
             }

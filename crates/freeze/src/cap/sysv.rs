@@ -40,6 +40,11 @@ pub(crate) enum Error {
         #[source]
         source: Errno,
     },
+    /// A process whose filters forbid what is asked of it.
+    #[error(
+        "process {pid} cannot be asked for its System V objects: its filters of system calls forbid {call}"
+    )]
+    Forbidden { pid: i32, call: &'static str },
     #[error(transparent)]
     Memory(#[from] ram::Error),
 }
@@ -344,19 +349,25 @@ struct Values {
     awaited: bool,
 }
 
-/// Finds and captures what belongs to the tree.
+/// Finds and captures what belongs to the tree. `may` tells whether a process may make a call.
 pub(crate) fn capture(
     living: &[(&StoppedProcess, &[Mapping])],
+    may: &dyn Fn(&StoppedProcess, libc::c_long) -> bool,
     pack: &mut PackWriter,
 ) -> Result<Found, Error> {
-    let Some((first, mappings)) = living.first() else { return Ok(Found::default()) };
+    let Some((first, _)) = living.first() else { return Ok(Found::default()) };
     let shared = shares_namespace(first.through);
     if shared && sysv::any() == Ok(false) {
         return Ok(Found::default());
     }
     let tree = Tree::of(living, shared);
-    let mut asked = Asked::new(first, mappings)?;
-    let found = capture_by(&mut asked, living, &tree, pack)?;
+    // All of them are in one namespace.
+    let calls = [libc::SYS_shmctl, libc::SYS_semctl, libc::SYS_msgctl, libc::SYS_msgrcv];
+    let free = living.iter().find(|(process, _)| calls.iter().all(|call| may(process, *call)));
+    let (process, mappings) =
+        free.ok_or(Error::Forbidden { pid: first.pid, call: "shmctl, semctl, msgctl or msgrcv" })?;
+    let mut asked = Asked::new(process, mappings)?;
+    let found = capture_by(&mut asked, living, may, &tree, pack)?;
     asked.done()?;
     Ok(found)
 }
@@ -426,6 +437,7 @@ fn ipc(id: i32, status: &Status) -> Ipc {
 fn capture_by(
     asked: &mut Asked<'_>,
     living: &[(&StoppedProcess, &[Mapping])],
+    may: &dyn Fn(&StoppedProcess, libc::c_long) -> bool,
     tree: &Tree,
     pack: &mut PackWriter,
 ) -> Result<Found, Error> {
@@ -467,6 +479,9 @@ fn capture_by(
         // We have no list of what to undo; a process that has none either is equal to us in that.
         if kcmp(process.through, own, Resource::SysVSem) == Ok(Ordering::Equal) {
             continue;
+        }
+        if !may(process, libc::SYS_semop) {
+            return Err(Error::Forbidden { pid: process.pid, call: "semop" });
         }
         let adjusted = if process.pid == asked.process.pid {
             asked.undo(&sets)?

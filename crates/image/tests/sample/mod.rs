@@ -70,6 +70,7 @@ pub fn checkpoint() -> Checkpoint {
         parent_death_signal: 0,
         settings: Default::default(),
         ended: None,
+        filters: Vec::new(),
     };
     let process = |pid: i32, parent: Option<i32>, life, cpu, rm, descriptors| Process {
         pd: PdState {

@@ -153,4 +153,7 @@ pub struct Objects {
     /// Named files of file systems in memory, with their content.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volatile: Vec<Volatile>,
+    /// Filters of system calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<crate::pd::Filter>,
 }

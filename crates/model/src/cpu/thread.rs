@@ -52,6 +52,9 @@ pub struct Thread {
     /// number and name means nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<i32>,
+    /// Its filters of system calls, the oldest first: indices into `filters`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<u32>,
 }
 
 /// Settings of prctl(2) that belong to one thread.

@@ -299,6 +299,11 @@ fn namespaces(caller: Caller) -> Feature {
     feature.short(status, namespace_remedy(stage))
 }
 
+/// What gives namespaces to whoever was refused them.
+pub(crate) fn refused_namespaces_remedy() -> &'static str {
+    namespace_remedy(Stage::Create)
+}
+
 /// The setting that most likely forbids a user namespace, as distributions have them.
 fn namespace_remedy(stage: Stage) -> &'static str {
     let is = |path: &str, value: &str| setting(path).as_deref() == Some(value);
@@ -306,6 +311,10 @@ fn namespace_remedy(stage: Stage) -> &'static str {
         "as root: sysctl kernel.unprivileged_userns_clone=1"
     } else if is("/proc/sys/user/max_user_namespaces", "0") {
         "as root: sysctl user.max_user_namespaces=10000"
+    } else if matches!(probe::namespaces(probe::USER), Err((_, Errno::NOSPC | Errno::USERS))) {
+        // Linux 4.9 and later say ENOSPC for both: `inc_ucount` along all ancestors, and 33 levels (create_user_ns).
+        "there are as many as may be, or they are nested too deeply: as root: sysctl user.max_user_namespaces=10000, or run \
+         it further outside"
     } else if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
         "as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or give frost an AppArmor profile with `userns,`"
     } else if stage == Stage::MountProc {

@@ -2,6 +2,8 @@
 
 mod host;
 
+pub(crate) use host::refused_namespaces_remedy;
+
 use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
@@ -52,7 +54,7 @@ fn check_target(target: &str, invocation: &mut Invocation) -> Result<ExitCode, F
             }
             return Ok(ExitCode::SUCCESS);
         }
-        keeper = Some(Keeper::of(kept, &record, true).map_err(runtime)?);
+        keeper = Some(Keeper::of(kept, &instance, &record, true).map_err(runtime)?);
     }
     let pid = match (&keeper, number, &store) {
         (Some(keeper), _, _) => keeper.root(),
