@@ -1,4 +1,6 @@
 //! Programs in the environment of `frost run`.
+//!
+//! `FROST_ROUNDS` says how often a server under load is frozen and thawed (3).
 
 use frost_tests::{LIMIT, Scene, Started, Stdio, Who, is_alive, skip, until};
 use std::fs;
@@ -50,6 +52,8 @@ run! {
     nonsense_at_the_socket_is_no_matter
     a_clock_that_was_set_back_is_no_matter
     sandboxes_of_real_programs_come_back
+    well_known_programs_do_without_what_is_refused
+    no_write_is_lost_that_a_server_has_acknowledged
 }
 
 /// Makes a scene, unless whoever runs the tests may not make namespaces.
@@ -731,5 +735,101 @@ fn sandboxes_of_real_programs_come_back(scene: &Scene) {
     }
     drop(names);
     assert_eq!(scene.frost(&["wait", "file"]).status, Some(0));
+    scene.is_empty_soon();
+}
+
+/// Two that would use io_uring: libuv, asked to by its variable, and MariaDB, which says what it falls back to.
+fn well_known_programs_do_without_what_is_refused(scene: &Scene) {
+    let there = |program: &str| {
+        let found = Command::new(program).arg("--version").output().is_ok();
+        if !found {
+            skip(&format!("{program} is not installed"));
+        }
+        found
+    };
+    if there("node") {
+        let script = "require('fs').promises.readFile('/etc/passwd').then(d => console.log(d.length > 0))";
+        let outcome = scene.frost(&["run", "--", "env", "UV_USE_IO_URING=1", "node", "-e", script]);
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(0), "true\n"), "{outcome}");
+    }
+    if there("mariadbd") {
+        let script =
+            "mkdir db && exec mariadbd --no-defaults --bootstrap --datadir=$PWD/db --user=root < /dev/null";
+        let outcome = scene.frost(&["run", "--", "sh", "-c", script]);
+        assert_eq!(outcome.status, Some(0), "{outcome}");
+        let tried = outcome.stderr.contains("io_uring_queue_init() failed with ENOSYS");
+        assert!(!tried || outcome.stderr.contains("Completed initialization of buffer pool"), "{outcome}");
+    }
+}
+
+/// Counts in redis as fast as it answers, whatever becomes of its connections, until `stop` is there. What was answered
+/// must grow; what was sent and not answered may have been done or not.
+const LOAD: &str = "import os, socket, sys, time
+port, answered, unknown, last, connection = int(sys.argv[1]), 0, 0, 0, None
+while not os.path.exists('stop'):
+    try:
+        if connection is None:
+            connection = socket.create_connection(('127.0.0.1', port), 20)
+            lines = connection.makefile('rb')
+    except OSError:
+        time.sleep(0.002)
+        continue
+    try:
+        connection.sendall(b'INCR writes\\r\\n')
+        line = lines.readline()
+        if not line:
+            raise ConnectionResetError
+        value = int(line[1:])
+        assert line[:1] == b':' and value > last, (line, last)
+        answered, last = answered + 1, value
+        if answered % 50 == 0:
+            open('answered.new', 'w').write(str(answered))
+            os.rename('answered.new', 'answered')
+    except OSError:
+        unknown, connection = unknown + 1, None
+open('sums', 'w').write(f'{answered} {unknown} {last}')
+";
+
+fn no_write_is_lost_that_a_server_has_acknowledged(scene: &Scene) {
+    if Command::new("redis-server").arg("--version").output().is_err() {
+        skip("redis-server is not installed");
+        return;
+    }
+    let rounds = std::env::var("FROST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    // A number that nobody had a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let port = port.expect("loopback has free ports").port().to_string();
+    let server = ["run", "-d", "--name", "redis", "--", "redis-server", "--port", &port, "--save", ""];
+    scene.frost(&server).ok();
+    let mut load = scene.command("/usr/bin/python3");
+    load.args(["-c", LOAD, &port]);
+    let mut load = scene.start(&mut load, Stdio::Null);
+    let answered = || {
+        let text = fs::read_to_string(scene.stage("answered")).unwrap_or_default();
+        text.parse::<u64>().unwrap_or(0)
+    };
+    for round in 0..rounds {
+        let now = answered();
+        until("the server answers", || answered() > now);
+        let cold: &[&str] = if round % 3 == 2 { &["--cold"] } else { &[] };
+        scene.frost(&[&["freeze", "redis"], cold].concat()).ok();
+        scene.frost(&["thaw", "redis"]).ok();
+    }
+    let now = answered();
+    until("the server answers", || answered() > now);
+    fs::write(scene.stage("stop"), "").expect("our own directory");
+    assert!(load.wait("the load", LIMIT).success(), "something was answered wrongly");
+    let sums = scene.await_file("sums");
+    let sums: Vec<u64> = sums.split(' ').map(|word| word.parse().expect("a number")).collect();
+    let mut command = scene.command("redis-cli");
+    let value = scene.run(command.args(["-p", &port, "get", "writes"]), LIMIT).stdout;
+    let value: u64 = value.trim().parse().expect("a number");
+    assert!(
+        sums[0] <= value && value <= sums[0] + sums[1],
+        "{value} writes; answered, unknown, last: {sums:?}"
+    );
+    assert!(sums[2] <= value, "{value} writes; answered, unknown, last: {sums:?}");
+    scene.frost(&["kill", "redis"]).ok();
+    assert_eq!(scene.frost(&["wait", "redis"]).status, Some(0));
     scene.is_empty_soon();
 }
