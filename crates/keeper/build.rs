@@ -8,9 +8,14 @@ use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
-    for file in
-        ["program/main.rs", "program/raw.rs", "program/keep.rs", "program/filters.rs", "src/protocol.rs"]
-    {
+    for file in [
+        "program/main.rs",
+        "program/raw.rs",
+        "program/keep.rs",
+        "program/filters.rs",
+        "program/group.rs",
+        "src/protocol.rs",
+    ] {
         println!("cargo:rerun-if-changed={file}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

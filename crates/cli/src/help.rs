@@ -25,7 +25,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 
 /// The groups of `frost help`, in its order.
 const GROUPS: [(&str, &[&str]); 6] = [
-    ("The environment", &["run", "ps", "logs", "attach", "wait", "kill"]),
+    ("The environment", &["run", "ps", "logs", "attach", "wait", "kill", "set"]),
     ("Programs", &["freeze", "thaw", "check"]),
     ("Images", &["list", "inspect", "diff", "verify", "rm", "gc", "core", "export", "import"]),
     ("Virtual machines", &["vm"]),

@@ -227,6 +227,12 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
             let known: Vec<&str> = frost_keeper::admission::KINDS.iter().map(|kind| kind.name).collect();
             (Status::Usage, format!("known are {}", known.join(", ")))
         }
+        Runtime::Budget { lack, .. } => (Status::Denied, frost_runtime::budget::remedy(lack)),
+        Runtime::Limit { .. } => (Status::Failed, "allow more, or free some of it first".to_owned()),
+        Runtime::DoesNotFit { .. } => {
+            (Status::Failed, "allow more by `frost set NAME --ram SIZE`, or --ram none".to_owned())
+        }
+        Runtime::Unprepared => (Status::Unsupported, "only programs of `frost run` have a budget".to_owned()),
         Runtime::Program { source, .. } => match source.kind() {
             ErrorKind::NotFound => (Status::NotFound, "give its path, or look at PATH".to_owned()),
             _ => (Status::NotExecutable, "look at its mode and its kind (`file`)".to_owned()),

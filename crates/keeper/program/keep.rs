@@ -1,6 +1,7 @@
 //! What the keeper does: a loop over what may happen.
 
 use crate::filters::Notes;
+use crate::group::{self, GROUPS, Group};
 use crate::protocol::{self as say, DATA_BYTES, HEAD_BYTES, Message};
 use crate::raw::{self, Area, PollFd};
 
@@ -15,7 +16,12 @@ const LAPSE_MS: i64 = 5000;
 
 const SIGKILL: i32 = 9;
 /// Descriptors that are polled before those of clients.
-const FIXED: usize = 5;
+const FIXED: usize = NEWS + GROUPS;
+/// The first of them that tells of a control group.
+const NEWS: usize = 5;
+/// How often, and after how long, to look whether what lacked memory was ended, which comes behind the news of it.
+const LOOKS: u32 = 200;
+const LOOK_MS: i64 = 5;
 
 /// What it is given: numbers of descriptors, -1 for what there is not, and how things stand.
 struct Setup {
@@ -105,6 +111,11 @@ struct Keeper {
     log_bytes: u64,
     slave: i32,
     notes: Notes,
+    groups: [Group; GROUPS],
+    /// Memory lacked; so often it is still to be looked whether something was ended for it.
+    looks: u32,
+    /// Its memory ran out, for which it is ended.
+    starved: bool,
 }
 
 const NOBODY: Client = Client { fd: -1, role: Role::Asking, owed: false };
@@ -132,10 +143,21 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         log_bytes: 0,
         slave,
         notes: Notes::begin(setup.listener, setup.directory),
+        groups: [group::NONE; GROUPS],
+        looks: 0,
+        starved: false,
         setup,
     };
     keeper.clients[0] = Client { fd: keeper.setup.watcher, role: Role::Watching, owed: false };
     keeper.clients[1] = Client { fd: keeper.setup.second, role: Role::Watching, owed: false };
+    // What we were told before we began.
+    for index in 0..2 {
+        while keeper.clients[index].fd >= 0
+            && let Ok((count @ 1.., fd)) = raw::receive(keeper.clients[index].fd, packet)
+        {
+            keeper.asked(index, &packet[..count], fd);
+        }
+    }
     loop {
         // A child may have ended before signals were taken.
         keeper.collect(shown);
@@ -147,6 +169,9 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         fds[2].fd = if owed { -1 } else { keeper.setup.master };
         fds[4].fd = keeper.notes.fd();
         fds[3].fd = keeper.coming.as_ref().map_or(-1, |coming| coming.gate);
+        for (fd, group) in fds[NEWS..].iter_mut().zip(&keeper.groups) {
+            (fd.fd, fd.events) = (group.news, group.what);
+        }
         for (fd, client) in fds[FIXED..].iter_mut().zip(&keeper.clients) {
             fd.fd = client.fd;
             if client.owed {
@@ -158,8 +183,13 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
             (false, true) => LAPSE_MS,
             (false, false) => -1,
         };
+        let timeout = if keeper.looks > 0 { LOOK_MS } else { timeout };
         raw::poll(&mut fds, timeout);
-        let idle = fds.iter().all(|fd| fd.revents == 0);
+        let idle = keeper.looks == 0 && fds.iter().all(|fd| fd.revents == 0);
+        if fds[NEWS..FIXED].iter().any(|fd| fd.revents != 0) {
+            keeper.looks = LOOKS;
+        }
+        keeper.look_for_want();
         if idle && owed {
             for index in 0..CLIENTS {
                 if keeper.clients[index].owed {
@@ -240,6 +270,28 @@ impl Keeper {
         }
     }
 
+    /// Looks whether something of the program was ended for want of memory: then all of it is.
+    fn look_for_want(&mut self) {
+        if self.looks == 0 {
+            return;
+        }
+        self.looks -= 1;
+        if self.groups.iter().any(Group::starved) && !self.frozen {
+            (self.starved, self.looks) = (true, 0);
+            raw::kill(self.setup.root, SIGKILL);
+        }
+    }
+
+    /// Gives up the groups of a program that has ended.
+    fn release(&mut self) {
+        for group in &mut self.groups {
+            if group.is_one() {
+                group.release();
+            }
+        }
+        self.looks = 0;
+    }
+
     fn is_coming(&self, pid: i32) -> bool {
         self.coming.as_ref().is_some_and(|coming| coming.root == pid)
     }
@@ -256,7 +308,7 @@ impl Keeper {
         raw::close(fd);
         if gate[0].revents & raw::POLLIN == 0 {
             // Closed without a token: nothing was thawed.
-            return;
+            return self.release();
         }
         self.setup.root = root;
         (self.frozen, self.fresh) = (false, false);
@@ -274,11 +326,11 @@ impl Keeper {
                 self.drain(buffer);
                 self.note(b"frozen ", version);
                 self.tell(Message::new(say::ICE, version, 0, 0));
+                // Whatever its survey did not see must not go on without it.
+                self.end_all();
                 if !stay {
                     raw::exit(0);
                 }
-                // Whatever its survey did not see must not go on without it.
-                raw::kill(-1, SIGKILL);
                 self.frozen = true;
                 self.lapsing = false;
                 if self.slave >= 0 {
@@ -296,11 +348,22 @@ impl Keeper {
                     self.tell(Message::new(say::ENDED, status, heir, 0));
                     return;
                 }
+                self.starved |= status & 0x7f == SIGKILL && self.groups.iter().any(Group::starved);
                 self.drain(buffer);
-                self.note(b"ended ", status);
-                self.tell(Message::new(say::ENDED, status, 0, 0));
+                self.end_all();
+                self.note(if self.starved { b"starved " } else { b"ended " }, status);
+                self.tell(Message::new(say::ENDED, status, 0, i32::from(self.starved)));
                 raw::exit(0);
             }
+        }
+    }
+
+    /// Ends whatever is left of the program beside its root, and with it its groups.
+    fn end_all(&mut self) {
+        raw::kill(-1, SIGKILL);
+        if self.groups.iter().any(Group::is_one) {
+            while raw::wait_for_any() {}
+            self.release();
         }
     }
 
@@ -397,6 +460,9 @@ impl Keeper {
         self.clients[index] = NOBODY;
         if self.worker == Some(index) {
             self.worker = None;
+            if self.frozen && self.coming.is_none() {
+                self.release();
+            }
             self.lapsing = self.complete.is_some();
             self.deserted = true;
         }
@@ -419,7 +485,7 @@ impl Keeper {
         let Some(message) = Message::from_bytes(packet) else { return self.leave(index) };
         let master = self.setup.master;
         let idle = self.worker.is_none() && self.coming.is_none();
-        if descriptor >= 0 && !matches!(message.kind, say::LIVE | say::LISTEN) {
+        if descriptor >= 0 && !matches!(message.kind, say::LIVE | say::LISTEN | say::GROUP) {
             raw::close(descriptor);
         }
         match message.kind {
@@ -476,6 +542,16 @@ impl Keeper {
                 raw::close(descriptor);
                 self.answer(index, say::BUSY, -1);
             }
+            say::GROUP if descriptor >= 0 => {
+                let place = self.groups.iter_mut().find(|group| !group.is_one());
+                match (place, Group::watch(descriptor, &packet[HEAD_BYTES..])) {
+                    (Some(place), Some(group)) => *place = group,
+                    _ => raw::close(descriptor),
+                }
+                // It may have lacked before we came.
+                self.looks = self.looks.max(1);
+            }
+            say::GROUP => {}
             say::END if self.frozen && idle => raw::exit(0),
             _ => self.answer(index, say::BUSY, -1),
         }

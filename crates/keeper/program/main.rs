@@ -10,6 +10,7 @@
 #![no_main]
 
 mod filters;
+mod group;
 mod keep;
 #[path = "../src/protocol.rs"]
 #[allow(dead_code, reason = "it has the other side's words too")]

@@ -7,6 +7,7 @@ use core::arch::asm;
 pub(crate) struct Errno(pub(crate) i32);
 
 pub(crate) const EAGAIN: Errno = Errno(11);
+pub(crate) const EBUSY: Errno = Errno(16);
 
 type Result<T> = core::result::Result<T, Errno>;
 
@@ -31,6 +32,9 @@ const ACCEPT4: usize = 288;
 const SIGNALFD4: usize = 289;
 const GETEUID: usize = 107;
 const PROCESS_VM_READV: usize = 310;
+const PREAD64: usize = 17;
+const UNLINKAT: usize = 263;
+const EVENTFD2: usize = 290;
 
 /// # Safety
 /// As the call's own: each argument that is an address must be one of memory that the call may use as it does.
@@ -92,6 +96,13 @@ pub(crate) fn wait() -> Option<(i32, i32)> {
     // SAFETY: the kernel fills the live integer.
     let pid = unsafe { call(WAIT4, [usize::MAX, &raw mut status as usize, WNOHANG_WUNTRACED_WALL, 0, 0, 0]) };
     pid.ok().filter(|pid| *pid > 0).map(|pid| (pid as i32, status))
+}
+
+/// Waits for the end of a child; returns whether there was one.
+pub(crate) fn wait_for_any() -> bool {
+    const WALL: usize = 0x4000_0000;
+    // SAFETY: a null status is allowed.
+    unsafe { call(WAIT4, [usize::MAX, 0, WALL, 0, 0, 0]) }.is_ok()
 }
 
 pub(crate) fn kill(pid: i32, signal: i32) {
@@ -202,6 +213,34 @@ pub(crate) fn rename(directory: i32, from: &core::ffi::CStr, to: &core::ffi::CSt
     };
 }
 
+/// Reads from the begin of a file.
+pub(crate) fn read_again(fd: i32, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the kernel writes no more than the length of the live buffer.
+    unsafe { call(PREAD64, [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) }
+}
+
+/// Opens a file that is there, to read or to write it.
+pub(crate) fn open(directory: i32, path: &core::ffi::CStr, write: bool) -> Result<i32> {
+    const CLOEXEC_NOFOLLOW: usize = 0o2_400_000;
+    let flags = CLOEXEC_NOFOLLOW | usize::from(write);
+    // SAFETY: the path ends in NUL and lives.
+    unsafe { call(OPENAT, [directory as usize, path.as_ptr() as usize, flags, 0, 0, 0]) }.map(|fd| fd as i32)
+}
+
+/// Removes the directory `../NAME` of another one.
+pub(crate) fn remove_directory(directory: i32, path: &core::ffi::CStr) -> Result<()> {
+    const AT_REMOVEDIR: usize = 0x200;
+    // SAFETY: the path ends in NUL and lives.
+    unsafe { call(UNLINKAT, [directory as usize, path.as_ptr() as usize, AT_REMOVEDIR, 0, 0, 0]) }.map(drop)
+}
+
+/// Makes a counter to be notified by.
+pub(crate) fn counter() -> Result<i32> {
+    const NONBLOCK_CLOEXEC: usize = 0o2_004_000;
+    // SAFETY: it takes numbers.
+    unsafe { call(EVENTFD2, [0, NONBLOCK_CLOEXEC, 0, 0, 0, 0]) }.map(|fd| fd as i32)
+}
+
 /// `struct pollfd`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -213,6 +252,7 @@ pub(crate) struct PollFd {
 
 pub(crate) const POLLIN: i16 = 1;
 pub(crate) const POLLOUT: i16 = 4;
+pub(crate) const POLLPRI: i16 = 2;
 
 /// Waits for any of `fds`, at most so many milliseconds if that is not negative.
 pub(crate) fn poll(fds: &mut [PollFd], timeout_ms: i64) {

@@ -200,19 +200,32 @@ impl Connection {
     /// # Errors
     /// Those of [`ask`](Self::ask).
     pub fn hand(&self, message: Message, descriptor: BorrowedFd<'_>) -> Result<State, Error> {
-        let bytes = message.to_bytes();
+        self.send_with(message, &[], descriptor)?;
+        self.answer().map(|(state, _)| state)
+    }
+
+    /// Tells the keeper of a control group, which it watches and removes from now on.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] if the keeper has ended.
+    pub fn give_group(&self, name: &[u8], directory: BorrowedFd<'_>) -> Result<(), Error> {
+        self.send_with(Message::new(say::GROUP, 0, 0, 0), name, directory)
+    }
+
+    fn send_with(&self, message: Message, data: &[u8], descriptor: BorrowedFd<'_>) -> Result<(), Error> {
+        let mut bytes = message.to_bytes().to_vec();
+        bytes.extend_from_slice(data);
         let descriptors = [descriptor];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&descriptors));
         loop {
             match rustix::net::sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL) {
-                Ok(_) => break,
+                Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
-        self.answer().map(|(state, _)| state)
     }
 
     fn answer(&self) -> Result<(State, Option<OwnedFd>), Error> {

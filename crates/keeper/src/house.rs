@@ -109,6 +109,8 @@ pub struct Home {
     pub allowed: Vec<String>,
     /// Whether it may have asked for notices.
     pub notices: bool,
+    /// The entrances of the control groups that it is to be built in.
+    pub groups: Vec<OwnedFd>,
 }
 
 /// What failed, and why.

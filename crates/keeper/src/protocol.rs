@@ -36,6 +36,10 @@ pub const LISTEN: u32 = 11;
 /// Ends a keeper whose program is frozen; one whose program runs answers [`BUSY`].
 pub const END: u32 = 10;
 
+/// A control group that the program is in: its directory comes with it, and its name as bytes. Is not answered. The keeper
+/// looks whether its memory runs out, which ends the program, and removes it when the program has ended.
+pub const GROUP: u32 = 11;
+
 /// How things stand: `a` is one of the states below, `b` the root's pid inside, `c` [`VERSION`] and flags.
 pub const STATE: u32 = 32;
 /// Another freeze or thaw is going on, or the program is not in the state for it.
@@ -44,8 +48,9 @@ pub const BUSY: u32 = 33;
 pub const OUTPUT: u32 = 34;
 /// Job control stopped the root: `a` is the signal.
 pub const STOPPED: u32 = 35;
-/// The program's root ended: `a` is its status as of wait(2). The keeper ends too, unless `b` is not 0: then it has left
-/// another process behind, as a daemon does, which is the root from now on and has that pid inside.
+/// The program's root ended: `a` is its status as of wait(2), `c` is 1 if its budget of memory was used up. The keeper ends
+/// too, unless `b` is not 0: then it has left another process behind, as a daemon does, which is the root from now on and
+/// has that pid inside.
 pub const ENDED: u32 = 36;
 /// The program was frozen: `a` is the version of its image.
 pub const ICE: u32 = 37;

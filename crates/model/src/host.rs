@@ -42,4 +42,25 @@ pub struct Runtime {
     /// Whether it has the descriptors by which it may ask for notices.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub notices: bool,
+    /// How much it may use of the machine.
+    #[serde(default, skip_serializing_if = "Budget::is_unlimited")]
+    pub budget: Budget,
+}
+
+/// How much a program may use of the machine; what is absent is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Bytes of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ram_bytes: Option<u64>,
+    /// Processor time, in hundredths of one processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<u32>,
+}
+
+impl Budget {
+    /// Returns whether nothing is limited.
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
 }

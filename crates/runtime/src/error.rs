@@ -1,5 +1,6 @@
 //! What can go wrong with an instance. After each of these it is as it was.
 
+use frost_sys::cgroup::{Lack, Resource};
 use rustix::io::Errno;
 use std::path::PathBuf;
 
@@ -43,6 +44,38 @@ pub enum Error {
     /// There is no kind of call of that name.
     #[error("there is no kind {0:?} of calls that could be allowed")]
     Kind(String),
+    /// There can be no budget for it here.
+    #[error("{}", lacking(*resource, lack))]
+    Budget {
+        /// For what.
+        resource: Resource,
+        /// Why not.
+        lack: Lack,
+    },
+    /// The kernel does not take a limit.
+    #[error("the kernel does not take {} as limit{}", amount(*resource, *limit), in_use(*used_bytes))]
+    Limit {
+        /// Of what.
+        resource: Resource,
+        /// The limit.
+        limit: u64,
+        /// How much memory is in use, if it is that.
+        used_bytes: Option<u64>,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
+    /// It was not started by `frost run`.
+    #[error("it was not started by `frost run`, so it has no environment of its own")]
+    Unprepared,
+    /// An image needs more memory than its program may have.
+    #[error("its memory of {} KiB does not fit into its budget of {} KiB", needs_bytes / 1024, budget_bytes / 1024)]
+    DoesNotFit {
+        /// What it needs at once.
+        needs_bytes: u64,
+        /// What it may have.
+        budget_bytes: u64,
+    },
     /// The program could not be executed.
     #[error("{program}: {source}")]
     Program {
@@ -73,4 +106,30 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] frost_store::Error),
+}
+
+fn lacking(resource: Resource, lack: &Lack) -> String {
+    let controller = resource.controller();
+    match lack {
+        Lack::Controller => {
+            format!("no control group hierarchy with the controller {controller} is mounted here")
+        }
+        Lack::Delegation(group) => {
+            format!(
+                "no control group with the controller {controller} is delegated to you; yours is {}",
+                group.display()
+            )
+        }
+    }
+}
+
+fn amount(resource: Resource, limit: u64) -> String {
+    match resource {
+        Resource::Memory => format!("{} KiB of memory", limit / 1024),
+        Resource::Cpu => format!("{limit}% of a processor"),
+    }
+}
+
+fn in_use(bytes: Option<u64>) -> String {
+    bytes.map(|bytes| format!(" while {} KiB are in use", bytes / 1024)).unwrap_or_default()
 }

@@ -47,6 +47,7 @@ impl Keeper {
                 terminal: kept.state.terminal,
                 routes: record.routes.clone(),
                 notices: record.notices,
+                budget: record.budget,
             },
             connection: kept.connection,
             filters: outer + 1,

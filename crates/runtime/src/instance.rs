@@ -11,6 +11,7 @@
 use crate::error::Error;
 use frost_keeper::protocol::{self as say, Message};
 use frost_keeper::{Connection, Held, State};
+use frost_model::host::Budget;
 use frost_store::{Name, Store};
 use frost_sys::proc;
 use rustix::fd::{AsFd, OwnedFd};
@@ -48,6 +49,9 @@ pub struct Record {
     /// How its capabilities are obtained when it is thawed, where that is not to be as usual.
     #[serde(default)]
     pub routes: Vec<frost_model::route::Rule>,
+    /// What it may use of the machine.
+    #[serde(default)]
+    pub budget: Budget,
 }
 
 impl Record {
@@ -64,6 +68,8 @@ pub enum Standing {
     Kept(Kept),
     /// It ended, with this status as of wait(2).
     Ended(i32),
+    /// It was ended, with this status, since its budget of memory was used up.
+    Starved(i32),
     /// It was frozen as this version, and nothing of it is left in memory.
     Frozen(u32),
     /// Its keeper was killed, and the kernel ended the program with it.
@@ -299,6 +305,13 @@ impl Instance {
             .map_err(|errno| Error::File { path, source: errno.into() })
     }
 
+    /// Writes the note of its end as if a keeper had: it is frozen as this version.
+    pub(crate) fn note_frozen(&self, version: u32) -> Result<(), Error> {
+        let mut file = File::from(self.create("end", OFlags::WRONLY | OFlags::TRUNC)?);
+        let path = || self.path.join("end");
+        writeln!(file, "frozen {version}").map_err(|source| Error::File { path: path(), source })
+    }
+
     /// Looks how it stands.
     ///
     /// # Errors
@@ -323,6 +336,7 @@ impl Instance {
         let (word, number) = (words.next(), words.next().and_then(|number| number.parse().ok()));
         Ok(match (word, number) {
             (Some("ended"), Some(status)) => Standing::Ended(status),
+            (Some("starved"), Some(status)) => Standing::Starved(status),
             (Some("frozen"), Some(version)) if version > 0 => Standing::Frozen(version as u32),
             _ if self.record()?.boot_id != boot_id() => Standing::Rebooted,
             _ => Standing::Lost,

@@ -8,6 +8,7 @@
 //! Of the processes of frost only the keeper must live; every other may die at any instant.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 mod error;
 pub mod freeze;
 pub mod instance;

@@ -1,9 +1,11 @@
 //! Starts a program in an environment of its own.
 
+use crate::budget::Groups;
 use crate::error::Error;
 use crate::instance::{Instance, Record, Standing, boot_id, child_numbered, now};
 use frost_keeper::house::{self, Environment};
 use frost_keeper::{Connection, Held, admission, notices};
+use frost_model::host::Budget;
 use frost_model::route::Rule;
 use frost_store::{Name, Store};
 use frost_sys::clone::{self, Clone, fork_into_namespaces};
@@ -37,6 +39,8 @@ pub struct Options {
     pub routes: Vec<Rule>,
     /// Give it the descriptors by which it may ask for notices.
     pub notices: bool,
+    /// What it may use of the machine.
+    pub budget: Budget,
 }
 
 /// A program that was started.
@@ -88,9 +92,11 @@ pub fn run(store: &Store, options: &Options) -> Result<Started, Error> {
         notices: options.notices,
         machine: false,
         routes: options.routes.clone(),
+        budget: options.budget,
     };
     let held = instance.begin(&record, false)?;
-    match start(options, &program, held) {
+    let groups = Groups::make(instance.name().as_str(), &options.budget);
+    match groups.and_then(|groups| start(options, &program, held, groups)) {
         Ok(started) => {
             drop(claim);
             Ok(Started { name: instance.name().clone(), ..started })
@@ -146,8 +152,10 @@ pub fn claim(
     Err(Error::Busy)
 }
 
-fn start(options: &Options, program: &OsStr, mut held: Held) -> Result<Started, Error> {
+fn start(options: &Options, program: &OsStr, mut held: Held, mut groups: Groups) -> Result<Started, Error> {
     let (connection, watcher) = pair()?;
+    // The keeper reads of them before all else when it begins.
+    groups.give(&connection)?;
     held.watcher = Some(watcher);
     let terminal = Terminal::ours();
     let console = terminal.as_ref().and_then(Terminal::path);
@@ -158,10 +166,19 @@ fn start(options: &Options, program: &OsStr, mut held: Held) -> Result<Started, 
     };
     // Only a job in the foreground gives its terminal away.
     let lent = terminal.as_ref().and_then(Terminal::foreground);
-    let program = Program { name: program, arguments: &options.command[1..], lent, notices: options.notices };
+    let program = Program {
+        name: program,
+        arguments: &options.command[1..],
+        lent,
+        notices: options.notices,
+        groups: groups.entrances()?,
+    };
     // Signals are the program's from before it is there.
     let passing = if options.detach { None } else { Some(signals()?) };
     let (keeper, root) = bear(environment, options.detach, Some(program), held)?;
+    groups.settled();
+    // They are the keeper's now: if the program ended at once they are gone already.
+    drop(groups);
     // It may have ended by now, as `true` does.
     let pid = child_numbered(keeper, root);
     let attached = if options.detach {
@@ -259,6 +276,8 @@ pub(crate) struct Program<'a> {
     lent: Option<i32>,
     /// Whether it gets the descriptors of [`notices`].
     notices: bool,
+    /// The entrances of the control groups that it is to be in.
+    groups: Vec<OwnedFd>,
 }
 
 /// What pid 1 of the new namespaces needs.
@@ -273,7 +292,7 @@ struct Birth<'a> {
 
 impl Birth<'_> {
     /// The life of pid 1, until it is the keeper.
-    fn live(self, mut held: Held, stream: UnixStream) -> ! {
+    fn live(mut self, mut held: Held, stream: UnixStream) -> ! {
         let tell = |report: &Report| {
             let mut line = serde_json::to_vec(report).unwrap_or_default();
             line.push(b'\n');
@@ -290,7 +309,7 @@ impl Birth<'_> {
         if told.is_err() || (&stream).read_exact(&mut [0]).is_err() {
             std::process::exit(1);
         }
-        let spawned = match &self.program {
+        let spawned = match self.program.take() {
             Some(program) => self.spawn(program, slave).map(|(root, listener)| {
                 held.listener = listener;
                 root
@@ -340,11 +359,7 @@ impl Birth<'_> {
         Ok(Some(slave))
     }
 
-    fn spawn(
-        &self,
-        program: &Program<'_>,
-        slave: Option<OwnedFd>,
-    ) -> std::io::Result<(i32, Option<OwnedFd>)> {
+    fn spawn(&self, program: Program<'_>, slave: Option<OwnedFd>) -> std::io::Result<(i32, Option<OwnedFd>)> {
         let mut command = Command::new(program.name);
         command.args(program.arguments);
         let standing = match slave {
@@ -363,7 +378,8 @@ impl Birth<'_> {
             numbered.push((programs.as_raw_fd(), notices::PROGRAMS));
             numbered.push((ours.as_raw_fd(), notices::OURS));
         }
-        let (child, listener) = spawn::start(&mut command, standing, Some(filter), &numbered)?;
+        let (child, listener) =
+            spawn::start(&mut command, standing, Some(filter), &numbered, program.groups)?;
         drop(ends);
         Ok((child.id() as i32, listener))
     }

@@ -1,12 +1,14 @@
 //! Where an image of the runtime is thawed: with the keeper that was kept for it, or with a new one.
 
+use crate::budget::Groups;
 use crate::error::Error;
 use crate::instance::{Claim, Instance, Record, Standing, boot_id, now};
 use crate::run;
 use frost_keeper::house::{Environment, Home};
 use frost_keeper::protocol::{self as say, Message};
 use frost_keeper::{Connection, Held};
-use frost_model::host::Runtime;
+use frost_model::Checkpoint;
+use frost_model::host::{Budget, Runtime};
 use frost_store::{Image, Name, Store};
 use rustix::process::{Pid, PidfdFlags};
 
@@ -20,6 +22,7 @@ pub struct Place {
     /// Whether its namespaces were kept.
     pub warm: bool,
     _claim: Option<Claim>,
+    _groups: Groups,
 }
 
 /// Finds or makes a home for the image of a program of the runtime; a copy has none that is found by its name.
@@ -39,6 +42,14 @@ pub fn place(
         frost_keeper::admission::kind(name).ok_or_else(|| Error::Kind(name.clone()))?;
     }
     let name = &image.id().name;
+    let budget = budget(store, name, runtime)?;
+    if let Some(most) = budget.ram_bytes {
+        let needs = needs_bytes(image.checkpoint());
+        if needs > most {
+            return Err(Error::DoesNotFit { needs_bytes: needs, budget_bytes: most });
+        }
+    }
+    let groups = Groups::make(name.as_str(), &budget)?;
     let environment = Environment {
         allowed: runtime.allowed.clone(),
         terminal: runtime.terminal && !attach,
@@ -46,7 +57,7 @@ pub fn place(
     };
     if copy {
         let held = Held { name: name.to_string(), ..Held::default() };
-        return born(environment, held, attach, None, runtime.notices);
+        return born(environment, held, attach, None, runtime.notices, groups);
     }
     let (instance, claim) = Instance::claim(store, name)?;
     if let Standing::Kept(kept) = instance.standing()? {
@@ -59,7 +70,7 @@ pub fn place(
             instance.write_record(&Record { routes: runtime.routes.clone(), ..record })?;
         }
         let program = (environment.allowed, runtime.notices);
-        return announced(kept.keeper, kept.connection, program, watch, Some(claim), true);
+        return announced(kept.keeper, kept.connection, program, watch, Some(claim), true, groups);
     }
     let arguments = image.checkpoint().processes[0].pd.arguments.iter();
     let record = Record {
@@ -71,9 +82,36 @@ pub fn place(
         notices: runtime.notices,
         machine: false,
         routes: runtime.routes.clone(),
+        budget,
     };
     let held = instance.begin(&record, true)?;
-    born(environment, held, attach, Some(claim), runtime.notices)
+    born(environment, held, attach, Some(claim), runtime.notices, groups)
+}
+
+/// What a program may use: as its instance has it, which may have been changed since it was frozen, or as its image has it.
+fn budget(store: &Store, name: &Name, runtime: &Runtime) -> Result<Budget, Error> {
+    let record = match Instance::find(store, name)? {
+        Some(instance) => instance.record()?,
+        None => Record::default(),
+    };
+    Ok(if record.started > 0 { record.budget } else { runtime.budget })
+}
+
+/// How much memory an image fills at once. What several processes share by copy-on-write is stored, and filled, once.
+fn needs_bytes(checkpoint: &Checkpoint) -> u64 {
+    let private = checkpoint.processes.iter().flat_map(|process| &process.rm.regions);
+    let shared = checkpoint.dataspaces.iter().flat_map(|dataspace| &dataspace.pages.runs);
+    let runs = private.flat_map(|region| &region.private.runs).chain(shared);
+    let mut runs: Vec<(u64, u64)> =
+        runs.map(|run| (run.pack_offset, run.pack_offset.saturating_add(run.len_bytes))).collect();
+    runs.sort_unstable();
+    let mut bytes = 0;
+    let mut reached = 0;
+    for (start, end) in runs {
+        bytes += end.saturating_sub(start.max(reached));
+        reached = reached.max(end);
+    }
+    bytes
 }
 
 /// Makes a keeper without a program, which ends if it does not get one.
@@ -83,6 +121,7 @@ fn born(
     attach: bool,
     claim: Option<Claim>,
     notices: bool,
+    groups: Groups,
 ) -> Result<Place, Error> {
     let (connection, watcher) = run::pair()?;
     held.watcher = Some(watcher);
@@ -91,7 +130,7 @@ fn born(
     held.second = other;
     let allowed = environment.allowed.clone();
     let (keeper, _) = run::bear(environment, !attach, None, held)?;
-    announced(keeper, connection, (allowed, notices), watch, claim, false)
+    announced(keeper, connection, (allowed, notices), watch, claim, false, groups)
 }
 
 /// Tells a keeper that its program will be thawed.
@@ -102,15 +141,18 @@ fn announced(
     watch: Option<Connection>,
     claim: Option<Claim>,
     warm: bool,
+    groups: Groups,
 ) -> Result<Place, Error> {
     let number = Pid::from_raw(keeper).filter(|_| keeper > 0).ok_or(Error::Elsewhere)?;
     let pidfd = rustix::process::pidfd_open(number, PidfdFlags::empty())
         .map_err(|source| Error::Environment { object: format!("keeper {keeper}"), source })?;
+    let entrances = groups.entrances()?;
+    groups.give(&connection)?;
     let (_, terminal) = connection.ask(Message::new(say::THAW, 0, 0, 0))?;
     // Whoever stays attached hands in a terminal of their own.
     let terminal = terminal.filter(|_| watch.is_none());
-    let home = Home { keeper, pidfd, connection, terminal, allowed, notices };
-    Ok(Place { home, watch, warm, _claim: claim })
+    let home = Home { keeper, pidfd, connection, terminal, allowed, notices, groups: entrances };
+    Ok(Place { home, watch, warm, _claim: claim, _groups: groups })
 }
 
 /// Connects to the keeper of `name` and watches it.

@@ -3,6 +3,7 @@
 //! Borrowed descriptors in, owned ones out, flags as types, errno as [`rustix::io::Errno`]. Nothing here decides
 //! anything; what a call means for a freeze or a thaw stands with its caller.
 
+pub mod cgroup;
 pub mod child;
 pub mod clone;
 pub mod elf;

@@ -25,7 +25,18 @@ pub enum Standing {
     },
 }
 
-/// Starts a program; no call that `filter` refuses is made by it.
+/// Enters control groups by their entrances, with all that we start from now on.
+///
+/// # Errors
+/// ENODEV if a group was removed; EACCES if it may not be entered from ours.
+pub fn enter_groups(entrances: &[OwnedFd]) -> rustix::io::Result<()> {
+    for entrance in entrances {
+        rustix::io::write(entrance, b"0")?;
+    }
+    Ok(())
+}
+
+/// Starts a program, in control groups if there are some; no call that `filter` refuses is made by it.
 ///
 /// Returns when it was executed, with the listener of the filter, if it could have one. Of our descriptors it gets those
 /// that `given` names, each with the number that it is to have.
@@ -37,6 +48,7 @@ pub fn start(
     standing: Standing,
     filter: Option<Filter>,
     given: &[(i32, i32)],
+    groups: Vec<OwnedFd>,
 ) -> io::Result<(Child, Option<OwnedFd>)> {
     /// Numbers that nobody here has, and nobody is to get.
     const HIGH: i32 = 200;
@@ -55,6 +67,7 @@ pub fn start(
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let prepare = move || -> io::Result<()> {
+        enter_groups(&groups)?;
         // SAFETY: calls that take numbers, or addresses of locals that live across them; all are async-signal-safe.
         unsafe {
             match standing {
@@ -208,7 +221,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "! uname 2>/dev/null && echo $$ > /dev/null"]);
         // Whoever may not install one without no_new_privs cannot test it.
-        match start(&mut command, Standing::Group { terminal: None }, Some(filter), &[]) {
+        match start(&mut command, Standing::Group { terminal: None }, Some(filter), &[], Vec::new()) {
             Ok((mut child, _)) => assert!(child.wait().unwrap().success()),
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EACCES)),
         }
@@ -217,7 +230,7 @@ mod tests {
     #[test]
     fn what_cannot_be_executed_is_told_by_its_error() {
         let mut command = Command::new("/nonexistent/program");
-        let error = start(&mut command, Standing::Session, None, &[]).unwrap_err();
+        let error = start(&mut command, Standing::Session, None, &[], Vec::new()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 }

@@ -23,6 +23,8 @@ pub enum Ending {
     Killed(i32),
     /// With exit status 0, and it has left others behind that go on.
     Left,
+    /// It was ended since its budget of memory was used up.
+    Starved,
     /// It was frozen: this is the version of its image.
     Frozen(u32),
     /// It was lost from sight: its keeper was killed.
@@ -38,13 +40,18 @@ impl Ending {
         }
     }
 
+    /// Reads [`ENDED`](say::ENDED).
+    pub fn of_message(message: say::Message) -> Self {
+        if message.c == 1 { Self::Starved } else { Self::of_status(message.a) }
+    }
+
     /// Returns it as a shell does: 128 and the signal's number if it was killed, as a freeze and the end of its keeper do.
     pub fn exit_status(self) -> i32 {
         match self {
             Self::Exited(code) => code,
             Self::Left => 0,
             Self::Killed(signal) => 128 + signal,
-            Self::Frozen(_) | Self::Unknown => 128 + libc::SIGKILL,
+            Self::Frozen(_) | Self::Starved | Self::Unknown => 128 + libc::SIGKILL,
         }
     }
 }
@@ -186,7 +193,7 @@ impl Attached {
         let Ok(packet) = keeper.receive() else { return Some(Ending::Unknown) };
         match packet.message.kind {
             say::ENDED if packet.message.b != 0 => Some(Ending::Left),
-            say::ENDED => Some(Ending::of_status(packet.message.a)),
+            say::ENDED => Some(Ending::of_message(packet.message)),
             say::ICE => Some(Ending::Frozen(packet.message.a as u32)),
             say::STOPPED => {
                 self.stopped(packet.message.a);

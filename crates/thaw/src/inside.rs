@@ -307,6 +307,7 @@ impl Builder<'_> {
     /// Makes a builder in a keeper's namespaces fit to build.
     fn settle(&self, home: &Home) -> Result<(), Error> {
         let stage = Stage::Namespaces;
+        frost_sys::spawn::enter_groups(&home.groups).at(stage, || "its control group".to_owned())?;
         if let Some(terminal) = &home.terminal {
             use_terminal(terminal, self.image.checkpoint())?;
         }

@@ -78,7 +78,7 @@ fn attach(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fa
                     out.flush()?;
                 }
                 Ok(packet) if packet.message.kind == say::ENDED && packet.message.b == 0 => {
-                    break Some(Ending::of_status(packet.message.a));
+                    break Some(Ending::of_message(packet.message));
                 }
                 // Frozen: the keeper stays and so do we, or it ends and tells what became of it.
                 Ok(_) => {}

@@ -42,8 +42,9 @@ pub(super) fn run(options: &super::run::Options, invocation: &mut Invocation) ->
     let usage = |cause: String, hint: &str| -> Failure {
         Told::new(Status::Usage, what()).cause(cause).state("nothing was started").hint(hint).into()
     };
-    let memory_bytes = size(&options.ram).ok_or_else(|| {
-        usage(format!("{:?} is no size of memory", options.ram), "a number with K, M or G behind it, as 512M")
+    let ram = options.ram.as_deref().unwrap_or("512M");
+    let memory_bytes = super::set::size(ram).ok_or_else(|| {
+        usage(format!("{ram:?} is no size of memory"), "a number with K, M or G behind it, as 512M")
     })?;
     let forwards: Option<Vec<Forward>> = options.port.iter().map(|text| forward(text)).collect();
     let forwards = forwards.ok_or_else(|| {
@@ -149,20 +150,6 @@ pub(super) fn executes(accelerator: &Accelerator) -> String {
     }
 }
 
-/// Reads a size: a number, with K, M or G behind it.
-fn size(text: &str) -> Option<u64> {
-    let text = text.trim().trim_end_matches(['b', 'B', 'i']);
-    let (number, shift) = match text.char_indices().last()? {
-        (at, 'k' | 'K') => (&text[..at], 10),
-        (at, 'm' | 'M') => (&text[..at], 20),
-        (at, 'g' | 'G') => (&text[..at], 30),
-        _ => (text, 0),
-    };
-    let number: u64 = number.parse().ok()?;
-    // More than any machine has is no size either.
-    number.checked_shl(shift).filter(|bytes| bytes >> shift == number && *bytes < 1 << 44)
-}
-
 fn forward(text: &str) -> Option<Forward> {
     let (host, guest) = text.split_once(':')?;
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
@@ -250,7 +237,7 @@ fn pass(connection: &Connection, signals: &Signals) -> Result<Option<Ending>, Fa
                     out.flush()?;
                 }
                 Ok(packet) if packet.message.kind == say::ENDED => {
-                    break Some(Ending::of_status(packet.message.a));
+                    break Some(Ending::of_message(packet.message));
                 }
                 Ok(packet) if packet.message.kind == say::ICE => {
                     break Some(Ending::Frozen(packet.message.a as u32));
@@ -468,16 +455,6 @@ pub(super) fn trouble(what: String, error: Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_numbers_with_a_letter() {
-        assert_eq!(size("512M"), Some(512 << 20));
-        assert_eq!(size("2GiB"), Some(2 << 30));
-        assert_eq!(size("1048576"), Some(1 << 20));
-        for text in ["", "M", "-1M", "1T", "99999999999G", "17179869184M"] {
-            assert_eq!(size(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn ports_are_two_numbers() {

@@ -40,6 +40,9 @@ struct Record<'a> {
     architecture: &'a str,
     kernel: &'a str,
     uid: u32,
+    /// What its program may use of the machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<frost_model::host::Budget>,
     processes: Vec<ProcessRecord>,
     /// In place of processes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,6 +158,12 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         architecture: &header.architecture,
         kernel: &checkpoint.host.kernel,
         uid: header.uid,
+        budget: checkpoint
+            .host
+            .runtime
+            .as_ref()
+            .map(|runtime| runtime.budget)
+            .filter(|own| !own.is_unlimited()),
         processes: checkpoint.processes.iter().map(|process| process_record(checkpoint, process)).collect(),
         machine: checkpoint.machine.as_ref().map(machine_record),
     };
@@ -333,6 +342,12 @@ fn render(record: &Record<'_>, header: &Header, state: &State, verbose: bool, pa
     ];
     for (label, value) in rows {
         text.push_str(&format!("  {label:<7} {value}\n"));
+    }
+    if let Some(budget) = &record.budget {
+        let ram = budget.ram_bytes.map(|bytes| format!("{} of memory", output::bytes(bytes)));
+        let cpu = budget.cpu_percent.map(|percent| format!("{} of a processor", super::set::shown(percent)));
+        let parts: Vec<String> = ram.into_iter().chain(cpu).collect();
+        text.push_str(&format!("  {:<7} {}\n", "budget", parts.join(", ")));
     }
     if record.processes.len() > 1 {
         text.push_str(&format!("\n{}\n", paint.bold("processes")));

@@ -18,6 +18,7 @@ mod ps;
 mod rm;
 mod run;
 mod scenario;
+mod set;
 mod thaw;
 mod verify;
 mod vm;
@@ -54,6 +55,7 @@ pub(crate) enum Command {
     Rm(rm::Options),
     Rom(scenario::Rom),
     Run(run::Options),
+    Set(set::Options),
     Status(scenario::State),
     Thaw(thaw::Options),
     Up(scenario::Up),
@@ -92,6 +94,7 @@ impl Command {
             Command::Rm(options) => rm::run(&options, invocation),
             Command::Rom(options) => options.run(invocation),
             Command::Run(options) => run::run(&options, invocation),
+            Command::Set(options) => set::run(&options, invocation),
             Command::Status(options) => options.run(invocation),
             Command::Thaw(options) => thaw::run(&options, invocation),
             Command::Up(options) => options.run(invocation),

@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
+use frost_runtime::budget;
 use frost_runtime::instance::{self, Instance, Kept, Standing};
 use frost_store::{Name, Summary};
 use frost_sys::proc;
@@ -44,6 +45,12 @@ struct Record {
     since: Option<i64>,
     processes: Option<u32>,
     memory_bytes: Option<u64>,
+    /// Memory that counts against its budget.
+    ram_bytes: Option<u64>,
+    ram_limit_bytes: Option<u64>,
+    /// Processor time that it has used.
+    cpu_us: Option<u64>,
+    cpu_limit_percent: Option<u32>,
     /// Of its newest image.
     image_bytes: Option<u64>,
     status: Option<i32>,
@@ -86,7 +93,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         return Ok(ExitCode::SUCCESS);
     }
     let titles =
-        ["NAME", "STATE", "PID", "PROCESSES", "MEMORY", "VERSIONS", "IMAGE", "SINCE (UTC)", "COMMAND"];
+        ["NAME", "STATE", "PID", "PROCESSES", "MEMORY", "CPU", "VERSIONS", "IMAGE", "SINCE (UTC)", "COMMAND"];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     rows.extend(records.iter().map(row));
     output::line(output::table(&rows).trim_end())?;
@@ -146,6 +153,10 @@ fn add(record: &mut Record, instance: &Instance, images: &[&Summary]) {
     if !started.command.is_empty() {
         record.command = started.command.join(" ");
     }
+    if !started.budget.is_unlimited() {
+        record.ram_limit_bytes = started.budget.ram_bytes;
+        record.cpu_limit_percent = started.budget.cpu_percent;
+    }
     let standing = match instance.standing() {
         Ok(standing) => standing,
         Err(error) => {
@@ -169,7 +180,7 @@ fn add(record: &mut Record, instance: &Instance, images: &[&Summary]) {
             record.state = "frozen";
         }
         other => {
-            if let Standing::Ended(status) = other {
+            if let Standing::Ended(status) | Standing::Starved(status) = other {
                 record.status = Some(*status);
             }
             let frozen = !images.is_empty();
@@ -191,7 +202,15 @@ fn running(record: &mut Record, kept: &Kept, started: i64) {
     record.state = "running";
     record.pid = kept.root().ok();
     record.since = Some(started).filter(|started| *started > 0);
-    fill(record, &kept.processes());
+    let processes = kept.processes();
+    fill(record, &processes);
+    if let Some(root) = record.pid {
+        let usage = budget::usage(root, &processes);
+        record.ram_bytes = usage.ram_bytes;
+        record.ram_limit_bytes = usage.budget.ram_bytes;
+        record.cpu_us = Some(usage.cpu_us);
+        record.cpu_limit_percent = usage.budget.cpu_percent;
+    }
 }
 
 /// Says what became of a program that does not run.
@@ -199,10 +218,20 @@ pub(super) fn what_happened(standing: &Standing) -> String {
     match standing {
         Standing::Ended(status) if status & 0x7f != 0 => format!("it was ended by signal {}", status & 0x7f),
         Standing::Ended(status) => format!("it ended with status {}", status >> 8 & 0xff),
+        Standing::Starved(_) => "it needed more memory than its budget allows".to_owned(),
         Standing::Frozen(version) => format!("it is frozen as version {version}"),
         Standing::Lost => "its keeper was killed, and the program with it".to_owned(),
         Standing::Rebooted => "the machine was restarted".to_owned(),
         Standing::Kept(_) => "it runs".to_owned(),
+    }
+}
+
+/// What is used, and how much of it may be.
+fn limited(used: Option<String>, limit: Option<String>) -> String {
+    match (used, limit) {
+        (used, None) => used.unwrap_or_default(),
+        (None, Some(limit)) => format!("of {limit}"),
+        (Some(used), Some(limit)) => format!("{used} of {limit}"),
     }
 }
 
@@ -218,12 +247,16 @@ fn row(record: &Record) -> Vec<String> {
         [only] => only.to_string(),
         [first, .., last] => format!("{first}-{last}"),
     };
+    // What counts against a limit is what is compared with it.
+    let used = record.ram_bytes.filter(|_| record.ram_limit_bytes.is_some()).or(record.memory_bytes);
+    let cpu = record.cpu_us.map(|us| output::span(std::time::Duration::from_micros(us)));
     vec![
         record.name.clone(),
         output::printable(&state),
         number(record.pid.map(i64::from)),
         number(record.processes.map(i64::from)),
-        record.memory_bytes.map_or_else(String::new, output::bytes),
+        limited(used.map(output::bytes), record.ram_limit_bytes.map(output::bytes)),
+        limited(cpu, record.cpu_limit_percent.map(super::set::shown)),
         versions,
         record.image_bytes.map_or_else(String::new, output::bytes),
         record.since.map_or_else(String::new, output::time),

@@ -35,18 +35,15 @@ pub(crate) struct Options {
     /// Let it ask to be told of freeze and thaw, by a descriptor whose number is in FROST_NOTICES
     #[arg(long, conflicts_with = "vm")]
     notices: bool,
+    /// The most memory that it may use, as 512M; in a virtual machine what that has [default there: 512M]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) ram: Option<String>,
+    /// The most processor time that it may use: 0.5 or 50% of one processor, 2 of two
+    #[arg(long, value_name = "SHARE", conflicts_with = "vm")]
+    cpu: Option<String>,
     /// Run it in a virtual machine of its own; these options are for that
     #[arg(long, help_heading = "Virtual machine")]
     pub(super) vm: bool,
-    /// Its memory
-    #[arg(
-        long,
-        value_name = "SIZE",
-        default_value = "512M",
-        requires = "vm",
-        help_heading = "Virtual machine"
-    )]
-    pub(super) ram: String,
     /// How many processors it has
     #[arg(long, value_name = "N", default_value_t = 1, requires = "vm", help_heading = "Virtual machine",
           value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -89,6 +86,8 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
     let what = || format!("cannot run {program}");
     let store = invocation.store()?;
     let name = name(options)?;
+    let budget = super::set::Wish::read(options.ram.as_deref(), options.cpu.as_deref())
+        .map_err(|wrong| wrong.told(what(), "nothing was started"))?;
     let how = How {
         name,
         command: options.command.clone(),
@@ -96,6 +95,7 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
         allow: options.allow.clone(),
         routes: crate::routes::given(options.route.as_deref(), &what(), "nothing was started")?,
         notices: options.notices,
+        budget: budget.applied_to(Default::default()),
     };
     let started =
         frost_runtime::run::run(&store, &how).map_err(|error| trouble::of_runtime(what(), error))?;
@@ -117,7 +117,7 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
         trouble::of_thaw(format!("cannot stay with {}, which goes on", started.name), error)
     })?;
     tell(&started.name, ending);
-    if matches!(ending, Ending::Exited(_) | Ending::Killed(_))
+    if matches!(ending, Ending::Exited(_) | Ending::Killed(_) | Ending::Starved)
         && let Ok((instance, claim)) = Instance::claim(&store, &started.name)
     {
         // Whoever waited for it knows all there is to know.
@@ -149,6 +149,9 @@ pub(super) fn tell(name: &Name, ending: Ending) {
         Ending::Unknown => {
             output::note(&format!("frost: the keeper of {name} was killed, and the program with it"));
         }
+        Ending::Starved => output::note(&format!(
+            "frost: {name} was ended: it needed more memory than its budget allows (`--ram`)"
+        )),
         Ending::Exited(_) | Ending::Killed(_) | Ending::Left => {}
     }
 }

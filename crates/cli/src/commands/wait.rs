@@ -42,13 +42,14 @@ pub(super) fn until_end(instance: &Instance) -> Result<Ending, Error> {
         if kept.connection.send(Message::new(say::WATCH, 0, 0, 0), &[]).is_ok() {
             while let Ok(packet) = kept.connection.receive() {
                 if packet.message.kind == say::ENDED && packet.message.b == 0 {
-                    return Ok(Ending::of_status(packet.message.a));
+                    return Ok(Ending::of_message(packet.message));
                 }
             }
         }
     }
     match instance.standing()? {
         Standing::Ended(status) => Ok(Ending::of_status(status)),
+        Standing::Starved(_) => Ok(Ending::Starved),
         Standing::Frozen(version) => Ok(Ending::Frozen(version)),
         Standing::Lost => Ok(Ending::Unknown),
         Standing::Rebooted => Err(Error::Ended("the machine was restarted".to_owned())),

@@ -34,15 +34,26 @@ pub struct Stat {
     pub env_end: u64,
     /// As wait(2) would give it.
     pub exit_code: i32,
+    pub utime: u64,
+    pub stime: u64,
+    pub cutime: u64,
+    pub cstime: u64,
 }
 
 /// The kernel thread flag, PF_KTHREAD of `include/linux/sched.h`.
 const PF_KTHREAD: u64 = 0x0020_0000;
+/// Clock ticks of a second in what `/proc` tells (USER_HZ), the same on every x86-64.
+const TICKS: u64 = 100;
 
 impl Stat {
     /// Returns whether it has ended and waits for its parent.
     pub fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
+    }
+
+    /// Returns the processor time that it and its children that were waited for have used, in microseconds.
+    pub fn cpu_us(&self) -> u64 {
+        (self.utime + self.stime + self.cutime + self.cstime).saturating_mul(1_000_000 / TICKS)
     }
 
     /// Returns whether it is a thread of the kernel.
@@ -102,6 +113,10 @@ fn parse(text: &[u8]) -> Option<Stat> {
         env_start: unsigned(50),
         env_end: unsigned(51),
         exit_code: signed(52).unwrap_or(0) as i32,
+        utime: unsigned(14),
+        stime: unsigned(15),
+        cutime: unsigned(16),
+        cstime: unsigned(17),
     })
 }
 
