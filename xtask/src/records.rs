@@ -14,9 +14,10 @@ const BEGIN: &str = "<!-- records: made by `cargo xtask records` -->\n";
 const END: &str = "<!-- end of records -->\n";
 
 /// The modules of the model in the order in which a reader wants them; those of `cap` that are not named follow.
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 23] = [
     "process",
     "machine",
+    "layer",
     "host",
     "route",
     "clock",

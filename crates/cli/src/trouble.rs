@@ -232,6 +232,15 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
         Runtime::DoesNotFit { .. } => {
             (Status::Failed, "allow more by `frost set NAME --ram SIZE`, or --ram none".to_owned())
         }
+        Runtime::Layer { .. } => (
+            Status::Unsupported,
+            "name a directory in which nothing is mounted, and that is not the store's".to_owned(),
+        ),
+        Runtime::Lower { .. } => (
+            Status::Unsupported,
+            "make the directory what it was, or thaw it on the machine that it was frozen on".to_owned(),
+        ),
+        Runtime::Written(_) => (Status::Failed, "look at it as the user whose program it is".to_owned()),
         Runtime::Unprepared => (Status::Unsupported, "only programs of `frost run` have a budget".to_owned()),
         Runtime::Program { source, .. } => match source.kind() {
             ErrorKind::NotFound => (Status::NotFound, "give its path, or look at PATH".to_owned()),

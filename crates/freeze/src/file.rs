@@ -39,7 +39,7 @@ pub(crate) fn behind_link(link: &Path) -> Result<FileRef, String> {
     {
         return Ok(FileRef { path: BytePath::new(path), identity: there_now });
     }
-    match rustix::fs::stat(frost_sys::proc::as_path(&path)) {
+    match rustix::fs::stat(frost_sys::sight::of(frost_sys::proc::as_path(&path))) {
         Ok(found) if (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino) => {
             Ok(FileRef { path: BytePath::new(path), identity: there_now })
         }

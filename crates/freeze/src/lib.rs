@@ -23,6 +23,7 @@ mod filter;
 mod guardian;
 mod host;
 mod inner;
+pub mod layer;
 mod pd;
 mod persist;
 mod places;
@@ -83,6 +84,9 @@ pub trait Keeper: std::fmt::Debug {
 
     /// What the program gets again where it is thawed.
     fn runtime(&self) -> frost_model::host::Runtime;
+
+    /// Directories of which the program has a view of its own.
+    fn layers(&self) -> &[layer::Source];
 
     /// Hears that this version of the image is complete and that the program will now be ended.
     ///

@@ -22,7 +22,7 @@ use frost_model::{BytePath, Checkpoint, PAGE_SIZE, Pid, Process, Steps};
 use frost_store::{Draft, Name, Store, Then};
 use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::{self, Mapping, Status, Timer};
-use frost_sys::{fault, pidfd, ptrace};
+use frost_sys::{fault, pidfd, ptrace, sight};
 use frost_tracee::inject;
 use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
 use rustix::fd::OwnedFd;
@@ -132,6 +132,7 @@ pub(crate) fn run(
     steps: &mut Steps,
 ) -> Result<Frozen, Failure> {
     let mut freeze = Freeze { pid, what, steps };
+    survey::see_as(options.keeper);
     let mut draft = store.begin(name).map_err(|error| freeze.failed(&error))?;
     let origin = frost_store::observe(pid).map_err(|error| freeze.failed(&error))?.unwrap_or_default();
     draft.aim_at(&origin).map_err(|error| freeze.failed(&error))?;
@@ -404,12 +405,17 @@ fn capture(
         options.keeper,
     );
     freeze.step("freeze.sessions")?;
+    let mut layers = Vec::new();
+    for source in options.keeper.map(Keeper::layers).unwrap_or_default() {
+        let layer = crate::layer::capture(source, memory.draft.pack());
+        layers.push(layer.map_err(|error| freeze.failed(&error))?);
+    }
     copy_memory(tree, memory.extents, memory.draft, &filters).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.memory")?;
     behind.sysv.put(&mut objects);
     objects.filters = filters.used();
     let mut checkpoint =
-        Checkpoint { host, clocks, processes, descriptions, objects, dataspaces, machine: None };
+        Checkpoint { host, clocks, processes, descriptions, objects, dataspaces, machine: None, layers };
     let rules = checkpoint.host.runtime.as_mut().map(|runtime| std::mem::take(&mut runtime.routes));
     let refused = crate::routes::apply(&mut checkpoint, rules.as_deref().unwrap_or_default());
     let refused = refused.map_err(|(path, error)| {
@@ -613,7 +619,8 @@ fn written_files(living: &[&StoppedProcess], maps: &[Vec<Mapping>]) -> Result<Ve
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
             // Which of them can be found by its path again is for the survey to tell.
             if is_file(&mapping.name)
-                && let Ok(file) = rustix::fs::open(proc::as_path(&mapping.name), flags, Mode::empty())
+                && let Ok(file) =
+                    rustix::fs::open(sight::of(proc::as_path(&mapping.name)), flags, Mode::empty())
             {
                 add(file)?;
             }
@@ -745,6 +752,7 @@ fn warnings(checkpoint: &Checkpoint, options: Options<'_>) -> Vec<String> {
             if let Capability::Regular(regular) = &description.capability
                 && let frost_model::cap::Content::Named { file, .. } = &regular.content
                 && description.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32
+                && !checkpoint.is_layered(&file.path)
             {
                 warnings.push(format!(
                     "{} is open for writing: if the program changes it, this image can no longer be thawed \

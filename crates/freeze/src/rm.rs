@@ -135,7 +135,7 @@ pub(crate) fn segment_key(mapping: &Mapping) -> i32 {
 }
 
 fn look(name: &[u8], mapping: &Mapping, before: Option<&FileIdentity>) -> Result<FileRef, String> {
-    let path = proc::as_path(name);
+    let path = frost_sys::sight::of(proc::as_path(name));
     let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
         .map_err(|errno| format!("the file cannot be opened: {errno}"))?;
     let stat = rustix::fs::fstat(&opened).map_err(|errno| errno.to_string())?;

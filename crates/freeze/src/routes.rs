@@ -33,7 +33,7 @@ pub(crate) fn apply(
         if let Capability::Regular(regular) = &mut checkpoint.descriptions[index].capability
             && let Content::Named { file, digest, .. } = &mut regular.content
         {
-            let content = File::open(file.path.as_path());
+            let content = File::open(frost_sys::sight::of(file.path.as_path()));
             let noted = content.and_then(|content| Digest::of_beginning(content, file.identity.len_bytes));
             match noted {
                 Ok(noted) => *digest = Some(*noted.as_bytes()),

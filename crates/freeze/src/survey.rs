@@ -159,11 +159,17 @@ fn adopt_deleted(
     Ok(linked)
 }
 
+/// Means by the program's paths what they are to it, if it has a view of its own.
+pub(crate) fn see_as(keeper: Option<&dyn Keeper>) {
+    frost_sys::sight::set(keeper.filter(|keeper| !keeper.layers().is_empty()).map(Keeper::pid));
+}
+
 /// Lists what would be in the way of freezing `pid` and its descendants, which run on meanwhile.
 ///
 /// # Errors
 /// As [`freeze`](crate::freeze) for targets that cannot be frozen at all.
 pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<Obstacle>, Failure> {
+    see_as(keeper);
     let stat = target::validate(pid, force)?;
     let what = format!("cannot check process {pid} ({})", String::from_utf8_lossy(&stat.comm));
     let denied = |errno: &rustix::io::Errno| {

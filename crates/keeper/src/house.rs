@@ -6,6 +6,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
 use std::ffi::CString;
+use std::path::{Path, PathBuf};
 
 /// What a keeper holds. It serves the program and those who look at it; an image needs none of it.
 #[derive(Debug, Default)]
@@ -91,7 +92,9 @@ pub struct Environment {
     /// Whether the keeper has a terminal for it.
     pub terminal: bool,
     /// The terminal outside that it shall find as `/dev/console`.
-    pub console: Option<std::path::PathBuf>,
+    pub console: Option<PathBuf>,
+    /// Directories of which it has a view of its own.
+    pub layers: Vec<Layer>,
 }
 
 /// Where a program of the runtime is to be thawed: in the namespaces of a keeper.
@@ -209,6 +212,73 @@ pub fn mount_dev(console: Option<&std::path::Path>) -> std::result::Result<(), F
         rustix::fs::symlink(to, &path).map_err(about(&path))?;
     }
     Ok(())
+}
+
+/// A directory of which a program gets a view of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The directory.
+    pub directory: PathBuf,
+    /// The directory for what is written there; below it are those that overlayfs needs.
+    pub place: PathBuf,
+}
+
+impl Layer {
+    /// Returns where what is written lies.
+    pub fn upper(&self) -> PathBuf {
+        self.place.join("upper")
+    }
+
+    /// Returns where overlayfs works; whatever is in it means nothing.
+    pub fn work(&self) -> PathBuf {
+        self.place.join("work")
+    }
+}
+
+/// Mounts layers over their directories.
+///
+/// # Errors
+/// Which mount failed.
+pub fn mount_layers(layers: &[Layer]) -> std::result::Result<(), Failed> {
+    for layer in layers {
+        let failed = |errno| (format!("a layer over {}", layer.directory.display()), errno);
+        // What overlayfs notes stands in attributes that an ordinary user may set (Linux 5.11), root's too, so that
+        // each can be made from the image of the other.
+        let text = format!(
+            "lowerdir={},upperdir={},workdir={},userxattr",
+            escaped(&layer.directory),
+            escaped(&layer.upper()),
+            escaped(&layer.work()),
+        );
+        let data = CString::new(text).map_err(|_| failed(Errno::INVAL))?;
+        // What is forbidden in the directory is forbidden in the layer.
+        let below = rustix::fs::statvfs(&layer.directory).map_err(failed)?.f_flag;
+        let mut flags = MountFlags::empty();
+        for (there, here) in [
+            (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+            (rustix::fs::StatVfsMountFlags::NODEV, MountFlags::NODEV),
+            (rustix::fs::StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        ] {
+            if below.contains(there) {
+                flags |= here;
+            }
+        }
+        rustix::mount::mount("frost", &layer.directory, "overlay", flags, Some(data.as_c_str()))
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Writes a path as overlayfs reads it: backslashes, colons and commas with a backslash before them.
+fn escaped(path: &Path) -> String {
+    let mut text = String::new();
+    for character in path.to_string_lossy().chars() {
+        if matches!(character, '\\' | ':' | ',') {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    text
 }
 
 /// Mounts a `/dev/pts` whose terminals have numbers of their own.

@@ -9,7 +9,9 @@ use crate::cap::{
     TcpPeer, UnixState,
 };
 use crate::id::{DataspaceId, DescriptionId, ObjectId};
+use crate::layer::Node;
 use crate::machine::{DiskBase, Machine};
+use crate::path::BytePath;
 use crate::pd::filter;
 use crate::process::Checkpoint;
 use crate::ram::Pages;
@@ -95,6 +97,7 @@ impl Checkpoint {
         checker.descriptions()?;
         checker.objects()?;
         checker.sysv()?;
+        checker.layers()?;
         Ok(checker.stored.into_inner())
     }
 }
@@ -260,6 +263,64 @@ impl Checker<'_> {
             }
             end = run_end;
             self.stored.borrow_mut().push(run.pack_offset..pack_end);
+        }
+        Ok(())
+    }
+
+    fn layers(&self) -> Result<(), Malformed> {
+        for (index, layer) in self.checkpoint.layers.iter().enumerate() {
+            let place = format!("layer {index}");
+            let plain = |path: &BytePath| {
+                let parts = || path.as_bytes().split(|byte| *byte == b'/');
+                !path.as_bytes().contains(&0) && parts().all(|part| !matches!(part, b"" | b"." | b".."))
+            };
+            let absolute = layer.directory.as_bytes().strip_prefix(b"/");
+            if absolute.is_none_or(|rest| rest.is_empty() || !plain(&BytePath::new(rest))) {
+                return Err(malformed(place, "is of no directory"));
+            }
+            // A builder follows these paths: nothing may lead it elsewhere, so what is above each is a directory that it
+            // has made before.
+            let mut directories: HashSet<&[u8]> = HashSet::new();
+            let mut paths: HashSet<&[u8]> = HashSet::new();
+            for (at, written) in layer.written.iter().enumerate() {
+                let path = written.path.as_bytes();
+                let place = || format!("{place}, {}", written.path);
+                let parent = match path.iter().rposition(|byte| *byte == b'/') {
+                    Some(slash) => &path[..slash],
+                    None => &[],
+                };
+                let first = at == 0 && path.is_empty();
+                if !first && (!plain(&written.path) || !directories.contains(parent)) || !paths.insert(path) {
+                    return Err(malformed(place(), "has no directory before it, or stands twice"));
+                }
+                let kind = written.mode & 0o170_000;
+                let fits = match &written.node {
+                    Node::Directory { .. } => kind == 0o040_000 && directories.insert(path),
+                    Node::File { len_bytes, pages } => {
+                        self.pages(&place(), pages, *len_bytes, false)?;
+                        kind == 0o100_000 && i64::try_from(*len_bytes).is_ok()
+                    }
+                    Node::Link(first) => {
+                        let first = layer.written[..at].get(*first as usize);
+                        first.is_some_and(|first| {
+                            !matches!(first.node, Node::Directory { .. } | Node::Link(_) | Node::Removed)
+                        })
+                    }
+                    Node::Symlink(to) => kind == 0o120_000 && !to.as_bytes().contains(&0),
+                    Node::Special { .. } => matches!(kind, 0o010_000 | 0o020_000 | 0o060_000 | 0o140_000),
+                    Node::Removed => true,
+                };
+                if !fits || first && !matches!(written.node, Node::Directory { .. }) {
+                    return Err(malformed(place(), "is not what its mode says, or a link to nothing"));
+                }
+                if written.attributes.iter().any(|attribute| attribute.name.as_bytes().contains(&0)) {
+                    return Err(malformed(place(), "has an attribute without a name"));
+                }
+            }
+            let ascending = layer.lower.windows(2).all(|pair| pair[0].path < pair[1].path);
+            if !ascending || !layer.lower.iter().all(|lower| plain(&lower.path)) {
+                return Err(malformed(place, "has paths that do not ascend"));
+            }
         }
         Ok(())
     }
@@ -474,10 +535,18 @@ impl Checker<'_> {
     }
 
     fn machine(&self, machine: &Machine) -> Result<(), Malformed> {
-        let Checkpoint { processes, descriptions, dataspaces, objects, host: _, clocks: _, machine: _ } =
-            self.checkpoint;
+        let Checkpoint {
+            processes,
+            descriptions,
+            dataspaces,
+            objects,
+            host: _,
+            clocks: _,
+            machine: _,
+            layers,
+        } = self.checkpoint;
         let parts = processes.len() + descriptions.len() + dataspaces.len();
-        if parts > 0 || *objects != Objects::default() {
+        if parts > 0 || !layers.is_empty() || *objects != Objects::default() {
             return Err(malformed("virtual machine", "stands beside processes"));
         }
         let place = "virtual machine";

@@ -19,6 +19,7 @@ pub mod clock;
 pub mod cpu;
 pub mod host;
 pub mod id;
+pub mod layer;
 pub mod machine;
 pub mod obstacle;
 pub mod path;

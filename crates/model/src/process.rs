@@ -4,6 +4,7 @@ use crate::cap::{Description, Objects};
 use crate::clock::Clocks;
 use crate::cpu::CpuState;
 use crate::host::Host;
+use crate::layer::Layer;
 use crate::machine::Machine;
 use crate::pd::PdState;
 use crate::ram::Dataspace;
@@ -28,6 +29,16 @@ pub struct Checkpoint {
     /// The virtual machine, if it is one: then there is no process, and none of what processes have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Machine>,
+    /// Directories of which it had a view of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Layer>,
+}
+
+impl Checkpoint {
+    /// Returns whether a path leads into a layer, where the program is alone.
+    pub fn is_layered(&self, path: &crate::BytePath) -> bool {
+        self.layers.iter().any(|layer| path.as_path().starts_with(layer.directory.as_path()))
+    }
 }
 
 /// One process.

@@ -65,6 +65,27 @@ pub enum Error {
         #[source]
         source: Errno,
     },
+    /// There can be no layer over a directory.
+    #[error("there can be no layer over {}: {why}", directory.display())]
+    Layer {
+        /// The directory.
+        directory: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// What lies below a layer is not what it was.
+    #[error("{} is not what it was below the layer: {shown}{}", directory.display(), others(*more))]
+    Lower {
+        /// The directory.
+        directory: PathBuf,
+        /// The first differences.
+        shown: String,
+        /// How many more there are.
+        more: usize,
+    },
+    /// What was written into a layer cannot be looked at.
+    #[error("{0}")]
+    Written(String),
     /// It was not started by `frost run`.
     #[error("it was not started by `frost run`, so it has no environment of its own")]
     Unprepared,
@@ -128,6 +149,10 @@ fn amount(resource: Resource, limit: u64) -> String {
         Resource::Memory => format!("{} KiB of memory", limit / 1024),
         Resource::Cpu => format!("{limit}% of a processor"),
     }
+}
+
+fn others(more: usize) -> String {
+    if more > 0 { format!(", and {more} more") } else { String::new() }
 }
 
 fn in_use(bytes: Option<u64>) -> String {

@@ -2,6 +2,8 @@
 
 use crate::error::Error;
 use crate::instance::{Instance, Kept, Record};
+use crate::layer;
+use frost_freeze::layer::Source;
 use frost_freeze::{Failure, Frozen, Options};
 use frost_keeper::Connection;
 use frost_keeper::notes::{self, Note};
@@ -28,6 +30,7 @@ pub struct Keeper {
     filters: u32,
     notes: Option<std::fs::File>,
     stay: bool,
+    layers: Vec<Source>,
 }
 
 impl Keeper {
@@ -35,7 +38,13 @@ impl Keeper {
     ///
     /// # Errors
     /// [`Error::Ended`] if the program does not run, [`Error::Elsewhere`].
-    pub fn of(kept: Kept, instance: &Instance, record: &Record, stay: bool) -> Result<Self, Error> {
+    pub fn of(
+        store: &Store,
+        kept: Kept,
+        instance: &Instance,
+        record: &Record,
+        stay: bool,
+    ) -> Result<Self, Error> {
         let root = kept.root()?;
         // It is filtered as its keeper is, and once more.
         let outer = proc::status(kept.keeper).map_or(0, |status| status.seccomp_filters);
@@ -53,6 +62,7 @@ impl Keeper {
             filters: outer + 1,
             notes: instance.open(FILTERS_NOTE)?,
             stay,
+            layers: layer::sources(store, instance.name(), &record.layers)?,
         })
     }
 
@@ -83,6 +93,10 @@ impl frost_freeze::Keeper for Keeper {
 
     fn runtime(&self) -> Runtime {
         self.runtime.clone()
+    }
+
+    fn layers(&self) -> &[Source] {
+        &self.layers
     }
 
     fn complete(&self, version: u32) -> Result<(), String> {

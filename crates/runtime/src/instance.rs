@@ -9,6 +9,7 @@
 //! ```
 
 use crate::error::Error;
+use crate::layer::Place;
 use frost_keeper::protocol::{self as say, Message};
 use frost_keeper::{Connection, Held, State};
 use frost_model::host::Budget;
@@ -52,6 +53,9 @@ pub struct Record {
     /// What it may use of the machine.
     #[serde(default)]
     pub budget: Budget,
+    /// The directories of which it has a view of its own.
+    #[serde(default)]
+    pub layers: Vec<Place>,
 }
 
 impl Record {
@@ -343,6 +347,15 @@ impl Instance {
         })
     }
 
+    /// Returns whether it runs, or has ended without being frozen: then what it wrote is in its directory only.
+    pub(crate) fn lives_or_ended(&self) -> Result<bool, Error> {
+        Ok(match self.standing()? {
+            Standing::Kept(kept) => !kept.state.frozen,
+            Standing::Frozen(_) => false,
+            Standing::Ended(_) | Standing::Starved(_) | Standing::Lost | Standing::Rebooted => true,
+        })
+    }
+
     /// Returns when the note of its end was written, or its record if there is none, in seconds since 1970.
     pub fn changed(&self) -> Option<i64> {
         ["end", "record"]
@@ -359,6 +372,7 @@ impl Instance {
         if let Standing::Kept(kept) = self.standing()? {
             return Err(Error::Runs { name: self.name.to_string(), pid: kept.root().unwrap_or(0) });
         }
+        crate::layer::sweep(&self, &[]);
         std::fs::remove_dir_all(&self.path).map_err(|source| Error::File { path: self.path.clone(), source })
     }
 }

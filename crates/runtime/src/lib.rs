@@ -12,6 +12,7 @@ pub mod budget;
 mod error;
 pub mod freeze;
 pub mod instance;
+pub mod layer;
 pub mod run;
 pub mod thaw;
 

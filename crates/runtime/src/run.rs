@@ -3,6 +3,7 @@
 use crate::budget::Groups;
 use crate::error::Error;
 use crate::instance::{Instance, Record, Standing, boot_id, child_numbered, now};
+use crate::layer;
 use frost_keeper::house::{self, Environment};
 use frost_keeper::{Connection, Held, admission, notices};
 use frost_model::host::Budget;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// How an [`Error::Environment`] calls what the kernel did not give us.
@@ -41,6 +43,8 @@ pub struct Options {
     pub notices: bool,
     /// What it may use of the machine.
     pub budget: Budget,
+    /// Directories of which it gets a view of its own.
+    pub layers: Vec<PathBuf>,
 }
 
 /// A program that was started.
@@ -81,8 +85,11 @@ pub fn run(store: &Store, options: &Options) -> Result<Started, Error> {
     for name in &options.allow {
         admission::kind(name).ok_or_else(|| Error::Kind(name.clone()))?;
     }
+    let directories = layer::check(store, &options.layers)?;
     let program = options.command.first().cloned().unwrap_or_default();
     let (instance, claim) = claim(store, options.name.as_ref(), &program)?;
+    layer::sweep(&instance, &[]);
+    let layers = layer::fresh(&instance, &directories)?;
     let record = Record {
         command: options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         started: now(),
@@ -93,10 +100,11 @@ pub fn run(store: &Store, options: &Options) -> Result<Started, Error> {
         machine: false,
         routes: options.routes.clone(),
         budget: options.budget,
+        layers: layers.clone(),
     };
     let held = instance.begin(&record, false)?;
     let groups = Groups::make(instance.name().as_str(), &options.budget);
-    match groups.and_then(|groups| start(options, &program, held, groups)) {
+    match groups.and_then(|groups| start(options, &program, held, groups, layer::mounted(&layers))) {
         Ok(started) => {
             drop(claim);
             Ok(Started { name: instance.name().clone(), ..started })
@@ -152,7 +160,13 @@ pub fn claim(
     Err(Error::Busy)
 }
 
-fn start(options: &Options, program: &OsStr, mut held: Held, mut groups: Groups) -> Result<Started, Error> {
+fn start(
+    options: &Options,
+    program: &OsStr,
+    mut held: Held,
+    mut groups: Groups,
+    layers: Vec<house::Layer>,
+) -> Result<Started, Error> {
     let (connection, watcher) = pair()?;
     // The keeper reads of them before all else when it begins.
     groups.give(&connection)?;
@@ -163,6 +177,7 @@ fn start(options: &Options, program: &OsStr, mut held: Held, mut groups: Groups)
         allowed: options.allow.clone(),
         terminal: options.detach,
         console: console.filter(|_| !options.detach),
+        layers,
     };
     // Only a job in the foreground gives its terminal away.
     let lent = terminal.as_ref().and_then(Terminal::foreground);
@@ -341,7 +356,15 @@ impl Birth<'_> {
             house::map_identity(self.ids)?;
         }
         house::mount_proc(&self.highest_pid)?;
+        let place = std::env::current_dir();
         house::mount_dev(self.environment.console.as_deref())?;
+        house::mount_layers(&self.environment.layers)?;
+        if let (Ok(place), false) = (place, self.environment.layers.is_empty()) {
+            // We may stand below a layer, where nobody sees what is written.
+            std::env::set_current_dir(&place).map_err(|error| {
+                (place.display().to_string(), Errno::from_io_error(&error).unwrap_or(Errno::IO))
+            })?;
+        }
         if self.detached {
             rustix::process::setsid().map_err(about("a session of its own"))?;
         }

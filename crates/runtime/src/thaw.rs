@@ -3,6 +3,7 @@
 use crate::budget::Groups;
 use crate::error::Error;
 use crate::instance::{Claim, Instance, Record, Standing, boot_id, now};
+use crate::layer;
 use crate::run;
 use frost_keeper::house::{Environment, Home};
 use frost_keeper::protocol::{self as say, Message};
@@ -54,10 +55,19 @@ pub fn place(
         allowed: runtime.allowed.clone(),
         terminal: runtime.terminal && !attach,
         console: None,
+        layers: Vec::new(),
     };
+    layer::compare(&image.checkpoint().layers)?;
     if copy {
         let held = Held { name: name.to_string(), ..Held::default() };
-        return born(environment, held, attach, None, runtime.notices, groups);
+        let copy = layer::Copy::of(store, image)?;
+        let layers = copy.as_ref().map_or(&[][..], |copy| &copy.places);
+        let environment = Environment { layers: layer::mounted(layers), ..environment };
+        let place = born(environment, held, attach, None, runtime.notices, groups)?;
+        if let Some(mut copy) = copy {
+            copy.keep(place.home.keeper)?;
+        }
+        return Ok(place);
     }
     let (instance, claim) = Instance::claim(store, name)?;
     if let Standing::Kept(kept) = instance.standing()? {
@@ -65,13 +75,21 @@ pub fn place(
             return Err(Error::Runs { name: name.to_string(), pid: kept.root().unwrap_or(kept.keeper) });
         }
         let watch = if attach { Some(watching(store, name)?) } else { None };
-        let record = instance.record()?;
-        if record.routes != runtime.routes {
-            instance.write_record(&Record { routes: runtime.routes.clone(), ..record })?;
-        }
+        let layers = layer::restored(&instance, image)?;
+        let number = Pid::from_raw(kept.keeper).filter(|_| kept.keeper > 0).ok_or(Error::Elsewhere)?;
+        let pidfd = rustix::process::pidfd_open(number, PidfdFlags::empty())
+            .map_err(|source| Error::Environment { object: format!("keeper {}", kept.keeper), source })?;
+        layer::remount(&pidfd, &layer::mounted(&layers))?;
+        let record = Record { layers, routes: runtime.routes.clone(), ..instance.record()? };
+        instance.write_record(&record)?;
+        layer::sweep(&instance, &record.layers);
         let program = (environment.allowed, runtime.notices);
-        return announced(kept.keeper, kept.connection, program, watch, Some(claim), true, groups);
+        let layered = !record.layers.is_empty();
+        return announced(kept.keeper, kept.connection, program, watch, Some(claim), true, groups, layered);
     }
+    let layers = layer::restored(&instance, image)?;
+    layer::sweep(&instance, &layers);
+    let environment = Environment { layers: layer::mounted(&layers), ..environment };
     let arguments = image.checkpoint().processes[0].pd.arguments.iter();
     let record = Record {
         command: arguments.map(ToString::to_string).collect(),
@@ -83,6 +101,7 @@ pub fn place(
         machine: false,
         routes: runtime.routes.clone(),
         budget,
+        layers,
     };
     let held = instance.begin(&record, true)?;
     born(environment, held, attach, Some(claim), runtime.notices, groups)
@@ -129,8 +148,9 @@ fn born(
     let (watch, other) = second.unzip();
     held.second = other;
     let allowed = environment.allowed.clone();
+    let layered = !environment.layers.is_empty();
     let (keeper, _) = run::bear(environment, !attach, None, held)?;
-    announced(keeper, connection, (allowed, notices), watch, claim, false, groups)
+    announced(keeper, connection, (allowed, notices), watch, claim, false, groups, layered)
 }
 
 /// Tells a keeper that its program will be thawed.
@@ -142,6 +162,7 @@ fn announced(
     claim: Option<Claim>,
     warm: bool,
     groups: Groups,
+    layered: bool,
 ) -> Result<Place, Error> {
     let number = Pid::from_raw(keeper).filter(|_| keeper > 0).ok_or(Error::Elsewhere)?;
     let pidfd = rustix::process::pidfd_open(number, PidfdFlags::empty())
@@ -151,6 +172,8 @@ fn announced(
     let (_, terminal) = connection.ask(Message::new(say::THAW, 0, 0, 0))?;
     // Whoever stays attached hands in a terminal of their own.
     let terminal = terminal.filter(|_| watch.is_none());
+    // Its files are what they are to the keeper; whoever builds there says when that is itself.
+    frost_sys::sight::set(layered.then_some(keeper));
     let home = Home { keeper, pidfd, connection, terminal, allowed, notices, groups: entrances };
     Ok(Place { home, watch, warm, _claim: claim, _groups: groups })
 }

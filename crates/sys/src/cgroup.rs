@@ -103,7 +103,7 @@ impl Hierarchy {
 }
 
 /// Undoes what the kernel does to spaces, tabs, newlines and backslashes in paths.
-fn unescaped(text: &str) -> PathBuf {
+pub fn unescaped(text: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, behind)) = rest.split_first() {

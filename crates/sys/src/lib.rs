@@ -31,6 +31,7 @@ pub mod pty;
 pub mod sched;
 pub mod sealed;
 pub mod seccomp;
+pub mod sight;
 pub mod signalfd;
 pub mod signals;
 pub mod sock;

@@ -262,6 +262,8 @@ impl Builder<'_> {
         let user = if self.plan.namespaces.user { libc::CLONE_NEWUSER } else { 0 };
         let kinds = user | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         clone::enter(keeper.as_fd(), kinds as u64).at(stage, about)?;
+        // From here on its files are ours.
+        frost_sys::sight::set(None);
         if self.plan.namespaces.user {
             frost_sys::own::keep_capabilities_over_exec().at(stage, || "ambient capabilities".to_owned())?;
         }

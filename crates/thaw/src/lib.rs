@@ -14,6 +14,7 @@ mod compile;
 mod control;
 mod error;
 mod inside;
+pub mod layer;
 mod layout;
 mod plan;
 mod pool;

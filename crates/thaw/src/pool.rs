@@ -191,6 +191,7 @@ pub(crate) fn open(file_use: &FileUse) -> rustix::io::Result<OwnedFd> {
         FileMode::Directory => OFlags::PATH | OFlags::DIRECTORY,
     };
     let path = Path::new(std::ffi::OsStr::from_bytes(&file_use.path));
+    let path = frost_sys::sight::of(path);
     rustix::fs::open(path, flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK, Mode::empty())
 }
 

@@ -157,6 +157,7 @@ pub(crate) fn checkpoint(processes: Vec<Process>) -> Checkpoint {
         objects: Objects::default(),
         dataspaces: Vec::new(),
         machine: None,
+        layers: Vec::new(),
     }
 }
 

@@ -133,6 +133,7 @@ fn freeze_with(fds: Vec<OwnedFd>, files: bool) -> Frozen {
         objects,
         dataspaces,
         machine: None,
+        layers: Vec::new(),
     };
     Frozen { checkpoint, ids, pack }
 }

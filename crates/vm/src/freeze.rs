@@ -202,6 +202,7 @@ pub(crate) fn freeze(kept: &mut Kept, order: &Order, began: Instant) -> Result<F
         objects: Objects::default(),
         dataspaces: Vec::new(),
         machine: Some(machine),
+        layers: Vec::new(),
     };
     let then = if order.leave_running { Then::GoOn } else { Then::End };
     let committed = draft.commit(&checkpoint, origin, then)?;

@@ -16,18 +16,25 @@ use frost_view::{Difference, Error};
 use serde::Serialize;
 use std::process::ExitCode;
 
-/// Tells what changed from one image to another
+/// Tells what changed from one image to another, or what a program wrote into its layers
 ///
-/// Processes that came and went, and for each that both have: threads, mappings, pages, descriptors and settings. Images of
+/// With one name: each path that differs from what lies below the layer, as `A` added, `C` changed, `D` removed, of a program
+/// that runs or has ended, or of the image of one that is frozen. With two: processes that came and went, and for each that both have: threads, mappings, pages, descriptors and settings. Images of
 /// one program are compared best, since processes are told apart by their pids.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// The image to start from: a name for its newest version, or NAME@VERSION
+    /// The image to start from, or the program: a name for its newest version, or NAME@VERSION
     #[arg(value_name = "A")]
     before: String,
     /// The image to compare with it
     #[arg(value_name = "B")]
-    after: String,
+    after: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ChangeRecord {
+    path: String,
+    change: &'static str,
 }
 
 #[derive(Serialize)]
@@ -112,9 +119,37 @@ struct ObjectRecord {
     count: CountRecord,
 }
 
+/// What a program wrote into its layers.
+fn layers(store: &Store, target: &str, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    use frost_runtime::layer::{Change, changes};
+    let what = || format!("cannot tell what {target} wrote");
+    let changes =
+        changes(store, target).map_err(|error| trouble::of_runtime(what(), error))?.ok_or_else(|| {
+            Told::new(Status::Usage, what())
+                .cause("it has no layer")
+                .state("nothing was changed")
+                .hint("`frost run --layer DIR` gives it one; `frost diff A B` compares two images")
+        })?;
+    invocation.steps.end("layer.changes");
+    for (path, change) in changes {
+        let (letter, change) = match change {
+            Change::Added => ('A', "added"),
+            Change::Changed => ('C', "changed"),
+            Change::Removed => ('D', "removed"),
+        };
+        if invocation.global.json {
+            output::record(&ChangeRecord { path: path.to_string(), change })?;
+        } else {
+            output::line(&output::printable(&format!("{letter} {path}")))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
     let store = invocation.store()?;
-    let (before, after) = (open(&store, &options.before)?, open(&store, &options.after)?);
+    let Some(after) = &options.after else { return layers(&store, &options.before, invocation) };
+    let (before, after) = (open(&store, &options.before)?, open(&store, after)?);
     invocation.steps.end("image.open");
     let progress = Progress::start(format!("comparing {} with {}", before.id(), after.id()));
     let what = || format!("cannot compare {} with {}", before.id(), after.id());

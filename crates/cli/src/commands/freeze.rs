@@ -80,7 +80,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             }
             // Under another name nobody would look for this keeper.
             let stay = !options.cold && name == *instance.name();
-            let keeper = Keeper::of(kept, &instance, &record, stay).map_err(runtime)?;
+            let keeper = Keeper::of(&store, kept, &instance, &record, stay).map_err(runtime)?;
             (keeper.root(), name, Some(keeper))
         }
         None => {

@@ -41,7 +41,10 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     invocation.steps.end("store.gc");
     let record = Record {
         freed_bytes: done.freed_bytes,
-        leftovers: done.leftovers.len() + done.strays.len() + frost_runtime::budget::sweep(),
+        leftovers: done.leftovers.len()
+            + done.strays.len()
+            + frost_runtime::budget::sweep()
+            + frost_runtime::layer::sweep_copies(&store),
         compressed: done.compressed.iter().map(|compressed| compressed.id.to_string()).collect(),
         problems: done
             .problems

@@ -43,6 +43,8 @@ struct Record<'a> {
     /// What its program may use of the machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     budget: Option<frost_model::host::Budget>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    layers: Vec<LayerRecord>,
     processes: Vec<ProcessRecord>,
     /// In place of processes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,6 +62,17 @@ struct DiskRecord {
     path: Option<String>,
     /// What was written since, as `base`.
     layer: Option<[u64; 2]>,
+}
+
+/// What was written into a layer.
+#[derive(Serialize)]
+struct LayerRecord {
+    directory: String,
+    written: u32,
+    /// Content of files.
+    bytes: u64,
+    /// How much lies below.
+    lower: usize,
 }
 
 #[derive(Serialize)]
@@ -164,6 +177,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             .as_ref()
             .map(|runtime| runtime.budget)
             .filter(|own| !own.is_unlimited()),
+        layers: checkpoint.layers.iter().map(layer_record).collect(),
         processes: checkpoint.processes.iter().map(|process| process_record(checkpoint, process)).collect(),
         machine: checkpoint.machine.as_ref().map(machine_record),
     };
@@ -326,6 +340,19 @@ fn memory_records(process: &Process) -> Vec<MemoryRecord> {
     all.into_iter().filter(|kind| kind.regions > 0).collect()
 }
 
+fn layer_record(layer: &frost_model::layer::Layer) -> LayerRecord {
+    let bytes = layer.written.iter().map(|written| match &written.node {
+        frost_model::layer::Node::File { pages, .. } => pages.len_bytes(),
+        _ => 0,
+    });
+    LayerRecord {
+        directory: layer.directory.to_string(),
+        written: layer.written.len() as u32,
+        bytes: bytes.sum(),
+        lower: layer.lower.len(),
+    }
+}
+
 fn render(record: &Record<'_>, header: &Header, state: &State, verbose: bool, paint: Paint) -> String {
     let title = format!("{}@{}", record.name, record.version);
     let mut text = format!("{}: {}\n", paint.bold(&title), output::printable(record.command));
@@ -342,6 +369,15 @@ fn render(record: &Record<'_>, header: &Header, state: &State, verbose: bool, pa
     ];
     for (label, value) in rows {
         text.push_str(&format!("  {label:<7} {value}\n"));
+    }
+    for layer in &record.layers {
+        let written = output::count(layer.written, "entry", "entries");
+        let directory = output::printable(&layer.directory);
+        text.push_str(&format!(
+            "  {:<7} {directory}: {written} written, {}\n",
+            "layer",
+            output::bytes(layer.bytes)
+        ));
     }
     if let Some(budget) = &record.budget {
         let ram = budget.ram_bytes.map(|bytes| format!("{} of memory", output::bytes(bytes)));

@@ -41,6 +41,9 @@ pub(crate) struct Options {
     /// The most processor time that it may use: 0.5 or 50% of one processor, 2 of two
     #[arg(long, value_name = "SHARE", conflicts_with = "vm")]
     cpu: Option<String>,
+    /// Give it a view of its own of this directory: what it writes there nobody else sees, and is frozen with it
+    #[arg(long, value_name = "DIR", conflicts_with = "vm")]
+    layer: Vec<PathBuf>,
     /// Run it in a virtual machine of its own; these options are for that
     #[arg(long, help_heading = "Virtual machine")]
     pub(super) vm: bool,
@@ -96,6 +99,7 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
         routes: crate::routes::given(options.route.as_deref(), &what(), "nothing was started")?,
         notices: options.notices,
         budget: budget.applied_to(Default::default()),
+        layers: options.layer.clone(),
     };
     let started =
         frost_runtime::run::run(&store, &how).map_err(|error| trouble::of_runtime(what(), error))?;

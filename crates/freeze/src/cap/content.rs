@@ -43,30 +43,50 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// Stores the data of the file behind `held`; holes stay holes. `whole` pads the end to a page with zeros.
 pub(super) fn store(held: &Held, len_bytes: u64, whole: bool, sink: &mut dyn Sink) -> Result<Pages, Error> {
-    let file = Source::open(held)?;
+    let object = || held.describe();
+    store_from(&Source::open(held)?, len_bytes, whole, sink, &object)
+}
+
+/// Stores the data of a file of ours; holes stay holes.
+pub(crate) fn store_file(
+    file: OwnedFd,
+    len_bytes: u64,
+    name: &dyn Fn() -> String,
+    sink: &mut dyn Sink,
+) -> Result<Pages, Error> {
+    store_from(&Source::Anew(file), len_bytes, false, sink, name)
+}
+
+fn store_from(
+    file: &Source<'_>,
+    len_bytes: u64,
+    whole: bool,
+    sink: &mut dyn Sink,
+    name: &dyn Fn() -> String,
+) -> Result<Pages, Error> {
+    let error = |source| Error::Object { object: name(), source };
     let mut pages = Pages::default();
     let mut buffer = vec![0u8; CHUNK_BYTES];
     let mut at = 0;
-    while let Some((start, end)) = file.next_data(at, len_bytes).map_err(|e| held.error(e))? {
+    while let Some((start, end)) = file.next_data(at, len_bytes).map_err(error)? {
         // Where the file system keeps data in smaller blocks, the rest of the page is a hole, which reads as zeros.
         let start = start / PAGE_SIZE * PAGE_SIZE;
         let end = end.next_multiple_of(PAGE_SIZE).min(len_bytes);
         let mut offset = start.max(at);
         while offset < end {
             let want = CHUNK_BYTES.min((end - offset) as usize);
-            let got = file.read(&mut buffer[..want], offset).map_err(|e| held.error(e))?;
+            let got = file.read(&mut buffer[..want], offset).map_err(error)?;
             // The file became shorter than it was, although everybody in the tree stands still.
             if got != want {
-                return Err(Error::Changed { object: held.describe() });
+                return Err(Error::Changed { object: name() });
             }
             let mut stored = want;
             if whole {
                 stored = want.next_multiple_of(PAGE_SIZE as usize);
                 buffer[want..stored].fill(0);
             }
-            let pack_offset = sink
-                .append(&buffer[..stored])
-                .map_err(|source| Error::Store { object: held.describe(), source })?;
+            let pack_offset =
+                sink.append(&buffer[..stored]).map_err(|source| Error::Store { object: name(), source })?;
             pages.push(Run { offset, len_bytes: stored as u64, pack_offset });
             offset += want as u64;
         }

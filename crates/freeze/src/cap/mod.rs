@@ -13,7 +13,7 @@
 //! own takes and puts back.
 
 mod aside;
-mod content;
+pub(crate) mod content;
 mod device;
 mod directory;
 mod epoll;

@@ -37,9 +37,9 @@ pub(super) fn named_path(held: &Held) -> Result<BytePath, Refusal> {
     };
     let path = BytePath::new(link.as_slice());
     let found = if FileType::from_raw_mode(held.stat.st_mode) == FileType::Symlink {
-        rustix::fs::lstat(path.as_path())
+        rustix::fs::lstat(frost_sys::sight::of(path.as_path()))
     } else {
-        rustix::fs::stat(path.as_path())
+        rustix::fs::stat(frost_sys::sight::of(path.as_path()))
     };
     let what = format!("file {path}");
     match found {

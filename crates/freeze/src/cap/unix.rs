@@ -184,7 +184,7 @@ fn name(socket: &unix_diag::UnixSocket, members: &Members) -> Option<UnixName> {
     }
     let path = BytePath::new(raw);
     let node = |full: &Path| {
-        let stat = rustix::fs::lstat(full).ok()?;
+        let stat = rustix::fs::lstat(frost_sys::sight::of(full)).ok()?;
         let same = socket.node.is_some_and(|(_, inode)| inode == stat.st_ino as u32);
         (same && FileType::from_raw_mode(stat.st_mode) == FileType::Socket).then_some(stat)
     };

@@ -241,5 +241,6 @@ pub fn checkpoint() -> Checkpoint {
             pages: pages([1, 1, 6]),
         }],
         machine: None,
+        layers: Vec::new(),
     }
 }

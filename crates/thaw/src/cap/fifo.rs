@@ -56,8 +56,11 @@ fn make_deleted(file: &FileRef) -> rustix::io::Result<OwnedFd> {
         let mode = Mode::from_raw_mode(file.identity.mode & 0o7777);
         result = rustix::fs::mkfifoat(rustix::fs::CWD, path, mode);
         if result.is_ok() {
-            let node =
-                rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+            let node = rustix::fs::open(
+                frost_sys::sight::of(path),
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            );
             rustix::fs::unlink(path)?;
             return node;
         }

@@ -66,10 +66,11 @@ pub(super) fn open(file: &FileRef, flags: u32, same: Same) -> Result<OwnedFd, Pr
     if FileType::from_raw_mode(file.identity.mode) == FileType::Symlink {
         open |= OFlags::NOFOLLOW;
     }
-    let fd = rustix::fs::open(path, open, Mode::empty()).map_err(|errno| cannot_open(file, errno, open))?;
+    let fd = rustix::fs::open(frost_sys::sight::of(path), open, Mode::empty())
+        .map_err(|errno| cannot_open(file, errno, open))?;
     let stat = rustix::fs::fstat(&fd).map_err(|errno| cannot_open(file, errno, open))?;
     let same = if same == Same::Content && is_virtual(&fd) { Same::Node } else { same };
-    compare(&file.identity, &stat, same, is_virtual(&fd))?;
+    compare(&file.identity, &stat, same, is_virtual(&fd), is_layered(&fd))?;
     if !open.contains(OFlags::PATH) {
         set_status(&fd, flags).map_err(|errno| cannot_open(file, errno, open))?;
     }
@@ -133,9 +134,20 @@ pub(super) fn is_virtual(fd: &OwnedFd) -> bool {
     matches!(magic, 0x9fa0 | 0x6265_6572 | 0x0027_e0eb | 0x6367_7270)
 }
 
+/// Returns whether a file lies on an overlay, whose inodes get other numbers when it is mounted anew.
+pub(crate) fn is_layered(fd: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type as u32 == 0x794c_7630)
+}
+
 /// Compares what a file is with what it was. Device numbers are left out: those of virtual disks, overlays and
 /// network file systems are given anew at each mount.
-fn compare(old: &FileIdentity, stat: &Stat, same: Same, is_virtual: bool) -> Result<(), Problem> {
+fn compare(
+    old: &FileIdentity,
+    stat: &Stat,
+    same: Same,
+    is_virtual: bool,
+    is_layered: bool,
+) -> Result<(), Problem> {
     let differs = |reason: String, remedy: &str| {
         Err(Problem { reason, remedy: remedy.to_owned(), errno: None, content: false })
     };
@@ -159,7 +171,7 @@ fn compare(old: &FileIdentity, stat: &Stat, same: Same, is_virtual: bool) -> Res
     if same == Same::Kind {
         return Ok(());
     }
-    if stat.st_ino != old.inode {
+    if stat.st_ino != old.inode && !is_layered {
         return changed(format!(
             "it was replaced by another file (inode {} then, {} now)",
             old.inode, stat.st_ino

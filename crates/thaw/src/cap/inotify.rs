@@ -24,7 +24,7 @@ enum Fate {
 /// Compares a watched file with what it was.
 fn fate(file: &FileRef, entries: Option<u64>) -> Fate {
     let path = file.path.as_path();
-    let Ok(stat) = rustix::fs::lstat(path) else { return Fate::Gone };
+    let Ok(stat) = rustix::fs::lstat(frost_sys::sight::of(path)) else { return Fate::Gone };
     let was = &file.identity;
     if is_virtual(path) {
         return Fate::Same;
@@ -50,7 +50,7 @@ fn written(stat: &Stat, was: &FileIdentity) -> bool {
 /// Whether numbers and times of a file mean nothing: proc, sysfs, cgroup.
 fn is_virtual(path: &std::path::Path) -> bool {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).is_ok_and(|fd| file::is_virtual(&fd))
+    rustix::fs::open(frost_sys::sight::of(path), flags, Mode::empty()).is_ok_and(|fd| file::is_virtual(&fd))
 }
 
 /// Looks whether all can be watched, and says what the program will be told.

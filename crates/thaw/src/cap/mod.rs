@@ -40,6 +40,8 @@ pub(crate) mod volatile;
 
 pub use crate::compile::InnerCall;
 pub use error::Error;
+pub(crate) use file::is_layered;
+pub(crate) use pack::copy;
 pub(crate) use pty::of_session;
 
 use error::About;
@@ -190,7 +192,8 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (
                         }
                         Err(problem) => add(problem),
                     }
-                    if context.copy && is_written(description) && !rule.is_some_and(|rule| rule.share) {
+                    let shared = rule.is_some_and(|rule| rule.share) || checkpoint.is_layered(&file.path);
+                    if context.copy && is_written(description) && !shared {
                         add(file::Problem {
                             reason: "it is open for writing, and a copy would write into the same file"
                                 .to_owned(),

@@ -8,7 +8,7 @@ use rustix::io::{Errno, Result};
 ///
 /// # Errors
 /// EIO if the pack ends before the pages do.
-pub(super) fn copy(pack: BorrowedFd<'_>, pages: &Pages, to: &OwnedFd, len_bytes: u64) -> Result<()> {
+pub(crate) fn copy(pack: BorrowedFd<'_>, pages: &Pages, to: &OwnedFd, len_bytes: u64) -> Result<()> {
     let mut buffer = Vec::new();
     for run in &pages.runs {
         let end = run.len_bytes.min(len_bytes.saturating_sub(run.offset));

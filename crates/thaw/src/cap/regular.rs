@@ -5,6 +5,7 @@ use super::file::{self, Same};
 use super::pack;
 use frost_model::cap::{FileIdentity, FileRef, Unnamed};
 use frost_model::ram::Pages;
+use frost_sys::sight;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{Gid, Mode, OFlags, SeekFrom, Timespec, Timestamps, Uid};
 use std::path::{Path, PathBuf};
@@ -26,8 +27,9 @@ pub(super) fn place(unnamed: &Unnamed) -> Option<Place> {
     use rustix::fs::{Access, access};
     let path = unnamed.path.as_path();
     let directory = path.parent()?;
-    let writable = path.is_absolute() && access(directory, Access::WRITE_OK | Access::EXEC_OK).is_ok();
-    if writable && matches!(rustix::fs::lstat(path), Err(rustix::io::Errno::NOENT)) {
+    let writable =
+        path.is_absolute() && access(sight::of(directory), Access::WRITE_OK | Access::EXEC_OK).is_ok();
+    if writable && matches!(rustix::fs::lstat(sight::of(path)), Err(rustix::io::Errno::NOENT)) {
         return Some(Place::OldPath);
     }
     let candidates = [directory, Path::new("/var/tmp"), Path::new("/tmp")];
@@ -37,7 +39,7 @@ pub(super) fn place(unnamed: &Unnamed) -> Option<Place> {
 
 fn temporary(directory: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR)
+    rustix::fs::open(sight::of(directory), flags, Mode::RUSR | Mode::WUSR)
 }
 
 /// Makes a file without a name, with its content. Its owner and mode are set by [`finish`], once all its

@@ -12,6 +12,7 @@ use super::file::{self, Problem};
 use super::{outside, tcp};
 use frost_model::cap::{Capability, Message, UnixName, UnixSocket, UnixState, UnixType};
 use frost_model::{Checkpoint, DescriptionId};
+use frost_sys::sight;
 use frost_sys::sock::{self, bind_unix, connect_unix, in_directory};
 use frost_sys::unix_diag::{ESTABLISHED, UnixSocket as UnixDiag, unix_sockets};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -90,7 +91,7 @@ fn is_alive(name: &UnixName) -> bool {
         let Ok(fd) = new_socket(UnixType::Stream) else { return false };
         return matches!(name, UnixName::Abstract(_)) && bind(&fd, name) == Err(Errno::ADDRINUSE);
     };
-    let Ok(stat) = rustix::fs::lstat(path) else { return false };
+    let Ok(stat) = rustix::fs::lstat(sight::of(path)) else { return false };
     let owns = |other: &UnixDiag| {
         // Those that were accepted have the name of the listening one too.
         let accepted = other.kind != libc::SOCK_DGRAM as u8 && other.state == ESTABLISHED;
@@ -121,13 +122,13 @@ pub(super) fn look(checkpoint: &Checkpoint, socket: &UnixSocket) -> Result<(), P
         );
     }
     let Some(path) = node(name) else { return Ok(()) };
-    match rustix::fs::lstat(&path) {
+    match rustix::fs::lstat(sight::of(&path)) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
             problem(format!("{} is something else now", path.display()), "move it away")
         }
         Ok(_) | Err(Errno::NOENT) => {
             let directory = path.parent().unwrap_or(&path);
-            match rustix::fs::access(directory, rustix::fs::Access::WRITE_OK) {
+            match rustix::fs::access(sight::of(directory), rustix::fs::Access::WRITE_OK) {
                 Ok(()) => Ok(()),
                 Err(error) => problem(
                     format!("no socket can be made in {}: {error}", directory.display()),
@@ -142,7 +143,7 @@ pub(super) fn look(checkpoint: &Checkpoint, socket: &UnixSocket) -> Result<(), P
 /// Removes the node that the frozen socket left behind.
 fn clear(name: &UnixName) -> rustix::io::Result<()> {
     let Some(path) = node(name) else { return Ok(()) };
-    match rustix::fs::lstat(&path) {
+    match rustix::fs::lstat(sight::of(&path)) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket && !is_alive(name) => {
             rustix::fs::unlink(&path)
         }
@@ -162,7 +163,7 @@ fn take_name(fd: &OwnedFd, name: &UnixName, sockets: &mut Sockets) -> rustix::io
     }
     let UnixName::Path { present, mode, uid, gid, .. } = name else { return bind(fd, name) };
     let Some(path) = node(name) else { return bind(fd, name) };
-    if !present && rustix::fs::lstat(&path).is_ok() {
+    if !present && rustix::fs::lstat(sight::of(&path)).is_ok() {
         // The path is another's by now, and nobody could reach this socket by it.
         return Ok(());
     }
@@ -300,9 +301,8 @@ impl Servers {
             let server = new_socket(kind)?;
             // A name that exists no more, at a place that is another's by now or cannot be found: any will do.
             let usable = match name {
-                UnixName::Path { present: false, .. } => {
-                    node(name).is_some_and(|path| matches!(rustix::fs::lstat(path), Err(Errno::NOENT)))
-                }
+                UnixName::Path { present: false, .. } => node(name)
+                    .is_some_and(|path| matches!(rustix::fs::lstat(sight::of(path)), Err(Errno::NOENT))),
                 _ => true,
             };
             let mut used = name.clone();

@@ -1,8 +1,8 @@
 //! Whether the files that are mapped, executed or gone to are there, and are the same.
 
 use super::obstacle;
-use crate::cap::directory;
 use crate::cap::volatile::{self, Standing};
+use crate::cap::{self, directory};
 use crate::compile::FileMode;
 use crate::pool;
 use frost_model::cap::{FileIdentity, FileRef};
@@ -50,7 +50,8 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, copy: bool, rules: &[Rule]) -> 
             continue;
         }
         let rule = route::find(rules, &Subject::mapped(file.path.to_string()));
-        if copy && file_use.mode == FileMode::Write && !rule.is_some_and(|rule| rule.share) {
+        let shared = rule.is_some_and(|rule| rule.share) || checkpoint.is_layered(&file.path);
+        if copy && file_use.mode == FileMode::Write && !shared {
             let reason = "it is mapped for writing, and a copy would write to it beside the original";
             found.push(obstacle(process, object, reason, "end the original and thaw it without --clone"));
             continue;
@@ -107,8 +108,8 @@ fn difference(was: &FileIdentity, file: &OwnedFd) -> Option<String> {
         return (stat.st_rdev != was.rdev).then(|| "it is another device now".to_owned());
     }
     let modified = Timespec { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as i64 };
-    let same =
-        stat.st_ino == was.inode && stat.st_size.cast_unsigned() == was.len_bytes && modified == was.modified;
+    let node = stat.st_ino == was.inode || cap::is_layered(file);
+    let same = node && stat.st_size.cast_unsigned() == was.len_bytes && modified == was.modified;
     if same {
         return None;
     }

@@ -159,6 +159,14 @@ impl Plan {
         let context = context(options.attach, options.clone, terminal, namespaces);
         let (capabilities, refused) = cap::plan(checkpoint, &context, &rules);
         obstacles.extend(refused);
+        if options.home.is_none() {
+            // Nobody sees the files of its layers before it has a home.
+            let layered = |obstacle: &Obstacle| {
+                let mut layers = checkpoint.layers.iter();
+                layers.any(|layer| obstacle.object.contains(&format!("{}/", layer.directory)))
+            };
+            obstacles.retain(|obstacle| !layered(obstacle));
+        }
         Ok(Self {
             name: String::new(),
             version: 0,

@@ -54,7 +54,7 @@ fn check_target(target: &str, invocation: &mut Invocation) -> Result<ExitCode, F
             }
             return Ok(ExitCode::SUCCESS);
         }
-        keeper = Some(Keeper::of(kept, &instance, &record, true).map_err(runtime)?);
+        keeper = Some(Keeper::of(store, kept, &instance, &record, true).map_err(runtime)?);
     }
     let pid = match (&keeper, number, &store) {
         (Some(keeper), _, _) => keeper.root(),
