@@ -1,6 +1,6 @@
 //! What virtual machines of tests are made of, and the disks that they leave.
 
-use crate::{Scene, skip};
+use crate::{Scene, output_of, skip};
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -54,8 +54,7 @@ pub fn root_of(scene: &Scene, programs: &[&str]) -> PathBuf {
     fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox can be read");
     std::os::unix::fs::symlink("busybox", root.join("bin/sh")).expect("our own directory");
     for program in programs {
-        let libraries = Command::new("ldd").arg(program).output().expect("ldd is there");
-        let libraries = String::from_utf8_lossy(&libraries.stdout).into_owned();
+        let libraries = output_of(Command::new("ldd").arg(program));
         let paths = libraries.lines().filter_map(|line| line.split_whitespace().find(|w| w.starts_with('/')));
         for path in paths.chain([*program]) {
             let place = root.join(path.trim_start_matches('/'));

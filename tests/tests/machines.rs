@@ -1,6 +1,6 @@
 //! Virtual machines: real guests under a real QEMU, frozen and thawed.
 
-use frost_tests::{Outcome, Scene, Stdio, Who, guest, is_alive, until};
+use frost_tests::{Outcome, Scene, Stdio, Who, guest, is_alive, output_of, until};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -275,13 +275,10 @@ sync; cat /data/$((i%7))/$i; done";
     let layer = scene.path("home/instances/tree/machine/layer.0");
     let raw = scene.stage("disk");
     guest::disk([(&pack, base), (&layer, 0)], &raw);
-    let check = Command::new("/usr/sbin/e2fsck").arg("-fn").arg(&raw).output().unwrap();
-    let said = String::from_utf8_lossy(&check.stdout).into_owned();
-    assert!(check.status.success() && !said.contains("recovering journal"), "{said}");
+    let said = output_of(Command::new("/usr/sbin/e2fsck").arg("-fn").arg(&raw));
+    assert!(!said.contains("recovering journal"), "{said}");
     let cat = |path: &str| {
-        let output =
-            Command::new("/usr/sbin/debugfs").args(["-R", &format!("cat {path}")]).arg(&raw).output();
-        String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
+        output_of(Command::new("/usr/sbin/debugfs").args(["-R", &format!("cat {path}")]).arg(&raw))
     };
     assert_eq!(cat("/etc/known"), "what was there before\n");
     let newest = numbers.last().unwrap();
@@ -293,13 +290,8 @@ fn a_disk_image_is_not_written_to_and_must_stay_as_it_was() {
     let Some(scene) = scene(Who::Myself) else { return };
     let root = guest::root_of(&scene, &[]);
     let image = scene.stage("disk.img");
-    let made = Command::new("/usr/sbin/mkfs.ext4")
-        .args(["-q", "-F", "-d"])
-        .arg(&root)
-        .arg(&image)
-        .arg("64M")
-        .status();
-    assert!(made.unwrap().success());
+    let mut mkfs = Command::new("/usr/sbin/mkfs.ext4");
+    output_of(mkfs.args(["-q", "-F", "-d"]).arg(&root).arg(&image).arg("64M"));
     let before = fs::read(&image).unwrap();
     start(
         &scene,

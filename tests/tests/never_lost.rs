@@ -159,7 +159,7 @@ fn start_frost(scene: &Scene, arguments: &[&str]) -> Started {
 
 /// In turn as whoever runs the tests and as an ordinary user; `victims` rounds have one user.
 fn whose(round: u64, victims: usize) -> Who {
-    if round / victims as u64 % 2 == 0 { Who::Myself } else { Who::Ordinary }
+    if (round / victims as u64).is_multiple_of(2) { Who::Myself } else { Who::Ordinary }
 }
 
 /// How long a freeze of this victim takes, so that the moments spread over all of it.

@@ -38,7 +38,7 @@ pub const END: u32 = 10;
 
 /// A control group that the program is in: its directory comes with it, and its name as bytes. Is not answered. The keeper
 /// looks whether its memory runs out, which ends the program, and removes it when the program has ended.
-pub const GROUP: u32 = 11;
+pub const GROUP: u32 = 12;
 
 /// How things stand: `a` is one of the states below, `b` the root's pid inside, `c` [`VERSION`] and flags.
 pub const STATE: u32 = 32;
