@@ -181,15 +181,16 @@ fn start(
     };
     // Only a job in the foreground gives its terminal away.
     let lent = terminal.as_ref().and_then(Terminal::foreground);
+    // Signals are the program's from before it is there.
+    let passing = if options.detach { None } else { Some(signals()?) };
     let program = Program {
         name: program,
         arguments: &options.command[1..],
         lent,
         notices: options.notices,
         groups: groups.entrances()?,
+        mask: passing.as_ref().map(Passing::before),
     };
-    // Signals are the program's from before it is there.
-    let passing = if options.detach { None } else { Some(signals()?) };
     let (keeper, root) = bear(environment, options.detach, Some(program), held)?;
     groups.settled();
     // They are the keeper's now: if the program ended at once they are gone already.
@@ -293,6 +294,8 @@ pub(crate) struct Program<'a> {
     notices: bool,
     /// The entrances of the control groups that it is to be in.
     groups: Vec<OwnedFd>,
+    /// The signals that it has blocked, if those that we have are not what we were given.
+    mask: Option<u64>,
 }
 
 /// What pid 1 of the new namespaces needs.
@@ -383,6 +386,10 @@ impl Birth<'_> {
     }
 
     fn spawn(&self, program: Program<'_>, slave: Option<OwnedFd>) -> std::io::Result<(i32, Option<OwnedFd>)> {
+        if let Some(mask) = program.mask {
+            // We are pid 1 here, which no signal ends, and become the keeper, which has a mask of its own.
+            frost_sys::signals::set_mask(mask)?;
+        }
         let mut command = Command::new(program.name);
         command.args(program.arguments);
         let standing = match slave {

@@ -104,6 +104,11 @@ impl Passing {
         let before = signals::set_mask(mask | 1 << (libc::SIGTTOU - 1))?;
         Ok(Self { queue, before })
     }
+
+    /// The signals that were blocked before.
+    pub fn before(&self) -> u64 {
+        self.before
+    }
 }
 
 impl Drop for Passing {
