@@ -442,7 +442,7 @@ pub fn snapshots(binary: &Path, name: &str, who: Who, rounds: u32) {
 }
 
 /// Whether this kernel tells which pages were written: Linux 6.7.
-fn tracks_writes() -> bool {
+pub fn tracks_writes() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split('.').map(|number| number.trim().parse::<u32>().unwrap_or(0));
     (numbers.next(), numbers.next()) >= (Some(6), Some(7))

@@ -2,6 +2,7 @@
 //!
 //! `FROST_ROUNDS` says how often a server under load is frozen and thawed (3).
 
+use frost_tests::journey::tracks_writes;
 use frost_tests::{LIMIT, Scene, Started, Stdio, Who, is_alive, skip, until};
 use std::fs;
 use std::path::Path;
@@ -343,7 +344,8 @@ fn the_program_ends_with_its_keeper(scene: &Scene) {
     let started = scene.frost(&["run", "-d", "--name", "counter", "--json", "--", "sh", "-c", COUNTER]).ok();
     let keeper = started.number("keeper") as i32;
     goes_on(scene);
-    scene.frost(&["freeze", "counter", "--leave-running"]).ok();
+    let snapshot = scene.frost(&["freeze", "counter", "--leave-running", "--json"]).ok();
+    assert!(!tracks_writes() || snapshot.number("passes") >= 1, "copied while it stood still\n{snapshot}");
     kill_all(&[keeper]);
     scene.is_empty_soon();
     let record = scene.frost(&["ps", "counter", "--json"]).ok().record();

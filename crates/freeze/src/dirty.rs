@@ -51,7 +51,7 @@ impl Tracker {
         let kernel = |source| Error::Kernel { source };
         let mut area = Area::map(process, mappings)?;
         let mut job = Job::new(0);
-        job.tape.push(Entry::call(libc::SYS_userfaultfd as u64, [userfaultfd::FLAGS as u64, 0, 0, 0, 0, 0]));
+        job.tape.push(Entry::call(libc::SYS_userfaultfd as u64, [userfaultfd::MARKED_FLAGS, 0, 0, 0, 0, 0]));
         // Behind the halt; a failure is passed on as a number that no descriptor has.
         job.tape.push(Entry::call(libc::SYS_close as u64, [u64::MAX, 0, 0, 0, 0, 0]));
         job.tape[0].forward = area.entry_address(2) + Entry::arg_offset(0) as u64;

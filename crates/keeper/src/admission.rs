@@ -4,6 +4,7 @@
 //! of an administrator who has turned it off.
 
 use frost_sys::seccomp::{Filter, Refusal};
+use frost_sys::userfaultfd::MARKED_FLAGS;
 
 /// Calls that are refused together.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +78,13 @@ pub fn filter(allowed: &[String]) -> Filter {
         .iter()
         .filter(|kind| !allowed.iter().any(|name| name == kind.name))
         .flat_map(|kind| kind.calls)
-        .map(|(_, number, errno)| (*number as u32, *errno))
+        .map(|(_, number, errno)| Refusal {
+            number: *number as u32,
+            errno: *errno,
+            // A freeze tracks the writes of a program by a descriptor that it makes there and takes away at once. A program
+            // that takes the mark for itself gets what it could have without a filter, and is refused when it is frozen.
+            unless: (*number == libc::SYS_userfaultfd).then_some(MARKED_FLAGS),
+        })
         .collect();
     Filter::refusing(&refused)
 }

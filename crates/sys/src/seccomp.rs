@@ -4,8 +4,16 @@ use crate::raw::check;
 use rustix::fd::{FromRawFd, OwnedFd};
 use rustix::io::{Errno, Result};
 
-/// A call, and the error that it gets.
-pub type Refusal = (u32, i32);
+/// A call that is refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal {
+    /// Its number.
+    pub number: u32,
+    /// The error that it gets.
+    pub errno: i32,
+    /// With just this first argument, all 64 bits of it, it is let through.
+    pub unless: Option<u64>,
+}
 
 /// A call that is refused if an argument is what is said, and the error that it gets.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +67,7 @@ const X32_BIT: u32 = 0x4000_0000;
 /// Offsets in `struct seccomp_data`.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
-/// The low word of the first argument.
+/// The arguments, of 8 bytes each, the lower half first on x86-64.
 const ARGUMENTS: u32 = 16;
 
 /// Calls that install a filter, by their number and first argument: seccomp(SECCOMP_SET_MODE_FILTER) and
@@ -86,8 +94,20 @@ fn program(refused: &[Refusal], told: Told) -> Vec<Instruction> {
         Instruction(JUMP_IF_AT_LEAST, 0, 1, X32_BIT),
         error(libc::ENOSYS),
     ];
-    for (number, errno) in refused {
-        code.push(Instruction(JUMP_IF_EQUAL, 0, 1, *number));
+    for Refusal { number, errno, unless } in refused {
+        let [low, high] = [ARGUMENTS, ARGUMENTS + 4];
+        let except = unless.map(|argument| {
+            [
+                Instruction(LOAD_WORD, 0, 0, low),
+                Instruction(JUMP_IF_EQUAL, 0, 3, argument as u32),
+                Instruction(LOAD_WORD, 0, 0, high),
+                Instruction(JUMP_IF_EQUAL, 0, 1, (argument >> 32) as u32),
+                Instruction(RETURN, 0, 0, RET_ALLOW),
+            ]
+        });
+        let except = except.as_ref().map_or(&[][..], |except| except);
+        code.push(Instruction(JUMP_IF_EQUAL, 0, except.len() as u8 + 1, *number));
+        code.extend_from_slice(except);
         code.push(error(*errno));
     }
     if told == Told::Yes {
@@ -216,7 +236,7 @@ mod tests {
         decide_with(code, arch, number, [0; 6])
     }
 
-    fn decide_with(code: &[Instruction], arch: u32, number: u32, arguments: [u32; 6]) -> u32 {
+    fn decide_with(code: &[Instruction], arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
         let (mut at, mut accumulator) = (0, 0);
         loop {
             let Instruction(op, yes, no, value) = code[at];
@@ -225,7 +245,10 @@ mod tests {
             match op {
                 LOAD_WORD if value == NUMBER => accumulator = number,
                 LOAD_WORD if value == ARCH => accumulator = arch,
-                LOAD_WORD => accumulator = arguments[(value - ARGUMENTS) as usize / 8],
+                LOAD_WORD => {
+                    let (index, byte) = ((value - ARGUMENTS) / 8, (value - ARGUMENTS) % 8);
+                    accumulator = (arguments[index as usize] >> (8 * byte)) as u32;
+                }
                 JUMP_IF_ANY => at += skip(accumulator & value != 0),
                 JUMP_IF_EQUAL => at += skip(accumulator == value),
                 JUMP_IF_AT_LEAST => at += skip(accumulator >= value),
@@ -260,7 +283,8 @@ mod tests {
 
     #[test]
     fn only_what_is_named_is_refused_by_its_error() {
-        let code = program(&[(425, libc::ENOSYS), (321, libc::EPERM)], Told::No);
+        let refusal = |number, errno| Refusal { number, errno, unless: None };
+        let code = program(&[refusal(425, libc::ENOSYS), refusal(321, libc::EPERM)], Told::No);
         assert_eq!(decide(&code, ARCH_X86_64, 425), RET_ERRNO | 38);
         assert_eq!(decide(&code, ARCH_X86_64, 321), RET_ERRNO | 1);
         assert_eq!(decide(&code, ARCH_X86_64, 0), RET_ALLOW);
@@ -270,7 +294,7 @@ mod tests {
 
     #[test]
     fn only_what_installs_a_filter_is_told_of() {
-        let code = program(&[(321, libc::EPERM)], Told::Yes);
+        let code = program(&[Refusal { number: 321, errno: libc::EPERM, unless: None }], Told::Yes);
         let seccomp = libc::SYS_seccomp as u32;
         assert_eq!(decide_with(&code, ARCH_X86_64, seccomp, [1, 0, 0, 0, 0, 0]), RET_USER_NOTIF);
         // SECCOMP_GET_ACTION_AVAIL, PR_SET_NAME.
@@ -279,5 +303,24 @@ mod tests {
         assert_eq!(decide_with(&code, ARCH_X86_64, 157, [22, 0, 0, 0, 0, 0]), RET_USER_NOTIF);
         assert_eq!(decide_with(&code, ARCH_X86_64, 1, [1, 0, 0, 0, 0, 0]), RET_ALLOW);
         assert_eq!(decide_with(&code, ARCH_X86_64, 321, [1, 0, 0, 0, 0, 0]), RET_ERRNO | 1);
+    }
+
+    #[test]
+    fn one_argument_is_let_through() {
+        let argument = 0x1234_5678_0000_0801;
+        let code = program(
+            &[
+                Refusal { number: 323, errno: libc::EPERM, unless: Some(argument) },
+                Refusal { number: 321, errno: libc::EPERM, unless: None },
+            ],
+            Told::No,
+        );
+        let look = |number, first| decide_with(&code, ARCH_X86_64, number, [first, 0, 0, 0, 0, 0]);
+        assert_eq!(look(323, argument), RET_ALLOW);
+        for other in [0x801, argument ^ 1, argument ^ 1 << 63, 0] {
+            assert_eq!(look(323, other), RET_ERRNO | 1, "{other:x}");
+        }
+        assert_eq!(look(321, argument), RET_ERRNO | 1);
+        assert_eq!(look(322, argument), RET_ALLOW);
     }
 }

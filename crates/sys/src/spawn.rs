@@ -217,7 +217,11 @@ mod tests {
 
     #[test]
     fn a_refused_call_gets_its_error_and_no_other_does() {
-        let filter = Filter::refusing(&[(libc::SYS_uname as u32, libc::EPERM)]);
+        let filter = Filter::refusing(&[crate::seccomp::Refusal {
+            number: libc::SYS_uname as u32,
+            errno: libc::EPERM,
+            unless: None,
+        }]);
         let mut command = Command::new("sh");
         command.args(["-c", "! uname 2>/dev/null && echo $$ > /dev/null"]);
         // Whoever may not install one without no_new_privs cannot test it.

@@ -15,6 +15,11 @@ use rustix::io::{Errno, Result};
 /// nobody is asked; so no right is needed (`vm.unprivileged_userfaultfd` may be 0).
 pub const FLAGS: i32 = libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY;
 
+/// The argument with which a program is made to call userfaultfd(2) for [`WriteTracker`]: [`FLAGS`], and a mark in the
+/// upper half, which the kernel does not look at (`SYSCALL_DEFINE1(userfaultfd, int, flags)`, fs/userfaultfd.c) but a
+/// filter of system calls does. No program has it there by accident: it is no address, and no text.
+pub const MARKED_FLAGS: u64 = 0x9e1d_f057 << 32 | FLAGS as u64;
+
 // `include/uapi/linux/userfaultfd.h`, Linux 6.7.
 const UFFD_USER_MODE_ONLY: i32 = 1;
 const UFFD_API: u64 = 0xaa;
@@ -159,7 +164,7 @@ mod tests {
     fn tracker() -> Option<WriteTracker> {
         // SAFETY: the call takes an integer; the descriptor is nobody else's.
         let fd = unsafe {
-            let fd = libc::syscall(libc::SYS_userfaultfd, FLAGS);
+            let fd = libc::syscall(libc::SYS_userfaultfd, MARKED_FLAGS);
             (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as i32))
         };
         let tracker = fd.and_then(|fd| WriteTracker::new(fd).ok());
