@@ -1,6 +1,6 @@
 //! What is done with a program while it waits: the ways through a freeze, each written once.
 
-use crate::{LIMIT, Scene, Started, Stdio, Who, is_alive, tree_of, until};
+use crate::{LIMIT, Outcome, Scene, Started, Stdio, Who, is_alive, tree_of, until};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -406,6 +406,24 @@ pub fn copied(binary: &Path, name: &str) {
 /// Frozen again and again while it runs, then thawed as a copy from each of the images: whatever it did meanwhile, each is
 /// of one instant. Nothing is to be seen in it afterwards.
 pub fn snapshots(binary: &Path, name: &str, who: Who, rounds: u32) {
+    let copied_before = |outcome: &Outcome| {
+        assert!(!tracks_writes() || outcome.number("passes") >= 1, "copied while it stood still\n{outcome}");
+    };
+    each_snapshot(binary, name, who, rounds, &copied_before);
+}
+
+/// As [`snapshots`] of a program that must be copied while it stands still.
+pub fn snapshots_in_the_stop(binary: &Path, name: &str, who: Who, rounds: u32) {
+    let all_copied = |outcome: &Outcome| {
+        assert!(
+            outcome.number("dirty_pages") * 4096 >= 1 << 20,
+            "not copied while it stood still\n{outcome}"
+        );
+    };
+    each_snapshot(binary, name, who, rounds, &all_copied);
+}
+
+fn each_snapshot(binary: &Path, name: &str, who: Who, rounds: u32, check: &dyn Fn(&Outcome)) {
     let Some(scene) = Scene::new(who) else { return };
     let traveller = Traveller::set_out(&scene, binary, name, Stdio::Null);
     let pid = traveller.pid.to_string();
@@ -414,7 +432,7 @@ pub fn snapshots(binary: &Path, name: &str, who: Who, rounds: u32) {
     for _ in 0..rounds {
         let arguments = ["freeze", &pid, "--to", "victim", "--leave-running", "--full", "--json"];
         let outcome = scene.frost(&arguments).ok();
-        assert!(!tracks_writes() || outcome.number("passes") >= 1, "copied while it stood still\n{outcome}");
+        check(&outcome);
         let flags = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
         assert!(!flags.contains(" uw"), "{name} is still tracked");
         assert_eq!(descriptors(), before, "descriptors of {name}");

@@ -237,6 +237,83 @@ fn the_guardian_dies_at_any_moment() {
     }
 }
 
+/// Programs whose memory changes while it is copied.
+const MOVING: [&str; 4] = ["moving_counters", "moving_mappings", "moving_stack", "anonymous_huge_pages"];
+
+/// Nothing is left of a snapshot whose guardian died: no page is protected, no descriptor is there, no half image.
+fn as_before(scene: &Scene, traveller: &Traveller<'_>, descriptors: usize, how: &str) {
+    until("frost has ended", || scene.processes().iter().all(|pid| !is_frost(*pid)));
+    // The kernel lifts the protection when the last holder of the descriptor is gone, which is just going.
+    until("no page is tracked", || {
+        frost_tests::tree_of(traveller.pid).iter().all(|pid| {
+            let flags = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+            !flags.contains(" uw")
+        })
+    });
+    let now = std::fs::read_dir(format!("/proc/{}/fd", traveller.pid)).map_or(0, Iterator::count);
+    assert_eq!(now, descriptors, "{how}: descriptors of the program");
+    scene.frost(&["gc"]).ok();
+    let drafts = std::fs::read_dir(scene.path("home").join("drafts")).map_or(0, Iterator::count);
+    assert_eq!(drafts, 0, "{how}: half an image stays");
+}
+
+/// Makes a snapshot that does not come to its end, then one that does.
+fn broken_snapshot(name: &str, how: &str, snapshot: impl FnOnce(&Scene, &[&str])) {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let traveller = Traveller::set_out(&scene, binary(), name, Stdio::Null);
+    let pid = traveller.pid.to_string();
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    let arguments = ["freeze", &pid, "--to", "victim", "--leave-running"];
+    snapshot(&scene, &arguments);
+    assert!(is_alive(traveller.pid), "{how}: {name} is gone");
+    as_before(&scene, &traveller, descriptors, how);
+    scene.frost(&arguments).ok();
+    as_before(&scene, &traveller, descriptors, how);
+    traveller.arrive("left running");
+    scene.frost(&["verify", "victim"]).ok();
+    scene.is_empty_soon();
+}
+
+#[test]
+fn the_guardian_of_a_snapshot_dies_at_any_moment() {
+    let mut moments = Moments(0x0dd0_5eed_1357_9bdf);
+    for round in 0..kills() {
+        let name = MOVING[round as usize % MOVING.len()];
+        // Spread over short times too: much happens in the first milliseconds.
+        let moment = Duration::from_micros(moments.next(if round % 2 == 0 { 20_000 } else { 400_000 }));
+        let how = format!("the guardian killed after {moment:?}");
+        broken_snapshot(name, &how, |scene, arguments| {
+            let mut command = start_frost(scene, arguments);
+            let mut guardian = None;
+            let us = command.pid();
+            until("there is a guardian", || {
+                guardian = frost_tests::tree_of(us).get(1).copied();
+                guardian.is_some() || command.ended().is_some()
+            });
+            spin(moment);
+            guardian.into_iter().for_each(kill);
+            command.wait("a command whose guardian was killed", LIMIT);
+        });
+    }
+}
+
+/// The guardian dies, or a write fails, where pages are protected and copied.
+#[test]
+fn a_snapshot_breaks_amid_its_copying() {
+    let steps =
+        ["precopy.enter", "precopy.flags", "precopy.copy", "precopy.last", "freeze.memory", "precopy.settle"];
+    for (index, step) in steps.into_iter().enumerate() {
+        for kind in ["kill", "ENOSPC"] {
+            let fault = format!("{step}:{kind}");
+            broken_snapshot(MOVING[index % MOVING.len()], &fault, |scene, arguments| {
+                let outcome = frost_with_fault(scene, arguments, &fault);
+                assert_ne!(outcome.status, Some(0), "{fault}\n{outcome}");
+                assert!(outcome.stderr.contains("state:"), "{fault}\n{outcome}");
+            });
+        }
+    }
+}
+
 /// After a thaw that failed or was killed, nothing of the tree is left, or all of it runs.
 fn all_or_nothing(scene: &Scene, mut traveller: Traveller<'_>, outcome: &Outcome, how: &str) {
     assert!(!outcome.stderr.contains("panicked"), "{how}\n{outcome}");

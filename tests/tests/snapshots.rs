@@ -37,6 +37,12 @@ macro_rules! moving {
     )*};
 }
 
+/// What it reads may be written by a device past all protection, so it is copied while it stands still.
+#[test]
+fn a_snapshot_of_what_reads_directly_is_of_one_instant() {
+    journey::snapshots_in_the_stop(binary(), "moving_direct", Who::Myself, rounds());
+}
+
 moving! {
     moving_counters
     moving_leader

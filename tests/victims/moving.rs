@@ -14,6 +14,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("moving_mappings", mappings),
     ("moving_stack", stack),
     ("moving_file", file),
+    ("moving_direct", direct),
 ];
 
 const PAGE: usize = 4096;
@@ -254,4 +255,42 @@ fn file(stage: &Stage) -> Verdict {
         sys!(madvise(part.cast(), 3 * PAGE, libc::MADV_DONTNEED))?;
     }
     check_fill("the file", at, len, 7)
+}
+
+/// A device writes to its memory, by reads past the page cache: whatever a read has given is there.
+fn direct(stage: &Stage) -> Verdict {
+    const BLOCKS: usize = 256;
+    let path = stage.path("direct");
+    let len = BLOCKS * PAGE;
+    let mut content = vec![0u8; len];
+    for (index, block) in content.chunks_mut(PAGE).enumerate() {
+        fill(block.as_mut_ptr(), PAGE, index as u64 + 1);
+    }
+    std::fs::write(&path, &content).map_err(|why| why.to_string())?;
+    // Where the file system has no such reads, ordinary ones must come out the same.
+    let fd = crate::call::open(&path, libc::O_RDONLY | libc::O_DIRECT)
+        .or_else(|_| crate::call::open(&path, libc::O_RDONLY))?;
+    let area = map(len, READ_WRITE, MAP_PRIVATE)?;
+    fill(area, len, 0);
+    let mut holds = vec![None; BLOCKS];
+    stage.ready();
+    let mut step = 0;
+    while !stage.gone() {
+        step += 1;
+        let (slot, block) = (step * 7 % BLOCKS, step * 13 % BLOCKS);
+        let at = unsafe { area.add(slot * PAGE) };
+        let read = sys!(pread(fd, at.cast(), PAGE, (block * PAGE) as libc::off_t))?;
+        check!(read as usize == PAGE, "{read} bytes of block {block}");
+        holds[slot] = Some(block);
+        let looked = step * 31 % BLOCKS;
+        if let Some(block) = holds[looked] {
+            check_fill("what was read", unsafe { area.add(looked * PAGE) }, PAGE, block as u64 + 1)?;
+        }
+    }
+    for (slot, block) in holds.iter().enumerate() {
+        if let Some(block) = block {
+            check_fill("what was read", unsafe { area.add(slot * PAGE) }, PAGE, *block as u64 + 1)?;
+        }
+    }
+    Ok(())
 }

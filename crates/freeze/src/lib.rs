@@ -31,6 +31,7 @@ mod precopy;
 mod ram;
 mod rm;
 mod routes;
+mod stash;
 mod survey;
 mod target;
 mod tidy;
@@ -49,13 +50,14 @@ use std::time::Duration;
 /// The steps of a freeze in their order, as `--timings` names them and as faults can be injected behind each.
 ///
 /// Those of `precopy` only where memory is copied while the program runs.
-pub const STEPS: [&str; 19] = [
+pub const STEPS: [&str; 20] = [
     "freeze.begin",
     "precopy.survey",
     "precopy.stop",
     "precopy.enter",
     "precopy.flags",
     "precopy.copy",
+    "precopy.last",
     "freeze.stop",
     "freeze.sweep",
     "freeze.survey",

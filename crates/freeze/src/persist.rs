@@ -140,6 +140,8 @@ pub(crate) fn run(
     if !options.full {
         earlier = Earlier::find(store, name, &mut draft).map_err(|error| freeze.failed(&error))?;
     }
+    // Here, not in the stop, and not between what is copied last and the stop.
+    let features = host::cpu_features();
     freeze.step("freeze.begin")?;
 
     let mut precopy = if options.leave_running || options.precopy {
@@ -150,8 +152,8 @@ pub(crate) fn run(
     let keeper = options.keeper.map(Keeper::pid);
     let mut longest = precopy.as_ref().map_or(Duration::ZERO, Precopy::pause);
     let mut stop = |freeze: &mut Freeze<'_>, precopy: &mut Option<Precopy>, exact| {
-        let features = host::cpu_features();
-        let urgent = Urgent::beside(pid);
+        let mut urgent = precopy.as_mut().and_then(Precopy::urgent).unwrap_or_else(Urgent::first);
+        urgent.beside(pid);
         draft.pack().hash_elsewhere(urgent.leave());
         let pause = Instant::now();
         let tree = StoppedTree::stop(pid, keeper, options.stop_timeout)
@@ -167,7 +169,7 @@ pub(crate) fn run(
             precopy,
             at: 0,
         };
-        let captures = capture(freeze, &tree, (clocks, features), memory, options, exact, &urgent)?;
+        let captures = capture(freeze, &tree, (clocks, &features), memory, options, exact, &urgent)?;
         if !options.leave_running {
             return Ok((captures, Some(tree), pause));
         }
@@ -258,7 +260,7 @@ struct Captures {
 fn capture(
     freeze: &mut Freeze<'_>,
     tree: &StoppedTree,
-    (clocks, features): (Clocks, Vec<String>),
+    (clocks, features): (Clocks, &[String]),
     mut memory: Memory<'_>,
     options: Options<'_>,
     exact: bool,
@@ -401,7 +403,7 @@ fn capture(
     let host = host::describe(
         tree.processes().first().map_or(freeze.pid, |root| root.through),
         xstate,
-        features,
+        features.to_vec(),
         options.keeper,
     );
     freeze.step("freeze.sessions")?;

@@ -1,13 +1,14 @@
 //! Pre-copy: most of the memory is written while the program runs, and it stops only for what changed last.
 //!
 //! A first, short stop makes each process create what tracks its writes ([`Tracker`]). Then, in passes, written pages
-//! are protected and copied, in this order: a page that is written while it is copied is found again. When little is
-//! left, or the program writes as fast as we copy, the tree is stopped for good: what is now still protected is in the
-//! pack as it is, everything else that is there is copied. So what the tracking does not see costs time, never truth.
+//! are protected and copied, in this order: a page that is written while it is copied is found again. First they go to
+//! the pack; when less is left than the [`Stash`] has room for, or the program writes as fast as that, they are copied
+//! to memory, which is much faster, so that the next pass finds less. When that becomes no shorter the tree is stopped
+//! for good: what is now still protected is as it was copied, everything else that is there is copied once more. So what
+//! the tracking does not see costs time, never truth.
 //!
-//! What is copied in the stop goes to memory first, and to the pack when the program runs again: a write to a file may
-//! wait for the device. A page keeps its place in the pack however often it is copied, if the program goes on; if it is
-//! ended, it gets a new one each time.
+//! What is in the stash goes to the pack when the program runs again. A page keeps its place there however often it is
+//! copied, if the program goes on; if it is ended, it gets a new one each time.
 //!
 //! The flags of mappings cannot be read without a walk over all page tables, so they are those that were read before;
 //! after the stop they are read once more, and if a single one differs the stop is repeated with that walk in it.
@@ -20,11 +21,12 @@ use crate::persist::Freeze;
 use crate::places::{Piece, Places};
 use crate::ram;
 use crate::rm::{self, Backing, FileCache};
+use crate::stash::Stash;
 use crate::urgent::Urgent;
 use crate::{Options, survey};
 use frost_model::ram::{Pages, Run};
 use frost_model::rm::PageRange;
-use frost_model::{Checkpoint, Pid};
+use frost_model::{Checkpoint, PAGE_SIZE, Pid};
 use frost_store::PackWriter;
 use frost_sys::pagemap::{Pagemap, Scan, category};
 use frost_sys::proc::{self, Mapping};
@@ -38,14 +40,20 @@ use std::time::{Duration, Instant};
 
 /// Bytes copied at a time.
 const CHUNK_BYTES: u64 = 1 << 20;
-/// So little may be left for the stop: copying it takes less than the stop itself.
-const LITTLE_BYTES: u64 = 1 << 20;
-/// How often is copied before the stop, whatever is left.
+/// If a pass found no more, what comes next is copied to memory.
+const FEW_BYTES: u64 = 16 << 20;
+/// So little may be left for the stop: it takes less than the pass that would find less.
+const LITTLE_BYTES: u64 = 64 << 10;
+/// How often is copied to the pack before the stop, whatever is left.
 const MOST_PASSES: usize = 12;
+/// How often is copied to memory, whatever is left.
+const MOST_LAST_PASSES: usize = 12;
 /// How often is looked for what cannot be carried, in a tree that changes meanwhile.
 const MOST_LOOKS: usize = 5;
-/// What is copied in the stop before some of it is written to the pack there.
-const STASH_BYTES: usize = 24 << 20;
+/// What is copied to memory before some of it is written to the pack, in the stop if need be.
+const STASH_BYTES: usize = 32 << 20;
+/// How many pages of it are kept for the stop.
+const SPARE_PAGES: usize = (12 << 20) / PAGE_SIZE as usize;
 /// So much in the stop is worth a word to the user.
 const MUCH_BYTES: u64 = 64 << 20;
 
@@ -57,6 +65,10 @@ pub(crate) struct Precopy {
     /// Bytes of each pass.
     passes: Vec<u64>,
     stash: Stash,
+    /// Bytes that were copied in the last stop.
+    stopped_bytes: u64,
+    /// Since the last passes: what they leave is the less, the sooner the stop comes.
+    urgent: Option<Urgent>,
     looked: Vec<Looked>,
     /// Pages of the processes that were looked at in the stop, each being its own place.
     populated: BTreeMap<i32, ram::Placed>,
@@ -110,16 +122,6 @@ struct Looked {
     populated: Vec<(u64, u64, bool)>,
 }
 
-/// Memory that was copied in the stop and is not yet in the pack.
-#[derive(Debug, Default)]
-struct Stash {
-    bytes: Vec<u8>,
-    used: usize,
-    pieces: Vec<(i32, u64, u64)>,
-    /// Bytes that went through it in this stop.
-    total: u64,
-}
-
 impl Precopy {
     /// Begins to track the tree of `pid` and copies its memory while it runs; `None` if that cannot be done, or if
     /// something is in the way of the freeze, which the stop will tell.
@@ -144,6 +146,8 @@ impl Precopy {
             order: Vec::new(),
             passes: Vec::new(),
             stash: Stash::default(),
+            stopped_bytes: 0,
+            urgent: None,
             looked: Vec::new(),
             populated: BTreeMap::new(),
             kin: None,
@@ -179,43 +183,100 @@ impl Precopy {
         if precopy.members.values().all(|member| member.tracker.is_none()) {
             return Ok(None);
         }
+        precopy.stash = Stash::touched(STASH_BYTES);
         precopy.passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
-        // Touched here, not in the stop.
-        precopy.stash.bytes = vec![1; STASH_BYTES];
         freeze.step("precopy.copy")?;
+        precopy.last_passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
+        freeze.step("precopy.last")?;
         Ok(Some(precopy))
     }
 
-    /// Copies what was written since it was copied last, until little is left or it becomes no less.
+    /// Copies what was written since it was copied last to the pack, until little is left or it becomes no less.
     fn passes(&mut self, pack: &mut PackWriter, earlier: &mut Option<Earlier>) -> Result<(), ram::Error> {
         let resident: u64 =
             self.members.keys().map(|pid| proc::status(*pid).map_or(0, |status| status.resident_bytes)).sum();
         pack.require_space(resident)?;
         let mut last = u64::MAX;
         while self.passes.len() < MOST_PASSES {
-            let mut copied = 0;
-            for pid in self.order.clone() {
-                let parent = self.members.get(&pid).map_or(0, |member| member.parent);
-                let kin = self.members.get(&parent).and_then(|member| {
-                    let ranges = member.places.ranges();
-                    let placed = ranges.map(|(start, end)| (start, end - start, start)).collect();
-                    Some(ram::Kin {
-                        pid: parent,
-                        pagemap: Pagemap::open(parent).ok()?,
-                        placed: Rc::new(placed),
-                    })
-                });
-                if let Some(member) = self.members.get_mut(&pid) {
-                    copied += member.pass(pid, kin.as_ref(), pack, earlier)?;
-                }
-            }
-            self.passes.push(copied);
-            if copied <= LITTLE_BYTES || copied > last / 10 * 8 {
+            let copied = self.pass(false, pack, earlier)?;
+            if copied <= FEW_BYTES || copied > last / 10 * 8 {
                 break;
             }
             last = copied;
         }
         Ok(())
+    }
+
+    /// Copies what was written since it was copied last to memory, until it becomes no shorter.
+    fn last_passes(
+        &mut self,
+        pack: &mut PackWriter,
+        earlier: &mut Option<Earlier>,
+    ) -> Result<(), ram::Error> {
+        self.refresh_flags();
+        let urgent = Urgent::first();
+        // It may be born in these passes, if what does not fit into the stash goes to the pack.
+        pack.hash_elsewhere(urgent.leave());
+        self.urgent = Some(urgent);
+        let (mut last, mut shortest) = (Duration::MAX, Duration::MAX);
+        for _ in 0..MOST_LAST_PASSES {
+            let began = Instant::now();
+            let copied = self.pass(true, pack, earlier)?;
+            let took = began.elapsed();
+            shortest = shortest.min(took);
+            // What the next one will find was written during this one. If it was held up, the next is shorter.
+            if copied <= LITTLE_BYTES || took > last / 4 * 3 && took < shortest * 2 {
+                break;
+            }
+            last = took;
+        }
+        Ok(())
+    }
+
+    /// Copies what was written since the last pass, to the stash as far as there is room, or to the pack; returns how
+    /// many bytes.
+    fn pass(
+        &mut self,
+        to_stash: bool,
+        pack: &mut PackWriter,
+        earlier: &mut Option<Earlier>,
+    ) -> Result<u64, ram::Error> {
+        let began = Instant::now();
+        let mut copied = 0;
+        for pid in &self.order {
+            let parent = self.members.get(pid).map_or(0, |member| member.parent);
+            let kin = self.members.get(&parent).and_then(|member| {
+                let ranges = member.places.ranges();
+                let placed = ranges.map(|(start, end)| (start, end - start, start)).collect();
+                Some(ram::Kin { pid: parent, pagemap: Pagemap::open(parent).ok()?, placed: Rc::new(placed) })
+            });
+            if let Some(member) = self.members.get_mut(pid) {
+                let stash = to_stash.then_some(&mut self.stash);
+                copied += member.pass(*pid, kin.as_ref(), stash, pack, earlier)?;
+            }
+        }
+        tracing::debug!(
+            bytes = copied,
+            us = began.elapsed().as_micros() as u64,
+            to_stash,
+            "a pass over the memory"
+        );
+        self.passes.push(copied);
+        Ok(copied)
+    }
+
+    /// Reads the flags of mappings anew where there are others than before, so that this need not be done in the stop.
+    fn refresh_flags(&mut self) {
+        for (pid, member) in &mut self.members {
+            let Ok(mut bare) = proc::bare_mappings(*pid) else { continue };
+            if !bare.iter_mut().all(|mapping| take_flags(mapping, &member.before))
+                && let Ok(mut now) = proc::mappings(*pid)
+            {
+                member.hide_tracking(&mut now);
+                now.iter().for_each(|mapping| _ = rm::backing(mapping, &mut self.files));
+                member.before = now;
+            }
+        }
     }
 
     /// Returns how many passes there were.
@@ -230,25 +291,28 @@ impl Precopy {
 
     /// Returns how many bytes were copied in the last stop.
     pub(crate) fn stopped_bytes(&self) -> u64 {
-        self.stash.total
+        self.stopped_bytes
+    }
+
+    /// Hands on that we go before all others.
+    pub(crate) fn urgent(&mut self) -> Option<Urgent> {
+        self.urgent.take()
     }
 
     /// Says if the program wrote faster than its memory could be copied.
     pub(crate) fn note(&self) -> Option<String> {
-        (self.stash.total > MUCH_BYTES).then(|| {
+        (self.stopped_bytes > MUCH_BYTES).then(|| {
             format!(
                 "{} MiB had to be copied while the program stood still: it writes faster than that, or the memory is of \
                  a kind whose writes cannot be tracked",
-                self.stash.total >> 20
+                self.stopped_bytes >> 20
             )
         })
     }
 
     /// Begins a stop: forgets what an earlier one has found, and gives the files that are known.
     pub(crate) fn begin_stop(&mut self) -> FileCache {
-        self.stash.used = 0;
-        self.stash.pieces.clear();
-        self.stash.total = 0;
+        self.stopped_bytes = 0;
         self.looked.clear();
         self.populated.clear();
         self.kin = None;
@@ -316,7 +380,10 @@ impl Precopy {
                 // Protected, but the copy failed, as the page was not to be read then.
                 for piece in member.places.find(found.start, found.end) {
                     if piece.pack_offset.is_none() {
-                        add(&mut changed, piece.address, piece.address + piece.len_bytes);
+                        let pages =
+                            (piece.address..piece.address + piece.len_bytes).step_by(PAGE_SIZE as usize);
+                        let missing = pages.filter(|page| !self.stash.has(pid, *page));
+                        missing.for_each(|page| add(&mut changed, page, page + PAGE_SIZE));
                     }
                 }
             }
@@ -381,40 +448,34 @@ impl Precopy {
         for (start, end) in ranges {
             let mut at = *start;
             while at < *end {
-                if self.stash.used == self.stash.bytes.len() {
+                at = self.stash.copy(pid, (at, *end), 0, |address, out| source.read(address, out))?;
+                if at < *end {
                     self.empty_stash(pack, &mut None)?;
                 }
-                let used = self.stash.used;
-                let len = ((end - at) as usize).min(self.stash.bytes.len() - used);
-                source.read(at, &mut self.stash.bytes[used..used + len])?;
-                self.stash.pieces.push((pid, at, len as u64));
-                self.stash.used += len;
-                self.stash.total += len as u64;
-                at += len as u64;
             }
+            self.stopped_bytes += end - start;
         }
         Ok(())
     }
 
-    /// Writes what was copied in the stop into the pack, but for what the earlier image has, if it is given.
+    /// Writes what is in the stash to the pack, but for what the earlier image has, if it is given.
     fn empty_stash(
         &mut self,
         pack: &mut PackWriter,
         earlier: &mut Option<Earlier>,
     ) -> Result<(), ram::Error> {
-        let mut at = 0;
-        for (pid, address, len_bytes) in std::mem::take(&mut self.stash.pieces) {
+        for kept in self.stash.empty() {
             // A process that came into being meanwhile is a member since its mappings were read.
-            let Some(member) = self.members.get_mut(&pid) else { continue };
-            member.forget_places(address, address + len_bytes);
-            for piece in member.places.find(address, address + len_bytes) {
-                let bytes = &self.stash.bytes[at..at + piece.len_bytes as usize];
-                member.store(piece, bytes, pack, earlier)?;
-                at += piece.len_bytes as usize;
+            let Some(member) = self.members.get_mut(&kept.pid) else { continue };
+            let bytes = self.stash.bytes(kept);
+            let end = kept.address + bytes.len() as u64;
+            member.forget_places(kept.address, end);
+            for piece in member.places.find(kept.address, end) {
+                let at = (piece.address - kept.address) as usize;
+                member.store(piece, &bytes[at..at + piece.len_bytes as usize], pack, earlier)?;
             }
         }
         pack.filled(pack.len_bytes());
-        self.stash.used = 0;
         Ok(())
     }
 
@@ -506,7 +567,8 @@ fn enter(
     pid: i32,
     options: Options<'_>,
 ) -> Result<(Vec<Entered>, Duration), Failure> {
-    let urgent = Urgent::beside(pid);
+    let mut urgent = Urgent::first();
+    urgent.beside(pid);
     let pause = Instant::now();
     let keeper = options.keeper.map(crate::Keeper::pid);
     let tree =
@@ -552,12 +614,13 @@ impl Member {
         &mut self,
         pid: i32,
         kin: Option<&ram::Kin>,
+        mut stash: Option<&mut Stash>,
         pack: &mut PackWriter,
         earlier: &mut Option<Earlier>,
     ) -> Result<u64, ram::Error> {
         let Ok(mappings) = proc::bare_mappings(pid) else { return Ok(0) };
         let Some(tracker) = &mut self.tracker else { return Ok(0) };
-        if dirty::reads_directly(pid) || mappings.iter().any(dirty::is_aio_ring) {
+        if stash.is_none() && dirty::reads_directly(pid) || mappings.iter().any(dirty::is_aio_ring) {
             self.tracker = None;
             return Ok(0);
         }
@@ -575,16 +638,21 @@ impl Member {
                         kin.and_then(|kin| kin.split(pid, &self.pagemap, region.start, region.end).ok());
                     for (start, end, parents) in shared.unwrap_or(vec![(region.start, region.end, None)]) {
                         if parents.is_some() {
-                            // If it is no more when the tree stands still, it has no place.
+                            // If it is no more when the tree stands still, it has no copy.
                             self.places.remove(start, end);
+                            if let Some(stash) = &mut stash {
+                                stash.forget(pid, start, end);
+                            }
                         } else {
-                            self.copy((start, end), &mut buffer, pack, earlier)?;
+                            let stash = stash.as_deref_mut();
+                            self.copy((pid, start, end), stash, &mut buffer, pack, earlier)?;
                             copied += end - start;
                         }
                     }
                 }
             }
         }
+        // Also for the next pass: what is open now was not closed before it.
         if dirty::reads_directly(pid) {
             self.tracker = None;
         }
@@ -594,11 +662,26 @@ impl Member {
     /// Copies pages of the running process; what cannot be read is left for the stop.
     fn copy(
         &mut self,
-        (start, end): (u64, u64),
+        (pid, mut start, end): (i32, u64, u64),
+        stash: Option<&mut Stash>,
         buffer: &mut [u8],
         pack: &mut PackWriter,
         earlier: &mut Option<Earlier>,
     ) -> Result<(), ram::Error> {
+        if let Some(stash) = stash {
+            let read = |address, out: &mut [u8]| ram::read_exactly_at(&self.mem, out, address);
+            match stash.copy(pid, (start, end), SPARE_PAGES, read) {
+                Ok(until) if until == end => return Ok(()),
+                Ok(until) => start = until,
+                Err(_) => {
+                    stash.forget(pid, start, end);
+                    self.places.remove(start, end);
+                    return Ok(());
+                }
+            }
+            // What is there is older than what goes to the pack now.
+            stash.forget(pid, start, end);
+        }
         for piece in self.places.find(start, end) {
             let mut done = 0;
             while done < piece.len_bytes {

@@ -4,6 +4,7 @@ use crate::raw::check;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
+use std::cell::RefCell;
 
 /// Pages that one range of the answer has in common, as bits of `enum page_categories`
 /// (`include/uapi/linux/fs.h`, Linux 6.7).
@@ -42,7 +43,7 @@ pub struct PageRegion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scan {
     /// All pages, with [`WPALLOWED`](category::WPALLOWED), [`WRITTEN`](category::WRITTEN) and
-    /// [`GUARD`](category::GUARD).
+    /// [`GUARD`](category::GUARD). All of the range must be mapped.
     Look,
     /// Those of tracked mappings that were written, which are write-protected by it.
     ///
@@ -58,6 +59,8 @@ pub struct Pagemap {
     scan: bool,
     /// Whether the kernel knows guard regions.
     guards: bool,
+    /// Where [`scan`](Self::scan) has its answers: clearing it anew would take longer than a small scan.
+    regions: RefCell<Vec<PageRegion>>,
 }
 
 #[repr(C)]
@@ -91,7 +94,7 @@ impl Pagemap {
             OFlags::RDONLY | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
-        let mut map = Self { file, scan: true, guards: true };
+        let mut map = Self { file, scan: true, guards: true, regions: RefCell::default() };
         // Both are found out by asking about no page at all.
         if map.scan_once(0, 0, category::GUARD, &mut [PageRegion::default()]).is_err() {
             map.guards = false;
@@ -165,14 +168,17 @@ impl Pagemap {
         let guard = if self.guards { category::GUARD } else { 0 };
         let populated = category::PRESENT | category::SWAPPED;
         let mut arg = ScanArg { size: size_of::<ScanArg>() as u64, end, ..ScanArg::default() };
-        arg.category_inverted = category::PFNZERO;
         match scan {
+            // The kernel takes four times as long for a page that it tells of as for one that it passes over. So it is
+            // asked for what is not in memory, tracked and unwritten; the rest is just that.
             Scan::Look => {
-                arg.category_mask = category::PFNZERO;
-                arg.category_anyof_mask = populated | guard;
-                arg.return_mask = category::WPALLOWED | category::WRITTEN | guard;
+                let usual = category::PRESENT | category::WPALLOWED;
+                arg.category_inverted = usual;
+                arg.category_anyof_mask = usual | category::WRITTEN | category::PFNZERO | guard;
+                arg.return_mask = usual | category::WRITTEN | category::SWAPPED | category::PFNZERO | guard;
             }
             Scan::TakeWritten => {
+                arg.category_inverted = category::PFNZERO;
                 arg.flags = WP_MATCHING;
                 arg.category_mask = category::PFNZERO | category::WRITTEN;
                 arg.category_anyof_mask = populated;
@@ -180,16 +186,26 @@ impl Pagemap {
             }
         }
         let mut found: Vec<PageRegion> = Vec::new();
-        let mut regions = vec![PageRegion::default(); 4096];
+        let mut add = |start: u64, end: u64, categories: u64| match found.last_mut() {
+            Some(last) if last.end == start && last.categories == categories => last.end = end,
+            _ => found.push(PageRegion { start, end, categories }),
+        };
+        let mut regions = self.regions.borrow_mut();
+        regions.resize(4096, PageRegion::default());
+        let mut told = start;
         arg.start = start;
         while arg.start < end {
             let count = self.request(&mut arg, &mut regions)?;
             for region in &regions[..count] {
-                match found.last_mut() {
-                    Some(last) if last.end == region.start && last.categories == region.categories => {
-                        last.end = region.end;
-                    }
-                    _ => found.push(*region),
+                if scan == Scan::Look && told < region.start {
+                    add(told, region.start, category::WPALLOWED);
+                }
+                told = region.end;
+                let zero = region.categories & category::PFNZERO != 0;
+                let content = scan == Scan::TakeWritten || region.categories & populated != 0 && !zero;
+                if content || region.categories & guard != 0 {
+                    let kept = category::WPALLOWED | category::WRITTEN | guard;
+                    add(region.start, region.end, region.categories & kept);
                 }
             }
             // Not `walk_end`, which may be stale (below): a page that is protected and looked at once more would be lost
@@ -198,6 +214,9 @@ impl Pagemap {
                 break;
             }
             arg.start = regions[count - 1].end;
+        }
+        if scan == Scan::Look && told < end {
+            add(told, end, category::WPALLOWED);
         }
         Ok(found)
     }
