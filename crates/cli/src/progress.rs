@@ -37,6 +37,11 @@ impl Progress {
         Self { line: is_welcome.then(|| Arc::new(Mutex::new(line))) }
     }
 
+    /// Returns whether anything will be told.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.line.is_some()
+    }
+
     /// Is told by the operations of a store.
     pub(crate) fn watch(&self, store: &Store) {
         if let Some(line) = &self.line {
@@ -89,6 +94,12 @@ impl Line {
             output::to_stderr(&format!("\r{}\x1b[K", render(&self.what, done, all, elapsed)));
             self.shown = Some(now);
         }
+    }
+}
+
+impl frost_freeze::Progress for Progress {
+    fn update(&self, done: u64, all: u64) {
+        Progress::update(self, done, all);
     }
 }
 

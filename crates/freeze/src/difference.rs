@@ -97,7 +97,10 @@ impl Earlier {
                 let stored = source.read(at, &mut ours[..len]).and_then(|()| {
                     self.compare(inner, at, &ours[..len], |address, bytes, place| {
                         let pack_offset = match place {
-                            Some(place) => place,
+                            Some(place) => {
+                                pack.spared(bytes.len() as u64);
+                                place
+                            }
                             None => pack.append(bytes)?,
                         };
                         let offset = address - mapping.start;

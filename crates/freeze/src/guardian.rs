@@ -1,23 +1,65 @@
 //! The guardian: the process that does one freeze.
 //!
 //! It is forked by the command into a session of its own and told nothing by it any more, so that the death of the
-//! command, by a closed terminal or a SIGKILL, changes nothing: the freeze ends as it would have.
+//! command, by a closed terminal or a SIGKILL, changes nothing: the freeze ends as it would have. What it has to say goes
+//! through a pipe: how far it is, now and then, and in the end what came of it.
 
 use crate::failure::{Failure, FailureKind};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::BufReader;
+use std::time::{Duration, Instant};
 
-/// Runs `work` in a guardian and returns what it returned.
+/// Between two words on how far it is.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a guardian says.
+#[derive(Serialize, Deserialize)]
+enum Word<T> {
+    /// So many bytes of so many are done.
+    Progress(u64, u64),
+    Outcome(Result<T, Failure>),
+}
+
+/// Tells the command how far the guardian is.
+pub(crate) struct Meter {
+    writer: Option<OwnedFd>,
+    last: Instant,
+}
+
+impl Meter {
+    /// Tells it, unless that was done just now; a command that does not listen is not waited for.
+    pub(crate) fn update(&mut self, done: u64, all: u64) {
+        if self.last.elapsed() >= PAUSE
+            && let Some(writer) = &self.writer
+        {
+            self.last = Instant::now();
+            let mut bytes = Vec::new();
+            // So short a word is written as a whole, or not at all (PIPE_BUF).
+            if ciborium::into_writer(&Word::<()>::Progress(done, all), &mut bytes).is_ok() {
+                let _ = rustix::io::write(writer, &bytes);
+            }
+        }
+    }
+}
+
+/// Runs `work` in a guardian and returns what it returned. `told` hears how far it is.
 ///
 /// The caller must be single-threaded, as after its start.
 ///
 /// # Errors
 /// What `work` failed with; or that the guardian died, with how things stand as far as that can be told.
-pub(crate) fn run<T>(what: &str, pid: i32, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure>
+pub(crate) fn run<T>(
+    what: &str,
+    pid: i32,
+    told: &dyn Fn(u64, u64),
+    work: impl FnOnce(Meter) -> Result<T, Failure>,
+) -> Result<T, Failure>
 where
     T: Serialize + DeserializeOwned,
 {
@@ -31,7 +73,9 @@ where
             // Nothing may unwind into the command's own code on this side.
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 settle();
-                work()
+                let _ = rustix::fs::fcntl_setfl(&writer, OFlags::NONBLOCK);
+                let again = rustix::io::fcntl_dupfd_cloexec(&writer, 3).ok();
+                work(Meter { writer: again, last: Instant::now() })
             }));
             let outcome = outcome.unwrap_or_else(|_| {
                 Err(Failure::new(FailureKind::Failed, what)
@@ -39,17 +83,18 @@ where
                     .state(format!("process {pid} runs on")))
             });
             let mut bytes = Vec::new();
-            if ciborium::into_writer(&outcome, &mut bytes).is_ok() {
+            let _ = rustix::fs::fcntl_setfl(&writer, OFlags::empty());
+            if ciborium::into_writer(&Word::Outcome(outcome), &mut bytes).is_ok() {
                 send(&writer, &bytes);
             }
             frost_sys::clone::exit_now(0)
         }
         Ok(frost_sys::clone::Clone::Parent { pid: guardian, pidfd }) => {
             drop(writer);
-            let bytes = receive(&reader);
+            let outcome = receive(reader, told);
             let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
             let _ = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED);
-            ciborium::from_reader(bytes.as_slice()).unwrap_or_else(|_| {
+            outcome.unwrap_or_else(|| {
                 let alive = frost_sys::proc::stat(pid).is_ok_and(|stat| !stat.is_zombie()) && !is_ending(pid);
                 Err(Failure::new(FailureKind::Failed, what)
                     .cause(format!("the guardian (process {guardian}) was killed"))
@@ -96,14 +141,13 @@ fn send(writer: &OwnedFd, mut bytes: &[u8]) {
     }
 }
 
-fn receive(reader: &OwnedFd) -> Vec<u8> {
-    let mut bytes = Vec::new();
+/// Listens until the outcome is told; `None` if the guardian died before.
+fn receive<T: DeserializeOwned>(reader: OwnedFd, told: &dyn Fn(u64, u64)) -> Option<Result<T, Failure>> {
+    let mut reader = BufReader::new(File::from(reader));
     loop {
-        bytes.reserve(4096);
-        match rustix::io::read(reader, rustix::buffer::spare_capacity(&mut bytes)) {
-            Ok(0) => return bytes,
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => return bytes,
+        match ciborium::from_reader(&mut reader).ok()? {
+            Word::Progress(done, all) => told(done, all),
+            Word::Outcome(outcome) => return Some(outcome),
         }
     }
 }

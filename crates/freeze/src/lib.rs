@@ -97,6 +97,12 @@ pub trait Keeper: std::fmt::Debug {
     fn complete(&self, version: u32) -> Result<(), String>;
 }
 
+/// Whoever wants to know how far a freeze is.
+pub trait Progress: std::fmt::Debug {
+    /// Hears, now and then, that `done` of `all` bytes are done, as far as that is known.
+    fn update(&self, done: u64, all: u64);
+}
+
 /// How to freeze.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
@@ -115,6 +121,8 @@ pub struct Options<'a> {
     pub stop_timeout: Duration,
     /// The program's keeper, if it is one of the runtime.
     pub keeper: Option<&'a dyn Keeper>,
+    /// Who is told how far it is.
+    pub progress: Option<&'a dyn Progress>,
 }
 
 impl Default for Options<'_> {
@@ -127,6 +135,7 @@ impl Default for Options<'_> {
             full: false,
             stop_timeout: Duration::from_secs(10),
             keeper: None,
+            progress: None,
         }
     }
 }
@@ -172,5 +181,8 @@ pub fn freeze(store: &Store, pid: i32, name: &Name, options: Options<'_>) -> Res
     let mut steps = Steps::start();
     let stat = target::validate(pid, options.force)?;
     let what = format!("cannot freeze process {pid} ({})", String::from_utf8_lossy(&stat.comm));
-    guardian::run(&what, pid, || persist::run(store, pid, name, options, &what, &mut steps))
+    let told = |done, all| options.progress.into_iter().for_each(|progress| progress.update(done, all));
+    guardian::run(&what, pid, &told, |meter| {
+        persist::run(store, pid, name, options, &what, &mut steps, meter)
+    })
 }

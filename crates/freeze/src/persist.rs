@@ -6,6 +6,7 @@ use crate::cap::{Captured, Motion, sysv, tcp};
 use crate::difference::Earlier;
 use crate::failure::{Failure, FailureKind};
 use crate::filter::{self, Filters};
+use crate::guardian::Meter;
 use crate::inner::{self, ProcessFacts};
 use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
@@ -130,6 +131,7 @@ pub(crate) fn run(
     options: Options<'_>,
     what: &str,
     steps: &mut Steps,
+    mut meter: Meter,
 ) -> Result<Frozen, Failure> {
     let mut freeze = Freeze { pid, what, steps };
     survey::see_as(options.keeper);
@@ -139,6 +141,10 @@ pub(crate) fn run(
     let mut earlier = None;
     if !options.full {
         earlier = Earlier::find(store, name, &mut draft).map_err(|error| freeze.failed(&error))?;
+    }
+    if options.progress.is_some() {
+        let resident = resident_bytes(pid);
+        draft.pack().watch(move |done, reserved| meter.update(done, reserved.max(resident)));
     }
     // Here, not in the stop, and not between what is copied last and the stop.
     let features = host::cpu_features();
@@ -246,6 +252,13 @@ pub(crate) fn run(
     frozen.elapsed_us = freeze.steps.elapsed().as_micros() as u64;
     frozen.steps = freeze.steps.done().to_vec();
     Ok(frozen)
+}
+
+/// Returns how much memory a process and its descendants have; what they share is counted for each.
+fn resident_bytes(pid: i32) -> u64 {
+    let children = proc::children(pid).unwrap_or_default();
+    proc::status(pid).map_or(0, |status| status.resident_bytes)
+        + children.into_iter().map(resident_bytes).sum::<u64>()
 }
 
 /// What a capture gives.

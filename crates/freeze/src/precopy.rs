@@ -717,7 +717,11 @@ impl Member {
             let len_bytes = bytes.len() as u64;
             let offset = place.unwrap_or_else(|| pack.reserve(len_bytes));
             places.insert(address, len_bytes, offset);
-            if place.is_none() { ram::write_at(pack, bytes, offset) } else { Ok(()) }
+            if place.is_none() {
+                return ram::write_at(pack, bytes, offset);
+            }
+            pack.spared(len_bytes);
+            Ok(())
         };
         match earlier {
             Some(earlier) if earlier.is_alike() => earlier.compare(self.inner, piece.address, bytes, store),

@@ -49,6 +49,9 @@ pub struct PackWriter {
     first: Option<Box<dyn FnOnce() + Send>>,
     /// Whether the thread could not be started, so that all is hashed at the end.
     alone: bool,
+    /// Bytes that need not be written, since an earlier version has them.
+    spared_bytes: u64,
+    watch: Option<Box<dyn FnMut(u64, u64)>>,
 }
 
 #[derive(Default)]
@@ -103,6 +106,25 @@ impl PackWriter {
             thread: None,
             first: None,
             alone: false,
+            spared_bytes: 0,
+            watch: None,
+        }
+    }
+
+    /// Tells `watch` how far the pack is, now and then: bytes that are done, and bytes as far as they are known.
+    pub fn watch(&mut self, watch: impl FnMut(u64, u64) + 'static) {
+        self.watch = Some(Box::new(watch));
+    }
+
+    /// Says that so many bytes are as an earlier version has them, and need not be written.
+    pub fn spared(&mut self, len_bytes: u64) {
+        self.spared_bytes += len_bytes;
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch(self.filled - self.start + self.spared_bytes, self.end - self.start + self.spared_bytes);
         }
     }
 
@@ -208,6 +230,7 @@ impl PackWriter {
         }
         let filled = self.filled;
         self.shared.order(|orders| orders.filled = filled);
+        self.tell();
     }
 
     /// Says that bytes below what is [`filled`](Self::filled) were written once more, after they were.

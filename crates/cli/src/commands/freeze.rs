@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
+use crate::progress::Progress;
 use crate::{output, trouble};
 use clap::Args;
 use frost_runtime::freeze::Keeper;
@@ -88,7 +89,9 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             (pid, name(&store, options, pid)?, None)
         }
     };
+    let progress = Progress::start(format!("freezing {}", options.target));
     let how = frost_freeze::Options {
+        progress: (!invocation.global.json && progress.is_shown()).then_some(&progress),
         leave_running: options.leave_running,
         precopy: options.precopy,
         files: options.files,
@@ -101,6 +104,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         Some(keeper) => frost_runtime::freeze::freeze(&store, &name, keeper, how),
         None => frost_freeze::freeze(&store, pid, &name, how),
     };
+    drop(progress);
     let frozen = frozen.map_err(trouble::of_freeze)?;
     invocation.steps.extend(frozen.steps.clone());
     for warning in &frozen.warnings {
