@@ -2,9 +2,15 @@
 
 use std::collections::BTreeMap;
 
-/// Addresses and their places in the pack; pages that are neighbours in both are one entry.
+/// Addresses and their places in the pack.
 #[derive(Debug, Default)]
-pub(crate) struct Places(BTreeMap<u64, (u64, u64)>);
+pub(crate) struct Places {
+    /// Length and place by address; pages that are neighbours in both are one entry.
+    runs: BTreeMap<u64, (u64, u64)>,
+    /// End by start of what has a place. Where an address has a place and which one changes page by page, after some
+    /// versions; that it has one does not.
+    covered: BTreeMap<u64, u64>,
+}
 
 /// Consecutive addresses, and where they lie in the pack; `None` if they have no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +25,8 @@ impl Places {
     pub(crate) fn find(&self, start: u64, end: u64) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let mut at = start;
-        let first = self.0.range(..start).next_back().map_or(start, |(address, _)| *address);
-        for (&address, &(len_bytes, pack_offset)) in self.0.range(first..end) {
+        let first = self.runs.range(..start).next_back().map_or(start, |(address, _)| *address);
+        for (&address, &(len_bytes, pack_offset)) in self.runs.range(first..end) {
             let entry_end = address + len_bytes;
             if entry_end <= at {
                 continue;
@@ -40,39 +46,87 @@ impl Places {
         pieces
     }
 
+    /// Lists what of `start..end` has no place.
+    pub(crate) fn missing(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
+        let mut missing = Vec::new();
+        let mut at = start;
+        let first = self.covered.range(..=start).next_back().map_or(start, |(from, _)| *from);
+        for (&from, &to) in self.covered.range(first..end) {
+            if at < from {
+                missing.push((at, from));
+            }
+            at = at.max(to);
+        }
+        if at < end {
+            missing.push((at, end));
+        }
+        missing
+    }
+
+    fn cover(&mut self, start: u64, end: u64) {
+        let (mut from, mut to) = (start, end);
+        if let Some((&before, &before_end)) = self.covered.range(..start).next_back()
+            && before_end == start
+        {
+            from = before;
+        }
+        if let Some(after) = self.covered.remove(&end) {
+            to = after;
+        }
+        self.covered.insert(from, to);
+    }
+
+    fn uncover(&mut self, start: u64, end: u64) {
+        if start == end {
+            return;
+        }
+        let first = self.covered.range(..=start).next_back().map_or(start, |(from, _)| *from);
+        while let Some((&from, &to)) = self.covered.range(first..end).find(|(_, to)| **to > start) {
+            self.covered.remove(&from);
+            if from < start {
+                self.covered.insert(from, start);
+            }
+            if end < to {
+                self.covered.insert(end, to);
+            }
+        }
+    }
+
     /// Gives addresses that have none a place.
     pub(crate) fn insert(&mut self, address: u64, len_bytes: u64, pack_offset: u64) {
-        if let Some((&before, (len, offset))) = self.0.range_mut(..address).next_back()
+        self.cover(address, address + len_bytes);
+        if let Some((&before, (len, offset))) = self.runs.range_mut(..address).next_back()
             && before + *len == address
             && *offset + *len == pack_offset
         {
             *len += len_bytes;
         } else {
-            self.0.insert(address, (len_bytes, pack_offset));
+            self.runs.insert(address, (len_bytes, pack_offset));
         }
     }
 
     /// Lists what has a place, as ranges of addresses.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.0.iter().map(|(address, (len_bytes, _))| (*address, address + len_bytes))
+        self.runs.iter().map(|(address, (len_bytes, _))| (*address, address + len_bytes))
     }
 
     /// Takes the places of `start..end` away.
     pub(crate) fn remove(&mut self, start: u64, end: u64) {
-        let first = self.0.range(..start).next_back().map_or(start, |(address, _)| *address);
+        self.uncover(start, end);
+        let first = self.runs.range(..start).next_back().map_or(start, |(address, _)| *address);
         let touched: Vec<(u64, (u64, u64))> =
-            self.0.range(first..end).map(|(at, entry)| (*at, *entry)).collect();
+            self.runs.range(first..end).map(|(at, entry)| (*at, *entry)).collect();
         for (address, (len_bytes, pack_offset)) in touched {
             let entry_end = address + len_bytes;
             if entry_end <= start {
                 continue;
             }
-            self.0.remove(&address);
+            self.runs.remove(&address);
             if address < start {
-                self.0.insert(address, (start - address, pack_offset));
+                self.runs.insert(address, (start - address, pack_offset));
             }
             if end < entry_end {
-                self.0.insert(end, (entry_end - end, pack_offset + (end - address)));
+                self.runs.insert(end, (entry_end - end, pack_offset + (end - address)));
             }
         }
     }
@@ -111,6 +165,9 @@ mod tests {
                 at += piece.len_bytes;
             }
             assert_eq!(at, 200);
+            let missing: Vec<u64> =
+                places.missing(0, 200).iter().flat_map(|(start, end)| *start..*end).collect();
+            assert_eq!(missing, (0..200).filter(|at| !naive.contains_key(at)).collect::<Vec<_>>());
         }
     }
 

@@ -21,7 +21,7 @@ use crate::persist::Freeze;
 use crate::places::{Piece, Places};
 use crate::ram;
 use crate::rm::{self, Backing, FileCache};
-use crate::stash::Stash;
+use crate::stash::{Room, Stash};
 use crate::urgent::Urgent;
 use crate::{Options, survey};
 use frost_model::ram::{Pages, Run};
@@ -36,12 +36,13 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Bytes copied at a time.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// If a pass found no more, what comes next is copied to memory.
-const FEW_BYTES: u64 = 16 << 20;
+const FEW_BYTES: u64 = 24 << 20;
 /// So little may be left for the stop: it takes less than the pass that would find less.
 const LITTLE_BYTES: u64 = 64 << 10;
 /// How often is copied to the pack before the stop, whatever is left.
@@ -50,10 +51,9 @@ const MOST_PASSES: usize = 12;
 const MOST_LAST_PASSES: usize = 12;
 /// How often is looked for what cannot be carried, in a tree that changes meanwhile.
 const MOST_LOOKS: usize = 5;
-/// What is copied to memory before some of it is written to the pack, in the stop if need be.
-const STASH_BYTES: usize = 32 << 20;
-/// How many pages of it are kept for the stop.
-const SPARE_PAGES: usize = (12 << 20) / PAGE_SIZE as usize;
+/// What is copied to memory before some of it is written to the pack, in the stop if need be; of a small program it is
+/// as much as that has.
+const STASH_BYTES: Range<u64> = 1 << 20..48 << 20;
 /// So much in the stop is worth a word to the user.
 const MUCH_BYTES: u64 = 64 << 20;
 
@@ -183,7 +183,13 @@ impl Precopy {
         if precopy.members.values().all(|member| member.tracker.is_none()) {
             return Ok(None);
         }
-        precopy.stash = Stash::touched(STASH_BYTES);
+        let resident = precopy
+            .members
+            .keys()
+            .map(|pid| proc::status(*pid).map_or(0, |status| status.resident_bytes))
+            .sum();
+        pack.require_space(resident).map_err(|error| freeze.failed(&error))?;
+        precopy.stash = Stash::touched(resident.clamp(STASH_BYTES.start, STASH_BYTES.end) as usize);
         precopy.passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
         freeze.step("precopy.copy")?;
         precopy.last_passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
@@ -193,9 +199,6 @@ impl Precopy {
 
     /// Copies what was written since it was copied last to the pack, until little is left or it becomes no less.
     fn passes(&mut self, pack: &mut PackWriter, earlier: &mut Option<Earlier>) -> Result<(), ram::Error> {
-        let resident: u64 =
-            self.members.keys().map(|pid| proc::status(*pid).map_or(0, |status| status.resident_bytes)).sum();
-        pack.require_space(resident)?;
         let mut last = u64::MAX;
         while self.passes.len() < MOST_PASSES {
             let copied = self.pass(false, pack, earlier)?;
@@ -378,13 +381,10 @@ impl Precopy {
                     continue;
                 }
                 // Protected, but the copy failed, as the page was not to be read then.
-                for piece in member.places.find(found.start, found.end) {
-                    if piece.pack_offset.is_none() {
-                        let pages =
-                            (piece.address..piece.address + piece.len_bytes).step_by(PAGE_SIZE as usize);
-                        let missing = pages.filter(|page| !self.stash.has(pid, *page));
-                        missing.for_each(|page| add(&mut changed, page, page + PAGE_SIZE));
-                    }
+                for (start, end) in member.places.missing(found.start, found.end) {
+                    let pages = (start..end).step_by(PAGE_SIZE as usize);
+                    let missing = pages.filter(|page| !self.stash.has(pid, *page));
+                    missing.for_each(|page| add(&mut changed, page, page + PAGE_SIZE));
                 }
             }
         } else {
@@ -448,7 +448,7 @@ impl Precopy {
         for (start, end) in ranges {
             let mut at = *start;
             while at < *end {
-                at = self.stash.copy(pid, (at, *end), 0, |address, out| source.read(address, out))?;
+                at = self.stash.copy(pid, (at, *end), Room::All, |address, out| source.read(address, out))?;
                 if at < *end {
                     self.empty_stash(pack, &mut None)?;
                 }
@@ -670,7 +670,7 @@ impl Member {
     ) -> Result<(), ram::Error> {
         if let Some(stash) = stash {
             let read = |address, out: &mut [u8]| ram::read_exactly_at(&self.mem, out, address);
-            match stash.copy(pid, (start, end), SPARE_PAGES, read) {
+            match stash.copy(pid, (start, end), Room::Spared, read) {
                 Ok(until) if until == end => return Ok(()),
                 Ok(until) => start = until,
                 Err(_) => {

@@ -18,6 +18,14 @@ pub(crate) struct Stash {
     slots: HashMap<(i32, u64), usize>,
 }
 
+/// How much of it may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    All,
+    /// A quarter is left to who comes later.
+    Spared,
+}
+
 /// Consecutive pages of a process in the stash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
@@ -34,7 +42,7 @@ impl Stash {
         Self { bytes: vec![1; pages * PAGE], used: 0, slots: HashMap::with_capacity(pages) }
     }
 
-    /// Copies pages by `read` until `end`, or until all but `spare` slots are in use; returns how far it came.
+    /// Copies pages by `read` until `end`, or until there is no `room`; returns how far it came.
     ///
     /// # Errors
     /// That of `read`; what could not be read has no copy here.
@@ -42,10 +50,11 @@ impl Stash {
         &mut self,
         pid: i32,
         (start, end): (u64, u64),
-        spare: usize,
+        room: Room,
         mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
     ) -> Result<u64, E> {
-        let room = (self.bytes.len() / PAGE).saturating_sub(spare);
+        let slots = self.bytes.len() / PAGE;
+        let room = if room == Room::All { slots } else { slots / 4 * 3 };
         let mut at = start;
         while at < end {
             let most = ((end - at) / PAGE_SIZE) as usize;
@@ -150,7 +159,7 @@ mod tests {
                 naive.retain(|(of, at), _| *of != pid || !(start..end).contains(at));
                 continue;
             }
-            let until = stash.copy(pid, (start, end), 0, all(byte)).unwrap();
+            let until = stash.copy(pid, (start, end), Room::All, all(byte)).unwrap();
             naive.extend((start..until).step_by(PAGE).map(|at| ((pid, at), byte)));
             assert!(naive.keys().all(|(pid, at)| stash.has(*pid, *at)));
             if until < end {
@@ -170,11 +179,11 @@ mod tests {
     #[test]
     fn what_could_not_be_read_has_no_copy() {
         let mut stash = Stash::touched(8 * PAGE);
-        stash.copy(1, (0, 4 * PAGE_SIZE), 0, all(1)).unwrap();
-        assert_eq!(stash.copy(1, (PAGE_SIZE, 2 * PAGE_SIZE), 0, |_, _| Err(())), Err(()));
+        stash.copy(1, (0, 4 * PAGE_SIZE), Room::All, all(1)).unwrap();
+        assert_eq!(stash.copy(1, (PAGE_SIZE, 2 * PAGE_SIZE), Room::All, |_, _| Err(())), Err(()));
         assert_eq!([0, 1, 2, 3].map(|page| stash.has(1, page * PAGE_SIZE)), [true, false, true, true]);
         // Some room is kept for whoever needs it more.
-        assert_eq!(stash.copy(2, (0, 9 * PAGE_SIZE), 2, all(2)), Ok(2 * PAGE_SIZE));
-        assert_eq!(stash.copy(2, (2 * PAGE_SIZE, 9 * PAGE_SIZE), 0, all(2)), Ok(4 * PAGE_SIZE));
+        assert_eq!(stash.copy(2, (0, 9 * PAGE_SIZE), Room::Spared, all(2)), Ok(2 * PAGE_SIZE));
+        assert_eq!(stash.copy(2, (2 * PAGE_SIZE, 9 * PAGE_SIZE), Room::All, all(2)), Ok(4 * PAGE_SIZE));
     }
 }
