@@ -42,6 +42,7 @@ run! {
     all_but_the_keeper_may_be_killed_at_any_moment
     a_builder_that_dies_before_the_gate_leaves_the_program_frozen
     the_program_ends_with_its_keeper
+    each_snapshot_goes_on_from_the_one_before
     processes_whose_parents_have_ended_belong_to_the_program
     objects_of_system_v_go_with_the_program
     a_program_in_the_foreground_is_frozen_from_elsewhere
@@ -356,6 +357,70 @@ fn the_program_ends_with_its_keeper(scene: &Scene) {
     let started = scene.frost(&["run", "-d", "--name", "counter", "--json", "--", "sh", "-c", COUNTER]).ok();
     kill_all(&[started.number("keeper") as i32]);
     until("it is lost", || state(scene, "counter") == "lost");
+    scene.is_empty_soon();
+}
+
+/// Its keeper holds what tracks its writes, so that only what was written since is looked at: whatever happens in between,
+/// each image is the program as it was.
+fn each_snapshot_goes_on_from_the_one_before(scene: &Scene) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/pages.py");
+    fs::copy(script, scene.stage("pages.py")).expect("our own directory");
+    let started =
+        scene.frost(&["run", "-d", "--name", "pages", "--json", "--", "/usr/bin/python3", "pages.py"]).ok();
+    let root = started.number("pid");
+    let tracked = || {
+        let flags = fs::read_to_string(format!("/proc/{root}/smaps")).unwrap_or_default();
+        flags.contains(" uw")
+    };
+    let turn = || fs::read_link(scene.stage("turn")).ok();
+    let sound = || {
+        let before = turn();
+        until("the program goes on", || turn() != before || scene.stage("broken").exists());
+        assert!(
+            !scene.stage("broken").exists(),
+            "{}",
+            fs::read_to_string(scene.stage("broken")).unwrap_or_default()
+        );
+    };
+    let snapshot = |more: &[&str]| {
+        sound();
+        let mut arguments = vec!["freeze", "pages", "--leave-running", "--json"];
+        arguments.extend(more);
+        let outcome = scene.frost(&arguments).ok();
+        assert_eq!(tracked(), tracks_writes(), "{outcome}");
+        scene.frost(&["check", "pages"]).ok();
+        outcome
+    };
+    let first = snapshot(&[]);
+    let second = snapshot(&[]);
+    assert_eq!(second.record()["base"], 1);
+    assert!(second.number("bytes") < first.number("bytes") / 2, "{first}\n{second}");
+    // Each of these makes what is held useless.
+    snapshot(&["--full"]);
+    scene.frost(&["rm", "pages@3"]).ok();
+    snapshot(&[]);
+    scene.frost(&["freeze", "pages", "--leave-running", "--to", "other"]).ok();
+    snapshot(&[]);
+    let mut command = scene.frost_command(&["freeze", "pages", "--leave-running"]);
+    let failed = scene.run(command.env("FROST_FAIL_AT", "freeze.memory:kill"), LIMIT);
+    assert_ne!(failed.status, Some(0), "{failed}");
+    until("nothing is tracked", || !tracked());
+    snapshot(&[]);
+    snapshot(&[]);
+    scene.frost(&["freeze", "pages", "--precopy"]).ok();
+    scene.frost(&["thaw", "pages"]).ok();
+    sound();
+    scene.frost(&["freeze", "pages", "--leave-running"]).ok();
+    sound();
+    scene.frost(&["freeze", "pages"]).ok();
+    let versions = scene.frost(&["list", "--json"]).ok().stdout;
+    for version in versions.lines().filter(|line| line.contains("\"pages\"")) {
+        let version: serde_json::Value = serde_json::from_str(version).expect("a record");
+        scene.frost(&["thaw", &format!("pages@{}", version["version"])]).ok();
+        sound();
+        scene.frost(&["kill", "-s", "KILL", "pages"]).ok();
+        assert_eq!(scene.frost(&["wait", "pages"]).status, Some(128 + 9));
+    }
     scene.is_empty_soon();
 }
 

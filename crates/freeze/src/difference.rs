@@ -4,6 +4,8 @@
 //! whatever changed them, by whichever way, is found. The earlier image's pack is read for it, which is as a rule in the
 //! page cache and at worst as long as what a full image would write.
 
+use crate::held::Since;
+use crate::places::Places;
 use crate::ram::{self, Error};
 use crate::rm::Backing;
 use frost_model::ram::{Pages, Run};
@@ -22,7 +24,7 @@ const TRIAL_BYTES: u64 = 64 << 20;
 
 /// An earlier image of a program, whose pack the new one goes on with.
 pub(crate) struct Earlier {
-    version: u32,
+    since: Since,
     pack: OwnedFd,
     /// Where the pages of each process lie in the pack: end of a run by address, its start, its place.
     runs: BTreeMap<Pid, BTreeMap<u64, (u64, u64)>>,
@@ -44,12 +46,12 @@ impl Earlier {
         if !draft.share_pack(&image)? {
             return Ok(None);
         }
-        Self::of(version, &image).map(Some)
+        Self::of(&image).map(Some)
     }
 
-    fn of(version: u32, image: &Image) -> frost_store::Result<Self> {
+    fn of(image: &Image) -> frost_store::Result<Self> {
         Ok(Self {
-            version,
+            since: since(image),
             pack: image.pack()?,
             runs: runs(image.checkpoint()),
             compared_bytes: 0,
@@ -61,7 +63,21 @@ impl Earlier {
 
     /// Returns the version.
     pub(crate) fn version(&self) -> u32 {
-        self.version
+        self.since.version
+    }
+
+    /// Returns which image it is.
+    pub(crate) fn since(&self) -> &Since {
+        &self.since
+    }
+
+    /// Lists the private pages of process `inner`, and where they lie.
+    pub(crate) fn places(&self, inner: Pid) -> Places {
+        let mut places = Places::default();
+        for (end, (start, pack_offset)) in self.runs.get(&inner).into_iter().flatten() {
+            places.insert(*start, end - start, *pack_offset);
+        }
+        places
     }
 
     /// Returns whether comparing has been worth its time so far.
@@ -168,6 +184,11 @@ impl Earlier {
         }
         Ok(())
     }
+}
+
+/// Names an image.
+pub(crate) fn since(image: &Image) -> Since {
+    Since { version: image.id().version, digest: image.header().manifest_digest }
 }
 
 /// Lists where the private pages of each process lie.

@@ -15,7 +15,7 @@ use frost_sys::proc::{self, Mapping};
 use frost_sys::userfaultfd::{self, WriteTracker};
 use frost_tracee::inject::{self, Area, Job};
 use frost_tracee::seize::StoppedProcess;
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 
@@ -64,6 +64,17 @@ impl Tracker {
         Ok(Self { tracker, registered: BTreeSet::new(), moved_keep_protection: kernel_version() < (6, 13) })
     }
 
+    /// Goes on with a tracker that somebody else has kept.
+    pub(crate) fn adopt(descriptor: OwnedFd, registered: BTreeSet<(u64, u64)>) -> Self {
+        let moved_keep_protection = kernel_version() < (6, 13);
+        Self { tracker: WriteTracker::adopt(descriptor), registered, moved_keep_protection }
+    }
+
+    /// Returns what was registered.
+    pub(crate) fn registered(&self) -> &BTreeSet<(u64, u64)> {
+        &self.registered
+    }
+
     /// Registers the mappings that are not yet, as far as they can be tracked.
     pub(crate) fn register(&mut self, mappings: &[Mapping]) {
         for mapping in mappings.iter().filter(|mapping| is_trackable(mapping)) {
@@ -103,6 +114,12 @@ impl Tracker {
                 let _ = self.tracker.unregister(start, end);
             }
         }
+    }
+}
+
+impl AsFd for Tracker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tracker.as_fd()
     }
 }
 

@@ -21,6 +21,7 @@ mod failure;
 mod file;
 mod filter;
 mod guardian;
+mod held;
 mod host;
 mod inner;
 pub mod layer;
@@ -89,6 +90,15 @@ pub trait Keeper: std::fmt::Debug {
 
     /// Directories of which the program has a view of its own.
     fn layers(&self) -> &[layer::Source];
+
+    /// Holds a descriptor until it is [given](Self::give) back, instead of an earlier one; it is closed when the program ends.
+    ///
+    /// # Errors
+    /// Why it is not held.
+    fn hold(&self, descriptor: rustix::fd::BorrowedFd<'_>) -> Result<(), String>;
+
+    /// Gives the descriptor that it holds, and holds it no more.
+    fn give(&self) -> Option<rustix::fd::OwnedFd>;
 
     /// Hears that this version of the image is complete and that the program will now be ended.
     ///

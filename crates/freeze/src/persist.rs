@@ -3,10 +3,11 @@
 use crate::Keeper;
 use crate::ahead::Ahead;
 use crate::cap::{Captured, Motion, sysv, tcp};
-use crate::difference::Earlier;
+use crate::difference::{self, Earlier};
 use crate::failure::{Failure, FailureKind};
 use crate::filter::{self, Filters};
 use crate::guardian::Meter;
+use crate::held::Held;
 use crate::inner::{self, ProcessFacts};
 use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
@@ -150,8 +151,19 @@ pub(crate) fn run(
     let features = host::cpu_features();
     freeze.step("freeze.begin")?;
 
-    let mut precopy = if options.leave_running || options.precopy {
-        Precopy::run(&mut freeze, pid, options, draft.pack(), &mut earlier)?
+    let copies_before = options.leave_running || options.precopy;
+    let mut held = None;
+    if let Some(found) = options.keeper.and_then(Held::take) {
+        // Of no use beside another image, nor if all is copied while the program stands still.
+        let fits = |earlier: &Earlier| found.is_since(earlier.since());
+        if copies_before && earlier.as_ref().is_some_and(fits) {
+            held = Some(found);
+        } else {
+            found.release();
+        }
+    }
+    let mut precopy = if copies_before {
+        Precopy::run(&mut freeze, pid, options, draft.pack(), &mut earlier, held)?
     } else {
         None
     };
@@ -195,7 +207,9 @@ pub(crate) fn run(
     if let Some(precopy) = &mut precopy {
         if options.leave_running {
             freeze.step("precopy.verify")?;
-            precopy.release();
+            if options.keeper.is_none() {
+                precopy.release();
+            }
         }
         precopy.settle(&mut checkpoint, draft.pack(), &mut earlier).map_err(|error| freeze.failed(&error))?;
         freeze.step("precopy.settle")?;
@@ -233,6 +247,14 @@ pub(crate) fn run(
     // leaves the program running and the image superseded.
     freeze.steps.end("freeze.commit");
     let survived = fault::point("freeze.commit").is_ok();
+    if options.leave_running
+        && let (Some(precopy), Some(keeper)) = (&mut precopy, options.keeper)
+    {
+        match store.open_image(&committed.id) {
+            Ok(image) => precopy.hold(keeper, &difference::since(&image)),
+            Err(_) => precopy.release(),
+        }
+    }
     if let Some(tree) = stopped.take() {
         if survived
             && let Some(keeper) = options.keeper

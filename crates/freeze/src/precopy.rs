@@ -17,6 +17,7 @@ use crate::difference::Earlier;
 use crate::dirty::{self, Tracker};
 use crate::failure::Failure;
 use crate::filter;
+use crate::held::{self, Held, Since};
 use crate::persist::Freeze;
 use crate::places::{Piece, Places};
 use crate::ram;
@@ -35,8 +36,8 @@ use frost_tracee::seize::{StoppedProcess, StoppedTree};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Bytes copied at a time.
@@ -108,6 +109,8 @@ struct Entered {
     parent: i32,
     start_time: u64,
     tracker: Tracker,
+    /// Whether it goes on from the earlier image.
+    held: bool,
 }
 
 /// A region of the checkpoint whose pages are assigned when the program runs again.
@@ -131,6 +134,7 @@ impl Precopy {
         options: Options<'_>,
         pack: &mut PackWriter,
         earlier: &mut Option<Earlier>,
+        mut held: Option<Held>,
     ) -> Result<Option<Self>, Failure> {
         // A child that begins or ends just now may look like something that cannot be carried.
         let mut looks = std::iter::repeat_with(|| survey::check(pid, true, options.keeper)).take(MOST_LOOKS);
@@ -139,7 +143,14 @@ impl Precopy {
         if !clear {
             return Ok(None);
         }
-        let (trackers, pause) = enter(freeze, pid, options)?;
+        let all = held.as_mut().and_then(|held| all_held(held, pid, options));
+        let (trackers, pause) = match all {
+            // Nothing need be stopped for it.
+            Some(trackers) => (trackers, Duration::ZERO),
+            None => enter(freeze, pid, options, held.as_mut())?,
+        };
+        // What has ended since.
+        drop(held);
         freeze.step("precopy.enter")?;
         let mut precopy = Self {
             members: BTreeMap::new(),
@@ -155,7 +166,7 @@ impl Precopy {
             files: FileCache::default(),
             pause,
         };
-        for Entered { pid, inner, parent, start_time, tracker } in trackers {
+        for Entered { pid, inner, parent, start_time, tracker, held } in trackers {
             // Whatever has ended meanwhile is not looked at.
             if let (Ok(before), Ok(pagemap), Ok(mem)) =
                 (proc::mappings(pid), Pagemap::open(pid), ram::open_mem(pid))
@@ -163,7 +174,7 @@ impl Precopy {
                 // Looked up here, build-ids need not be read in the stop.
                 before.iter().for_each(|mapping| _ = rm::backing(mapping, &mut precopy.files));
                 let tracker = Some(tracker).filter(|_| pagemap.can_scan());
-                let member = Member {
+                let mut member = Member {
                     start_time,
                     inner,
                     parent,
@@ -171,10 +182,18 @@ impl Precopy {
                     pagemap,
                     mem,
                     before,
-                    places: Places::default(),
+                    // What is still protected is as the earlier image has it.
+                    places: earlier
+                        .as_ref()
+                        .filter(|_| held)
+                        .map(|earlier| earlier.places(inner))
+                        .unwrap_or_default(),
                     afresh: !options.leave_running,
                     own_from: pack.len_bytes(),
                 };
+                let mut before = std::mem::take(&mut member.before);
+                member.hide_tracking(&mut before);
+                member.before = before;
                 precopy.members.insert(pid, member);
                 precopy.order.push(pid);
             }
@@ -551,6 +570,17 @@ impl Precopy {
         Ok(())
     }
 
+    /// Lets a keeper hold the trackers until the next freeze, which goes on from the image `since`.
+    pub(crate) fn hold(&mut self, keeper: &dyn crate::Keeper, since: &Since) {
+        let mut trackers = Vec::new();
+        for (pid, member) in &mut self.members {
+            trackers.extend(member.tracker.take().map(|tracker| (*pid, member.start_time, tracker)));
+        }
+        for (pid, _, tracker) in held::hold(keeper, since, trackers) {
+            tracker.release(&proc::bare_mappings(pid).unwrap_or_default());
+        }
+    }
+
     /// Ends the tracking of a tree that runs on.
     pub(crate) fn release(&mut self) {
         for (pid, member) in &mut self.members {
@@ -561,11 +591,34 @@ impl Precopy {
     }
 }
 
+/// Takes the trackers of all processes, if each has one.
+fn all_held(held: &mut Held, pid: i32, options: Options<'_>) -> Option<Vec<Entered>> {
+    let mut found = Vec::new();
+    for pid in survey::tree(pid, options.keeper) {
+        let stat = proc::stat(pid).ok()?;
+        // One whose leader has ended looks like a zombie, and is copied in the stop, as in `enter`.
+        if !stat.is_zombie() {
+            let inner = proc::status(pid).ok()?.inner_pids.last().copied()?;
+            found.push((pid, stat.starttime, Pid::new(inner), stat.ppid));
+        }
+    }
+    let each: Vec<_> = found.iter().map(|(pid, start_time, ..)| (*pid, *start_time)).collect();
+    if !held.covers(&each) {
+        return None;
+    }
+    let entered = |(pid, start_time, inner, parent): (i32, u64, Pid, i32)| {
+        let tracker = held.remove(pid, start_time)?;
+        Some(Entered { pid, inner, parent, start_time, tracker, held: true })
+    };
+    found.into_iter().map(entered).collect()
+}
+
 /// Stops the tree for an instant, and makes each process create what tracks it.
 fn enter(
     freeze: &mut Freeze<'_>,
     pid: i32,
     options: Options<'_>,
+    mut held: Option<&mut Held>,
 ) -> Result<(Vec<Entered>, Duration), Failure> {
     let mut urgent = Urgent::first();
     urgent.beside(pid);
@@ -578,6 +631,12 @@ fn enter(
     // One whose leader has ended is copied in the stop: it cannot be found by its number between the stops.
     let tracked = |process: &&StoppedProcess| !process.threads.is_empty() && !process.lacks_leader();
     for process in tree.processes().iter().filter(tracked) {
+        let (pid, parent, inner) = (process.pid, process.parent, Pid::new(process.inner));
+        let start_time = process.stat.starttime;
+        if let Some(tracker) = held.as_mut().and_then(|held| held.remove(pid, start_time)) {
+            trackers.push(Entered { pid, inner, parent, start_time, tracker, held: true });
+            continue;
+        }
         let mut mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;
         if inject::sweep(process, &mappings).map_err(|error| freeze.failed(&error))? {
             mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;
@@ -587,10 +646,7 @@ fn enter(
             continue;
         }
         match Tracker::enter(process, &mappings) {
-            Ok(tracker) => {
-                let (pid, parent, inner) = (process.pid, process.parent, Pid::new(process.inner));
-                trackers.push(Entered { pid, inner, parent, start_time: process.stat.starttime, tracker });
-            }
+            Ok(tracker) => trackers.push(Entered { pid, inner, parent, start_time, tracker, held: false }),
             Err(dirty::Error::Inject(error @ inject::Error::Gone { .. })) => {
                 return Err(freeze.failed(&error));
             }

@@ -164,6 +164,24 @@ pub(crate) fn see_as(keeper: Option<&dyn Keeper>) {
     frost_sys::sight::set(keeper.filter(|keeper| !keeper.layers().is_empty()).map(Keeper::pid));
 }
 
+/// Lists a process and its descendants, and those that its keeper has adopted; parents come before their children.
+pub(crate) fn tree(pid: i32, keeper: Option<&dyn Keeper>) -> Vec<i32> {
+    let mut tree = vec![pid];
+    // What its processes have left behind.
+    let adopted = keeper.iter().flat_map(|keeper| proc::children(keeper.pid()).unwrap_or_default());
+    tree.extend(adopted.filter(|child| *child != pid));
+    let mut index = 0;
+    while index < tree.len() {
+        for child in proc::children(tree[index]).unwrap_or_default() {
+            if !tree.contains(&child) {
+                tree.push(child);
+            }
+        }
+        index += 1;
+    }
+    tree
+}
+
 /// Lists what would be in the way of freezing `pid` and its descendants, which run on meanwhile.
 ///
 /// # Errors
@@ -178,19 +196,7 @@ pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<O
             .state("nothing was touched")
             .hint("only its owner or root can freeze a process")
     };
-    let mut tree = vec![pid];
-    // What its processes have left behind.
-    let adopted = keeper.iter().flat_map(|keeper| proc::children(keeper.pid()).unwrap_or_default());
-    tree.extend(adopted.filter(|child| *child != pid));
-    let mut index = 0;
-    while index < tree.len() {
-        for child in proc::children(tree[index]).unwrap_or_default() {
-            if !tree.contains(&child) {
-                tree.push(child);
-            }
-        }
-        index += 1;
-    }
+    let tree = tree(pid, keeper);
     let mut found: Vec<Running> = Vec::new();
     let mut unstoppable = Vec::new();
     for member in tree {
@@ -207,7 +213,14 @@ pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<O
         let inner = Pid::new(inner.unwrap_or(member));
         let Ok(pidfd) = pidfd else { continue };
         match proc::mappings(through) {
-            Ok(mappings) => found.push(Running { pid: member, through, inner, pidfd, status, mappings }),
+            Ok(mut mappings) => {
+                if keeper.is_some() {
+                    // Tracked since the last image: a program of the runtime has no userfaultfd of its own, or its
+                    // descriptor is refused.
+                    mappings.iter_mut().for_each(|mapping| mapping.flags.remove(*b"uw"));
+                }
+                found.push(Running { pid: member, through, inner, pidfd, status, mappings });
+            }
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => {}
             Err(errno) => return Err(denied(&errno)),
         }

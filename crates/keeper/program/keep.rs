@@ -116,6 +116,8 @@ struct Keeper {
     looks: u32,
     /// Its memory ran out, for which it is ended.
     starved: bool,
+    /// What is held for the next freeze.
+    held: i32,
 }
 
 const NOBODY: Client = Client { fd: -1, role: Role::Asking, owed: false };
@@ -146,6 +148,7 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         groups: [group::NONE; GROUPS],
         looks: 0,
         starved: false,
+        held: -1,
         setup,
     };
     keeper.clients[0] = Client { fd: keeper.setup.watcher, role: Role::Watching, owed: false };
@@ -333,6 +336,7 @@ impl Keeper {
                 }
                 self.frozen = true;
                 self.lapsing = false;
+                self.hold(-1);
                 if self.slave >= 0 {
                     // The end of a session hangs its terminal up, our own descriptor of it too.
                     raw::close(self.slave);
@@ -468,6 +472,14 @@ impl Keeper {
         }
     }
 
+    /// Holds a descriptor instead of the one that was held.
+    fn hold(&mut self, descriptor: i32) {
+        if self.held >= 0 {
+            raw::close(self.held);
+        }
+        self.held = descriptor;
+    }
+
     fn answer(&mut self, index: usize, kind: u32, descriptor: i32) {
         let state = if self.frozen { say::COLD } else { say::RUNNING };
         let mut flags = say::VERSION;
@@ -485,7 +497,7 @@ impl Keeper {
         let Some(message) = Message::from_bytes(packet) else { return self.leave(index) };
         let master = self.setup.master;
         let idle = self.worker.is_none() && self.coming.is_none();
-        if descriptor >= 0 && !matches!(message.kind, say::LIVE | say::LISTEN | say::GROUP) {
+        if descriptor >= 0 && !matches!(message.kind, say::LIVE | say::LISTEN | say::GROUP | say::HOLD) {
             raw::close(descriptor);
         }
         match message.kind {
@@ -520,6 +532,18 @@ impl Keeper {
             say::FROZEN if self.worker == Some(index) && !self.frozen => {
                 self.complete = Some((message.a, message.b != 0));
                 self.answer(index, say::STATE, -1);
+            }
+            say::HOLD if self.worker == Some(index) && !self.frozen && descriptor >= 0 => {
+                self.hold(descriptor);
+                self.answer(index, say::STATE, -1);
+            }
+            say::HOLD if descriptor >= 0 => {
+                raw::close(descriptor);
+                self.answer(index, say::BUSY, -1);
+            }
+            say::TAKE if self.worker == Some(index) => {
+                self.answer(index, say::STATE, self.held);
+                self.hold(-1);
             }
             say::THAW if self.frozen && idle => {
                 self.worker = Some(index);

@@ -35,6 +35,12 @@ pub const LIVE: u32 = 9;
 pub const LISTEN: u32 = 11;
 /// Ends a keeper whose program is frozen; one whose program runs answers [`BUSY`].
 pub const END: u32 = 10;
+/// With it comes a descriptor, which is held until it is [taken](TAKE) or another comes, or the program ends; from whoever
+/// freezes only. Answered by [`STATE`].
+pub const HOLD: u32 = 13;
+/// Asks for the descriptor that is held, and that it is held no more; from whoever freezes only. Answered by [`STATE`], with
+/// it if there is one.
+pub const TAKE: u32 = 14;
 
 /// A control group that the program is in: its directory comes with it, and its name as bytes. Is not answered. The keeper
 /// looks whether its memory runs out, which ends the program, and removes it when the program has ended.
@@ -56,6 +62,23 @@ pub const ENDED: u32 = 36;
 pub const ICE: u32 = 37;
 /// The program lives again: `a` is the pid of its root inside.
 pub const LIVES: u32 = 38;
+
+/// No two words are one.
+const _: () = {
+    let words = [
+        STATUS, WATCH, ATTACH, INPUT, RESIZE, FREEZE, FROZEN, THAW, LIVE, LISTEN, END, HOLD, TAKE, GROUP,
+        STATE, BUSY, OUTPUT, STOPPED, ENDED, ICE, LIVES,
+    ];
+    let mut one = 0;
+    while one < words.len() {
+        let mut other = one + 1;
+        while other < words.len() {
+            assert!(words[one] != words[other]);
+            other += 1;
+        }
+        one += 1;
+    }
+};
 
 /// The program runs.
 pub const RUNNING: i32 = 0;

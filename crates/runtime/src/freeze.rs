@@ -13,6 +13,7 @@ use frost_model::host::Runtime;
 use frost_store::{Name, Store};
 use frost_sys::proc;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{BorrowedFd, OwnedFd};
 use std::io::Read;
 
 /// The file in which a keeper notes the filters of its program.
@@ -97,6 +98,16 @@ impl frost_freeze::Keeper for Keeper {
 
     fn layers(&self) -> &[Source] {
         &self.layers
+    }
+
+    fn hold(&self, descriptor: BorrowedFd<'_>) -> Result<(), String> {
+        let message = Message::new(say::HOLD, 0, 0, 0);
+        self.connection.hand(message, descriptor).map(drop).map_err(|error| error.to_string())
+    }
+
+    fn give(&self) -> Option<OwnedFd> {
+        // An older keeper does not know the question, and holds nothing.
+        self.connection.ask(Message::new(say::TAKE, 0, 0, 0)).ok()?.1
     }
 
     fn complete(&self, version: u32) -> Result<(), String> {
