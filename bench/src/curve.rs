@@ -58,7 +58,12 @@ pub(crate) fn draw(samples: &[Sample]) -> Vec<(String, String)> {
     for sample in samples {
         let Some((what, over, at)) = place(&sample.figure) else { continue };
         let sides = curves.entry((what, over, sample.unit)).or_default();
-        sides.entry(sample.side).or_default().entry((at * 1e3) as u64).or_default().push(sample.value);
+        sides
+            .entry(sample.side)
+            .or_default()
+            .entry((at * 1e3).round() as u64)
+            .or_default()
+            .push(sample.value);
     }
     let curves = curves.into_iter().filter_map(|((what, over, unit), sides)| {
         let lines: Vec<(&str, Points)> = sides
@@ -128,11 +133,17 @@ fn step(greatest: f64) -> f64 {
 }
 
 fn svg(what: &str, over: Over<'_>, unit: &str, lines: &[(&str, Points)]) -> String {
-    let (unit, scale) = if unit == "us" { ("ms", 1e3) } else { ("MiB", f64::from(1 << 20)) };
+    let (unit, scale) = match unit {
+        "us" => ("ms", 1e3),
+        "bytes" => ("MiB", f64::from(1 << 20)),
+        other => (other, 1.0),
+    };
     let [left, right, above, below] = MARGINS;
     let logarithmic = over == Over::Size;
     let points = || lines.iter().flat_map(|(_, points)| points);
-    let x = Axis::new(points().map(|(at, _)| *at), logarithmic, left, WIDTH - right);
+    // Shares of the pages begin with none, or with so few that nothing else shows them.
+    let few = over == Over::Written && points().all(|(at, _)| *at > 0.0);
+    let x = Axis::new(points().map(|(at, _)| *at), logarithmic || few, left, WIDTH - right);
     let values = || points().flat_map(|(_, spread)| [spread.least, spread.greatest]);
     let y = Axis::new(values().map(|value| value as f64 / scale), logarithmic, HEIGHT - below, above);
     let mut text = format!(
@@ -147,8 +158,9 @@ fn svg(what: &str, over: Over<'_>, unit: &str, lines: &[(&str, Points)]) -> Stri
         let _ = writeln!(text, "<path d=\"M{at:.1} {above}V{bottom}\" stroke=\"#ddd\"/>");
         let _ = writeln!(
             text,
-            "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{tick}</text>",
-            bottom + 18.0
+            "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+            bottom + 18.0,
+            short(tick)
         );
     }
     for tick in y.ticks() {
@@ -215,6 +227,23 @@ mod tests {
         assert_eq!(curves[0].0, "freeze-size");
         assert!(curves[0].1.contains("freeze: ms over MiB of memory"));
         assert_eq!(curves[0].1.matches("<circle").count(), 3);
+    }
+
+    #[test]
+    fn small_shares_are_told_apart() {
+        let shares = |least: &str| {
+            let sample = |share: &str| Sample {
+                figure: format!("second-held-time-{share}%"),
+                side: "frost",
+                round: 1,
+                unit: "us",
+                value: 1000,
+            };
+            let curves = draw(&[least, "0.1", "10"].map(sample));
+            assert_eq!(curves[0].0, "second-held-time-written");
+            curves[0].1.matches("text-anchor=\"middle\">0.01<").count()
+        };
+        assert_eq!((shares("0.01"), shares("0")), (1, 0));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The figures, measured in turn with their floors.
 
 use crate::machine::Machine;
+use crate::pauses::{self, Snapshots};
 use crate::program::{Program, end_thawed, frost, peak};
 use crate::report::{Report, Sample};
 use crate::shape::Shape;
@@ -27,6 +28,8 @@ const NOTHING: Shape = Shape {
     dependent: false,
     rewrites: false,
 };
+/// The sizes of which snapshots are made.
+const SNAPSHOT_MIB: [usize; 4] = [8, 64, 256, 1024];
 /// Above this, half of the rounds are enough.
 const LARGE: usize = 1 << 30;
 
@@ -47,8 +50,18 @@ pub(crate) fn run(run: &Run) -> io::Result<()> {
     if let Some(mib) = run.sizes.iter().max() {
         bench.peak(mib << 20)?;
     }
+    let snapshots = Snapshots {
+        frost: run.frost.clone(),
+        directory: run.directory.clone(),
+        results: run.results.clone(),
+        snapshots: run.rounds * 2,
+        sizes: SNAPSHOT_MIB.to_vec(),
+        full: false,
+        steps: false,
+    };
+    let pauses = pauses::measure_all(&snapshots, &mut bench.report)?;
     std::fs::remove_dir_all(&run.directory)?;
-    println!("{}\n\n{}", machine.line(), bench.report.table());
+    println!("{}\n\n{}\n{pauses}", machine.line(), bench.report.table());
     bench.report.draw()
 }
 

@@ -9,13 +9,19 @@
 //! | `freeze-N-threads` and so on | as above | as above | making so many, in the program itself |
 //! | `second-time-PART`, `second-bytes-PART` | the second `frost freeze --leave-running` of a program that wrote so much of its memory since the first | its end; what it added to the store | the first one |
 //! | `peak-freeze`, `peak-thaw` | | greatest resident set of any process of frost, bytes | |
+//! | `pause-SIZE` | the longest gap that a program sees in itself at a stop of a snapshot | | a bare fork() of it |
+//! | `stall-SIZE` | the longest gap at any other time of it | | its longest gap when it is left alone |
+//! | `second-KIND-time-SHARE` and so on | start of the freeze of a second version | its end | the first version |
+//! | `redis-longest-wait`, `redis-rate` | of a client while a snapshot is made, 1 s later | | just before |
+//!
+//! Snapshots (see [`pauses`]) are also measured by `frost-bench snapshots`, as many as one likes.
 //!
 //! Virtual machines (`vm-freeze-SIZE-KIND` and so on, see [`machines`]) are measured by `frost-bench machines`, beside QEMU's
 //! own way into a file; components (see [`components`]) by `frost-bench components`, beside bare unix sockets.
 //!
 //! The memory is incompressible. Floor and ours take turns in one run, on one file system; what was written stays in
 //! the page cache, for both. All raw numbers go to a file below `runs/`, with the machine they come from, and curves
-//! beside it: of sizes with both axes logarithmic, of all else linear.
+//! beside it: of sizes with both axes logarithmic, of all else linear, but for shares of the pages that reach far down.
 #![forbid(unsafe_code)]
 
 mod components;
@@ -24,9 +30,12 @@ mod figures;
 mod machine;
 mod machines;
 mod memory;
+mod pauses;
 mod program;
+mod redis;
 mod report;
 mod shape;
+mod writer;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -51,6 +60,11 @@ enum Mode {
     /// Is one of the processes that are measured there
     #[command(hide = true)]
     Component(components::Role),
+    /// Measures how long programs stand still for snapshots, as they see it themselves
+    Snapshots(pauses::Snapshots),
+    /// Is the program of which snapshots are made: writes to its memory, and tells what holds it up
+    #[command(hide = true)]
+    Writer(writer::Writer),
     /// Is the program that is frozen: becomes what it is to be, says `ready`, and sleeps
     #[command(hide = true)]
     Program(shape::Shape),
@@ -118,6 +132,8 @@ struct Machines {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().mode {
         Mode::Run(run) => figures::run(&run),
+        Mode::Snapshots(run) => pauses::run(&run),
+        Mode::Writer(writer) => writer.be(),
         Mode::Program(shape) => shape.be(),
         Mode::Machines(run) => machines::run(&run),
         Mode::Components(options) => components::run(&options),

@@ -17,7 +17,7 @@ pub(crate) struct Sample {
     pub(crate) side: &'static str,
     /// Which turn.
     pub(crate) round: u32,
-    /// `us` or `bytes`.
+    /// `us`, `bytes` or `1/s`.
     pub(crate) unit: &'static str,
     /// The value.
     pub(crate) value: u64,
@@ -107,6 +107,9 @@ impl Spread {
     }
 
     fn render(&self, unit: &str) -> String {
+        if unit == "1/s" {
+            return format!("{} /s ({} to {})", self.median, self.least, self.greatest);
+        }
         let [median, least, greatest] = [self.median, self.least, self.greatest].map(|value| match unit {
             "us" => format!("{:.1}", value as f64 / 1e3),
             _ => format!("{:.1}", value as f64 / f64::from(1 << 20)),

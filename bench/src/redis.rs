@@ -1,0 +1,156 @@
+//! Snapshots of a redis of 100 MiB under load: the longest that a client waits, and the rate a second later.
+//!
+//! The client sends batches of writes over a socket and waits for the answers, as redis-benchmark does with a pipeline.
+
+use crate::program::frost;
+use crate::report::{Report, Sample};
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const KEYS: u64 = 100_000;
+const VALUE_BYTES: usize = 1000;
+/// Requests of a batch.
+const BATCH: u64 = 16;
+/// Over so long a rate is measured.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// What the client has seen since it was asked last.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    longest: Duration,
+    requests: u64,
+}
+
+struct Client {
+    seen: Arc<Mutex<Seen>>,
+    end: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Client {
+    fn start(mut socket: UnixStream) -> Self {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let end = Arc::new(AtomicBool::new(false));
+        let (told, ended) = (Arc::clone(&seen), Arc::clone(&end));
+        let thread = std::thread::spawn(move || {
+            let mut random = 0x2545_f491_4f6c_dd1d_u64;
+            let mut request = Vec::new();
+            let mut answer = [0; 5 * BATCH as usize];
+            while !ended.load(Ordering::Relaxed) {
+                request.clear();
+                for _ in 0..BATCH {
+                    random ^= random >> 12;
+                    random ^= random << 25;
+                    random ^= random >> 27;
+                    let key = format!("key:{}", random % KEYS);
+                    write!(request, "*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${VALUE_BYTES}\r\n", key.len())?;
+                    request.resize(request.len() + VALUE_BYTES, b'a' + (random >> 60) as u8);
+                    request.extend(b"\r\n");
+                }
+                let began = Instant::now();
+                socket.write_all(&request)?;
+                // Each is `+OK`.
+                socket.read_exact(&mut answer)?;
+                let took = began.elapsed();
+                let mut seen = told.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.longest = seen.longest.max(took);
+                seen.requests += BATCH;
+            }
+            Ok(())
+        });
+        Self { seen, end, thread }
+    }
+
+    fn take(&self) -> Seen {
+        std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns requests a second, and the longest wait, over a window.
+    fn rate(&self) -> (u64, Duration) {
+        self.take();
+        let began = Instant::now();
+        std::thread::sleep(WINDOW);
+        let seen = self.take();
+        ((seen.requests as f64 / began.elapsed().as_secs_f64()) as u64, seen.longest)
+    }
+
+    fn end(self) -> io::Result<()> {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| io::Error::other("the client panicked"))?
+    }
+}
+
+/// Starts it and fills it. `None` where there is no redis.
+fn server(directory: &Path) -> io::Result<Option<(Child, UnixStream)>> {
+    let socket = directory.join("redis");
+    let started = Command::new("redis-server")
+        .args(["--port", "0", "--save", "", "--enable-debug-command", "yes", "--unixsocket"])
+        .arg(&socket)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut server = match started {
+        Ok(server) => server,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut stream = loop {
+        match UnixStream::connect(&socket) {
+            Ok(stream) => break stream,
+            Err(_) if server.try_wait()?.is_none() => std::thread::sleep(Duration::from_millis(10)),
+            Err(error) => return Err(error),
+        }
+    };
+    write!(stream, "DEBUG POPULATE {KEYS} key {VALUE_BYTES}\r\n")?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer)?;
+    if answer != *b"+OK\r\n" {
+        return Err(io::Error::other(format!("redis says {}", String::from_utf8_lossy(&answer))));
+    }
+    Ok(Some((server, stream)))
+}
+
+/// Measures `rounds` snapshots; the floor of a wait and of a rate is what the client saw just before.
+pub(crate) fn measure(
+    frost_binary: &Path,
+    directory: &Path,
+    rounds: u32,
+    report: &mut Report,
+) -> io::Result<()> {
+    let directory = directory.canonicalize()?;
+    let Some((mut server, stream)) = server(&directory)? else {
+        eprintln!("skipped: there is no redis-server");
+        return Ok(());
+    };
+    let pid = server.id().to_string();
+    let client = Client::start(stream);
+    for round in 0..=rounds {
+        let (before, usual) = client.rate();
+        frost(frost_binary, &directory, &["freeze", &pid, "--to", "redis", "--leave-running", "--full"])?;
+        let waited = client.take().longest;
+        std::thread::sleep(Duration::from_secs(1));
+        let (after, _) = client.rate();
+        frost(frost_binary, &directory, &["rm", "redis"])?;
+        if round > 0 {
+            let mut add = |figure: &str, side, unit, value| {
+                report.add(Sample { figure: figure.to_owned(), side, round, unit, value })
+            };
+            add("redis-longest-wait", "floor", "us", usual.as_micros() as u64)?;
+            add("redis-longest-wait", "frost", "us", waited.as_micros() as u64)?;
+            add("redis-rate", "floor", "1/s", before)?;
+            add("redis-rate", "frost", "1/s", after)?;
+        }
+    }
+    let ended = client.end();
+    server.kill()?;
+    server.wait()?;
+    ended
+}
