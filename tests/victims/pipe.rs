@@ -159,7 +159,9 @@ fn reopened(stage: &Stage) -> Verdict {
 /// Data flows without pause through three processes; not a byte is lost, doubled or moved.
 fn stream(stage: &Stage) -> Verdict {
     let (first, second) = (pipe(0)?, pipe(0)?);
-    let words = shared_words::<2>()?;
+    // The first tells to end, two are the halves of how many numbers were written: of 32 bits there are not enough for a
+    // stream that is frozen again and again.
+    let words = shared_words::<3>()?;
     let end = |fds: [i32; 2]| -> Verdict {
         for fd in fds {
             sys!(close(fd))?;
@@ -169,13 +171,14 @@ fn stream(stage: &Stage) -> Verdict {
     let writer = stage.fork(|| {
         end([first.0, second.0])?;
         end([second.1, second.1]).ok();
-        let mut count = 0u32;
+        let mut count = 0u64;
         while words[0].load(SeqCst) == 0 || count < 200_000 {
             let block: Vec<u8> = (0..251).flat_map(|i| (count + i).to_le_bytes()).collect();
             write_all(first.1, &block)?;
             count += 251;
         }
-        words[1].store(count, SeqCst);
+        words[1].store(count as u32, SeqCst);
+        words[2].store((count >> 32) as u32, SeqCst);
         Ok(())
     })?;
     let middle = stage.fork(|| {
@@ -191,15 +194,16 @@ fn stream(stage: &Stage) -> Verdict {
     let last = stage.fork(|| {
         end([first.0, first.1])?;
         sys!(close(second.1))?;
-        let mut count = 0u32;
+        let mut count = 0u64;
         loop {
             let block = read_all(second.0, 4096)?;
-            for number in block.chunks(4) {
+            for number in block.chunks(8) {
                 same!(number, count.to_le_bytes(), "the number in the stream");
                 count += 1;
             }
             if block.len() < 4096 {
-                same!(count, words[1].load(SeqCst), "how many numbers came");
+                let [low, high] = [1, 2].map(|half| u64::from(words[half].load(SeqCst)));
+                same!(count, high << 32 | low, "how many numbers came");
                 return Ok(());
             }
         }
