@@ -676,7 +676,9 @@ impl Member {
     ) -> Result<u64, ram::Error> {
         let Ok(mappings) = proc::bare_mappings(pid) else { return Ok(0) };
         let Some(tracker) = &mut self.tracker else { return Ok(0) };
-        if stash.is_none() && dirty::reads_directly(pid) || mappings.iter().any(dirty::is_aio_ring) {
+        // None at all has one whose leader has ended, and nobody can tell what files its other threads have open.
+        let cannot = mappings.is_empty() || mappings.iter().any(dirty::is_aio_ring);
+        if cannot || stash.is_none() && dirty::reads_directly(pid) {
             self.tracker = None;
             return Ok(0);
         }
@@ -709,7 +711,7 @@ impl Member {
             }
         }
         // Also for the next pass: what is open now was not closed before it.
-        if dirty::reads_directly(pid) {
+        if dirty::reads_directly(pid) || proc::stat(pid).is_ok_and(|stat| stat.is_zombie()) {
             self.tracker = None;
         }
         Ok(copied)
