@@ -366,7 +366,7 @@ mod tests {
         /// The power goes: what is left is all that there is, and safe.
         fn fail(&mut self, seed: &mut u64) {
             for changes in std::mem::take(&mut self.open) {
-                if random(seed) % 2 == 0 {
+                if random(seed).is_multiple_of(2) {
                     Self::apply(&mut self.safe, &changes);
                 }
             }
