@@ -277,9 +277,9 @@ pub fn unfrozen(binary: &Path, name: &str) {
     scene.is_empty_soon();
 }
 
-/// Its sender has not got rid of all when it was thawed, and what is left is shown to root only: an ordinary user may
-/// freeze it once.
-pub const ROOT_THEN: &str = "tcp_much_queued";
+/// What an ordinary user may freeze once only, since the kernel tells root what it takes: a sender that had not got rid of
+/// all when it was thawed, and where the watched file of a /proc lies that is not ours.
+pub const ROOT_THEN: [&str; 2] = ["tcp_much_queued", "inotify_elsewhere"];
 
 /// Frozen, gone, thawed; an ordinary user's program twice.
 pub fn thawed(binary: &Path, name: &str, who: Who) {
@@ -292,7 +292,7 @@ pub fn thawed(binary: &Path, name: &str, who: Who) {
         std::thread::sleep(away);
     }
     traveller.thaw(&[]);
-    if who == Who::Ordinary && name != ROOT_THEN {
+    if who == Who::Ordinary && !ROOT_THEN.contains(&name) {
         // Once more, from the namespaces of its own in which that put it.
         traveller.freeze();
         traveller.thaw(&[]);

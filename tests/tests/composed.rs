@@ -74,7 +74,9 @@ fn journeys(who: Who) {
     for seed in seeds() {
         let Some(scene) = Scene::new(who) else { return };
         let (shape, members) = tree(seed, &names);
-        if who == Who::Ordinary && members.contains(&frost_tests::journey::ROOT_THEN) {
+        if who == Who::Ordinary
+            && members.iter().any(|member| frost_tests::journey::ROOT_THEN.contains(member))
+        {
             continue;
         }
         println!("seed {seed}: {shape} {}", members.join(" "));
