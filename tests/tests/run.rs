@@ -501,7 +501,7 @@ fn a_program_in_the_foreground_is_frozen_from_elsewhere(scene: &Scene) {
     goes_on(scene);
     assert!(count(scene) > frozen);
     // Whoever stayed with it may be killed as well.
-    scene.frost(&["kill", "-s", "INT", "counter"]).ok();
+    scene.frost(&["kill", "-s", "USR1", "counter"]).ok();
     scene.is_empty_soon();
     let mut command = scene.frost_command(&["run", "--name", "second", "--", "sh", "-c", COUNTER]);
     let mut parent = scene.start(&mut command, Stdio::Null);
