@@ -50,8 +50,6 @@ const LITTLE_BYTES: u64 = 64 << 10;
 const MOST_PASSES: usize = 12;
 /// How often is copied to memory, whatever is left.
 const MOST_LAST_PASSES: usize = 12;
-/// How often is looked for what cannot be carried, in a tree that changes meanwhile.
-const MOST_LOOKS: usize = 5;
 /// What is copied to memory before some of it is written to the pack, in the stop if need be; of a small program it is
 /// as much as that has.
 const STASH_BYTES: Range<u64> = 1 << 20..48 << 20;
@@ -136,9 +134,7 @@ impl Precopy {
         earlier: &mut Option<Earlier>,
         mut held: Option<Held>,
     ) -> Result<Option<Self>, Failure> {
-        // A child that begins or ends just now may look like something that cannot be carried.
-        let mut looks = std::iter::repeat_with(|| survey::check(pid, true, options.keeper)).take(MOST_LOOKS);
-        let clear = looks.any(|found| found.is_ok_and(|obstacles| obstacles.is_empty()));
+        let clear = survey::check(pid, true, options.keeper).is_ok_and(|obstacles| obstacles.is_empty());
         freeze.step("precopy.survey")?;
         if !clear {
             return Ok(None);
@@ -651,7 +647,9 @@ fn enter(
                 return Err(freeze.failed(&error));
             }
             // Copied in the stop, then: no descriptor is free, or the kernel knows no tracking.
-            Err(_) => {}
+            Err(error) => {
+                tracing::info!(pid, %error, "it is copied while it stands still: its writes cannot be tracked");
+            }
         }
     }
     tree.resume();

@@ -182,6 +182,9 @@ pub(crate) fn tree(pid: i32, keeper: Option<&dyn Keeper>) -> Vec<i32> {
     tree
 }
 
+/// How often a tree is looked at in which processes begin or end meanwhile.
+const MOST_LOOKS: u32 = 10;
+
 /// Lists what would be in the way of freezing `pid` and its descendants, which run on meanwhile.
 ///
 /// # Errors
@@ -190,17 +193,63 @@ pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<O
     see_as(keeper);
     let stat = target::validate(pid, force)?;
     let what = format!("cannot check process {pid} ({})", String::from_utf8_lossy(&stat.comm));
-    let denied = |errno: &rustix::io::Errno| {
-        Failure::new(FailureKind::Denied, what.clone())
-            .because(errno)
-            .state("nothing was touched")
-            .hint("only its owner or root can freeze a process")
+    let mut looks = 1;
+    loop {
+        let (outcome, changed) = look_at_running(pid, keeper, &what);
+        // What begins or ends just now may look like something that cannot be carried.
+        if outcome.as_ref().is_ok_and(Vec::is_empty) || !changed || looks == MOST_LOOKS {
+            return outcome;
+        }
+        looks += 1;
+    }
+}
+
+/// Looks once at a tree that runs. Also returns whether a process has begun or ended meanwhile.
+fn look_at_running(
+    pid: i32,
+    keeper: Option<&dyn Keeper>,
+    what: &str,
+) -> (Result<Vec<Obstacle>, Failure>, bool) {
+    let members = tree(pid, keeper);
+    let (mut running, mut obstacles) = match open_all(&members, keeper, what) {
+        Ok(opened) => opened,
+        Err(failure) => return (Err(failure), false),
     };
-    let tree = tree(pid, keeper);
-    let mut found: Vec<Running> = Vec::new();
+    let mut ended = Vec::new();
+    let outcome = loop {
+        let outcome = look_at(&running, keeper);
+        // Whatever ends while we look is no obstacle: its namespaces, its binary and so on were not there to be read.
+        let (living, now_ended): (Vec<_>, Vec<_>) =
+            running.into_iter().partition(|running| target::living_thread(running.pid).is_some());
+        let any = !now_ended.is_empty();
+        running = living;
+        ended.extend(now_ended.iter().flat_map(|running| [running.inner, Pid::new(running.pid)]));
+        match outcome {
+            Err(_) if any => {}
+            outcome => break outcome,
+        }
+    };
+    let changed = !ended.is_empty() || tree(pid, keeper) != members;
+    let outcome = outcome.map(|found| {
+        obstacles.extend(found);
+        obstacles.retain(|obstacle| !ended.contains(&obstacle.pid));
+        obstacles
+    });
+    let outcome = outcome.map_err(|error| {
+        Failure::new(FailureKind::Failed, what).because(&error).state("nothing was touched")
+    });
+    (outcome, changed)
+}
+
+/// Opens those of these processes that live. Also returns what keeps them from being stopped.
+fn open_all(
+    members: &[i32],
+    keeper: Option<&dyn Keeper>,
+    what: &str,
+) -> Result<(Vec<Running>, Vec<Obstacle>), Failure> {
+    let mut found = Vec::new();
     let mut unstoppable = Vec::new();
-    for member in tree {
-        // Whatever ends while we look is no obstacle.
+    for member in members.iter().copied() {
         let Some(through) = target::living_thread(member) else { continue };
         let Ok(status) = proc::status(through) else { continue };
         unstoppable.extend(target::survey_stop(through, &status));
@@ -222,10 +271,19 @@ pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<O
                 found.push(Running { pid: member, through, inner, pidfd, status, mappings });
             }
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => {}
-            Err(errno) => return Err(denied(&errno)),
+            Err(errno) => {
+                return Err(Failure::new(FailureKind::Denied, what)
+                    .because(&errno)
+                    .state("nothing was touched")
+                    .hint("only its owner or root can freeze a process"));
+            }
         }
     }
-    let seen: Vec<Seen<'_>> = found
+    Ok((found, unstoppable))
+}
+
+fn look_at(running: &[Running], keeper: Option<&dyn Keeper>) -> Result<Vec<Obstacle>, crate::cap::Error> {
+    let seen: Vec<Seen<'_>> = running
         .iter()
         .map(|running| Seen {
             pid: running.pid,
@@ -237,14 +295,7 @@ pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<O
             mappings: &running.mappings,
         })
         .collect();
-    match look(&seen, &mut FileCache::default(), Motion::Running, keeper) {
-        Ok((_, obstacles)) => {
-            unstoppable.extend(obstacles);
-            unstoppable.extend(filter::survey(&members(&seen), keeper));
-            Ok(unstoppable)
-        }
-        Err(error) => {
-            Err(Failure::new(FailureKind::Failed, what).because(&error).state("nothing was touched"))
-        }
-    }
+    let (_, mut obstacles) = look(&seen, &mut FileCache::default(), Motion::Running, keeper)?;
+    obstacles.extend(filter::survey(&members(&seen), keeper));
+    Ok(obstacles)
 }

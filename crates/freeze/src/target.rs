@@ -106,7 +106,7 @@ fn restarting_unit(pid: i32) -> Option<(String, String)> {
 /// Returns the number by which a process is looked at: its own, or that of a thread which goes on if its leader has
 /// ended; `None` if all of it has ended.
 pub(crate) fn living_thread(pid: i32) -> Option<i32> {
-    let lives = |tid: &i32| proc::stat(*tid).is_ok_and(|stat| !stat.is_zombie());
+    let lives = |tid: &i32| proc::stat(*tid).is_ok_and(|stat| !stat.is_ending());
     if lives(&pid) {
         return Some(pid);
     }

@@ -42,10 +42,17 @@ pub struct Stat {
 
 /// The kernel thread flag, PF_KTHREAD of `include/linux/sched.h`.
 const PF_KTHREAD: u64 = 0x0020_0000;
+/// It has called exit(2), PF_EXITING of `include/linux/sched.h`.
+const PF_EXITING: u64 = 0x4;
 /// Clock ticks of a second in what `/proc` tells (USER_HZ), the same on every x86-64.
 const TICKS: u64 = 100;
 
 impl Stat {
+    /// Returns whether it has ended, or is about to: it then gives up memory and descriptors before it is a zombie.
+    pub fn is_ending(&self) -> bool {
+        self.is_zombie() || self.flags & PF_EXITING != 0
+    }
+
     /// Returns whether it has ended and waits for its parent.
     pub fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
