@@ -259,6 +259,15 @@ fn output_goes_where_the_route_leads(scene: &Scene) {
     traveller.freeze();
     let other = table(scene, "[[route]]\nmatch = { fd = 1 }\ndo = \"recreate\"\n");
     scene.frost(&["thaw", "victim", "--route", &other]).refused(3, "which it cannot be");
+    // A fifo that nobody reads must not make a thaw wait.
+    let fifo = scene.stage("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o622))
+        .expect("our own directory");
+    scene.give(&fifo);
+    let fifo = fifo.to_str().expect("a temporary directory has a name");
+    let into_fifo = format!("[[route]]\nmatch = {{ fd = 1 }}\ndo = \"reopen\"\nto = {fifo:?}\n");
+    let into_fifo = table(scene, &into_fifo);
+    scene.frost(&["thaw", "victim", "--route", &into_fifo]).refused(3, "cannot be opened");
     traveller.thaw(&[]);
     assert_eq!(ask(scene, "out", "three"), "6");
     assert_eq!(read(scene, "there"), "two\nthree\n");

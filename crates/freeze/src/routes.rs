@@ -1,9 +1,11 @@
 //! What the route table of a program asks of its freeze.
 
 use frost_image::Digest;
-use frost_model::cap::{Capability, Content};
+use frost_model::cap::{Capability, Content, FileRef};
 use frost_model::route::{Action, IfChanged, Rule, Subject, find};
 use frost_model::{Checkpoint, DescriptionId, Obstacle};
+use frost_sys::sight;
+use rustix::fs::{FileType, Mode, OFlags};
 use std::fs::File;
 use std::io;
 
@@ -32,8 +34,9 @@ pub(crate) fn apply(
         }
         if let Capability::Regular(regular) = &mut checkpoint.descriptions[index].capability
             && let Content::Named { file, digest, .. } = &mut regular.content
+            && FileType::from_raw_mode(file.identity.mode) == FileType::RegularFile
         {
-            let content = File::open(frost_sys::sight::of(file.path.as_path()));
+            let content = open(file);
             let noted = content.and_then(|content| Digest::of_beginning(content, file.identity.len_bytes));
             match noted {
                 Ok(noted) => *digest = Some(*noted.as_bytes()),
@@ -42,6 +45,16 @@ pub(crate) fn apply(
         }
     }
     Ok(refused)
+}
+
+/// Opens a file by its path without ever waiting: the program stands still, and a fifo may have taken its place.
+fn open(file: &FileRef) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(sight::of(file.path.as_path()), flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("it is no regular file any more"));
+    }
+    Ok(File::from(opened))
 }
 
 fn obstacle(checkpoint: &Checkpoint, id: DescriptionId, rule: &Rule) -> Option<Obstacle> {

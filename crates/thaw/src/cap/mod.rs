@@ -177,8 +177,13 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (
                             effect = Some("it lay in memory and is gone: it is made again".to_owned());
                         }
                         _ if standing == Some(&volatile::Standing::Different) => add(volatile::changed()),
-                        Ok(_) if rule.is_some_and(|rule| rule.if_changed == Some(IfChanged::Truncate)) => {
-                            route::has_prefix(&there, digest.as_ref()).err().into_iter().for_each(&mut add);
+                        Ok(opened)
+                            if rule.is_some_and(|rule| rule.if_changed == Some(IfChanged::Truncate)) =>
+                        {
+                            route::has_prefix(&opened, &there, digest.as_ref())
+                                .err()
+                                .into_iter()
+                                .for_each(&mut add);
                         }
                         Ok(_) => {}
                         Err(problem)
@@ -392,7 +397,7 @@ pub fn build(
         terminals.extend(terminal.map(|terminal| (index, terminal)));
     }
     let mut late = Late::of(checkpoint, &made, replaced, (queues, volatile))?;
-    late.cut = route::Cut::of(checkpoint, planned);
+    late.cut = route::Cut::of(checkpoint, planned, &made)?;
     let instead = outside::instead(checkpoint, planned)?;
     Ok(Built { descriptions: made, instead, terminals, removed: objects.removed, late })
 }

@@ -9,6 +9,7 @@ use frost_model::cap::{
 };
 use frost_model::route::{Action, IfChanged, Rule, actions};
 use frost_model::{BytePath, Checkpoint, DescriptionId};
+use frost_sys::sight;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -141,7 +142,7 @@ pub(super) fn apply(
 }
 
 /// Whether the end of a file that has grown may be cut off: what it was must still be there.
-pub(super) fn has_prefix(file: &FileRef, digest: Option<&[u8; 32]>) -> Result<(), Problem> {
+pub(super) fn has_prefix(opened: &OwnedFd, file: &FileRef, digest: Option<&[u8; 32]>) -> Result<(), Problem> {
     let problem = |reason: String, remedy: &str| {
         Err(Problem { reason, remedy: remedy.to_owned(), errno: None, content: false })
     };
@@ -152,7 +153,8 @@ pub(super) fn has_prefix(file: &FileRef, digest: Option<&[u8; 32]>) -> Result<()
             "give that route when the program is started (`frost run --route`)",
         );
     };
-    let now = std::fs::File::open(file.path.as_path())
+    // The program may have it for writing only.
+    let now = std::fs::File::open(file::own_path(opened))
         .and_then(|content| Digest::of_beginning(content, file.identity.len_bytes));
     match now {
         Ok(now) if now.as_bytes() == digest => Ok(()),
@@ -166,34 +168,45 @@ pub(super) fn has_prefix(file: &FileRef, digest: Option<&[u8; 32]>) -> Result<()
 
 /// Files that are cut to the length they had, once the program is complete.
 #[derive(Debug, Default)]
-pub(super) struct Cut(Vec<(FileRef, u64)>);
+pub(super) struct Cut(Vec<(OwnedFd, FileRef)>);
 
 impl Cut {
-    /// Notes the files whose rules say so.
-    pub(super) fn of(checkpoint: &Checkpoint, planned: &[Planned]) -> Self {
-        let pairs = checkpoint.descriptions.iter().zip(planned);
-        Self(
-            pairs
-                .filter_map(|(description, planned)| {
-                    let rule = planned.rule.as_ref()?;
-                    let Capability::Regular(regular) = &description.capability else { return None };
-                    let Content::Named { file, .. } = &regular.content else { return None };
-                    let cut = rule.if_changed == Some(IfChanged::Truncate) && planned.route == Route::Reopen;
-                    cut.then(|| (instead_of(file, Some(rule)), file.identity.len_bytes))
-                })
-                .collect(),
-        )
+    /// Notes the files whose rules say so, as they were opened for the program.
+    ///
+    /// # Errors
+    /// If one cannot be duplicated.
+    pub(super) fn of(
+        checkpoint: &Checkpoint,
+        planned: &[Planned],
+        made: &[Option<OwnedFd>],
+    ) -> Result<Self, Error> {
+        let mut files = Vec::new();
+        for ((description, planned), made) in checkpoint.descriptions.iter().zip(planned).zip(made) {
+            if let Capability::Regular(regular) = &description.capability
+                && let Content::Named { file, .. } = &regular.content
+                && planned.rule.as_ref().is_some_and(|rule| rule.if_changed == Some(IfChanged::Truncate))
+                && planned.route == Route::Reopen
+                && let Some(made) = made
+            {
+                let copy = rustix::io::fcntl_dupfd_cloexec(made, 0).about("duplicate", &file.path)?;
+                files.push((copy, file.clone()));
+            }
+        }
+        Ok(Self(files))
     }
 
     /// Cuts them.
     pub(super) fn apply(&self) -> Result<(), Error> {
-        for (file, len_bytes) in &self.0 {
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-            let fd = rustix::fs::open(file.path.as_path(), flags, Mode::empty()).about("cut", &file.path)?;
-            let stat = rustix::fs::fstat(&fd).about("cut", &file.path)?;
-            if stat.st_size.cast_unsigned() > *len_bytes {
-                rustix::fs::ftruncate(&fd, *len_bytes).about("cut", &file.path)?;
+        for (opened, file) in &self.0 {
+            let stat = rustix::fs::fstat(opened).about("look at", &file.path)?;
+            if stat.st_size.cast_unsigned() <= file.identity.len_bytes {
+                continue;
             }
+            // The program may have it for reading only.
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            let fd =
+                rustix::fs::open(file::own_path(opened), flags, Mode::empty()).about("cut", &file.path)?;
+            rustix::fs::ftruncate(&fd, file.identity.len_bytes).about("cut", &file.path)?;
         }
         Ok(())
     }
@@ -238,8 +251,12 @@ fn closed_text(capability: &Capability) -> &'static str {
 
 /// Opens the file that takes the place of something outside. For writing it is appended to, and made if need be.
 pub(super) fn open_instead(to: &str, flags: u32) -> Result<OwnedFd, Error> {
-    let fd = rustix::fs::open(to, instead_flags(flags) | OFlags::CREATE, Mode::from_raw_mode(0o666));
-    fd.about("open", to)
+    // As everywhere here, nothing may make us wait: a fifo without a reader is refused by its error.
+    let open = instead_flags(flags);
+    let how = open | OFlags::CREATE | OFlags::NONBLOCK;
+    let fd = rustix::fs::open(sight::of(Path::new(to)), how, Mode::from_raw_mode(0o666)).about("open", to)?;
+    file::set_status(&fd, flags | (open & OFlags::APPEND).bits()).about("set the flags of", to)?;
+    Ok(fd)
 }
 
 fn instead_flags(flags: u32) -> OFlags {
@@ -249,12 +266,12 @@ fn instead_flags(flags: u32) -> OFlags {
 }
 
 fn try_open(to: &str, flags: u32) -> rustix::io::Result<()> {
-    match rustix::fs::open(to, instead_flags(flags) | OFlags::NONBLOCK, Mode::empty()) {
+    match rustix::fs::open(sight::of(Path::new(to)), instead_flags(flags) | OFlags::NONBLOCK, Mode::empty()) {
         Ok(_) => Ok(()),
         Err(Errno::NOENT) => {
             let parent = Path::new(to).parent().filter(|parent| !parent.as_os_str().is_empty());
             let parent = parent.ok_or(Errno::NOENT)?;
-            rustix::fs::access(parent, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+            rustix::fs::access(sight::of(parent), rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
         }
         Err(errno) => Err(errno),
     }
