@@ -9,9 +9,13 @@
 #![no_std]
 #![no_main]
 
+#[path = "../freestanding/call.rs"]
+mod call;
 mod filters;
 mod group;
 mod keep;
+#[path = "../freestanding/memory.rs"]
+mod memory;
 #[path = "../src/protocol.rs"]
 #[allow(dead_code, reason = "it has the other side's words too")]
 mod protocol;

@@ -1,15 +1,9 @@
-//! System calls, and the few functions that the compiler takes for granted. All that is unsafe here is in this file.
+//! System calls, each a function that is safe to call.
 
-use core::arch::asm;
-
-/// The error of a call, as the kernel gives it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Errno(pub(crate) i32);
+use crate::call::{Errno, Result, call};
 
 pub(crate) const EAGAIN: Errno = Errno(11);
 pub(crate) const EBUSY: Errno = Errno(16);
-
-type Result<T> = core::result::Result<T, Errno>;
 
 // Numbers of x86-64, arch/x86/entry/syscalls/syscall_64.tbl.
 const READ: usize = 0;
@@ -35,24 +29,6 @@ const PROCESS_VM_READV: usize = 310;
 const PREAD64: usize = 17;
 const UNLINKAT: usize = 263;
 const EVENTFD2: usize = 290;
-
-/// # Safety
-/// As the call's own: each argument that is an address must be one of memory that the call may use as it does.
-unsafe fn call(number: usize, args: [usize; 6]) -> Result<usize> {
-    let result: isize;
-    // SAFETY: the kernel's convention (syscall(2)): it changes rax, rcx, r11 and what the arguments let it.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
-            in("r10") args[3], in("r8") args[4], in("r9") args[5],
-            lateout("rcx") _, lateout("r11") _,
-            options(nostack),
-        );
-    }
-    if (-4095..0).contains(&result) { Err(Errno(-result as i32)) } else { Ok(result as usize) }
-}
 
 pub(crate) fn exit(status: i32) -> ! {
     loop {
@@ -382,67 +358,3 @@ impl<T> Area<T> {
         unsafe { &mut *self.0.get() }
     }
 }
-
-// What the compiler calls for copies and comparisons; `rep` needs no loop, which it would turn into such a call.
-
-/// # Safety
-/// As memcpy(3).
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-    // SAFETY: the caller's.
-    unsafe { asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _, options(nostack, preserves_flags)) };
-    to
-}
-
-/// # Safety
-/// As memmove(3).
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-    if (to as usize).wrapping_sub(from as usize) >= count {
-        // SAFETY: the caller's; going up, nothing is overwritten that is still to be read.
-        return unsafe { memcpy(to, from, count) };
-    }
-    // SAFETY: the caller's; the same going down, and the direction is set back.
-    unsafe {
-        asm!("std", "rep movsb", "cld", inout("rcx") count => _,
-            inout("rdi") to.add(count).sub(1) => _, inout("rsi") from.add(count).sub(1) => _, options(nostack));
-    }
-    to
-}
-
-/// # Safety
-/// As memset(3).
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
-    // SAFETY: the caller's.
-    unsafe { asm!("rep stosb", inout("rcx") count => _, inout("rdi") to => _, in("al") value as u8, options(nostack, preserves_flags)) };
-    to
-}
-
-/// # Safety
-/// As memcmp(3).
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
-    let mut at = 0;
-    while at < count {
-        // SAFETY: the caller's.
-        let (a, b) = unsafe { (a.add(at).read_volatile(), b.add(at).read_volatile()) };
-        if a != b {
-            return i32::from(a) - i32::from(b);
-        }
-        at += 1;
-    }
-    0
-}
-
-/// # Safety
-/// As bcmp(3).
-#[unsafe(no_mangle)]
-unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
-    // SAFETY: the caller's.
-    unsafe { memcmp(a, b, count) }
-}
-
-/// Nothing unwinds here; the core library was compiled for programs that do, and names this.
-#[unsafe(no_mangle)]
-extern "C" fn rust_eh_personality() {}

@@ -6,6 +6,10 @@
 #![no_std]
 #![no_main]
 
+#[path = "../../keeper/freestanding/call.rs"]
+mod call;
+#[path = "../../keeper/freestanding/memory.rs"]
+mod memory;
 mod raw;
 #[path = "../src/wire.rs"]
 #[allow(dead_code, reason = "it has the other side's words too")]

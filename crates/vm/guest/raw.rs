@@ -1,35 +1,12 @@
-//! System calls, and the few functions that the compiler takes for granted. All that is unsafe here is in this file.
+//! System calls, each a function that is safe to call.
 
-use core::arch::asm;
-
-/// The error of a call, as the kernel gives it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Errno(pub(crate) i32);
+use crate::call::call;
+pub(crate) use crate::call::{Errno, Result};
 
 pub(crate) const EINTR: Errno = Errno(4);
 pub(crate) const EAGAIN: Errno = Errno(11);
 pub(crate) const ENOENT: Errno = Errno(2);
 pub(crate) const EACCES: Errno = Errno(13);
-
-pub(crate) type Result<T> = core::result::Result<T, Errno>;
-
-/// # Safety
-/// As the call's own: each argument that is an address must be one of memory that the call may use as it does.
-unsafe fn call(number: usize, args: [usize; 6]) -> Result<usize> {
-    let result: isize;
-    // SAFETY: the kernel's convention (syscall(2)): it changes rax, rcx, r11 and what the arguments let it.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
-            in("r10") args[3], in("r8") args[4], in("r9") args[5],
-            lateout("rcx") _, lateout("r11") _,
-            options(nostack),
-        );
-    }
-    if (-4095..0).contains(&result) { Err(Errno(-result as i32)) } else { Ok(result as usize) }
-}
 
 /// A call whose arguments are numbers, or addresses of live bytes that it reads only.
 ///
@@ -270,75 +247,6 @@ pub(crate) fn set_clock(nanoseconds: u64) {
     let time = [nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
     let _ = plain(227, [0, time.as_ptr() as usize, 0, 0, 0, 0]);
 }
-
-// What a compiler may call for copies and comparisons, as the standard library is not there. They are made of
-// instructions, since loops would be turned into calls of themselves.
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
-    // SAFETY: the caller's contract, as of memcpy(3).
-    unsafe { asm!("rep movsb", inout("rcx") len => _, inout("rdi") to => _, inout("rsi") from => _) };
-    to
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
-    if (to as usize).wrapping_sub(from as usize) >= len {
-        // SAFETY: the caller's contract; copying upwards does not overwrite what is still to be copied.
-        return unsafe { memcpy(to, from, len) };
-    }
-    // SAFETY: the caller's contract, as of memmove(3); here from the last byte down.
-    unsafe {
-        asm!(
-            "std", "rep movsb", "cld",
-            inout("rcx") len => _,
-            inout("rdi") to.wrapping_add(len).wrapping_sub(1) => _,
-            inout("rsi") from.wrapping_add(len).wrapping_sub(1) => _,
-        );
-    }
-    to
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memset(to: *mut u8, byte: i32, len: usize) -> *mut u8 {
-    // SAFETY: the caller's contract, as of memset(3).
-    unsafe { asm!("rep stosb", inout("rcx") len => _, inout("rdi") to => _, in("al") byte as u8) };
-    to
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
-    let mut index = 0;
-    while index < len {
-        // SAFETY: the caller's contract, as of memcmp(3): both have `len` bytes.
-        let (a, b) = unsafe { (a.add(index).read_volatile(), b.add(index).read_volatile()) };
-        if a != b {
-            return i32::from(a) - i32::from(b);
-        }
-        index += 1;
-    }
-    0
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
-    // SAFETY: the caller's contract, as of bcmp(3).
-    unsafe { memcmp(a, b, len) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn strlen(text: *const u8) -> usize {
-    let mut len = 0;
-    // SAFETY: the caller's contract, as of strlen(3).
-    while unsafe { text.add(len).read_volatile() } != 0 {
-        len += 1;
-    }
-    len
-}
-
-/// The core library was compiled for unwinding and names this; nothing unwinds here.
-#[unsafe(no_mangle)]
-extern "C" fn rust_eh_personality() {}
 
 static mut CONFIG: [u8; 1 << 17] = [0; 1 << 17];
 
