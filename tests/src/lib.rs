@@ -21,6 +21,31 @@ use std::time::{Duration, Instant};
 /// Beyond this a wait is a hang.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
+/// Makes tests of functions that take a scene: each as whoever runs the tests, as a rule root, and as an ordinary user. The
+/// module has a function `scene` that makes one for a [`Who`], or tells why this machine cannot.
+#[macro_export]
+macro_rules! as_each_user {
+    ($($name:ident)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn as_myself() {
+                if let Some(scene) = scene($crate::Who::Myself) {
+                    super::$name(&scene);
+                }
+            }
+
+            #[test]
+            fn as_an_ordinary_user() {
+                if let Some(scene) = scene($crate::Who::Ordinary) {
+                    super::$name(&scene);
+                }
+            }
+        }
+    )*};
+}
+
 /// Polls until `condition` holds.
 ///
 /// # Panics

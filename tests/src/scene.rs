@@ -193,6 +193,20 @@ impl Scene {
         Some(scene)
     }
 
+    /// Makes one in which `frost run` works; else tells that it does not.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn with_namespaces(who: Who) -> Option<Self> {
+        let scene = Self::new(who)?;
+        let outcome = scene.frost(&["run", "--", "true"]);
+        if outcome.status == Some(125) && outcome.stderr.contains("namespaces") {
+            skip("namespaces are not allowed here");
+            return None;
+        }
+        Some(scene)
+    }
+
     /// Copies a program to where the scene's user can run it.
     fn install(&self, program: &Path) -> PathBuf {
         let place = self.path("bin").join(program.file_name().expect("a program has a name"));

@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A scene in which layers can be had, and a directory for one.
-fn scene(who: Who) -> Option<(Scene, PathBuf)> {
+/// A scene in which layers can be had, with a directory for one.
+fn scene(who: Who) -> Option<Scene> {
     let scene = Scene::new(who)?;
-    let directory = scene.stage("below");
+    let directory = below(&scene);
     for name in ["", "sub", "replaced", "replaced/deep"] {
         fs::create_dir(directory.join(name)).expect("our own directory");
     }
@@ -22,7 +22,11 @@ fn scene(who: Who) -> Option<(Scene, PathBuf)> {
         return None;
     }
     outcome.ok();
-    Some((scene, directory))
+    Some(scene)
+}
+
+fn below(scene: &Scene) -> PathBuf {
+    scene.stage("below")
 }
 
 fn give(scene: &Scene, path: &Path) {
@@ -38,29 +42,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a temporary directory has a name")
 }
 
-macro_rules! layers {
-    ($($name:ident)*) => {$(
-        mod $name {
-            use super::*;
-
-            #[test]
-            fn as_myself() {
-                if let Some((scene, directory)) = scene(Who::Myself) {
-                    super::$name(&scene, &directory);
-                }
-            }
-
-            #[test]
-            fn as_an_ordinary_user() {
-                if let Some((scene, directory)) = scene(Who::Ordinary) {
-                    super::$name(&scene, &directory);
-                }
-            }
-        }
-    )*};
-}
-
-layers! {
+frost_tests::as_each_user! {
     what_is_written_is_frozen_and_thawed_and_nobody_else_sees_it
     an_earlier_version_has_what_was_written_then
     a_layer_is_thawed_only_over_what_was_below_it
@@ -121,7 +103,8 @@ const WRITTEN: [&str; 14] = [
     "",
 ];
 
-fn what_is_written_is_frozen_and_thawed_and_nobody_else_sees_it(scene: &Scene, directory: &Path) {
+fn what_is_written_is_frozen_and_thawed_and_nobody_else_sees_it(scene: &Scene) {
+    let directory = &below(scene);
     start(scene, directory, "layered");
     let untouched = || {
         let mut names: Vec<_> = fs::read_dir(directory).expect("it is there").flatten().collect();
@@ -185,7 +168,8 @@ fn counter(scene: &Scene, directory: &Path) {
     goes_on(scene);
 }
 
-fn an_earlier_version_has_what_was_written_then(scene: &Scene, directory: &Path) {
+fn an_earlier_version_has_what_was_written_then(scene: &Scene) {
+    let directory = &below(scene);
     counter(scene, directory);
     let count = || fs::read_to_string(scene.stage("told")).expect("it is told").trim().to_owned();
     scene.frost(&["freeze", "layered"]).ok();
@@ -204,7 +188,8 @@ fn an_earlier_version_has_what_was_written_then(scene: &Scene, directory: &Path)
     assert_eq!(scene.frost(&["wait", "layered"]).status, Some(128 + 15));
 }
 
-fn a_layer_is_thawed_only_over_what_was_below_it(scene: &Scene, directory: &Path) {
+fn a_layer_is_thawed_only_over_what_was_below_it(scene: &Scene) {
+    let directory = &below(scene);
     counter(scene, directory);
     scene.frost(&["freeze", "layered", "--cold"]).ok();
     let low = directory.join("low");
@@ -232,7 +217,8 @@ fn a_layer_is_thawed_only_over_what_was_below_it(scene: &Scene, directory: &Path
     scene.is_empty_soon();
 }
 
-fn where_there_can_be_no_layer_that_is_said(scene: &Scene, directory: &Path) {
+fn where_there_can_be_no_layer_that_is_said(scene: &Scene) {
+    let directory = &below(scene);
     let refused = |layer: &str, about: &str| {
         scene.frost(&["run", "--name", "none", "--layer", layer, "--", "true"]).refused(125, about);
     };
@@ -257,7 +243,8 @@ fn a_full_disk_below_a_layer_is_the_programs_to_hear_of() {
         skip("only root can make a small disk");
         return;
     }
-    let Some((scene, directory)) = scene(Who::Myself) else { return };
+    let Some(scene) = scene(Who::Myself) else { return };
+    let directory = below(&scene);
     let home = scene.path("small");
     fs::create_dir(&home).expect("our own directory");
     fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).expect("our own directory");

@@ -1,37 +1,14 @@
 //! Tables of routes: how a thawed program gets what it had open.
 
 use frost_tests::journey::Traveller;
-use frost_tests::{Scene, Stdio, Who, skip, until};
+use frost_tests::{Scene, Stdio, Who, until};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A test as whoever runs the tests, and one as an ordinary user.
-macro_rules! both {
-    ($($name:ident)*) => {$(
-        mod $name {
-            use super::*;
-
-            #[test]
-            fn as_myself() {
-                if let Some(scene) = scene(Who::Myself) {
-                    super::$name(&scene);
-                }
-            }
-
-            #[test]
-            fn as_an_ordinary_user() {
-                if let Some(scene) = scene(Who::Ordinary) {
-                    super::$name(&scene);
-                }
-            }
-        }
-    )*};
-}
-
-both! {
+frost_tests::as_each_user! {
     a_log_that_has_grown_is_taken_if_the_route_says_so
     what_came_behind_is_cut_off_if_the_rest_is_there
     another_file_is_taken_if_the_route_says_so
@@ -44,12 +21,7 @@ both! {
 }
 
 fn scene(who: Who) -> Option<Scene> {
-    let scene = Scene::new(who)?;
-    let outcome = scene.frost(&["run", "--", "true"]);
-    if outcome.status == Some(125) && outcome.stderr.contains("namespaces") {
-        skip("namespaces are not allowed here");
-        return None;
-    }
+    let scene = Scene::with_namespaces(who)?;
     for (name, text) in [("log", "first\n"), ("book", "abcdefghijklmnopqrstuvwxyz")] {
         write(&scene, name, text);
     }

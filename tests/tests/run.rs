@@ -9,30 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A test as root, or whoever runs the tests, and one as an ordinary user.
-macro_rules! run {
-    ($($name:ident)*) => {$(
-        mod $name {
-            use super::*;
-
-            #[test]
-            fn as_myself() {
-                if let Some(scene) = scene(Who::Myself) {
-                    super::$name(&scene);
-                }
-            }
-
-            #[test]
-            fn as_an_ordinary_user() {
-                if let Some(scene) = scene(Who::Ordinary) {
-                    super::$name(&scene);
-                }
-            }
-        }
-    )*};
-}
-
-run! {
+frost_tests::as_each_user! {
     a_foreground_program_is_as_if_there_were_no_frost
     a_detached_program_is_frozen_and_thawed_by_its_name
     a_name_denotes_one_program
@@ -60,13 +37,7 @@ run! {
 
 /// Makes a scene, unless whoever runs the tests may not make namespaces.
 fn scene(who: Who) -> Option<Scene> {
-    let scene = Scene::new(who)?;
-    let outcome = scene.frost(&["run", "--", "true"]);
-    if outcome.status == Some(125) && outcome.stderr.contains("namespaces") {
-        skip("namespaces are not allowed here");
-        return None;
-    }
-    Some(scene)
+    Scene::with_namespaces(who)
 }
 
 fn a_foreground_program_is_as_if_there_were_no_frost(scene: &Scene) {
