@@ -103,7 +103,10 @@ impl Spread {
         let mut sorted = values.to_vec();
         sorted.sort_unstable();
         let at = |index: usize| sorted.get(index).copied().unwrap_or(0);
-        Self { least: at(0), median: at(sorted.len() / 2), greatest: at(sorted.len().saturating_sub(1)) }
+        let last = sorted.len().saturating_sub(1);
+        // Of an even number the mean of the two in the middle.
+        let median = at(last / 2).midpoint(at(sorted.len() / 2));
+        Self { least: at(0), median, greatest: at(last) }
     }
 
     fn render(&self, unit: &str) -> String {
@@ -127,5 +130,7 @@ mod tests {
     fn a_median_is_the_middle_one() {
         let spread = Spread::of(&[5, 1, 9]);
         assert_eq!((spread.least, spread.median, spread.greatest), (1, 5, 9));
+        assert_eq!(Spread::of(&[8, 2]).median, 5);
+        assert_eq!(Spread::of(&[1, 2, 4, 100]).median, 3);
     }
 }

@@ -273,3 +273,13 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
 fn is_refusal(errno: Errno) -> bool {
     matches!(errno, Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::USERS)
 }
+
+/// Refuses options that mean nothing for what a name turned out to be: each is given, and called what.
+pub(crate) fn not_for(object: &str, what: String, given: &[(bool, &str)]) -> Result<(), Failure> {
+    let Some((_, option)) = given.iter().find(|(given, _)| *given) else { return Ok(()) };
+    Err(Told::new(Status::Usage, what)
+        .cause(format!("it is {object}, for which there is no {option}"))
+        .state("nothing was touched")
+        .hint(format!("leave {option} out"))
+        .into())
+}

@@ -534,3 +534,22 @@ fn progress_is_told_on_a_terminal_only_and_taken_away() {
     let off_terminal = run(Command::new("sh").args(["-c", &line.replace("NAME", "off")]));
     assert!(off_terminal.starts_with("off@1: ") && !off_terminal.contains('\r'), "{off_terminal:?}");
 }
+
+#[test]
+fn options_that_mean_nothing_for_a_scenario_are_refused() {
+    let frost = Frost::new();
+    let place = frost.store().join("scenarios/desk");
+    fs::create_dir_all(&place).expect("a directory of our own");
+    fs::set_permissions(frost.store(), fs::Permissions::from_mode(0o700)).expect("our own directory");
+    for name in ["image", "control"] {
+        fs::write(place.join(name), "").expect("a directory of our own");
+    }
+    for option in ["--plan", "--clone", "--route=/dev/null"] {
+        let said = frost.fails(2, &["thaw", "desk", option]);
+        assert!(said.contains("it is a scenario") && said.contains("nothing was touched"), "{said}");
+    }
+    for option in ["--leave-running", "--precopy", "--files", "--full", "--cold", "--force", "--to=other"] {
+        let said = frost.fails(2, &["freeze", "desk", option]);
+        assert!(said.contains("it is a scenario") && said.contains("leave --"), "{said}");
+    }
+}

@@ -22,7 +22,7 @@ pub(crate) struct Options {
     /// A process id, or the name of a program that was run or thawed
     #[arg(value_name = "PID|NAME")]
     target: String,
-    /// The name of the image [default: the name it was thawed from, else its command's]
+    /// The name of the image [default: the name by which it was run or thawed, else its command's]
     #[arg(long, value_name = "NAME")]
     to: Option<String>,
     /// Let the program go on afterwards
@@ -63,11 +63,21 @@ struct Record<'a> {
 }
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
-    if let Some(done) = super::scenario::freeze(&options.target, invocation) {
-        return done;
+    let what = || format!("cannot freeze {}", options.target);
+    let given = [
+        (options.precopy, "--precopy"),
+        (options.files, "--files"),
+        (options.force, "--force"),
+        (options.to.is_some(), "--to"),
+        (options.leave_running, "--leave-running"),
+        (options.cold, "--cold"),
+        (options.full, "--full"),
+    ];
+    if super::scenario::runs(&options.target, invocation) {
+        trouble::not_for("a scenario", what(), &given)?;
+        return super::scenario::freeze(&options.target, invocation);
     }
     let store = invocation.store()?;
-    let what = || format!("cannot freeze {}", options.target);
     let runtime = |error| trouble::of_runtime(what(), error);
     let (pid, name, keeper) = match Kept::find(&store, &options.target).map_err(runtime)? {
         Some((kept, instance)) => {
@@ -77,6 +87,8 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             };
             let record = instance.record().map_err(runtime)?;
             if record.machine {
+                // All of its memory is written in any case, and its keeper ends.
+                trouble::not_for("a virtual machine", what(), &given[..3])?;
                 return super::guest::freeze(&kept, &name, options.leave_running, invocation);
             }
             // Under another name nobody would look for this keeper.

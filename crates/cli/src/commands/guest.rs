@@ -335,6 +335,13 @@ pub(super) fn freeze(
     Ok(ExitCode::SUCCESS)
 }
 
+#[derive(Serialize)]
+struct PlanRecord<'a> {
+    name: &'a str,
+    version: u32,
+    notes: &'a [String],
+}
+
 /// `frost thaw` of a virtual machine.
 pub(super) fn thaw(
     options: &super::thaw::Options,
@@ -346,8 +353,11 @@ pub(super) fn thaw(
     let what = || format!("cannot thaw {id}");
     let Some(machine) = &image.checkpoint().machine else { return Ok(ExitCode::SUCCESS) };
     if options.plan {
-        for line in describe(machine) {
-            output::line(&output::printable(&line))?;
+        let notes = describe(machine);
+        if invocation.global.json {
+            output::record(&PlanRecord { name: id.name.as_str(), version: id.version, notes: &notes })?;
+        } else {
+            notes.iter().try_for_each(|line| output::line(&output::printable(line)))?;
         }
         return Ok(ExitCode::SUCCESS);
     }

@@ -53,16 +53,26 @@ handed_on! {
     Report "report"
 }
 
-/// Freezes a scenario, if that is what runs under this name, and no image of a program has it.
-pub(crate) fn freeze(name: &str, invocation: &Invocation) -> Option<Result<ExitCode, Failure>> {
-    is_scenario(name, "control", invocation).then(|| hand_on("freeze", &[name.into()], invocation))
+/// Whether a scenario runs under this name, and no image of a program has it.
+pub(crate) fn runs(name: &str, invocation: &Invocation) -> bool {
+    is_scenario(name, "control", invocation)
 }
 
-/// Thaws a scenario, if that is what was frozen under this name, and no image of a program has it.
-pub(crate) fn thaw(name: &str, attach: bool, invocation: &Invocation) -> Option<Result<ExitCode, Failure>> {
+/// Whether a scenario was frozen under this name, and no image of a program has it.
+pub(crate) fn is_frozen(name: &str, invocation: &Invocation) -> bool {
+    is_scenario(name, "image", invocation)
+}
+
+/// Freezes a scenario.
+pub(crate) fn freeze(name: &str, invocation: &Invocation) -> Result<ExitCode, Failure> {
+    hand_on("freeze", &[name.into()], invocation)
+}
+
+/// Thaws a scenario.
+pub(crate) fn thaw(name: &str, attach: bool, invocation: &Invocation) -> Result<ExitCode, Failure> {
     let mut arguments = vec![OsString::from(name)];
     arguments.extend(attach.then(|| "--attach".into()));
-    is_scenario(name, "image", invocation).then(|| hand_on("thaw", &arguments, invocation))
+    hand_on("thaw", &arguments, invocation)
 }
 
 fn is_scenario(name: &str, file: &str, invocation: &Invocation) -> bool {

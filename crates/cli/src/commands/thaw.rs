@@ -54,8 +54,11 @@ impl Options {
 }
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
-    if let Some(done) = super::scenario::thaw(&options.image, options.attach, invocation) {
-        return done;
+    if super::scenario::is_frozen(&options.image, invocation) {
+        let given =
+            [(options.plan, "--plan"), (options.clone, "--clone"), (options.route.is_some(), "--route")];
+        trouble::not_for("a scenario", format!("cannot thaw {}", options.image), &given)?;
+        return super::scenario::thaw(&options.image, options.attach, invocation);
     }
     let outcome = thaw(options, invocation);
     // With --attach every other number is the program's own.
@@ -70,6 +73,7 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     let image = store.open_any(&id).map_err(failed)?;
     invocation.steps.end("image.open");
     if image.checkpoint().machine.is_some() {
+        trouble::not_for("a virtual machine", what(), &[(options.route.is_some(), "--route")])?;
         return super::guest::thaw(options, &store, &image, invocation);
     }
     let given = crate::routes::given(options.route.as_deref(), &what(), "the image stays as it was")?;

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 /// exit status is 3 if there is any. The program is not stopped.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// A process id, or the name of a program that was thawed
+    /// A process id, or the name of a program that was run or thawed
     #[arg(value_name = "PID|NAME")]
     target: Option<String>,
 }
