@@ -47,6 +47,7 @@ frost_tests::as_each_user! {
     an_earlier_version_has_what_was_written_then
     a_layer_is_thawed_only_over_what_was_below_it
     where_there_can_be_no_layer_that_is_said
+    a_thaw_that_fails_leaves_what_the_ended_program_has_written
 }
 
 /// Starts the program that writes in every way.
@@ -276,5 +277,32 @@ fn a_full_disk_below_a_layer_is_the_programs_to_hear_of() {
     let refused = fs::read_to_string(scene.stage("refused")).unwrap_or_default();
     assert_eq!(outcome.status, Some(0), "{outcome}\n{refused}");
     assert!(outcome.stdout.contains("A ") && outcome.stdout.contains("D "), "{outcome}");
+    scene.is_empty_soon();
+}
+
+fn a_thaw_that_fails_leaves_what_the_ended_program_has_written(scene: &Scene) {
+    let directory = below(scene);
+    let outside = scene.stage("outside");
+    fs::write(&outside, "outside").expect("our own directory");
+    scene.give(&outside);
+    let script = "exec 3<outside; echo 1 >below/one; touch started
+while [ ! -e go ]; do sleep 0.01; done; echo 2 >below/two";
+    let command = ["--layer", text(&directory), "--", "sh", "-c", script];
+    scene.frost(&[&["run", "-d", "--name", "ended"], &command[..]].concat()).ok();
+    until("it has begun", || scene.stage("started").exists());
+    scene.frost(&["freeze", "ended", "--leave-running"]).ok();
+    fs::write(scene.stage("go"), "").expect("our own directory");
+    assert_eq!(scene.frost(&["wait", "ended"]).status, Some(0));
+    let written = || scene.frost(&["diff", "ended"]).ok().stdout;
+    assert!(written().contains("below/two"), "{}", written());
+    let away = scene.stage("away");
+    fs::rename(&outside, &away).expect("our own directory");
+    scene.frost(&["thaw", "ended"]).refused(3, "does not exist any more");
+    assert!(written().contains("below/two"), "{}", written());
+    fs::rename(&away, &outside).expect("our own directory");
+    fs::remove_file(scene.stage("go")).expect("our own directory");
+    scene.frost(&["thaw", "ended"]).ok();
+    assert!(!written().contains("below/two"), "{}", written());
+    scene.frost(&["kill", "-s", "KILL", "ended"]).ok();
     scene.is_empty_soon();
 }

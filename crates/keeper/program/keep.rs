@@ -100,6 +100,8 @@ struct Keeper {
     complete: Option<(i32, bool)>,
     /// Who said so is gone.
     lapsing: bool,
+    /// When it lapses, by the clock of [`raw::now_ms`].
+    lapses_at: i64,
     /// The client that freezes or thaws.
     worker: Option<usize>,
     frozen: bool,
@@ -137,6 +139,7 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         clients: [NOBODY; CLIENTS],
         complete: None,
         lapsing: false,
+        lapses_at: 0,
         worker: None,
         frozen: setup.root <= 0,
         coming: None,
@@ -183,7 +186,7 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         }
         let timeout = match (owed, keeper.lapsing) {
             (true, _) => PATIENCE_MS,
-            (false, true) => LAPSE_MS,
+            (false, true) => (keeper.lapses_at - raw::now_ms()).max(0),
             (false, false) => -1,
         };
         let timeout = if keeper.looks > 0 { LOOK_MS } else { timeout };
@@ -200,7 +203,8 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
                 }
             }
         }
-        if idle && keeper.lapsing {
+        // Whatever else happens meanwhile, as output of the program.
+        if keeper.lapsing && raw::now_ms() >= keeper.lapses_at {
             (keeper.lapsing, keeper.complete) = (false, None);
         }
         if fds[0].revents != 0 {
@@ -468,6 +472,7 @@ impl Keeper {
                 self.release();
             }
             self.lapsing = self.complete.is_some();
+            self.lapses_at = raw::now_ms() + LAPSE_MS;
             self.deserted = true;
         }
     }

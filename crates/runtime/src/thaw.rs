@@ -22,8 +22,39 @@ pub struct Place {
     pub watch: Option<Connection>,
     /// Whether its namespaces were kept.
     pub warm: bool,
+    /// Drops what an earlier life of the program has left, or brings it back.
+    succession: Option<Succession>,
     _claim: Option<Claim>,
     _groups: Groups,
+}
+
+impl Place {
+    /// The program is thawed: what its earlier life has left in layers is not needed any more.
+    pub fn settle(&mut self) {
+        if let Some(mut succession) = self.succession.take() {
+            succession.settled = true;
+        }
+    }
+}
+
+/// The layers of a program that ended by itself, which has written more than its image has: they are there until its next
+/// life has begun.
+#[derive(Debug)]
+struct Succession {
+    instance: Instance,
+    before: Record,
+    layers: Vec<layer::Place>,
+    settled: bool,
+}
+
+impl Drop for Succession {
+    fn drop(&mut self) {
+        if self.settled {
+            layer::sweep(&self.instance, &self.layers);
+        } else if self.instance.write_record(&self.before).is_ok() {
+            layer::sweep(&self.instance, &self.before.layers);
+        }
+    }
 }
 
 /// Finds or makes a home for the image of a program of the runtime; a copy has none that is found by its name.
@@ -87,8 +118,8 @@ pub fn place(
         let layered = !record.layers.is_empty();
         return announced(kept.keeper, kept.connection, program, watch, Some(claim), true, groups, layered);
     }
+    let before = instance.record()?;
     let layers = layer::restored(&instance, image)?;
-    layer::sweep(&instance, &layers);
     let environment = Environment { layers: layer::mounted(&layers), ..environment };
     let arguments = image.checkpoint().processes[0].pd.arguments.iter();
     let record = Record {
@@ -103,8 +134,16 @@ pub fn place(
         budget,
         layers,
     };
+    // Also should it fail from here on.
+    let succession = Succession {
+        instance: Instance::find(store, name)?.ok_or(Error::Busy)?,
+        before,
+        layers: record.layers.clone(),
+        settled: false,
+    };
     let held = instance.begin(&record, true)?;
-    born(environment, held, attach, Some(claim), runtime.notices, groups)
+    let place = born(environment, held, attach, Some(claim), runtime.notices, groups)?;
+    Ok(Place { succession: Some(succession), ..place })
 }
 
 /// What a program may use: as its instance has it, which may have been changed since it was frozen, or as its image has it.
@@ -175,7 +214,7 @@ fn announced(
     // Its files are what they are to the keeper; whoever builds there says when that is itself.
     frost_sys::sight::set(layered.then_some(keeper));
     let home = Home { keeper, pidfd, connection, terminal, allowed, notices, groups: entrances };
-    Ok(Place { home, watch, warm, _claim: claim, _groups: groups })
+    Ok(Place { home, watch, warm, succession: None, _claim: claim, _groups: groups })
 }
 
 /// Connects to the keeper of `name` and watches it.

@@ -82,6 +82,11 @@ pub(crate) fn settings(half: &Half<'_>) -> Result<(), Error> {
 /// Opens the gate and lets every thread go on as the program. Returns whether our area was taken out of each.
 pub(crate) fn release(half: &mut Half<'_>, steps: &mut Steps) -> Result<bool, Error> {
     begin(Stage::Commit)?;
+    // A process that goes on by itself should we die does so without its filters: it had better not.
+    for process in half.checkpoint.processes.iter().filter(|process| is_filtered(process)) {
+        bind(process, Options::EXITKILL)
+            .at(Stage::Commit, || format!("process {}", process.pd.relation.pid))?;
+    }
     half.open_gate()?;
     steps.end(Stage::Commit.name());
     let mut clean = true;
@@ -90,6 +95,10 @@ pub(crate) fn release(half: &mut Half<'_>, steps: &mut Steps) -> Result<bool, Er
     // Children first: a parent forgets what it is told of those that job control had stopped.
     for process in half.checkpoint.processes.iter().rev().filter(|process| !process.cpu.threads.is_empty()) {
         match process_goes_on(half, process) {
+            Ok(()) if is_filtered(process) => {
+                // It has ended by then, or it is let go below.
+                let _ = bind(process, Options::SYSGOOD);
+            }
             Ok(()) => {}
             // Without what restricts it it must not go on. Nobody has run an instruction yet.
             Err(error) if is_filtered(process) && lives(process) => {
@@ -108,6 +117,11 @@ pub(crate) fn release(half: &mut Half<'_>, steps: &mut Steps) -> Result<bool, Er
     }
     steps.end(Stage::Release.name());
     Ok(clean)
+}
+
+/// Says what becomes of a process when we die.
+fn bind(process: &Process, options: Options) -> rustix::io::Result<()> {
+    process.cpu.threads.iter().try_for_each(|thread| ptrace::set_options(thread.tid.raw(), options))
 }
 
 fn is_filtered(process: &Process) -> bool {

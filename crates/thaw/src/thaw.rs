@@ -236,11 +236,12 @@ pub(crate) fn here(
     }
     tracing::info!(root = half.root, "the program is built and waits at the gate");
     ready(&half)?;
-    if let Some(mut late) = late {
+    if let Some(late) = &mut late {
         late.apply()?;
     }
     let clean = release::release(&mut half, steps)?;
     sysv.keep();
+    late.iter_mut().for_each(cap::Late::keep);
     let pidfd = half.pidfd.try_clone().map_err(|error| Error::Builder {
         stage: Stage::Release,
         object: "the root's pidfd".to_owned(),

@@ -82,7 +82,7 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
         runtime.routes = frost_thaw::rules(image.checkpoint(), &given);
     }
     // A plan needs no home: nothing is asked of a keeper that is not to be done.
-    let place = match &runtime {
+    let mut place = match &runtime {
         Some(runtime) if !options.plan => Some(
             frost_runtime::thaw::place(&store, &image, runtime, options.attach, options.clone)
                 .map_err(|error| trouble::of_runtime(what(), error))?,
@@ -110,6 +110,9 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     }
     let thawed = frost_thaw::thaw(&image, &plan, &how, &mut invocation.steps)
         .map_err(|error| trouble::of_thaw(what(), error))?;
+    if let Some(place) = &mut place {
+        place.settle();
+    }
     let elapsed = invocation.steps.elapsed();
     // Behind the thaw: our standard error may be a file that the program has, and that is compared with what it was.
     for note in &plan.notes {

@@ -15,6 +15,7 @@ use frost_sys::mqueue;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
+use std::time::{Duration, Instant};
 
 /// Opens the queue behind a description anew, with a description of our own that never waits.
 fn open(held: &Held) -> Result<OwnedFd> {
@@ -84,6 +85,9 @@ fn read(held: &Held) -> Result<Mqueue> {
     })
 }
 
+/// How long a message may have to wait for room in the queue that it was taken out of.
+const ROOM_WITHIN: Duration = Duration::from_secs(5);
+
 fn take_and_put_back(queue: &OwnedFd, most_bytes: usize) -> Result<Vec<MqueueMessage>> {
     let mut buffer = vec![0; most_bytes];
     let mut messages = Vec::new();
@@ -95,8 +99,20 @@ fn take_and_put_back(queue: &OwnedFd, most_bytes: usize) -> Result<Vec<MqueueMes
             Err(errno) => break Err(errno),
         }
     };
+    let mut outcome = taken;
     for message in &messages {
-        while mqueue::send(queue, &message.data, message.priority) == Err(Errno::INTR) {}
+        let began = Instant::now();
+        let sent = loop {
+            match mqueue::send(queue, &message.data, message.priority) {
+                Err(Errno::INTR) => {}
+                // Somebody outside has taken the room, or the memory: they may give it back.
+                Err(Errno::AGAIN | Errno::NOMEM) if began.elapsed() < ROOM_WITHIN => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                other => break other,
+            }
+        };
+        outcome = outcome.and(sent);
     }
-    taken.map(|()| messages)
+    outcome.map(|()| messages)
 }

@@ -362,10 +362,17 @@ pub(crate) fn capture(
     }
     let tree = Tree::of(living, shared);
     // All of them are in one namespace.
-    let calls = [libc::SYS_shmctl, libc::SYS_semctl, libc::SYS_msgctl, libc::SYS_msgrcv];
+    let calls = [
+        libc::SYS_shmctl,
+        libc::SYS_shmat,
+        libc::SYS_shmdt,
+        libc::SYS_semctl,
+        libc::SYS_msgctl,
+        libc::SYS_msgrcv,
+    ];
     let free = living.iter().find(|(process, _)| calls.iter().all(|call| may(process, *call)));
-    let (process, mappings) =
-        free.ok_or(Error::Forbidden { pid: first.pid, call: "shmctl, semctl, msgctl or msgrcv" })?;
+    let (process, mappings) = free
+        .ok_or(Error::Forbidden { pid: first.pid, call: "shmctl, shmat, shmdt, semctl, msgctl or msgrcv" })?;
     let mut asked = Asked::new(process, mappings)?;
     let found = capture_by(&mut asked, living, may, &tree, pack)?;
     asked.done()?;

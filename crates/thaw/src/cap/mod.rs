@@ -684,10 +684,13 @@ impl Late {
         self.replaced.take_place()?;
         self.cut.apply()?;
         // Last of all, so that they tell of nothing that the thaw itself did.
-        self.inotify.iter().try_for_each(inotify::Late::apply)?;
+        self.inotify.iter().try_for_each(inotify::Late::apply)
+    }
+
+    /// Lets what was made under names of its own stay: the program goes on.
+    pub fn keep(&mut self) {
         self.queues.keep();
         self.volatile.keep();
-        Ok(())
     }
 }
 

@@ -197,6 +197,8 @@ impl Cut {
 
     /// Cuts them.
     pub(super) fn apply(&self) -> Result<(), Error> {
+        // All or none, as far as can be told beforehand.
+        let mut writable = Vec::with_capacity(self.0.len());
         for (opened, file) in &self.0 {
             let stat = rustix::fs::fstat(opened).about("look at", &file.path)?;
             if stat.st_size.cast_unsigned() <= file.identity.len_bytes {
@@ -206,9 +208,11 @@ impl Cut {
             let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
             let fd =
                 rustix::fs::open(file::own_path(opened), flags, Mode::empty()).about("cut", &file.path)?;
-            rustix::fs::ftruncate(&fd, file.identity.len_bytes).about("cut", &file.path)?;
+            writable.push((fd, file));
         }
-        Ok(())
+        writable.iter().try_for_each(|(fd, file)| {
+            rustix::fs::ftruncate(fd, file.identity.len_bytes).about("cut", &file.path)
+        })
     }
 }
 
