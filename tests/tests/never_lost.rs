@@ -3,7 +3,7 @@
 //! `FROST_KILLS` says how often something is killed at a random moment (10).
 
 use frost_tests::journey::Traveller;
-use frost_tests::{LIMIT, Outcome, Scene, Started, Stdio, Who, is_alive, until};
+use frost_tests::{LIMIT, Outcome, Scene, Started, Stdio, Who, is_alive, is_root, skip, until};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::fs::File;
 use std::path::Path;
@@ -362,6 +362,25 @@ fn thaw_dies_at_each_stage() {
 #[test]
 fn thaw_dies_at_each_stage_for_an_ordinary_user() {
     thaw_fault_at_each_stage("kill", Who::Ordinary);
+}
+
+/// Whoever dies behind the commit leaves a program with its filters, or none.
+#[test]
+fn no_program_goes_on_without_its_filters() {
+    if !is_root() {
+        skip("only root can read filters of system calls");
+        return;
+    }
+    for stage in frost_thaw::Stage::ALL {
+        for name in ["filter_one", "filter_of_threads", "filter_forked"] {
+            let Some(scene) = Scene::new(Who::Myself) else { return };
+            let mut traveller = set_out(&scene, name);
+            traveller.freeze();
+            let fault = format!("{}:kill", stage.name());
+            let outcome = frost_with_fault(&scene, &["thaw", "victim"], &fault);
+            all_or_nothing(&scene, traveller, &outcome, &format!("{name}, {fault}"));
+        }
+    }
 }
 
 #[test]
