@@ -113,6 +113,25 @@ fn the_guardian_dies_while_a_terminal_is_looked_at() {
     }
 }
 
+/// So is what waits in a queue, also beside the thread that hashes what a large program has.
+#[test]
+fn the_guardian_dies_while_a_queue_is_looked_at() {
+    for options in [&[][..], &["--leave-running"], &["--precopy"]] {
+        for name in ["mqueue_half_full", "mqueue_full"] {
+            let Some(scene) = Scene::new(Who::Myself) else { return };
+            let traveller = Traveller::set_out_together(&scene, binary(), "cc", &["anonymous_filled", name]);
+            let pid = traveller.pid.to_string();
+            let arguments = [&["freeze", &pid, "--to", "victim"], options].concat();
+            let outcome = frost_with_fault(&scene, &arguments, "freeze.queues:kill");
+            assert!(
+                outcome.status != Some(0) && is_alive(traveller.pid),
+                "{name}: the guardian was killed\n{outcome}"
+            );
+            safe_and_sound(&scene, traveller, name);
+        }
+    }
+}
+
 #[test]
 fn the_guardian_dies_at_each_step_behind_a_precopy() {
     freeze_fault_at_each_step("kill", &["--precopy"]);

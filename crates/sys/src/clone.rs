@@ -87,6 +87,26 @@ pub fn fork_single_threaded(exit_signal: i32) -> Result<Clone> {
     unsafe { fork_with(0, &[], exit_signal) }
 }
 
+/// Forks, whether or not this process has other threads, by way of the C library.
+///
+/// The child may allocate memory: glibc, and musl since 1.2.3, bring their allocator into order in it. It must take no other
+/// lock that a thread of ours may hold, and end by [`exit_now`].
+///
+/// # Errors
+/// Those of fork(2) and pidfd_open(2).
+pub fn fork_beside_threads() -> Result<Clone> {
+    // SAFETY: no memory is shared with the child, in which this thread goes on alone; the contract is above.
+    let pid = check(i64::from(unsafe { libc::fork() }))? as i32;
+    if pid == 0 {
+        return Ok(Clone::Child);
+    }
+    let number = rustix::process::Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH)?;
+    Ok(Clone::Parent {
+        pid,
+        pidfd: rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())?,
+    })
+}
+
 /// Ends the process at once, without running destructors or exit handlers: what a forked child must do.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) touches no memory of ours.

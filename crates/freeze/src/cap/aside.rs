@@ -1,22 +1,20 @@
 //! Work that takes something out of the program's and puts it back, and must not be cut off in between.
 
-use frost_sys::clone::{Clone, exit_now, fork_single_threaded};
+use frost_sys::clone::{Clone, exit_now, fork_beside_threads};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Does `work` in a process of its own in a session of its own, as far as possible in one go, so that our death in between
-/// loses nothing. A fault may be injected behind its start, at the step of this name.
+/// Does `work` in a process of its own in a session of its own, in one go, so that our death in between loses nothing. It
+/// may allocate, and make calls; it must take no lock. A fault may be injected behind its start, at the step of this name.
 pub(super) fn aside<T: Serialize + DeserializeOwned>(
     fault: &str,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    match fork_single_threaded(libc::SIGCHLD) {
-        // With other threads there is no safe fork, so we do it ourselves.
-        Err(Errno::BUSY) => work(),
-        Err(error) => Err(error),
-        Ok(Clone::Child) => {
+    // A thread may hash what was written meanwhile.
+    match fork_beside_threads()? {
+        Clone::Child => {
             // Whoever kills our group or session does not mean this.
             let _ = rustix::process::setsid();
             let told: std::result::Result<T, i32> = work().map_err(Errno::raw_os_error);
@@ -28,7 +26,7 @@ pub(super) fn aside<T: Serialize + DeserializeOwned>(
             }
             exit_now(0)
         }
-        Ok(Clone::Parent { pidfd, .. }) => {
+        Clone::Parent { pidfd, .. } => {
             drop(writer);
             frost_sys::fault::point(fault)?;
             let told = receive(&reader);
