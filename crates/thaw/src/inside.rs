@@ -24,6 +24,7 @@ use frost_sys::{proc, ptrace};
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde::{Deserialize, Serialize};
@@ -268,15 +269,23 @@ impl Builder<'_> {
             frost_sys::own::keep_capabilities_over_exec().at(stage, || "ambient capabilities".to_owned())?;
         }
         let spare = self.spare_numbers();
+        let (ended, end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at(stage, about)?;
         // Our child has no parent there; its own child is the keeper's once it has ended.
         match clone::fork_numbered(spare).at(stage, about)? {
             Clone::Parent { pid, .. } => {
                 reap(pid);
+                drop(end);
                 Ok(false)
             }
             Clone::Child => match clone::fork_numbered(spare + 1).at(stage, about)? {
                 Clone::Parent { .. } => Ok(false),
-                Clone::Child => Ok(true),
+                Clone::Child => {
+                    // Until it has been reaped, it may be our parent still, and that of the tree, which is born beside
+                    // us. Its own end of the pipe is closed before its children are given on (`do_exit`, kernel/exit.c).
+                    drop(end);
+                    rustix::io::retry_on_intr(|| rustix::io::read(&ended, &mut [0_u8])).at(stage, about)?;
+                    Ok(true)
+                }
             },
         }
     }

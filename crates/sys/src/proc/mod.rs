@@ -18,6 +18,7 @@ pub use timers::{Target, Timer, timers};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -95,8 +96,7 @@ pub fn threads(pid: i32) -> Result<Vec<i32>> {
 
 /// Lists the children of a process, of all of its threads.
 ///
-/// Exact only while the process is stopped: the kernel says that entries may be missed if children come and go
-/// meanwhile (`Documentation/filesystems/proc.rst`, 3.7). Needs CONFIG_PROC_CHILDREN.
+/// What comes or goes meanwhile may be listed or not; what stays is. Needs CONFIG_PROC_CHILDREN.
 pub fn children(pid: i32) -> Result<Vec<i32>> {
     let mut children = Vec::new();
     for tid in threads(pid)? {
@@ -105,8 +105,30 @@ pub fn children(pid: i32) -> Result<Vec<i32>> {
     Ok(children)
 }
 
+/// How many lists of children that change under the reader are taken together.
+const CHANGING_LISTS: usize = 64;
+
 /// Lists the children of one thread of a process, as [`children`]; none if it is gone.
 pub fn children_of(pid: i32, tid: i32) -> Result<Vec<i32>> {
+    // When the child that was written last has ended before the next is looked for, the kernel counts on from the
+    // beginning and skips as many as have ended (`get_children_pid`, fs/proc/array.c): one that lives is then missing.
+    // A list that was cut so has somebody who is not in the next one.
+    let mut list = children_once(pid, tid)?;
+    let mut seen = BTreeSet::new();
+    for _ in 0..CHANGING_LISTS {
+        let again = children_once(pid, tid)?;
+        if again.starts_with(&list) || BTreeSet::from_iter(&again).is_superset(&list.iter().collect()) {
+            return Ok(again);
+        }
+        seen.extend(list);
+        list = again;
+    }
+    // They end faster than they can be listed. Who was in none of so many lists has come since, or not at all.
+    seen.extend(list);
+    Ok(seen.into_iter().collect())
+}
+
+fn children_once(pid: i32, tid: i32) -> Result<Vec<i32>> {
     match of_thread(pid, tid, "children") {
         Ok(text) => Ok(text
             .split(|byte| *byte == b' ')

@@ -161,11 +161,11 @@ impl Plan {
         obstacles.extend(refused);
         if options.home.is_none() {
             // Nobody sees the files of its layers before it has a home.
-            let layered = |obstacle: &Obstacle| {
+            let unseen = |obstacle: &Obstacle| {
                 let mut layers = checkpoint.layers.iter();
-                layers.any(|layer| obstacle.object.contains(&format!("{}/", layer.directory)))
+                layers.any(|layer| names(&obstacle.object, &layer.directory.to_string()))
             };
-            obstacles.retain(|obstacle| !layered(obstacle));
+            obstacles.retain(|obstacle| !unseen(obstacle));
         }
         Ok(Self {
             name: String::new(),
@@ -190,6 +190,12 @@ impl Plan {
     pub(crate) fn relation(&self) -> Relation {
         Relation { attach: self.attach, copy: self.copy }
     }
+}
+
+/// Returns whether the text of an object tells a path that is `directory` or lies below it.
+fn names(object: &str, directory: &str) -> bool {
+    let mut ends = object.match_indices(directory).map(|(at, found)| &object[at + found.len()..]);
+    ends.any(|end| end.is_empty() || end.starts_with(['/', ')']))
 }
 
 /// The rules that hold for a thaw: those that are given, then those that the program was started with.
@@ -278,4 +284,19 @@ const LIMIT_NAMES: [&str; 16] = [
 /// Returns the name of a limit.
 pub(crate) fn limit_name(number: u32) -> &'static str {
     LIMIT_NAMES.get(number as usize).copied().unwrap_or("an unknown limit")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names;
+
+    #[test]
+    fn an_object_at_or_below_a_directory_is_found_by_its_text() {
+        for object in ["fd 3 (file /a/b/c)", "fd 3 (directory /a/b)", "/a/b", "/a/b/c"] {
+            assert!(names(object, "/a/b"), "{object}");
+        }
+        for object in ["fd 3 (file /a/bc)", "fd 3 (directory /a)", "memory"] {
+            assert!(!names(object, "/a/b"), "{object}");
+        }
+    }
 }
