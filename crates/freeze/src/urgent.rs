@@ -1,10 +1,29 @@
 //! The guardian while a program stands still for it.
+//!
+//! A priority counts among the threads of one session only, where the kernel groups them so (CONFIG_SCHED_AUTOGROUP): a
+//! guardian has a session of its own, and gets as much of the processors as all other sessions do, whatever its threads'
+//! priorities are. That of the session is a file of its own (`proc_sched_autogroup_set_nice`, kernel/sched/autogroup.c).
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// A priority that only root can take; anyone may give it back.
 const FIRST: i32 = -15;
+
+/// Gives this thread a priority, and its session.
+fn set_priority(priority: i32) {
+    let _ = setpriority_process(None, priority);
+    set_priority_of_session(priority);
+}
+
+fn set_priority_of_session(priority: i32) {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    // There is no such file if threads are not grouped.
+    if let Ok(file) = rustix::fs::open("/proc/self/autogroup", flags, Mode::empty()) {
+        let _ = rustix::io::write(&file, priority.to_string().as_bytes());
+    }
+}
 
 /// While it lives, this thread runs before all others.
 ///
@@ -18,7 +37,7 @@ pub(crate) struct Urgent {
 impl Urgent {
     /// Goes before all others.
     pub(crate) fn first() -> Self {
-        let _ = setpriority_process(None, FIRST);
+        set_priority(FIRST);
         Self { moved: None }
     }
 
@@ -60,5 +79,6 @@ impl Urgent {
 impl Drop for Urgent {
     fn drop(&mut self) {
         self.leave()();
+        set_priority_of_session(0);
     }
 }
