@@ -204,8 +204,12 @@ impl Precopy {
             .map(|pid| proc::status(*pid).map_or(0, |status| status.resident_bytes))
             .sum();
         pack.require_space(resident).map_err(|error| freeze.failed(&error))?;
-        precopy.stash = Stash::touched(resident.clamp(STASH_BYTES.start, STASH_BYTES.end) as usize);
         precopy.passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
+        // What comes next finds what was written meanwhile, which is less as a rule.
+        let room = resident.clamp(STASH_BYTES.start, STASH_BYTES.end);
+        let expected = precopy.passes.last().map_or(0, |copied| copied + STASH_BYTES.start);
+        precopy.stash =
+            Stash::with_room(room as usize, expected as usize).map_err(|errno| freeze.failed(&errno))?;
         freeze.step("precopy.copy")?;
         precopy.last_passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
         freeze.step("precopy.last")?;

@@ -3,8 +3,13 @@
 //! A write to a file may wait for the device, and costs several times as much as the copy itself. So when little is left
 //! to be copied, it goes to memory that was touched before, and from there to the pack when the program runs again. A
 //! page has one slot, however often it is copied.
+//!
+//! It is touched as far as is expected to be needed: a page takes as long to be found by the kernel as to be copied several
+//! times. Beyond that it grows by huge pages, where the kernel has some.
 
 use frost_model::PAGE_SIZE;
+use frost_sys::own::Anonymous;
+use rustix::io::Errno;
 use std::collections::HashMap;
 
 const PAGE: usize = PAGE_SIZE as usize;
@@ -12,7 +17,8 @@ const PAGE: usize = PAGE_SIZE as usize;
 /// Copies of pages, by process and address.
 #[derive(Debug, Default)]
 pub(crate) struct Stash {
-    bytes: Vec<u8>,
+    /// `None` if it has no slot.
+    bytes: Option<Anonymous>,
     /// How many slots were given away.
     used: usize,
     slots: HashMap<(i32, u64), usize>,
@@ -36,10 +42,17 @@ pub(crate) struct Kept {
 }
 
 impl Stash {
-    /// Takes memory for `len_bytes`, and touches it.
-    pub(crate) fn touched(len_bytes: usize) -> Self {
-        let pages = len_bytes / PAGE;
-        Self { bytes: vec![1; pages * PAGE], used: 0, slots: HashMap::with_capacity(pages) }
+    /// Has room for `len_bytes`, of which the first `touched_bytes` are touched.
+    ///
+    /// # Errors
+    /// If there is no room for so much in our address space.
+    pub(crate) fn with_room(len_bytes: usize, touched_bytes: usize) -> Result<Self, Errno> {
+        let touched = touched_bytes.min(len_bytes);
+        let mut bytes = Anonymous::map(len_bytes.next_multiple_of(PAGE))?;
+        // Without them it takes longer, no more.
+        let _ = bytes.prefer_huge_pages();
+        bytes[..touched].iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);
+        Ok(Self { bytes: Some(bytes), used: 0, slots: HashMap::with_capacity(touched / PAGE) })
     }
 
     /// Copies pages by `read` until `end`, or until there is no `room`; returns how far it came.
@@ -53,7 +66,8 @@ impl Stash {
         room: Room,
         mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
     ) -> Result<u64, E> {
-        let slots = self.bytes.len() / PAGE;
+        let Some(bytes) = &mut self.bytes else { return Ok(start) };
+        let slots = bytes.len() / PAGE;
         let room = if room == Room::All { slots } else { slots / 4 * 3 };
         let mut at = start;
         while at < end {
@@ -75,7 +89,7 @@ impl Stash {
                 break;
             }
             let until = at + count as u64 * PAGE_SIZE;
-            if let Err(error) = read(at, &mut self.bytes[first * PAGE..(first + count) * PAGE]) {
+            if let Err(error) = read(at, &mut bytes[first * PAGE..(first + count) * PAGE]) {
                 self.forget(pid, at, until);
                 return Err(error);
             }
@@ -125,7 +139,8 @@ impl Stash {
 
     /// Returns what was kept, until the next page is copied.
     pub(crate) fn bytes(&self, kept: Kept) -> &[u8] {
-        &self.bytes[kept.first * PAGE..(kept.first + kept.count) * PAGE]
+        let range = kept.first * PAGE..(kept.first + kept.count) * PAGE;
+        self.bytes.as_ref().map_or(&[], |bytes| &bytes[range])
     }
 }
 
@@ -144,7 +159,7 @@ mod tests {
 
     #[test]
     fn each_page_is_there_once_as_it_was_last() {
-        let mut stash = Stash::touched(64 * PAGE);
+        let mut stash = Stash::with_room(64 * PAGE, 16 * PAGE).unwrap();
         let mut naive: BTreeMap<(i32, u64), u8> = BTreeMap::new();
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         for round in 0..2000_u64 {
@@ -178,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_read_has_no_copy() {
-        let mut stash = Stash::touched(8 * PAGE);
+        let mut stash = Stash::with_room(8 * PAGE, 8 * PAGE).unwrap();
         stash.copy(1, (0, 4 * PAGE_SIZE), Room::All, all(1)).unwrap();
         assert_eq!(stash.copy(1, (PAGE_SIZE, 2 * PAGE_SIZE), Room::All, |_, _| Err(())), Err(()));
         assert_eq!([0, 1, 2, 3].map(|page| stash.has(1, page * PAGE_SIZE)), [true, false, true, true]);
