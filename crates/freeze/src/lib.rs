@@ -68,8 +68,8 @@ pub const STEPS: [&str; 20] = [
     "freeze.sessions",
     "freeze.memory",
     "freeze.resume",
-    "precopy.verify",
     "precopy.settle",
+    "precopy.verify",
     "freeze.commit",
     "freeze.end",
 ];

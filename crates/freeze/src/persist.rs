@@ -3,11 +3,11 @@
 use crate::Keeper;
 use crate::ahead::Ahead;
 use crate::cap::{Captured, Motion, sysv, tcp};
-use crate::difference::{self, Earlier};
+use crate::difference::Earlier;
 use crate::failure::{Failure, FailureKind};
 use crate::filter::{self, Filters};
 use crate::guardian::Meter;
-use crate::held::Held;
+use crate::held::{Held, Since};
 use crate::inner::{self, ProcessFacts};
 use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
@@ -169,7 +169,11 @@ pub(crate) fn run(
     };
     let keeper = options.keeper.map(Keeper::pid);
     let mut longest = precopy.as_ref().map_or(Duration::ZERO, Precopy::pause);
-    let mut stop = |freeze: &mut Freeze<'_>, precopy: &mut Option<Precopy>, exact| {
+    let mut stop = |freeze: &mut Freeze<'_>,
+                    precopy: &mut Option<Precopy>,
+                    draft: &mut Draft,
+                    earlier: &mut Option<Earlier>,
+                    exact| {
         let mut urgent = precopy.as_mut().and_then(Precopy::urgent).unwrap_or_else(Urgent::first);
         urgent.beside(pid);
         draft.pack().hash_elsewhere(urgent.leave());
@@ -179,14 +183,8 @@ pub(crate) fn run(
         tracing::info!(processes = tree.processes().len(), "process {pid} and its descendants stand still");
         let clocks = host::clocks(pid);
         freeze.step("freeze.stop")?;
-        let memory = Memory {
-            earlier: &mut earlier,
-            draft: &mut draft,
-            extents: &mut Vec::new(),
-            placed: &mut HashMap::new(),
-            precopy,
-            at: 0,
-        };
+        let memory =
+            Memory { earlier, draft, extents: &mut Vec::new(), placed: &mut HashMap::new(), precopy, at: 0 };
         let captures = capture(freeze, &tree, (clocks, &features), memory, options, exact, &urgent)?;
         if !options.leave_running {
             return Ok((captures, Some(tree), pause));
@@ -199,21 +197,37 @@ pub(crate) fn run(
     };
     // A program that is ended cannot be asked afterwards.
     let exact = !options.leave_running;
-    let (mut captures, mut stopped, pause) = stop(&mut freeze, &mut precopy, exact)?;
-    if options.leave_running && precopy.as_mut().is_some_and(|precopy| !precopy.verify(pid)) {
-        (captures, _, _) = stop(&mut freeze, &mut precopy, true)?;
-    }
-    let Captures { mut checkpoint, written, own } = captures;
+    let (mut captures, mut stopped, pause) =
+        stop(&mut freeze, &mut precopy, &mut draft, &mut earlier, exact)?;
+    let mut releasing = None;
     if let Some(precopy) = &mut precopy {
         if options.leave_running {
-            freeze.step("precopy.verify")?;
-            if options.keeper.is_none() {
-                precopy.release();
-            }
+            precopy.look_again();
         }
-        precopy.settle(&mut checkpoint, draft.pack(), &mut earlier).map_err(|error| freeze.failed(&error))?;
+        precopy
+            .settle(&mut captures.checkpoint, draft.pack(), &mut earlier)
+            .map_err(|error| freeze.failed(&error))?;
         freeze.step("precopy.settle")?;
     }
+    if options.leave_running && precopy.is_some() {
+        draft.pack().begin_sync();
+        if precopy.as_mut().is_some_and(|precopy| !precopy.verify(pid)) {
+            (captures, _, _) = stop(&mut freeze, &mut precopy, &mut draft, &mut earlier, true)?;
+            if let Some(precopy) = &mut precopy {
+                precopy
+                    .settle(&mut captures.checkpoint, draft.pack(), &mut earlier)
+                    .map_err(|error| freeze.failed(&error))?;
+            }
+        }
+        freeze.step("precopy.verify")?;
+        if options.keeper.is_none() {
+            // While the device writes.
+            let release = precopy.as_mut().map(Precopy::release);
+            let named = || std::thread::Builder::new().name("frost-release".to_owned());
+            releasing = release.and_then(|release| named().spawn(release).ok());
+        }
+    }
+    let Captures { checkpoint, written, own } = captures;
     let threads = checkpoint.processes.iter().map(|process| process.cpu.threads.len()).sum::<usize>() as u32;
     let mut frozen = Frozen {
         name: name.to_string(),
@@ -236,7 +250,12 @@ pub(crate) fn run(
         freeze.step("freeze.sync-files")?;
     }
     let then = if options.leave_running { Then::GoOn } else { Then::End };
-    let committed = draft.commit(&checkpoint, origin, then).map_err(|error| freeze.failed(&error))?;
+    let committed = draft.commit(&checkpoint, origin, then);
+    if let Some(releasing) = releasing {
+        // What it has left the kernel does when we end.
+        let _ = releasing.join();
+    }
+    let committed = committed.map_err(|error| freeze.failed(&error))?;
     tracing::info!(bytes = committed.bytes, "{} is complete and synced", committed.id);
     frozen.version = committed.id.version;
     frozen.bytes = committed.bytes;
@@ -250,10 +269,7 @@ pub(crate) fn run(
     if options.leave_running
         && let (Some(precopy), Some(keeper)) = (&mut precopy, options.keeper)
     {
-        match store.open_image(&committed.id) {
-            Ok(image) => precopy.hold(keeper, &difference::since(&image)),
-            Err(_) => precopy.release(),
-        }
+        precopy.hold(keeper, &Since { version: committed.id.version, digest: committed.manifest_digest });
     }
     if let Some(tree) = stopped.take() {
         if survived

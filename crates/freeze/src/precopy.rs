@@ -17,7 +17,7 @@ use crate::difference::Earlier;
 use crate::dirty::{self, Tracker};
 use crate::failure::Failure;
 use crate::filter;
-use crate::held::{self, Held, Since};
+use crate::held::{self, Held, Known, Since, Tracked};
 use crate::persist::Freeze;
 use crate::places::{Piece, Places};
 use crate::ram;
@@ -38,6 +38,7 @@ use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Bytes copied at a time.
@@ -75,9 +76,14 @@ pub(crate) struct Precopy {
     kin: Option<(i32, Option<ram::Kin>)>,
     /// Flags of the mappings of the last stop were read before it: by process.
     assumed: Vec<(i32, Vec<Mapping>)>,
+    /// Reads the flags that they have behind the stop.
+    reading: Option<JoinHandle<Read>>,
     files: FileCache,
     pause: Duration,
 }
+
+/// Mappings with their flags, by process.
+type Read = BTreeMap<i32, Result<Vec<Mapping>, Errno>>;
 
 /// A process that is tracked.
 #[derive(Debug)]
@@ -107,8 +113,8 @@ struct Entered {
     parent: i32,
     start_time: u64,
     tracker: Tracker,
-    /// Whether it goes on from the earlier image.
-    held: bool,
+    /// What it was when the earlier image was made, if it goes on from that.
+    known: Option<Known>,
 }
 
 /// A region of the checkpoint whose pages are assigned when the program runs again.
@@ -134,16 +140,19 @@ impl Precopy {
         earlier: &mut Option<Earlier>,
         mut held: Option<Held>,
     ) -> Result<Option<Self>, Failure> {
-        let clear = survey::check(pid, true, options.keeper).is_ok_and(|obstacles| obstacles.is_empty());
-        freeze.step("precopy.survey")?;
-        if !clear {
-            return Ok(None);
-        }
+        let mut seen = survey::Mappings::new();
         let all = held.as_mut().and_then(|held| all_held(held, pid, options));
         let (trackers, pause) = match all {
-            // Nothing need be stopped for it.
+            // Nothing need be stopped for it, and what is in the way the stop will tell soon.
             Some(trackers) => (trackers, Duration::ZERO),
-            None => enter(freeze, pid, options, held.as_mut())?,
+            None => {
+                let found = survey::look_ahead(pid, true, options.keeper).ok();
+                let clear = found.filter(|(obstacles, _)| obstacles.is_empty());
+                freeze.step("precopy.survey")?;
+                let Some((_, mappings)) = clear else { return Ok(None) };
+                seen = mappings;
+                enter(freeze, pid, options, held.as_mut())?
+            }
         };
         // What has ended since.
         drop(held);
@@ -159,14 +168,19 @@ impl Precopy {
             populated: BTreeMap::new(),
             kin: None,
             assumed: Vec::new(),
+            reading: None,
             files: FileCache::default(),
             pause,
         };
-        for Entered { pid, inner, parent, start_time, tracker, held } in trackers {
+        for Entered { pid, inner, parent, start_time, tracker, known } in trackers {
+            // What they were a moment ago, or when the earlier image was made: the stop takes nothing of it for granted.
+            let before = match (&known, seen.remove(&pid)) {
+                (Some(known), _) => proc::bare_mappings(pid).ok().and_then(|bare| known.give(bare)),
+                (None, seen) => seen,
+            };
+            let before = before.map_or_else(|| proc::mappings(pid), Ok);
             // Whatever has ended meanwhile is not looked at.
-            if let (Ok(before), Ok(pagemap), Ok(mem)) =
-                (proc::mappings(pid), Pagemap::open(pid), ram::open_mem(pid))
-            {
+            if let (Ok(before), Ok(pagemap), Ok(mem)) = (before, Pagemap::open(pid), ram::open_mem(pid)) {
                 // Looked up here, build-ids need not be read in the stop.
                 before.iter().for_each(|mapping| _ = rm::backing(mapping, &mut precopy.files));
                 let tracker = Some(tracker).filter(|_| pagemap.can_scan());
@@ -181,7 +195,7 @@ impl Precopy {
                     // What is still protected is as the earlier image has it.
                     places: earlier
                         .as_ref()
-                        .filter(|_| held)
+                        .filter(|_| known.is_some())
                         .map(|earlier| earlier.places(inner))
                         .unwrap_or_default(),
                     afresh: !options.leave_running,
@@ -519,19 +533,34 @@ impl Precopy {
         Ok(())
     }
 
+    /// Begins to read the flags of mappings once more, for [`verify`](Self::verify), beside whatever we do; the program
+    /// runs again.
+    pub(crate) fn look_again(&mut self) {
+        let pids: Vec<i32> = self.assumed.iter().map(|(pid, _)| *pid).collect();
+        if pids.is_empty() {
+            return;
+        }
+        let read = move || pids.into_iter().map(|pid| (pid, proc::mappings(pid))).collect::<Read>();
+        // Else they are read when they are asked for.
+        self.reading = std::thread::Builder::new().name("frost-read".to_owned()).spawn(read).ok();
+    }
+
     /// Returns whether the flags of all mappings were those that they had before; `root` runs again.
     pub(crate) fn verify(&mut self, root: i32) -> bool {
+        let mut read = self.reading.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         std::mem::take(&mut self.assumed).into_iter().all(|(pid, assumed)| {
-            let Some(member) = self.members.get(&pid) else { return false };
-            let Ok(mut now) = proc::mappings(pid) else {
+            let Some(member) = self.members.get_mut(&pid) else { return false };
+            let Ok(mut now) = read.remove(&pid).unwrap_or_else(|| proc::mappings(pid)) else {
                 // Gone, and with the root its whole tree may be: nothing is left that could be asked.
                 return pid == root;
             };
             member.hide_tracking(&mut now);
-            assumed.iter().all(|mapping| {
+            let same = assumed.iter().all(|mapping| {
                 let mut as_now = mapping.clone();
                 take_flags(&mut as_now, &now) && as_now == *mapping
-            })
+            });
+            member.before = now;
+            same
         })
     }
 
@@ -574,18 +603,22 @@ impl Precopy {
     pub(crate) fn hold(&mut self, keeper: &dyn crate::Keeper, since: &Since) {
         let mut trackers = Vec::new();
         for (pid, member) in &mut self.members {
-            trackers.extend(member.tracker.take().map(|tracker| (*pid, member.start_time, tracker)));
+            let known = std::mem::take(&mut member.before);
+            trackers.extend(member.tracker.take().map(|tracker| (*pid, member.start_time, tracker, known)));
         }
-        for (pid, _, tracker) in held::hold(keeper, since, trackers) {
+        for (pid, tracker) in held::hold(keeper, since, trackers) {
             tracker.release(&proc::bare_mappings(pid).unwrap_or_default());
         }
     }
 
-    /// Ends the tracking of a tree that runs on.
-    pub(crate) fn release(&mut self) {
-        for (pid, member) in &mut self.members {
-            if let Some(tracker) = member.tracker.take() {
-                tracker.release(&proc::bare_mappings(*pid).unwrap_or_default());
+    /// Ends the tracking of a tree that runs on. What is returned does it: it takes a walk over all page tables.
+    pub(crate) fn release(&mut self) -> impl FnOnce() + Send + use<> {
+        let members = self.members.iter_mut();
+        let trackers: Vec<_> =
+            members.filter_map(|(pid, member)| Some((*pid, member.tracker.take()?))).collect();
+        move || {
+            for (pid, tracker) in trackers {
+                tracker.release(&proc::bare_mappings(pid).unwrap_or_default());
             }
         }
     }
@@ -607,8 +640,8 @@ fn all_held(held: &mut Held, pid: i32, options: Options<'_>) -> Option<Vec<Enter
         return None;
     }
     let entered = |(pid, start_time, inner, parent): (i32, u64, Pid, i32)| {
-        let tracker = held.remove(pid, start_time)?;
-        Some(Entered { pid, inner, parent, start_time, tracker, held: true })
+        let Tracked { tracker, known } = held.remove(pid, start_time)?;
+        Some(Entered { pid, inner, parent, start_time, tracker, known: Some(known) })
     };
     found.into_iter().map(entered).collect()
 }
@@ -633,8 +666,9 @@ fn enter(
     for process in tree.processes().iter().filter(tracked) {
         let (pid, parent, inner) = (process.pid, process.parent, Pid::new(process.inner));
         let start_time = process.stat.starttime;
-        if let Some(tracker) = held.as_mut().and_then(|held| held.remove(pid, start_time)) {
-            trackers.push(Entered { pid, inner, parent, start_time, tracker, held: true });
+        if let Some(Tracked { tracker, known }) = held.as_mut().and_then(|held| held.remove(pid, start_time))
+        {
+            trackers.push(Entered { pid, inner, parent, start_time, tracker, known: Some(known) });
             continue;
         }
         let mut mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;
@@ -646,7 +680,7 @@ fn enter(
             continue;
         }
         match Tracker::enter(process, &mappings) {
-            Ok(tracker) => trackers.push(Entered { pid, inner, parent, start_time, tracker, held: false }),
+            Ok(tracker) => trackers.push(Entered { pid, inner, parent, start_time, tracker, known: None }),
             Err(dirty::Error::Inject(error @ inject::Error::Gone { .. })) => {
                 return Err(freeze.failed(&error));
             }

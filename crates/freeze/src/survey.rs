@@ -12,7 +12,7 @@ use frost_sys::proc::{self, Mapping, Status};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::process::PidfdFlags;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// A process as it is looked at, stopped or not.
 pub(crate) struct Seen<'a> {
@@ -190,6 +190,15 @@ const MOST_LOOKS: u32 = 10;
 /// # Errors
 /// As [`freeze`](crate::freeze) for targets that cannot be frozen at all.
 pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<Obstacle>, Failure> {
+    look_ahead(pid, force, keeper).map(|found| found.0)
+}
+
+/// Lists what would be in the way, and the mappings of each process, whose flags cost a walk over all page tables.
+pub(crate) fn look_ahead(
+    pid: i32,
+    force: bool,
+    keeper: Option<&dyn Keeper>,
+) -> Result<(Vec<Obstacle>, Mappings), Failure> {
     see_as(keeper);
     let stat = target::validate(pid, force)?;
     let what = format!("cannot check process {pid} ({})", String::from_utf8_lossy(&stat.comm));
@@ -197,19 +206,25 @@ pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<O
     loop {
         let (outcome, changed) = look_at_running(pid, keeper, &what);
         // What begins or ends just now may look like something that cannot be carried.
-        if outcome.as_ref().is_ok_and(Vec::is_empty) || !changed || looks == MOST_LOOKS {
+        if outcome.as_ref().is_ok_and(|(obstacles, _)| obstacles.is_empty())
+            || !changed
+            || looks == MOST_LOOKS
+        {
             return outcome;
         }
         looks += 1;
     }
 }
 
+/// The mappings of processes, by pid.
+pub(crate) type Mappings = BTreeMap<i32, Vec<Mapping>>;
+
 /// Looks once at a tree that runs. Also returns whether a process has begun or ended meanwhile.
 fn look_at_running(
     pid: i32,
     keeper: Option<&dyn Keeper>,
     what: &str,
-) -> (Result<Vec<Obstacle>, Failure>, bool) {
+) -> (Result<(Vec<Obstacle>, Mappings), Failure>, bool) {
     let members = tree(pid, keeper);
     let (mut running, mut obstacles) = match open_all(&members, keeper, what) {
         Ok(opened) => opened,
@@ -233,7 +248,7 @@ fn look_at_running(
     let outcome = outcome.map(|found| {
         obstacles.extend(found);
         obstacles.retain(|obstacle| !ended.contains(&obstacle.pid));
-        obstacles
+        (obstacles, running.into_iter().map(|running| (running.pid, running.mappings)).collect())
     });
     let outcome = outcome.map_err(|error| {
         Failure::new(FailureKind::Failed, what).because(&error).state("nothing was touched")

@@ -7,7 +7,9 @@ use crate::pack::PackWriter;
 use crate::root::{
     DRAFTS, IMAGES, LAST, MANIFEST, PACK, Root, TARGET, dir_of, dir_of_name, fault, write_all_at,
 };
-use frost_image::{BLOCK_BYTES, Blocks, Header, ImageId, Instance, Name, PARTIAL_PACK, Then, Tree, encode};
+use frost_image::{
+    BLOCK_BYTES, Blocks, Digest, Header, ImageId, Instance, Name, PARTIAL_PACK, Then, Tree, encode,
+};
 use frost_model::Checkpoint;
 use frost_model::steps::{Step, Steps};
 use rustix::fd::{AsFd, OwnedFd};
@@ -49,6 +51,8 @@ pub struct Committed {
     pub id: ImageId,
     /// Bytes that the image added to the store: manifest and pack, or the part of the pack that is its own.
     pub bytes: u64,
+    /// The digest of its manifest, which no other image has.
+    pub manifest_digest: Digest,
     /// Images of the same program that were superseded, as their freezer had died before it ended the program.
     /// This commit removed them.
     pub replaced: Vec<ImageId>,
@@ -320,7 +324,8 @@ impl Place {
         drop(lock);
         steps.end("store.rename");
         let bytes = len_bytes + blocks.len_bytes();
-        Ok(Committed { id: header.id, bytes, replaced, steps: steps.into_done() })
+        let manifest_digest = header.manifest_digest;
+        Ok(Committed { id: header.id, bytes, manifest_digest, replaced, steps: steps.into_done() })
     }
 }
 

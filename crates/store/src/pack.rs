@@ -243,6 +243,12 @@ impl PackWriter {
         }
     }
 
+    /// Lets the device begin to write what is there, so that it is written the sooner.
+    pub fn begin_sync(&self) {
+        // 0 bytes are all to the end. What cannot be begun now is done by the commit.
+        let _ = frost_sys::writeback::start_writeback(self.file(), 0, 0);
+    }
+
     /// Returns the file, open for reading and writing, its offsets those of the pack.
     ///
     /// Its file offset is nobody's: use pread and pwrite.
@@ -261,8 +267,8 @@ impl PackWriter {
         within_limit(self.end)
             .and_then(|()| fs::ftruncate(self.file(), self.end))
             .map_err(|errno| self.write_error(errno, self.end))?;
-        // The device works while the rest is hashed; 0 bytes are all to the end.
-        let _ = frost_sys::writeback::start_writeback(self.file(), 0, 0);
+        // The device works while the rest is hashed.
+        self.begin_sync();
         let end = self.end;
         self.shared.order(|orders| {
             orders.filled = end;

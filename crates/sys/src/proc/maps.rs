@@ -43,6 +43,16 @@ impl VmFlags {
         self.0.contains(&flag)
     }
 
+    /// Reads them as [`letters`](Self::letters) gives them.
+    pub fn of_letters(letters: &[u8]) -> Self {
+        Self(letters.as_chunks().0.to_vec())
+    }
+
+    /// Returns them one behind the other.
+    pub fn letters(&self) -> &[u8] {
+        self.0.as_flattened()
+    }
+
     /// Takes a flag away.
     pub fn remove(&mut self, flag: [u8; 2]) {
         self.0.retain(|other| *other != flag);
