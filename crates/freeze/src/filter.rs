@@ -39,7 +39,7 @@ impl Member {
     pub(crate) fn look(pid: i32, inner: Pid, command: &str) -> Self {
         let tids = proc::threads(pid).unwrap_or_default();
         let threads: Vec<(i32, Status)> =
-            tids.into_iter().filter_map(|tid| Some((tid, proc::status(tid).ok()?))).collect();
+            tids.into_iter().filter_map(|tid| Some((tid, proc::thread_status(pid, tid).ok()?))).collect();
         let filtered = threads.iter().any(|(_, status)| status.seccomp != 0);
         let parent = proc::stat(pid).ok().filter(|_| filtered).map_or(0, |stat| stat.ppid);
         let parent = proc::status(parent).map_or(0, |status| innermost(&status, parent));
@@ -117,7 +117,7 @@ fn base(keeper: Option<&dyn Keeper>) -> u32 {
 pub(crate) fn is_filtered(pid: i32, keeper: Option<&dyn Keeper>) -> bool {
     let tids = proc::threads(pid).unwrap_or_default();
     let own = |status: Status| status.seccomp == 1 || status.seccomp_filters > base(keeper);
-    tids.into_iter().any(|tid| proc::status(tid).is_ok_and(own))
+    tids.into_iter().any(|tid| proc::thread_status(pid, tid).is_ok_and(own))
 }
 
 /// Finds the filters of all members, which are stopped, and lists what is in the way of carrying them.
