@@ -55,6 +55,7 @@ pub(crate) fn run(run: &Run) -> io::Result<()> {
         directory: run.directory.clone(),
         results: run.results.clone(),
         snapshots: run.rounds * 2,
+        held: run.snapshots,
         sizes: SNAPSHOT_MIB.to_vec(),
         full: false,
         steps: false,

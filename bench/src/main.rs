@@ -11,6 +11,7 @@
 //! | `peak-freeze`, `peak-thaw` | | greatest resident set of any process of frost, bytes | |
 //! | `pause-SIZE` | the longest gap that a program sees in itself at a stop of a snapshot | | a bare fork() of it |
 //! | `stall-SIZE` | the longest gap at any other time of it | | its longest gap when it is left alone |
+//! | `pause-held-SIZE`, `stall-held-SIZE` | the same of a program of `frost run`, of which each snapshot goes on from the one before | | the same |
 //! | `second-KIND-time-SHARE` and so on | start of the freeze of a second version | its end | the first version |
 //! | `redis-longest-wait`, `redis-rate` | of a client while a snapshot is made, 1 s later | | just before |
 //!
@@ -101,6 +102,9 @@ struct Run {
     /// The parts of 10,000 threads, 200 processes, 10,000 mappings and 15,000 descriptors that are measured
     #[arg(long, value_delimiter = ',', default_value = "0.25,0.5,1")]
     parts: Vec<f64>,
+    /// Snapshots of each program of `frost run` that judges its pauses; others get two for each round
+    #[arg(long, default_value_t = 500)]
+    snapshots: u32,
     /// The size of the program that is frozen a second time, in MiB
     #[arg(long, default_value_t = 1024)]
     second: usize,

@@ -19,6 +19,10 @@ const RATE: u64 = 100 << 20;
 /// A gap that begins so near to a stop is counted to it: the clocks of the steps begin somewhere in the start of frost.
 const NEAR_US: u64 = 5000;
 
+/// So many snapshots of a program go on with the pack of the one before. Then one stores all anew, which is not counted: the
+/// table of digests of a pack is as long as the pack, of which what belongs to no version any more is a hole.
+const TOGETHER: u32 = 32;
+
 /// What to measure of snapshots, and where.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Snapshots {
@@ -34,6 +38,10 @@ pub(crate) struct Snapshots {
     /// Snapshots of each program
     #[arg(long, default_value_t = 500)]
     pub(crate) snapshots: u32,
+    /// Snapshots of each program once more in the environment of `frost run`, where each goes on from the one before:
+    /// 500 of 1 GiB take some minutes
+    #[arg(long, default_value_t = 500)]
+    pub(crate) held: u32,
     /// The sizes of the programs in MiB
     #[arg(long, value_delimiter = ',', default_value = "8,64,256,1024")]
     pub(crate) sizes: Vec<usize>,
@@ -61,7 +69,12 @@ pub(crate) fn run(run: &Snapshots) -> io::Result<()> {
 pub(crate) fn measure_all(run: &Snapshots, report: &mut Report) -> io::Result<String> {
     let mut pauses = Vec::new();
     for mib in &run.sizes {
-        pauses.push((*mib as f64, measure(run, *mib, report)?));
+        for (held, count) in [(false, run.snapshots), (true, run.held)] {
+            if count > 0 {
+                let program = if held { format!("{mib} MiB, `frost run`") } else { format!("{mib} MiB") };
+                pauses.push((program, measure(run, *mib, held, count, report)?));
+            }
+        }
     }
     second_versions(run, report, false)?;
     second_versions(run, report, true)?;
@@ -85,10 +98,10 @@ fn percentile(values: &[u64], hundredths: usize) -> u64 {
     sorted.get((sorted.len() * hundredths / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
 }
 
-fn percentiles(all: &[(f64, Seen)]) -> String {
+fn percentiles(all: &[(String, Seen)]) -> String {
     let mut text =
         String::from("| memory | gaps of | p50 | p90 | p99 | longest |\n|---|---|---|---|---|---|\n");
-    for (mib, seen) in all {
+    for (program, seen) in all {
         for (what, values) in [
             ("the stop", &seen.pauses),
             ("a bare fork", &seen.forks),
@@ -96,7 +109,7 @@ fn percentiles(all: &[(f64, Seen)]) -> String {
             ("the machine alone", &seen.idle),
         ] {
             let cells = [50, 90, 99, 100].map(|at| format!("{:.1} ms", percentile(values, at) as f64 / 1e3));
-            text.push_str(&format!("| {mib} MiB | {what} | {} |\n", cells.join(" | ")));
+            text.push_str(&format!("| {program} | {what} | {} |\n", cells.join(" | ")));
         }
     }
     text
@@ -110,10 +123,7 @@ const SECOND_MIB: usize = 512;
 /// environment of `frost run`, by what was written since.
 fn second_versions(run: &Snapshots, report: &mut Report, held: bool) -> io::Result<()> {
     let writer = Writer { bytes: SECOND_MIB << 20, rate: 0 };
-    let mut under = Command::new(&run.frost);
-    under.arg("--store").arg(run.directory.join("store")).args(["run", "--name", "bench", "--"]);
-    let mut program = Running::start(writer, held.then_some(under))?;
-    let pid = if held { "bench".to_owned() } else { program.child.id().to_string() };
+    let (mut program, pid) = start(run, writer, held)?;
     let pages = (SECOND_MIB << 20) as f64 / 4096.0;
     for (round, share) in SHARES.into_iter().enumerate() {
         let made = |full: bool| -> io::Result<(f64, f64, u64)> {
@@ -229,15 +239,29 @@ impl Running {
     }
 }
 
-fn measure(run: &Snapshots, mib: usize, report: &mut Report) -> io::Result<Seen> {
+/// Starts the program, by itself or in the environment of `frost run`; also returns what `frost freeze` knows it by.
+fn start(run: &Snapshots, writer: Writer, held: bool) -> io::Result<(Running, String)> {
+    let mut under = Command::new(&run.frost);
+    under.arg("--store").arg(run.directory.join("store")).args(["run", "--name", "bench", "--"]);
+    let program = Running::start(writer, held.then_some(under))?;
+    let pid = if held { "bench".to_owned() } else { program.child.id().to_string() };
+    Ok((program, pid))
+}
+
+fn measure(run: &Snapshots, mib: usize, held: bool, count: u32, report: &mut Report) -> io::Result<Seen> {
     let mut seen = Seen::default();
-    let mut program = Running::start(Writer { bytes: mib << 20, rate: RATE }, None)?;
-    let pid = program.child.id().to_string();
-    for round in 0..=run.snapshots {
+    let (mut program, pid) = start(run, Writer { bytes: mib << 20, rate: RATE }, held)?;
+    let mut round = 0;
+    for turn in 0.. {
+        if round == count {
+            break;
+        }
+        // The first one stores all, and finds everything cold.
+        let anew = turn % TOGETHER == 0;
         let fork = program.ask("fork")?;
         program.gaps();
         let began = now_us();
-        let (record, ended) = snapshot(run, &pid)?;
+        let (record, ended) = snapshot(run, &pid, anew)?;
         settle();
         let gaps = program.gaps();
         // Left alone for as long, it is held up by the machine only.
@@ -253,14 +277,14 @@ fn measure(run: &Snapshots, mib: usize, report: &mut Report) -> io::Result<Seen>
         if run.steps {
             eprintln!("pause {pause} stall {stall} idle {idle} fork {fork} {}", describe(&record));
         }
-        // The first one stores all, and finds everything cold.
-        if round > 0 {
+        if !anew {
+            round += 1;
             seen.pauses.push(pause);
             seen.forks.push(fork);
             seen.stalls.push(stall);
             seen.idle.push(idle);
             let mut add = |what: &str, side, unit, value| {
-                let figure = format!("{what}-{mib}M");
+                let figure = format!("{what}-{}{mib}M", if held { "held-" } else { "" });
                 report.add(Sample { figure, side, round, unit, value })
             };
             add("pause", "frost", "us", pause)?;
@@ -283,9 +307,9 @@ fn settle() {
 }
 
 /// Makes a snapshot; returns its record, with its steps below `steps`, and when it ended. The one before is removed.
-fn snapshot(run: &Snapshots, pid: &str) -> io::Result<(Value, u64)> {
+fn snapshot(run: &Snapshots, pid: &str, anew: bool) -> io::Result<(Value, u64)> {
     let mut arguments = vec!["freeze", pid, "--to", "bench", "--leave-running", "--json", "--timings"];
-    if run.full {
+    if run.full || anew {
         arguments.push("--full");
     }
     let (_, printed) = frost(&run.frost, &run.directory, &arguments)?;
