@@ -13,7 +13,7 @@ mod processes;
 pub mod program;
 mod scene;
 
-pub use processes::{Started, is_alive, output_of, tree_of};
+pub use processes::{Started, is_alive, output_of, succeeds, tree_of, try_output_of};
 pub use scene::{Outcome, Scene, Stdio, Who, frost_binary, is_root, skip};
 
 use std::time::{Duration, Instant};

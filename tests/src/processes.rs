@@ -28,6 +28,10 @@ impl Started {
     /// # Panics
     /// If it cannot be started.
     pub fn spawn(command: &mut Command) -> Self {
+        Self::try_spawn(command).unwrap_or_else(|why| panic!("{command:?} cannot be started: {why}"))
+    }
+
+    fn try_spawn(command: &mut Command) -> io::Result<Self> {
         static REAPER: Once = Once::new();
         REAPER.call_once(|| {
             rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
@@ -36,9 +40,9 @@ impl Started {
         });
         // Held over both, so that the reaper cannot see the child before we have its number.
         let mut owned = owned();
-        let child = command.spawn().unwrap_or_else(|why| panic!("{command:?} cannot be started: {why}"));
+        let child = command.spawn()?;
         owned.insert(child.id());
-        Self(child)
+        Ok(Self(child))
     }
 
     /// Returns its pid.
@@ -79,18 +83,35 @@ impl Started {
     }
 }
 
-/// Runs a command and returns what it prints; the reaper leaves it alone.
+/// Runs a command and returns how it ended and what it printed; the reaper leaves it alone, which might else take its
+/// status from [`Command::output`].
+///
+/// # Errors
+/// It cannot be started.
+///
+/// # Panics
+/// If it prints no text, or does not end.
+pub fn try_output_of(command: &mut Command) -> io::Result<(ExitStatus, String)> {
+    let mut started = Started::try_spawn(command.stdout(std::process::Stdio::piped()))?;
+    let mut text = String::new();
+    let pipe = started.child().stdout.take().expect("it is piped");
+    io::Read::read_to_string(&mut io::BufReader::new(pipe), &mut text).expect("it prints text");
+    Ok((started.wait(&format!("{command:?}"), crate::LIMIT), text))
+}
+
+/// Runs a command and returns what it prints.
 ///
 /// # Panics
 /// If it cannot be started, or fails.
 pub fn output_of(command: &mut Command) -> String {
-    let mut started = Started::spawn(command.stdout(std::process::Stdio::piped()));
-    let mut text = String::new();
-    let pipe = started.child().stdout.take().expect("it is piped");
-    io::Read::read_to_string(&mut io::BufReader::new(pipe), &mut text).expect("it prints text");
-    let status = started.wait(&format!("{command:?}"), crate::LIMIT);
+    let (status, text) = try_output_of(command).unwrap_or_else(|why| panic!("{command:?}: {why}"));
     assert!(status.success(), "{command:?}: {status}");
     text
+}
+
+/// Runs a command and returns whether it is there and succeeds, as one that asks for something that may be missing.
+pub fn succeeds(command: &mut Command) -> bool {
+    try_output_of(command.stderr(std::process::Stdio::null())).is_ok_and(|(status, _)| status.success())
 }
 
 impl Drop for Started {

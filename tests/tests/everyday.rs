@@ -180,8 +180,7 @@ fn go_server() -> Option<&'static Path> {
             .env("GOCACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-cache"))
             .env("GOFLAGS", "-mod=mod");
         build.env("CGO_ENABLED", "0").env("GO111MODULE", "off");
-        let output = build.output().expect("go can be run");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        frost_tests::output_of(&mut build);
         Some(directory.join("server"))
     });
     server.as_deref()

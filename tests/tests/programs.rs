@@ -34,8 +34,7 @@ fn matrix(who: Who) {
     if !has(PYTHON) {
         return;
     }
-    if !Command::new(PYTHON).args(["-c", "import numpy"]).output().is_ok_and(|output| output.status.success())
-    {
+    if !frost_tests::succeeds(Command::new(PYTHON).args(["-c", "import numpy"])) {
         skip("numpy is not installed");
         return;
     }

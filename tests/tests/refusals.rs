@@ -184,10 +184,8 @@ fn a_program_in_a_sandbox() {
 #[test]
 fn a_service_that_would_be_started_again() {
     let scene = scene();
-    let state = std::process::Command::new("systemctl").arg("is-system-running").output();
-    let runs = state.is_ok_and(|output| {
-        ["running", "degraded"].contains(&String::from_utf8_lossy(&output.stdout).trim())
-    });
+    let state = frost_tests::try_output_of(std::process::Command::new("systemctl").arg("is-system-running"));
+    let runs = state.is_ok_and(|(_, said)| ["running", "degraded"].contains(&said.trim()));
     if !runs || !is_root() {
         skip("systemd does not run here, or does not take orders: services with Restart= are not tested");
         return;

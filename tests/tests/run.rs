@@ -3,6 +3,7 @@
 //! `FROST_ROUNDS` says how often a server under load is frozen and thawed (3).
 
 use frost_tests::journey::tracks_writes;
+use frost_tests::program::has;
 use frost_tests::{LIMIT, Scene, Started, Stdio, Who, is_alive, skip, until};
 use std::fs;
 use std::path::Path;
@@ -486,8 +487,7 @@ fn a_program_in_the_foreground_is_frozen_from_elsewhere(scene: &Scene) {
 }
 
 fn servers_and_interpreters_are_frozen_under_load(scene: &Scene) {
-    if Command::new("redis-server").arg("--version").output().is_err() {
-        skip("redis-server is not installed");
+    if !has("redis-server") {
         return;
     }
     let socket = scene.stage("redis.sock");
@@ -575,7 +575,7 @@ fn who_asks_is_told_of_freeze_and_thaw(scene: &Scene) {
     let compiled = scene.stage("notices");
     let mut rustc = Command::new("rustc");
     rustc.args(["--edition", "2024", "-o"]).arg(&compiled).arg(example("notices.rs"));
-    let built = rustc.output().is_ok_and(|output| output.status.success());
+    let built = frost_tests::succeeds(&mut rustc);
     let python: &[&str] = &["/usr/bin/python3", "notices.py"];
     let compiled = [compiled.to_str().expect("a temporary directory has a name")];
     let mut programs = vec![("python", python)];
@@ -730,9 +730,7 @@ fn a_clock_that_was_set_back_is_no_matter(scene: &Scene) {
 
 /// Filters of programs as people use them, made by libseccomp: `file` and `man` restrict themselves.
 fn sandboxes_of_real_programs_come_back(scene: &Scene) {
-    let mut command = scene.command("file");
-    if command.arg("--version").output().is_err() {
-        skip("file is not installed");
+    if !has("file") {
         return;
     }
     // It reads names as they come, behind its filter.
@@ -778,19 +776,12 @@ fn sandboxes_of_real_programs_come_back(scene: &Scene) {
 
 /// Two that would use io_uring: libuv, asked to by its variable, and MariaDB, which says what it falls back to.
 fn well_known_programs_do_without_what_is_refused(scene: &Scene) {
-    let there = |program: &str| {
-        let found = Command::new(program).arg("--version").output().is_ok();
-        if !found {
-            skip(&format!("{program} is not installed"));
-        }
-        found
-    };
-    if there("node") {
+    if has("node") {
         let script = "require('fs').promises.readFile('/etc/passwd').then(d => console.log(d.length > 0))";
         let outcome = scene.frost(&["run", "--", "env", "UV_USE_IO_URING=1", "node", "-e", script]);
         assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(0), "true\n"), "{outcome}");
     }
-    if there("mariadbd") {
+    if has("mariadbd") {
         let script =
             "mkdir db && exec mariadbd --no-defaults --bootstrap --datadir=$PWD/db --user=root < /dev/null";
         let outcome = scene.frost(&["run", "--", "sh", "-c", script]);
@@ -829,8 +820,7 @@ open('sums', 'w').write(f'{answered} {unknown} {last}')
 ";
 
 fn no_write_is_lost_that_a_server_has_acknowledged(scene: &Scene) {
-    if Command::new("redis-server").arg("--version").output().is_err() {
-        skip("redis-server is not installed");
+    if !has("redis-server") {
         return;
     }
     let rounds = std::env::var("FROST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);

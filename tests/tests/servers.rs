@@ -209,7 +209,7 @@ fn notebook(who: Who) {
         return;
     }
     let import = ["-c", "import jupyter_client, ipykernel"];
-    if !Command::new(PYTHON).args(import).output().is_ok_and(|output| output.status.success()) {
+    if !frost_tests::succeeds(Command::new(PYTHON).args(import)) {
         skip("jupyter_client or ipykernel is not installed");
         return;
     }
