@@ -395,23 +395,64 @@ fn a_store_that_others_can_write() {
     unharmed(&scene, traveller);
 }
 
-#[test]
-fn a_full_disk() {
-    let scene = scene();
+/// A file system of 8 MiB, until this is dropped.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _unmounted =
+            frost_tests::succeeds(std::process::Command::new("umount").arg("--lazy").arg(&self.0));
+    }
+}
+
+/// Gives a scene a store of 8 MiB, or tells why it cannot.
+fn small_store(scene: &Scene) -> Option<Mounted> {
     let home = scene.path("home");
     let mut mount = scene.command("mount");
     mount.args(["-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs"]).arg(&home);
     if !is_root() || scene.run(&mut mount, LIMIT).status != Some(0) {
         skip("no tmpfs can be mounted here: the full disk is not tested");
-        return;
+        return None;
     }
-    struct Mounted(PathBuf);
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            let _unmounted = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
-        }
-    }
-    let mounted = Mounted(home.clone());
+    Some(Mounted(home))
+}
+
+/// How it ended is told nevertheless.
+#[test]
+fn a_program_that_ends_on_a_full_disk() {
+    let Some(scene) = Scene::with_namespaces(Who::Myself) else { return };
+    let Some(_mounted) = small_store(&scene) else { return };
+    let ends = || {
+        let started =
+            scene.frost(&["run", "--detach", "--json", "--name", "ends", "--", "sleep", "1000"]).ok();
+        let filler = scene.path("home").join("filler");
+        let mut file = fs::File::create(&filler).expect("root may");
+        while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+        (started.number("keeper") as i32, filler)
+    };
+    let state = || scene.frost(&["ps", "ends", "--json"]).ok().record();
+    let (_, filler) = ends();
+    scene.frost(&["kill", "-s", "TERM", "ends"]).ok();
+    until("it has ended", || state()["state"] == "ended");
+    assert_eq!(scene.frost(&["wait", "ends"]).status, Some(128 + 15));
+    // One that could not be started leaves nothing.
+    scene.frost(&["run", "--detach", "--name", "late", "--", "sleep", "1000"]).refused(125, "No space left");
+    let outcome = scene.frost(&["ps", "late", "--json"]).ok();
+    assert_eq!(outcome.stdout, "", "{outcome}");
+    fs::remove_file(filler).expect("it is ours");
+    // Nothing is told that is not so.
+    let (keeper, _filler) = ends();
+    let keeper = rustix::process::Pid::from_raw(keeper).expect("a pid");
+    rustix::process::kill_process(keeper, rustix::process::Signal::KILL).expect("ours");
+    until("it is lost", || state()["state"] == "lost");
+    scene.is_empty_soon();
+}
+
+#[test]
+fn a_full_disk() {
+    let scene = scene();
+    let Some(mounted) = small_store(&scene) else { return };
+    let home = scene.path("home");
     let traveller = set_out(&scene, "anonymous_filled"); // 64 MiB
     let pid = traveller.pid.to_string();
     scene.frost(&["freeze", &pid, "--to", "victim"]).refused(NO_SPACE, "space");

@@ -391,12 +391,13 @@ impl Keeper {
         }
     }
 
-    /// Writes the note that tells what became of the program.
+    /// Writes the note that tells what became of the program, into the room that was taken for it: there may be no
+    /// other any more.
     fn note(&self, word: &[u8], number: i32) {
         if self.setup.directory < 0 {
             return;
         }
-        let Ok(fd) = raw::create(self.setup.directory, c"end.new") else { return };
+        let Ok(fd) = raw::open_over(self.setup.directory, c"end.new") else { return };
         let mut text = [b' '; 32];
         text[..word.len()].copy_from_slice(word);
         let mut at = 31;

@@ -182,6 +182,15 @@ pub(crate) fn create(directory: i32, path: &core::ffi::CStr) -> Result<i32> {
     unsafe { call(OPENAT, [directory as usize, path.as_ptr() as usize, flags, 0o600, 0, 0]) }.map(|fd| fd as i32)
 }
 
+/// Opens a file to write over what is in it, if there is one.
+pub(crate) fn open_over(directory: i32, path: &core::ffi::CStr) -> Result<i32> {
+    const CREATE: usize = 0o1 | 0o100;
+    const CLOEXEC_NOFOLLOW: usize = 0o2_400_000;
+    let flags = CLOEXEC_NOFOLLOW | CREATE;
+    // SAFETY: the path ends in NUL and lives.
+    unsafe { call(OPENAT, [directory as usize, path.as_ptr() as usize, flags, 0o600, 0, 0]) }.map(|fd| fd as i32)
+}
+
 pub(crate) fn rename(directory: i32, from: &core::ffi::CStr, to: &core::ffi::CStr) {
     let directory = directory as usize;
     // SAFETY: both paths end in NUL and live.

@@ -16,7 +16,7 @@ use frost_model::host::Budget;
 use frost_store::{Name, Store};
 use frost_sys::proc;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -27,6 +27,9 @@ use std::time::SystemTime;
 const INSTANCES: &str = "instances";
 /// The longest record that is read.
 const RECORD_BYTES: u64 = 1 << 20;
+
+/// Room for the note of its end.
+const NOTE_BYTES: u64 = 32;
 
 /// What an instance was started as.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -286,6 +289,7 @@ impl Instance {
             let _ = rustix::fs::unlinkat(&self.directory, *name, AtFlags::empty());
         }
         self.write_record(record)?;
+        self.reserve_note()?;
         let failed = |source| Error::File { path: self.path.join("socket"), source };
         let directory = self.directory.try_clone().map_err(failed)?;
         let mut held = Held::at(self.name.as_str(), directory).map_err(|errno| failed(errno.into()))?;
@@ -293,6 +297,17 @@ impl Instance {
             held.log = Some(self.create("log", OFlags::WRONLY | OFlags::APPEND)?);
         }
         Ok(held)
+    }
+
+    /// Takes the room for the note of its end, which is written over what is there: a program also ends when the
+    /// disk is full, and what is not told then is taken for a keeper that was killed.
+    fn reserve_note(&self) -> Result<(), Error> {
+        let file = self.create("end.new", OFlags::WRONLY)?;
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, NOTE_BYTES) {
+            // Few file systems cannot; there it is as good as it can be.
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(Error::File { path: self.path.join("end.new"), source: errno.into() }),
+        }
     }
 
     /// Writes what it was started as.
@@ -310,10 +325,15 @@ impl Instance {
     }
 
     /// Writes the note of its end as if a keeper had: it is frozen as this version.
-    pub(crate) fn note_frozen(&self, version: u32) -> Result<(), Error> {
-        let mut file = File::from(self.create("end", OFlags::WRONLY | OFlags::TRUNC)?);
-        let path = || self.path.join("end");
-        writeln!(file, "frozen {version}").map_err(|source| Error::File { path: path(), source })
+    ///
+    /// # Errors
+    /// [`Error::File`]; what was noted before stays then.
+    pub fn note_frozen(&self, version: u32) -> Result<(), Error> {
+        let failed = |source| Error::File { path: self.path.join("end"), source };
+        let mut file = File::from(self.create("end.new", OFlags::WRONLY)?);
+        writeln!(file, "frozen {version}").map_err(failed)?;
+        rustix::fs::renameat(&self.directory, "end.new", &self.directory, "end")
+            .map_err(|errno| failed(errno.into()))
     }
 
     /// Looks how it stands.

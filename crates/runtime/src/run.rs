@@ -102,9 +102,11 @@ pub fn run(store: &Store, options: &Options) -> Result<Started, Error> {
         budget: options.budget,
         layers: layers.clone(),
     };
-    let held = instance.begin(&record, false)?;
-    let groups = Groups::make(instance.name().as_str(), &options.budget);
-    match groups.and_then(|groups| start(options, &program, held, groups, layer::mounted(&layers))) {
+    let started = instance.begin(&record, false).and_then(|held| {
+        let groups = Groups::make(instance.name().as_str(), &options.budget)?;
+        start(options, &program, held, groups, layer::mounted(&layers))
+    });
+    match started {
         Ok(started) => {
             drop(claim);
             Ok(Started { name: instance.name().clone(), ..started })

@@ -355,9 +355,11 @@ impl Keeper {
     /// Writes the note of its end into the instance's directory.
     fn note(&self, text: &str) {
         let Some((directory, _)) = &self.held.place else { return };
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        if let Ok(file) = rustix::fs::openat(directory, "end.new", flags, Mode::RUSR | Mode::WUSR) {
-            let _ = rustix::io::write(&file, text.as_bytes());
+        // Not truncated: room was taken for it, which a full disk would not give again.
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        if let Ok(file) = rustix::fs::openat(directory, "end.new", flags, Mode::RUSR | Mode::WUSR)
+            && rustix::io::write(&file, text.as_bytes()) == Ok(text.len())
+        {
             let _ = rustix::fs::renameat(directory, "end.new", directory, "end");
         }
     }

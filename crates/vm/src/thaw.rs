@@ -69,8 +69,7 @@ pub fn thaw(store: &Store, image: &Image, options: Options) -> Result<Started> {
     }
     if outcome.is_err() {
         // What an earlier run of that name left stays, as its log; and it is what it was.
-        let note = format!("frozen {}\n", image.id().version);
-        let _ = std::fs::write(instance.path().join("end"), note);
+        let _ = instance.note_frozen(image.id().version);
     }
     drop(claim);
     outcome
