@@ -95,8 +95,26 @@ fn another_user_s_program() {
     let (Some(theirs), Some(ours)) = (Scene::new(Who::Myself), Scene::new(Who::Ordinary)) else { return };
     let traveller = set_out(&theirs, "anonymous_filled");
     let pid = traveller.pid.to_string();
-    ours.frost(&["freeze", &pid]).refused(DENIED, &pid);
+    for command in ["freeze", "check"] {
+        ours.frost(&[command, &pid]).refused(DENIED, "it belongs to user 0");
+    }
     unharmed(&theirs, traveller);
+}
+
+#[test]
+fn a_program_that_has_shut_out_all_but_root() {
+    let Some(scene) = Scene::new(if is_root() { Who::Ordinary } else { Who::Myself }) else { return };
+    if !frost_tests::program::has("ssh-agent") {
+        return;
+    }
+    let agent = scene.start(scene.command("ssh-agent").args(["-D", "-a", "agent"]), Stdio::Null);
+    let pid = agent.pid();
+    // Its files belong to root from then on; the socket comes later.
+    until("it serves", || scene.stage("agent").exists());
+    for command in ["freeze", "check"] {
+        scene.frost(&[command, &pid.to_string()]).refused(DENIED, "it has shut out all but root");
+    }
+    assert!(is_alive(pid));
 }
 
 #[test]

@@ -109,8 +109,9 @@ impl Freeze<'_> {
         match error {
             seize::Error::Gone { .. } => Failure { kind: FailureKind::NotFound, ..failure }
                 .state("it ended while it was being stopped"),
-            seize::Error::Denied { .. } => Failure { kind: FailureKind::Denied, ..failure }
-                .hint("only its owner or root can freeze a process"),
+            seize::Error::Denied { why, .. } => {
+                Failure { kind: FailureKind::Denied, ..failure }.hint(why.remedy())
+            }
             seize::Error::Traced { .. } => Failure { kind: FailureKind::Unsupported, ..failure }
                 .hint("detach the debugger, then freeze it"),
             seize::Error::Narrow { .. } => Failure { kind: FailureKind::Unsupported, ..failure }

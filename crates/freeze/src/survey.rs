@@ -9,6 +9,8 @@ use crate::{file, target};
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::{Obstacle, Pid};
 use frost_sys::proc::{self, Mapping, Status};
+use frost_tracee::denial::Denial;
+use frost_tracee::seize;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::process::PidfdFlags;
@@ -286,11 +288,13 @@ fn open_all(
                 found.push(Running { pid: member, through, inner, pidfd, status, mappings });
             }
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => {}
-            Err(errno) => {
+            Err(_) => {
+                let why = Denial::of(member);
+                let error = seize::Error::Denied { pid: member, command: proc::command(member), why };
                 return Err(Failure::new(FailureKind::Denied, what)
-                    .because(&errno)
+                    .because(&error)
                     .state("nothing was touched")
-                    .hint("only its owner or root can freeze a process"));
+                    .hint(why.remedy()));
             }
         }
     }

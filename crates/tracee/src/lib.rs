@@ -8,6 +8,7 @@
 //! - [`frame`]: signal frames, by which a thread finds its way back without us;
 //! - [`stub`]: a process that consists of nothing but the interpreter and a tape.
 
+pub mod denial;
 pub mod elapsed;
 pub mod frame;
 pub mod gateway;

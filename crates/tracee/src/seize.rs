@@ -3,6 +3,7 @@
 //! Threads and children that are born while we stop the others are found by looking again until a look finds
 //! nothing new: a stopped process cannot fork. Dropping a [`StoppedTree`] lets everything go on as it was.
 
+use crate::denial::Denial;
 use crate::{elapsed, restart};
 use frost_sys::proc::{self, Asleep};
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
@@ -23,12 +24,14 @@ pub enum Error {
         pid: i32,
     },
     /// We may not trace a process.
-    #[error("process {pid} ({command}) belongs to another user, or is protected")]
+    #[error("process {pid} ({command}) may not be looked into: {why}")]
     Denied {
         /// Which.
         pid: i32,
         /// Its command name.
         command: String,
+        /// Why not.
+        why: Denial,
     },
     /// Somebody else traces a process.
     #[error("process {pid} ({command}) is traced by process {tracer} ({tracer_command})")]
@@ -452,7 +455,7 @@ impl Seizing {
             return Error::Traced { pid, command, tracer, tracer_command: proc::command(tracer) };
         }
         match source {
-            Errno::PERM | Errno::ACCESS => Error::Denied { pid, command },
+            Errno::PERM | Errno::ACCESS => Error::Denied { pid, command, why: Denial::of(pid) },
             source => Error::Kernel { call: "PTRACE_SEIZE", tid, source },
         }
     }

@@ -1,0 +1,65 @@
+//! Why the kernel does not let us look into a process.
+
+use frost_sys::proc;
+use std::os::unix::fs::MetadataExt;
+
+/// What stands between us and a process, as far as the kernel shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// It belongs to this user.
+    Owner(u32),
+    /// It is ours, and closed to all but root.
+    Closed,
+    /// `kernel.yama.ptrace_scope` has this value, which keeps us from processes that we did not start.
+    Scope(u32),
+    /// The kernel does not say.
+    Unknown,
+}
+
+impl Denial {
+    /// Finds it out.
+    pub fn of(pid: i32) -> Self {
+        let ours = rustix::process::geteuid().as_raw();
+        let Ok(status) = proc::status(pid) else { return Self::Unknown };
+        if let Some(other) = status.uids[..3].iter().find(|uid| **uid != ours) {
+            return Self::Owner(*other);
+        }
+        // The files of one that is not dumpable belong to root (`task_dump_owner`, fs/proc/base.c); it became so by
+        // PR_SET_DUMPABLE, or by a binary that nobody may read, or that gave it rights.
+        let closed = std::fs::metadata(proc::path(pid, "maps")).is_ok_and(|file| file.uid() != ours);
+        if closed {
+            return Self::Closed;
+        }
+        let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+        match scope.ok().and_then(|scope| scope.trim().parse().ok()) {
+            Some(scope @ 1..) => Self::Scope(scope),
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Returns what to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Owner(_) => "only its owner or root can freeze a process",
+            Self::Closed => "freeze it as root",
+            Self::Scope(_) => "freeze it as root; `frost check` tells how ordinary users may",
+            Self::Unknown => "`frost check` tells which right is lacking",
+        }
+    }
+}
+
+impl std::fmt::Display for Denial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Owner(uid) => write!(f, "it belongs to user {uid}"),
+            Self::Closed => {
+                f.write_str("it has shut out all but root, as programs do that keep keys (PR_SET_DUMPABLE)")
+            }
+            Self::Scope(scope) => write!(
+                f,
+                "only what started it, or root, may look into it (kernel.yama.ptrace_scope is {scope})"
+            ),
+            Self::Unknown => f.write_str("the kernel does not let this user look into it"),
+        }
+    }
+}
