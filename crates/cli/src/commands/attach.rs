@@ -1,18 +1,17 @@
 //! `frost attach`: the terminal of a program, in front of us.
 
 use super::named;
+use super::terminal::{self, Event, Signals};
 use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
-use frost_keeper::protocol::{self as say, DATA_BYTES, Message};
+use frost_keeper::protocol::{self as say, Message};
 use frost_runtime::Error;
 use frost_runtime::instance::Standing;
 use frost_thaw::Ending;
-use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
-use std::io::{self, Write};
+use rustix::process::Signal;
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 /// Shows the terminal of a program, and types into it
@@ -50,66 +49,39 @@ fn attach(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fa
     if !kept.state.terminal {
         return Err(failed(Error::NoTerminal));
     }
-    let stdin = rustix::stdio::stdin();
-    let (rows, columns) = size();
+    let (rows, columns) = terminal::size();
     kept.connection.ask(Message::new(say::ATTACH, rows, columns, 0)).map_err(|error| failed(error.into()))?;
-    let raw = Raw::enter();
-    let winch = 1u64 << (libc_winch() - 1);
-    let old = frost_sys::signals::set_mask(winch).map_err(io::Error::from)?;
-    let signals = frost_sys::signalfd::signalfd(winch).map_err(io::Error::from)?;
+    let signals = Signals::take(&[Signal::WINCH])?;
     let mut matcher = Matcher { keys: keys.0, matched: 0 };
-    let mut reading = true;
-    let ending = loop {
-        let mut fds =
-            vec![PollFd::new(&kept.connection, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
-        if reading {
-            fds.push(PollFd::new(&stdin, PollFlags::IN));
-        }
-        match rustix::event::poll(&mut fds, None) {
-            Err(Errno::INTR) => continue,
-            other => other.map_err(io::Error::from)?,
-        };
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        if ready[0] {
-            match kept.connection.receive() {
-                Ok(packet) if packet.message.kind == say::OUTPUT => {
-                    let mut out = io::stdout().lock();
-                    out.write_all(&packet.data)?;
-                    out.flush()?;
-                }
-                Ok(packet) if packet.message.kind == say::ENDED && packet.message.b == 0 => {
-                    break Some(Ending::of_message(packet.message));
-                }
-                // Frozen: the keeper stays and so do we, or it ends and tells what became of it.
-                Ok(_) => {}
-                Err(_) => break Some(super::wait::until_end(&instance).unwrap_or(Ending::Unknown)),
+    let ending = terminal::pass(&kept.connection, &signals, &mut |event| {
+        match event {
+            Event::Said(message) if message.kind == say::ENDED && message.b == 0 => {
+                return ControlFlow::Break(Some(Ending::of_message(message)));
             }
-        }
-        if ready[1] {
-            let _ = rustix::io::read(&signals, &mut [0; 128]);
-            let (rows, columns) = size();
-            let _ = kept.connection.send(Message::new(say::RESIZE, rows, columns, 0), &[]);
-        }
-        if reading && ready[2] {
-            let mut bytes = [0; DATA_BYTES];
-            match rustix::io::read(stdin, &mut bytes) {
-                Ok(0) | Err(Errno::IO) => reading = false,
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(errno) => return Err(io::Error::from(errno).into()),
-                Ok(count) => {
-                    let (typed, detached) = matcher.take(&bytes[..count]);
-                    if !typed.is_empty() {
-                        let _ = kept.connection.send(Message::new(say::INPUT, 0, 0, 0), &typed);
-                    }
-                    if detached {
-                        break None;
-                    }
+            // Frozen: the keeper stays and so do we, or it ends and tells what became of it.
+            Event::Said(_) => {}
+            Event::Gone => {
+                return ControlFlow::Break(Some(
+                    super::wait::until_end(&instance).unwrap_or(Ending::Unknown),
+                ));
+            }
+            Event::Signal(_) => {
+                let (rows, columns) = terminal::size();
+                let _ = kept.connection.send(Message::new(say::RESIZE, rows, columns, 0), &[]);
+            }
+            Event::Typed(bytes) => {
+                let (typed, detached) = matcher.take(bytes);
+                if !typed.is_empty() {
+                    let _ = kept.connection.send(Message::new(say::INPUT, 0, 0, 0), &typed);
+                }
+                if detached {
+                    return ControlFlow::Break(None);
                 }
             }
         }
-    };
-    drop(raw);
-    let _ = frost_sys::signals::set_mask(old);
+        ControlFlow::Continue(())
+    })?;
+    drop(signals);
     match ending {
         None => {
             output::note(&format!("\nfrost: {} goes on", options.name));
@@ -118,40 +90,6 @@ fn attach(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fa
         Some(ending) => {
             super::run::tell(instance.name(), ending);
             Ok(ExitCode::from(u8::try_from(ending.exit_status()).unwrap_or(u8::MAX)))
-        }
-    }
-}
-
-fn libc_winch() -> u32 {
-    rustix::process::Signal::WINCH.as_raw() as u32
-}
-
-/// Rows and columns of our terminal, 0 if it is none.
-pub(super) fn size() -> (i32, i32) {
-    tcgetwinsize(rustix::stdio::stdin()).map_or((0, 0), |size| (size.ws_row.into(), size.ws_col.into()))
-}
-
-/// Our terminal, passing all that is typed as it is, until this is dropped.
-pub(super) struct Raw(Option<Termios>);
-
-impl Raw {
-    pub(super) fn enter() -> Self {
-        let stdin = rustix::stdio::stdin();
-        if !isatty(stdin) {
-            return Self(None);
-        }
-        let Ok(before) = tcgetattr(stdin) else { return Self(None) };
-        let mut raw = before.clone();
-        raw.make_raw();
-        let _ = tcsetattr(stdin, OptionalActions::Now, &raw);
-        Self(Some(before))
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        if let Some(before) = &self.0 {
-            let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, before);
         }
     }
 }

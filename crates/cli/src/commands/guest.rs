@@ -1,10 +1,11 @@
 //! Virtual machines behind the verbs that all programs have.
 
+use super::terminal::{self, Event, Signals};
 use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::{output, trouble as troubles};
 use frost_keeper::Connection;
-use frost_keeper::protocol::{self as say, DATA_BYTES, Message};
+use frost_keeper::protocol::{self as say, Message};
 use frost_model::machine::{Forward, Machine};
 use frost_runtime::instance::{Instance, Kept};
 use frost_store::{Image, Name, Store};
@@ -13,12 +14,12 @@ use frost_vm::accelerator::{self, Accelerator};
 use frost_vm::freeze::{Answer, Order};
 use frost_vm::initramfs::Task;
 use frost_vm::{Error, Started, keeper, kernel};
-use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use serde::Serialize;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -159,7 +160,9 @@ fn forward(text: &str) -> Option<Forward> {
 /// Stays with a guest to its end: its output, our input, our signals, its status.
 fn stay(store: &Store, started: Started) -> Result<ExitCode, Failure> {
     let Started { name, connection, .. } = started;
-    let ending = pass(&connection, &Signals::take()?)?;
+    let passed =
+        [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2, Signal::WINCH];
+    let ending = pass(&connection, &Signals::take(&passed)?)?;
     let ending = match (ending, named(store, &name)) {
         (Some(ending), _) => ending,
         (None, Some(instance)) => super::wait::until_end(&instance).unwrap_or(Ending::Unknown),
@@ -179,97 +182,32 @@ fn named(store: &Store, name: &Name) -> Option<Instance> {
     Instance::find(store, name).ok().flatten()
 }
 
-/// The signals that are passed on, as a descriptor.
-struct Signals {
-    fd: rustix::fd::OwnedFd,
-    old: u64,
-}
-
-impl Signals {
-    fn take() -> io::Result<Self> {
-        let passed =
-            [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2, Signal::WINCH];
-        let mask = passed.iter().fold(0u64, |mask, signal| mask | 1 << (signal.as_raw() - 1));
-        let old = frost_sys::signals::set_mask(mask)?;
-        Ok(Self { fd: frost_sys::signalfd::signalfd(mask)?, old })
-    }
-
-    /// The number of one that came.
-    fn next(&self) -> Option<i32> {
-        // struct signalfd_siginfo begins with it.
-        let mut info = [0; 128];
-        let count = rustix::io::read(&self.fd, &mut info).ok()?;
-        (count >= 4).then(|| i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
-    }
-}
-
-impl Drop for Signals {
-    fn drop(&mut self) {
-        let _ = frost_sys::signals::set_mask(self.old);
-    }
-}
-
 /// Passes everything on until the guest ends; `None` if its keeper ended without a word.
-fn pass(connection: &Connection, signals: &Signals) -> Result<Option<Ending>, Failure> {
-    let stdin = rustix::stdio::stdin();
-    let raw = super::attach::Raw::enter();
+fn pass(connection: &Connection, signals: &Signals) -> io::Result<Option<Ending>> {
     let resize = || {
-        let (rows, columns) = super::attach::size();
+        let (rows, columns) = terminal::size();
         let _ = connection.send(Message::new(say::RESIZE, rows, columns, 0), &[]);
     };
     resize();
-    let mut reading = true;
-    let ending = loop {
-        let mut fds = vec![PollFd::new(connection, PollFlags::IN), PollFd::new(&signals.fd, PollFlags::IN)];
-        if reading {
-            fds.push(PollFd::new(&stdin, PollFlags::IN));
-        }
-        match rustix::event::poll(&mut fds, None) {
-            Err(Errno::INTR) => continue,
-            other => other.map_err(io::Error::from)?,
-        };
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        if ready[0] {
-            match connection.receive() {
-                Ok(packet) if packet.message.kind == say::OUTPUT => {
-                    let mut out = io::stdout().lock();
-                    out.write_all(&packet.data)?;
-                    out.flush()?;
-                }
-                Ok(packet) if packet.message.kind == say::ENDED => {
-                    break Some(Ending::of_message(packet.message));
-                }
-                Ok(packet) if packet.message.kind == say::ICE => {
-                    break Some(Ending::Frozen(packet.message.a as u32));
-                }
-                Ok(_) => {}
-                Err(_) => break None,
+    terminal::pass(connection, signals, &mut |event| {
+        match event {
+            Event::Said(message) if message.kind == say::ENDED => {
+                return ControlFlow::Break(Some(Ending::of_message(message)));
             }
-        }
-        if ready[1]
-            && let Some(signal) = signals.next()
-        {
-            if signal == Signal::WINCH.as_raw() {
-                resize();
-            } else {
+            Event::Said(message) if message.kind == say::ICE => {
+                return ControlFlow::Break(Some(Ending::Frozen(message.a as u32)));
+            }
+            Event::Said(_) => {}
+            Event::Gone => return ControlFlow::Break(None),
+            Event::Signal(signal) if signal == Signal::WINCH.as_raw() => resize(),
+            Event::Signal(signal) => {
                 let _ = connection.send(Message::new(keeper::SIGNAL, signal, 0, 0), &[]);
             }
+            // No bytes are the end of the program's input.
+            Event::Typed(bytes) => drop(connection.send(Message::new(say::INPUT, 0, 0, 0), bytes)),
         }
-        if reading && ready[2] {
-            let mut bytes = [0; DATA_BYTES];
-            match rustix::io::read(stdin, &mut bytes) {
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                // No bytes are the end of the program's input.
-                Ok(0) | Err(_) => {
-                    reading = false;
-                    let _ = connection.send(Message::new(say::INPUT, 0, 0, 0), &[]);
-                }
-                Ok(count) => drop(connection.send(Message::new(say::INPUT, 0, 0, 0), &bytes[..count])),
-            }
-        }
-    };
-    drop(raw);
-    Ok(ending)
+        ControlFlow::Continue(())
+    })
 }
 
 #[derive(Serialize)]

@@ -19,6 +19,7 @@ mod rm;
 mod run;
 mod scenario;
 mod set;
+mod terminal;
 mod thaw;
 mod verify;
 mod vm;
