@@ -16,6 +16,7 @@ mod sample;
 use frost_image::{
     Blocks, Digest, Header, ImageId, Instance, Manifest, Name, SeekTable, Then, Tree, decode, encode,
 };
+use frost_model::pd::filter::{self, Filter};
 use frost_store::{OpenOptions, Store};
 use std::sync::OnceLock;
 
@@ -30,7 +31,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "header", run: fuzz_header, seeds: header_seeds },
     Target { name: "manifest", run: fuzz_manifest, seeds: manifest_seeds },
     Target { name: "blocks", run: fuzz_blocks, seeds: blocks_seeds },
@@ -38,6 +39,8 @@ pub const TARGETS: [Target; 7] = [
     Target { name: "import", run: fuzz_import, seeds: import_seeds },
     Target { name: "names", run: fuzz_names, seeds: names_seeds },
     Target { name: "machine", run: fuzz_machine, seeds: machine_seeds },
+    Target { name: "guest", run: fuzz_guest, seeds: guest_seeds },
+    Target { name: "filters", run: fuzz_filters, seeds: filters_seeds },
 ];
 
 const HEADER: usize = Header::LEN_BYTES;
@@ -85,6 +88,60 @@ fn machine_seeds() -> Vec<Vec<u8>> {
     bytes.extend_from_slice(&16u64.to_be_bytes());
     bytes.extend_from_slice(b"\x7e\0\0\0\x02\x04devices\0");
     vec![bytes]
+}
+
+/// What a guest sends is cut into frames, of which none is longer than what came, and nothing else is kept of it.
+pub fn fuzz_guest(data: &[u8]) {
+    let Ok((mut agent, guest)) = frost_vm::agent::Agent::pair() else { return };
+    // Something is on its way that can be acknowledged.
+    (0..3).for_each(|_| agent.send(frost_vm::wire::INPUT, b"typed"));
+    for part in data.chunks(4096) {
+        if rustix::io::write(&guest, part).is_err() {
+            return;
+        }
+        let Ok(frames) = agent.frames() else { return };
+        let bytes: usize = frames.iter().map(|frame| 1 + frame.content.len()).sum();
+        assert!(bytes <= data.len() && agent.waiting() <= 3);
+    }
+}
+
+fn guest_seeds() -> Vec<Vec<u8>> {
+    use frost_vm::wire::{ACK, END, ESCAPE};
+    let acknowledged = [ACK, 1, 1, END, ACK, 1, 2, END, ACK, 0, 0, END];
+    let spoken = [b'o', b'o', b'n', ESCAPE, 1, b'e', END, END, b'x', END];
+    vec![acknowledged.to_vec(), spoken.to_vec(), [b'o'; 9000].to_vec()]
+}
+
+/// Notes of filters are read up to the first that is damaged, and any filter can be followed to its end.
+pub fn fuzz_filters(data: &[u8]) {
+    let notes = frost_keeper::notes::read(data);
+    let bytes: usize = notes.iter().map(|note| 32 + note.code.len()).sum();
+    assert!(bytes <= data.len());
+    for note in notes {
+        let filter = Filter { logs: false, code: note.code };
+        // Whatever it answers; that it is sized is what the kernel asks of it first.
+        let _ = (filter.is_sized(), filter.allows(11, &[Some(4096), Some(1), None, None, None, None]));
+        let _ = filter::installation(&[&filter], u64::from(note.flags));
+    }
+}
+
+fn filters_seeds() -> Vec<Vec<u8>> {
+    let instruction = |code: u16, yes: u8, no: u8, value: u32| -> Vec<u8> {
+        [&code.to_le_bytes()[..], &[yes, no], &value.to_le_bytes()].concat()
+    };
+    // The number of the call; munmap and what has the right first argument is let through, all else is not.
+    let code = [
+        instruction(0x20, 0, 0, 0),
+        instruction(0x15, 3, 0, 11),
+        instruction(0x20, 0, 0, 16),
+        instruction(0x45, 1, 0, 1),
+        instruction(0x06, 0, 0, 0x0005_0001),
+        instruction(0x06, 0, 0, 0x7fff_0000),
+    ];
+    let words = [frost_keeper::protocol::NOTE_MAGIC, 7, 7, 1, 0, 1, code.len() as u32, 0];
+    let head: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let note = [head, code.concat()].concat();
+    vec![note.clone(), [note.clone(), note].concat()]
 }
 
 /// An accepted manifest holds a checkpoint that is valid, and is written again as one that is accepted.
