@@ -38,31 +38,46 @@ pub(crate) fn find(option: Option<&PathBuf>, configured: Option<&PathBuf>) -> Re
 }
 
 fn choose(option: Option<&PathBuf>, from: &Surroundings) -> Result<Place, Failure> {
-    // An empty variable is as good as none; the XDG specification also says to ignore relative paths there.
+    // An empty variable is as good as none.
     let set = |value: &Option<OsString>| value.clone().filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(directory) =
         option.cloned().or_else(|| set(&from.frost_home)).or_else(|| from.configured.clone())
     {
         return Ok(Place { directory, remark: None });
     }
-    let data = set(&from.xdg_data_home)
+    // The XDG specification says to ignore relative paths. One in HOME would be another store in each directory.
+    let (xdg, home) = (set(&from.xdg_data_home), set(&from.home));
+    let ignored = |name: &str, path: &Option<PathBuf>| {
+        let path = path.as_ref().filter(|path| path.is_relative())?;
+        Some(format!("{name} is {:?}, a relative path, which is ignored", path.display()))
+    };
+    let (ignored_xdg, ignored_home) = (ignored("XDG_DATA_HOME", &xdg), ignored("HOME", &home));
+    let data = xdg
         .filter(|path| path.is_absolute())
-        .or_else(|| set(&from.home).map(|home| home.join(".local/share")))
+        .or_else(|| home.filter(|path| path.is_absolute()).map(|home| home.join(".local/share")))
         .ok_or_else(|| {
+            let ignored: Vec<String> = [ignored_xdg.clone(), ignored_home].into_iter().flatten().collect();
+            let cause = match ignored.is_empty() {
+                true => "neither FROST_HOME nor XDG_DATA_HOME nor HOME is set".to_owned(),
+                false => ignored.join("; "),
+            };
             Told::new(Status::Failed, "cannot tell where the images are kept")
-                .cause("neither FROST_HOME nor XDG_DATA_HOME nor HOME is set")
+                .cause(cause)
                 .state("nothing was touched")
-                .hint("name a directory by `--store DIR`")
+                .hint("name a directory by `--store DIR`, or set HOME to a path that begins with /")
         })?;
     let directory = data.join("permafrost");
     // sudo may or may not set HOME to root's, so we say which it is.
-    let remark = from.sudo_user.as_ref().filter(|_| from.uid == 0).map(|user| {
+    let sudo = from.sudo_user.as_ref().filter(|_| from.uid == 0).map(|user| {
         format!(
-            "note: under sudo; the store is {}, run as root for {}",
+            "under sudo; the store is {}, run as root for {}",
             directory.display(),
             user.to_string_lossy()
         )
     });
+    let remark =
+        sudo.or_else(|| ignored_xdg.map(|why| format!("{why}; the store is {}", directory.display())));
+    let remark = remark.map(|remark| format!("note: {remark}"));
     Ok(Place { directory, remark })
 }
 
@@ -98,6 +113,21 @@ mod tests {
         from.sudo_user = Some("ann".into());
         let remark = choose(None, &from).unwrap().remark.unwrap();
         assert!(remark.contains("/home/ann/.local/share/permafrost") && remark.contains("for ann"));
+    }
+
+    #[test]
+    fn a_relative_home_is_as_good_as_none_and_told() {
+        let mut from = surroundings();
+        assert_eq!(choose(None, &from).unwrap().remark, None);
+        from.xdg_data_home = Some("data".into());
+        let place = choose(None, &from).unwrap();
+        assert_eq!(place.directory, PathBuf::from("/home/ann/.local/share/permafrost"));
+        assert!(place.remark.unwrap().contains("XDG_DATA_HOME is \"data\", a relative path"));
+        from.home = Some("ann".into());
+        assert!(choose(None, &from).is_err());
+        from.xdg_data_home = Some("/data".into());
+        let place = choose(None, &from).unwrap();
+        assert_eq!((place.directory, place.remark), ("/data/permafrost".into(), None));
     }
 
     #[test]

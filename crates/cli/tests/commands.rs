@@ -536,6 +536,39 @@ fn progress_is_told_on_a_terminal_only_and_taken_away() {
 }
 
 #[test]
+fn a_relative_home_makes_no_store() {
+    let frost = Frost::new();
+    let directory = frost.directory.path();
+    let run = |home: &str, data: &str| {
+        let mut command = frost.command(&["list"]);
+        command.current_dir(directory).env_remove("FROST_HOME").env("HOME", home).env("XDG_DATA_HOME", data);
+        let output = command.output().expect("frost starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for data in ["", "data"] {
+        let (status, said) = run("home", data);
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("HOME is \"home\", a relative path") && said.contains("--store"), "{said}");
+    }
+    let absolute = directory.join("ann");
+    let (status, said) = run(absolute.to_str().expect("a temporary directory has a name"), "data");
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("XDG_DATA_HOME is \"data\", a relative path"), "{said}");
+    let made: Vec<_> =
+        fs::read_dir(directory).expect("our own").flatten().map(|entry| entry.path()).collect();
+    assert_eq!(made, [absolute]);
+}
+
+#[test]
+fn a_name_that_there_is_not_is_no_empty_list() {
+    let frost = Frost::new();
+    let said = frost.fails(6, &["list", "web"]);
+    assert!(said.contains("there is no image web"), "{said}");
+    let said = frost.fails(6, &["check", "web"]);
+    assert!(said.starts_with("error: cannot check web"), "{said}");
+}
+
+#[test]
 fn options_that_mean_nothing_for_a_scenario_are_refused() {
     let frost = Frost::new();
     let place = frost.store().join("scenarios/desk");

@@ -10,16 +10,16 @@ use std::path::{Path, PathBuf};
 /// The directory of all scenarios: in the store, which `frost` names by FROST_HOME.
 pub(crate) fn scenarios() -> Result<PathBuf, Failure> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // As `frost` has it: relative paths are ignored where the XDG specification says so, and in HOME.
+    let fixed = |name: &str| set(name).filter(|path| path.is_absolute());
     let store = set("FROST_HOME")
-        .or_else(|| {
-            set("XDG_DATA_HOME").filter(|path| path.is_absolute()).map(|data| data.join("permafrost"))
-        })
-        .or_else(|| set("HOME").map(|home| home.join(".local/share/permafrost")));
+        .or_else(|| fixed("XDG_DATA_HOME").map(|data| data.join("permafrost")))
+        .or_else(|| fixed("HOME").map(|home| home.join(".local/share/permafrost")));
     let store = store.ok_or_else(|| {
         Failure::new(
             Status::Failed,
             "cannot tell where scenarios are kept",
-            "neither FROST_HOME nor XDG_DATA_HOME nor HOME is set",
+            "neither FROST_HOME is set, nor XDG_DATA_HOME or HOME to a path that begins with /",
         )
         .hint("set FROST_HOME to a directory")
     })?;

@@ -68,10 +68,10 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         (options.precopy, "--precopy"),
         (options.files, "--files"),
         (options.force, "--force"),
-        (options.to.is_some(), "--to"),
-        (options.leave_running, "--leave-running"),
         (options.cold, "--cold"),
         (options.full, "--full"),
+        (options.to.is_some(), "--to"),
+        (options.leave_running, "--leave-running"),
     ];
     if super::scenario::runs(&options.target, invocation) {
         trouble::not_for("a scenario", what(), &given)?;
@@ -87,8 +87,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             };
             let record = instance.record().map_err(runtime)?;
             if record.machine {
-                // All of its memory is written in any case, and its keeper ends.
-                trouble::not_for("a virtual machine", what(), &given[..3])?;
+                trouble::not_for("a virtual machine", what(), &given[..5])?;
                 return super::guest::freeze(&kept, &name, options.leave_running, invocation);
             }
             // Under another name nobody would look for this keeper.
@@ -97,7 +96,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             (keeper.root(), name, Some(keeper))
         }
         None => {
-            let pid = find(&store, &options.target)?;
+            let pid = find(&store, &options.target, "freeze")?;
             (pid, name(&store, options, pid)?, None)
         }
     };
@@ -162,29 +161,29 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
 }
 
 /// Finds the process that is meant: digits are a pid, anything else names a program that was thawed.
-pub(super) fn find(store: &Store, target: &str) -> Result<i32, Failure> {
+pub(super) fn find(store: &Store, target: &str, doing: &str) -> Result<i32, Failure> {
     if target.bytes().all(|byte| byte.is_ascii_digit()) && !target.is_empty() {
         return target.parse().map_err(|_| {
-            Told::new(Status::Missing, format!("cannot freeze process {target}"))
+            Told::new(Status::Missing, format!("cannot {doing} process {target}"))
                 .cause("no process has so high a number")
                 .state("nothing was touched")
                 .hint("`ps -e` lists the processes that run")
                 .into()
         });
     }
-    let failed = |error| trouble::of_store(format!("cannot freeze {target}"), error);
+    let failed = |error| trouble::of_store(format!("cannot {doing} {target}"), error);
     let name =
-        Name::new(target).map_err(|error| no_name(format!("cannot freeze {target:?}"), target, &error))?;
+        Name::new(target).map_err(|error| no_name(format!("cannot {doing} {target:?}"), target, &error))?;
     for version in store.versions(&name).map_err(failed)?.into_iter().rev() {
         let state = store.state(&ImageId { name: name.clone(), version }).map_err(failed)?;
         if let Some(instance) = state.instance() {
             return Ok(instance.pid);
         }
     }
-    Err(Told::new(Status::Missing, format!("cannot freeze {target}"))
-        .cause("no program runs that was thawed from an image of that name")
+    Err(Told::new(Status::Missing, format!("cannot {doing} {target}"))
+        .cause("no program runs that was started by that name, or thawed from an image of it")
         .state("nothing was touched")
-        .hint("name a process id; `frost list` shows which images run")
+        .hint("name a process id; `frost list` and `frost ps` show what runs")
         .into())
 }
 

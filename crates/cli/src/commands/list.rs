@@ -1,7 +1,7 @@
 //! `frost list`: what there is.
 
 use super::inspect::state_word;
-use crate::failure::Failure;
+use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
@@ -47,6 +47,14 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     let store = invocation.store()?;
     let summaries = store.list().map_err(|error| trouble::of_store("cannot list the images", error))?;
     invocation.steps.end("store.list");
+    let absent = |name: &&String| !summaries.iter().any(|summary| summary.id.name.as_str() == name.as_str());
+    if let Some(missing) = options.names.iter().find(absent) {
+        return Err(Told::new(Status::Missing, format!("cannot list {}", output::printable(missing)))
+            .cause(format!("there is no image {}", output::printable(missing)))
+            .state(format!("the store is {}", store.path().display()))
+            .hint("`frost list` without a name shows what there is")
+            .into());
+    }
     let wanted: Vec<&Summary> = summaries
         .iter()
         .filter(|summary| {

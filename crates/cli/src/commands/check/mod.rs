@@ -59,7 +59,7 @@ fn check_target(target: &str, invocation: &mut Invocation) -> Result<ExitCode, F
     let pid = match (&keeper, number, &store) {
         (Some(keeper), _, _) => keeper.root(),
         (None, Some(pid), _) => pid,
-        (None, None, Some(store)) => super::freeze::find(store, target)?,
+        (None, None, Some(store)) => super::freeze::find(store, target, "check")?,
         (None, None, None) => return Err(runtime(frost_runtime::Error::Missing)),
     };
     let keeper = keeper.as_ref().map(|keeper| keeper as &dyn frost_freeze::Keeper);
