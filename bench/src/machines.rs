@@ -8,7 +8,7 @@ use crate::Machines;
 use crate::machine::Machine as Host;
 use crate::program::frost;
 use crate::report::{Report, Sample};
-use frost_model::machine::{Extent, Guest, Machine, MachineMemory};
+use frost_model::machine::{Guest, Machine, MachineMemory};
 use frost_vm::agent::{self, Agent};
 use frost_vm::initramfs::{self, Task};
 use frost_vm::qemu::{self, Parts, Qemu};
@@ -170,10 +170,7 @@ fn start(mib: u64, directory: &Path, boot: Option<(&Path, &Path)>) -> io::Result
         processor: qemu::PROCESSOR.to_owned(),
         accelerator: frost_vm::accelerator::SOFTWARE.to_owned(),
         cpus: 1,
-        memory: MachineMemory {
-            name: qemu::MEMORY.to_owned(),
-            bytes: Extent { offset: 0, len_bytes: mib << 20 },
-        },
+        memory: MachineMemory::flat(qemu::MEMORY, mib << 20),
         disks: Vec::new(),
         forwards: Vec::new(),
         guest: Some(Guest::default()),

@@ -184,6 +184,71 @@ fn ask(port: u16, command: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&answer[..count]).trim().to_owned()).filter(|answer| !answer.is_empty())
 }
 
+/// Looks again and again whether what it holds in memory is as it was.
+const HOLDER: &str = "dd if=/dev/urandom of=/big bs=1M count=24 2>/dev/null; sum=$(md5sum /big)
+i=0; while :; do i=$((i+1)); [ \"$(md5sum /big)\" = \"$sum\" ] || { echo broken; exit 1; }; echo $i; usleep 20000; done";
+
+#[test]
+fn a_guest_that_was_thawed_is_frozen_by_what_has_changed() {
+    let Some(scene) = scene(Who::Myself) else { return };
+    start(&scene, "one", &[], HOLDER);
+    later(&scene, "one", 2);
+    let freeze =
+        |more: &[&str]| scene.frost(&[&["freeze", "one", "--json"][..], more].concat()).ok().number("bytes");
+    let changed = |version: u32| {
+        let record = scene.frost(&["inspect", &format!("one@{version}"), "--json"]).ok().record();
+        record["machine"]["changed_bytes"].as_i64().expect("a number")
+    };
+    let goes_on = || {
+        later(&scene, "one", 2);
+        counts_on(&scene, "one");
+    };
+    let first = freeze(&[]);
+    assert_eq!(changed(1), 0);
+    let mut bytes = Vec::new();
+    for (version, more) in [(2, &[][..]), (3, &["--leave-running"]), (4, &[]), (5, &["--full"]), (6, &[])] {
+        if version != 4 {
+            scene.frost(&["thaw", "one"]).ok();
+        }
+        goes_on();
+        bytes.push(freeze(more));
+        let (own, was_full) = (changed(version), version == 5);
+        assert_eq!(own == 0, was_full, "{version}: {own}");
+        assert!(was_full == (bytes[bytes.len() - 1] * 2 > first), "{first}, then {bytes:?}");
+        scene.frost(&["verify"]).ok();
+    }
+    // Each is whole without those before it, here and elsewhere.
+    scene.frost(&["rm", "one@1", "one@2"]).ok();
+    scene.frost(&["gc"]).ok();
+    let file = scene.stage("one.frost");
+    scene.frost(&["export", "one@4", file.to_str().unwrap()]).ok();
+    for version in [6, 4, 3] {
+        let named = format!("one@{version}");
+        let copy = scene.frost(&["thaw", &named, "--clone", "--json"]).ok();
+        let name = copy.record()["name"].as_str().unwrap().to_owned();
+        later(&scene, &name, 3);
+        scene.frost(&["kill", "-s", "KILL", &name]).ok();
+    }
+    let other = scene.path("home/other");
+    let other = other.to_str().unwrap();
+    scene.frost(&["import", "--store", other, file.to_str().unwrap()]).ok();
+    scene.frost(&["thaw", "one", "--store", other]).ok();
+    let lines = || scene.frost(&["logs", "one", "--store", other]).ok().stdout;
+    until("the imported guest goes on", || lines().lines().count() > 2);
+    assert!(!lines().contains("broken"));
+    scene.frost(&["kill", "-s", "KILL", "one", "--store", other]).ok();
+    // What changed is read at a thaw, so it is verified.
+    let record = scene.frost(&["inspect", "one@6", "--json"]).ok().record();
+    let at = record["machine"]["memory_bytes"].as_u64().expect("a number");
+    let pack = scene.path("home/images/one/6/pack");
+    let mut bytes = fs::read(&pack).unwrap();
+    let end = bytes.len();
+    bytes[at as usize..end].iter_mut().for_each(|byte| *byte ^= 1);
+    fs::write(&pack, bytes).unwrap();
+    scene.frost(&["thaw", "one@6"]).refused(4, "damaged");
+    scene.is_empty_soon();
+}
+
 #[test]
 fn redis_keeps_its_data_and_its_client() {
     let Some(scene) = scene(Who::Myself) else { return };

@@ -37,7 +37,7 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::manifest::MANIFEST_LIMIT_BYTES;
 use crate::name::{ImageId, Name};
-use crate::{FEATURE_MACHINE, FORMAT, KNOWN_FEATURES};
+use crate::{FEATURE_MACHINE, FEATURE_MACHINE_CHANGED, FORMAT, KNOWN_FEATURES};
 use frost_model::clock::Timespec;
 use frost_model::machine::Machine;
 use frost_model::{BytePath, Checkpoint};
@@ -137,7 +137,7 @@ impl Header {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Self {
             format: FORMAT,
-            features_needed: if checkpoint.machine.is_some() { FEATURE_MACHINE } else { 0 },
+            features_needed: features(checkpoint),
             features_optional: 0,
             architecture: checkpoint.host.architecture.clone(),
             manifest_bytes: 0,
@@ -359,6 +359,15 @@ impl Fields<'_> {
 
 fn bounded(what: &'static str, found_bytes: u64, limit_bytes: u64) -> Result<(), Error> {
     if found_bytes > limit_bytes { Err(Error::TooLarge { what, found_bytes, limit_bytes }) } else { Ok(()) }
+}
+
+/// What a reader must know because of what is in a checkpoint.
+pub(crate) fn features(checkpoint: &Checkpoint) -> u64 {
+    match &checkpoint.machine {
+        Some(machine) if !machine.memory.changed.is_empty() => FEATURE_MACHINE | FEATURE_MACHINE_CHANGED,
+        Some(_) => FEATURE_MACHINE,
+        None => 0,
+    }
 }
 
 fn command_of(checkpoint: &Checkpoint) -> String {

@@ -41,5 +41,8 @@ pub const PARTIAL_PACK: u64 = 1 << 0;
 /// A feature: it is of a virtual machine, and whoever knows processes only cannot thaw it.
 pub const FEATURE_MACHINE: u64 = 1 << 1;
 
+/// A feature: a virtual machine's memory is not all at the beginning of the pack; some of it has changed since.
+pub const FEATURE_MACHINE_CHANGED: u64 = 1 << 2;
+
 /// The features that this version knows.
-pub const KNOWN_FEATURES: u64 = PARTIAL_PACK | FEATURE_MACHINE;
+pub const KNOWN_FEATURES: u64 = PARTIAL_PACK | FEATURE_MACHINE | FEATURE_MACHINE_CHANGED;

@@ -1,10 +1,11 @@
 //! The manifest: all of an image but its pages.
 
-use crate::FEATURE_MACHINE;
 use crate::blocks::Blocks;
 use crate::digest::Digest;
 use crate::error::Error;
+use crate::header::features;
 use crate::header::{Header, PackRef};
+use crate::{FEATURE_MACHINE, FEATURE_MACHINE_CHANGED};
 use frost_model::Checkpoint;
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +103,8 @@ pub fn decode(header: &Header, bytes: &[u8]) -> Result<Manifest, Error> {
     if manifest.parent.is_some() {
         return Err(Error::damaged(WHAT, "it has a parent, and the header needs no feature for that"));
     }
-    if manifest.checkpoint.machine.is_some() != (header.features_needed & FEATURE_MACHINE != 0) {
+    let of_content = FEATURE_MACHINE | FEATURE_MACHINE_CHANGED;
+    if features(&manifest.checkpoint) != header.features_needed & of_content {
         return Err(Error::damaged(
             WHAT,
             "it is of a virtual machine, and the header does not say so, or the reverse",

@@ -4,10 +4,11 @@
 mod sample;
 
 use frost_image::{
-    Blocks, Digest, Error, FORMAT, Header, ImageId, Instance, MANIFEST_LIMIT_BYTES, Manifest, Name,
-    PACK_LIMIT_BYTES, Then, Tree, decode, encode,
+    Blocks, Digest, Error, FEATURE_MACHINE, FEATURE_MACHINE_CHANGED, FORMAT, Header, ImageId, Instance,
+    MANIFEST_LIMIT_BYTES, Manifest, Name, PACK_LIMIT_BYTES, Then, Tree, decode, encode,
 };
 use frost_model::cap::{Ipc, MessageQueue, QueuedMessage, Segment, SemaphoreSet, SemaphoreUndo};
+use frost_model::machine::{Changed, Extent};
 use frost_model::ram::{Pages, Run};
 use frost_model::rm::Attachment;
 use frost_model::{Checkpoint, ObjectId, Pid};
@@ -114,8 +115,8 @@ fn too_new_is_not_damaged() {
         header[16..].fill(0xff);
     });
     assert_eq!(newer, Err(Error::TooNew { found: FORMAT + 1, known: FORMAT }));
-    let needed = resealed(|header| header[16..24].copy_from_slice(&(1u64 << 63 | 4).to_le_bytes()));
-    assert_eq!(needed, Err(Error::UnknownFeatures { bits: 1 << 63 | 4 }));
+    let needed = resealed(|header| header[16..24].copy_from_slice(&(1u64 << 63 | 1 << 40).to_le_bytes()));
+    assert_eq!(needed, Err(Error::UnknownFeatures { bits: 1 << 63 | 1 << 40 }));
     let optional = resealed(|header| header[24..32].fill(0xff)).unwrap();
     assert_eq!(optional.features_optional, u64::MAX, "what may be ignored is");
     assert!(matches!(resealed(|header| header[8] = 0), Err(Error::Damaged { .. })));
@@ -367,12 +368,15 @@ proptest! {
     }
 }
 
+fn extent(offset: u64, len_bytes: u64) -> Extent {
+    Extent { offset, len_bytes }
+}
+
 /// A virtual machine with a disk of each kind.
 fn machine() -> Checkpoint {
     use frost_model::BytePath;
     use frost_model::clock::Timespec;
-    use frost_model::machine::{Disk, DiskBase, Extent, Forward, Guest, Machine, MachineMemory};
-    let extent = |offset: u64, len_bytes: u64| Extent { offset, len_bytes };
+    use frost_model::machine::{Disk, DiskBase, Forward, Guest, Machine, MachineMemory};
     let file = DiskBase::File {
         path: BytePath::new("/disks/a.qcow2"),
         format: "qcow2".to_owned(),
@@ -392,7 +396,7 @@ fn machine() -> Checkpoint {
             processor: "Nehalem".to_owned(),
             accelerator: "tcg".to_owned(),
             cpus: 2,
-            memory: MachineMemory { name: "ram".to_owned(), bytes: extent(0, 8192) },
+            memory: MachineMemory::flat("ram", 8192),
             disks: vec![
                 Disk { base: DiskBase::Pack(extent(8192, 100)), layer: Some(extent(12288, 5)), len_bytes: 7 },
                 Disk { base: file, layer: None, len_bytes: 8 },
@@ -412,7 +416,7 @@ fn a_virtual_machine_needs_a_feature_and_no_processes() {
     const PACK_BYTES: u64 = 16384;
     let whole = machine();
     let (header, bytes) = written(&whole, PACK_BYTES);
-    assert_eq!(header.features_needed, frost_image::FEATURE_MACHINE);
+    assert_eq!(header.features_needed, FEATURE_MACHINE);
     assert_eq!((header.processes, header.command.as_str()), (0, "/bin/server"));
     let (_, manifest, _) = read(&bytes).unwrap();
     assert_eq!(manifest.checkpoint, whole);
@@ -431,6 +435,35 @@ fn a_virtual_machine_needs_a_feature_and_no_processes() {
     refused(&|machine| machine.cpus = 0);
     refused(&|machine| machine.disks[0].layer.iter_mut().for_each(|layer| layer.offset = 12289));
     refused(&|machine| machine.disks[0].layer.iter_mut().for_each(|layer| layer.len_bytes = u64::MAX));
+
+    // What has changed of its memory needs a feature of its own, since it would be overlooked.
+    let change = |at, offset, len_bytes| Changed { at, bytes: extent(offset, len_bytes) };
+    let with = |changes: &[Changed]| {
+        let mut changed = machine();
+        changed.machine.iter_mut().for_each(|machine| machine.memory.changed = changes.to_vec());
+        written(&changed, PACK_BYTES)
+    };
+    let (header, bytes) = with(&[change(0, 12288, 4096), change(4096, 8192, 4096)]);
+    assert_eq!(header.features_needed, FEATURE_MACHINE | FEATURE_MACHINE_CHANGED);
+    let (_, manifest, _) = read(&bytes).unwrap();
+    let stored = manifest.checkpoint.stored(PACK_BYTES).unwrap();
+    assert!(matches!(stored.as_slice(), [all] if *all == (0..16384)), "{stored:?}");
+    for bad in [
+        &[change(4096, 8192, 4096), change(0, 12288, 4096)][..],
+        &[change(0, 8192, 8192), change(4096, 12288, 4096)],
+        &[change(8192, 8192, 4096)],
+        &[change(0, 16384, 4096)],
+        &[change(0, 8192, 0)],
+        &[change(1, 8192, 4096)],
+        &[change(0, 8192, 4095)],
+        &[change(u64::MAX - 4095, 8192, 8192)],
+    ] {
+        assert!(matches!(read(&with(bad).1), Err(Error::Malformed { .. })), "{bad:?}");
+    }
+    let (mut header, bytes) = with(&[change(0, 12288, 4096)]);
+    header.features_needed = FEATURE_MACHINE;
+    let manifest = &bytes[Header::LEN_BYTES..][..header.manifest_bytes as usize];
+    assert!(matches!(decode(&header, manifest), Err(Error::Damaged { .. })));
 
     let beside = Checkpoint { machine: whole.machine.clone(), ..sample::checkpoint() };
     assert!(matches!(read(&written(&beside, sample::PACK_BYTES).1), Err(Error::Malformed { .. })));

@@ -568,7 +568,24 @@ impl Checker<'_> {
             };
             base.into_iter().chain(disk.layer)
         });
-        for extent in std::iter::once(memory).chain(disks) {
+        let mut last = 0;
+        for changed in &machine.memory.changed {
+            let end = changed.at.checked_add(changed.bytes.len_bytes);
+            let whole = changed.at.is_multiple_of(PAGE_SIZE)
+                && changed.bytes.len_bytes.is_multiple_of(PAGE_SIZE)
+                && changed.bytes.len_bytes > 0;
+            match end {
+                Some(end) if whole && changed.at >= last && end <= memory.len_bytes => last = end,
+                _ => {
+                    return Err(malformed(
+                        place,
+                        "what changed of its memory lies beyond it, overlaps, or is no whole pages",
+                    ));
+                }
+            }
+        }
+        let changed = machine.memory.changed.iter().map(|changed| changed.bytes);
+        for extent in std::iter::once(memory).chain(changed).chain(disks) {
             let end = extent.offset.checked_add(extent.len_bytes);
             if end.is_none_or(|end| end > self.pack_bytes) || !extent.offset.is_multiple_of(PAGE_SIZE) {
                 return Err(malformed(

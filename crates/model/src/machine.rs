@@ -43,6 +43,32 @@ pub struct MachineMemory {
     pub name: String,
     /// Its bytes, flat, at the beginning of the pack: it is mapped from there.
     pub bytes: Extent,
+    /// What differs from that, in ascending order.
+    ///
+    /// The pack is an earlier version's then, from which the machine was thawed before it was frozen anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<Changed>,
+}
+
+impl MachineMemory {
+    /// A memory that is all at the beginning of the pack.
+    pub fn flat(name: &str, len_bytes: u64) -> Self {
+        Self { name: name.to_owned(), bytes: Extent { offset: 0, len_bytes }, changed: Vec::new() }
+    }
+
+    /// How many bytes of it have changed since it was mapped.
+    pub fn changed_bytes(&self) -> u64 {
+        self.changed.iter().map(|changed| changed.bytes.len_bytes).sum()
+    }
+}
+
+/// A range of a memory that was written since it was mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Where in the memory it begins; a multiple of the page size.
+    pub at: u64,
+    /// Its content, whole pages.
+    pub bytes: Extent,
 }
 
 /// A range of the pack.

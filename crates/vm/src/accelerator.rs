@@ -10,7 +10,7 @@ use crate::kernel::Kernel;
 use crate::qemu::{self, Parts, Qemu};
 use crate::vmm::Vmm;
 use crate::wire;
-use frost_model::machine::{Extent, Guest, Machine, MachineMemory};
+use frost_model::machine::{Guest, Machine, MachineMemory};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::AsFd;
 use rustix::fs::MemfdFlags;
@@ -89,10 +89,7 @@ fn boots(store: &Path, kernel: &Kernel) -> Result<bool> {
             processor: qemu::PROCESSOR.to_owned(),
             accelerator: KVM.to_owned(),
             cpus: 1,
-            memory: MachineMemory {
-                name: qemu::MEMORY.to_owned(),
-                bytes: Extent { offset: 0, len_bytes: MEMORY_BYTES },
-            },
+            memory: MachineMemory::flat(qemu::MEMORY, MEMORY_BYTES),
             disks: Vec::new(),
             forwards: Vec::new(),
             guest: Some(Guest::default()),

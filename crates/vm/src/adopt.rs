@@ -11,7 +11,7 @@ use crate::qemu::{self, Qemu};
 use crate::qmp::Qmp;
 use frost_model::BytePath;
 use frost_model::clock::Timespec;
-use frost_model::machine::{Disk, DiskBase, Extent, Machine, MachineMemory};
+use frost_model::machine::{Disk, DiskBase, Machine, MachineMemory};
 use frost_runtime::instance::Record;
 use frost_store::{Name, Store};
 use serde_bytes::ByteBuf;
@@ -132,10 +132,10 @@ fn describe(pid: i32, monitor: &mut Qmp, vmm_version: String) -> Result<Machine>
         processor: value_of(&arguments, "cpu").unwrap_or("the board's own").to_owned(),
         accelerator: if kvm { crate::accelerator::KVM } else { crate::accelerator::SOFTWARE }.to_owned(),
         cpus: cpus as u32,
-        memory: MachineMemory {
-            name: memory["id"].as_str().unwrap_or("pc.ram").to_owned(),
-            bytes: Extent { offset: 0, len_bytes: memory["size"].as_u64().unwrap_or(0) },
-        },
+        memory: MachineMemory::flat(
+            memory["id"].as_str().unwrap_or("pc.ram"),
+            memory["size"].as_u64().unwrap_or(0),
+        ),
         disks,
         forwards: Vec::new(),
         guest: None,
@@ -269,7 +269,7 @@ mod tests {
             processor: String::new(),
             accelerator: String::new(),
             cpus: 1,
-            memory: MachineMemory { name: "m0".to_owned(), bytes: Extent { offset: 0, len_bytes: 4096 } },
+            memory: MachineMemory::flat("m0", 4096),
             disks: Vec::new(),
             forwards: Vec::new(),
             guest: None,

@@ -201,7 +201,7 @@ fn born(birth: Birth, held: &Held) -> Result<Kept> {
     let Birth { machine, memory, source, place, name: _, store, how } = birth;
     held.hear().map_err(Error::call("cannot listen at the keeper's socket"))?;
     if let How::Adopt(qemu) = how {
-        return Ok(Kept { qemu: *qemu, agent: None, machine, source, place, store });
+        return Ok(Kept { qemu: *qemu, agent: None, machine, image: None, source, place, store });
     }
     let (mut agent, theirs) = Agent::pair()?;
     let console = place.console();
@@ -230,7 +230,7 @@ fn born(birth: Birth, held: &Held) -> Result<Kept> {
             let _ = std::fs::remove_file(&initramfs);
         }
         How::Thaw { id, claim } => {
-            qemu.load(&machine.devices)?;
+            qemu.load(&machine.devices, &machine.memory.changed, memory.as_fd())?;
             if let Some(guest) = &machine.guest {
                 agent.continue_from(guest);
             }
@@ -246,8 +246,13 @@ fn born(birth: Birth, held: &Held) -> Result<Kept> {
     // A freeze writes anew what this held.
     let mut machine = machine;
     machine.devices.clear();
+    machine.memory.changed.clear();
     let agent = machine.guest.is_some().then_some(agent);
-    Ok(Kept { qemu, agent, machine, source, place, store })
+    let image = match how {
+        How::Thaw { id, .. } => Some(id),
+        How::Boot(_) | How::Adopt(_) => None,
+    };
+    Ok(Kept { qemu, agent, machine, image, source, place, store })
 }
 
 /// Waits until the guest's init has started the command.

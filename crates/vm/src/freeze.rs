@@ -7,17 +7,22 @@ use crate::stream::Pages;
 use crate::vmm::Vmm;
 use frost_keeper::Connection;
 use frost_keeper::protocol::Message;
+use frost_model::Checkpoint;
 use frost_model::cap::Objects;
 use frost_model::clock::{Clocks, Timespec};
 use frost_model::host::Host;
-use frost_model::machine::{Disk, DiskBase, Extent};
-use frost_model::{Checkpoint, PAGE_SIZE};
+use frost_model::machine::{Changed, Disk, DiskBase, Extent};
 use frost_store::{Draft, Name, Then, observe};
+use frost_sys::pagemap::Pagemap;
+use frost_sys::proc;
 use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::Stat;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
@@ -28,6 +33,9 @@ pub struct Order {
     pub name: String,
     /// Whether the machine is to go on.
     pub leave_running: bool,
+    /// Whether all of its memory is to be written, also what an earlier image has.
+    #[serde(default)]
+    pub full: bool,
 }
 
 /// What a freeze made.
@@ -89,10 +97,12 @@ pub fn order(connection: &Connection, order: &Order) -> Result<Answer> {
     }
 }
 
-/// Pages that are put into the pack.
+/// Pages that are put into the pack, which has only zeros where they go.
 struct IntoPack<'a> {
     file: BorrowedFd<'a>,
     path: &'a Path,
+    /// The parts of the memory that are wanted, in ascending order, and where they go.
+    places: &'a [Changed],
     /// Pages that follow each other, and where they begin.
     run: Vec<u8>,
     start: u64,
@@ -118,21 +128,26 @@ impl IntoPack<'_> {
         self.run.clear();
         Ok(())
     }
+
+    /// Returns where in the pack a page of the memory goes, if it is wanted.
+    fn place(&self, page: u64) -> Option<u64> {
+        let behind = self.places.partition_point(|place| place.at <= page);
+        let place = self.places.get(behind.checked_sub(1)?)?;
+        let inside = page - place.at;
+        (inside < place.bytes.len_bytes).then(|| place.bytes.offset + inside)
+    }
 }
 
 impl Pages for IntoPack<'_> {
     fn page(&mut self, offset: u64, bytes: &[u8; 4096]) -> Result<()> {
+        let Some(offset) = self.place(offset).filter(|_| bytes.iter().any(|byte| *byte != 0)) else {
+            return Ok(());
+        };
         if offset != self.start + self.run.len() as u64 || self.run.len() >= RUN_BYTES {
             self.flush()?;
             self.start = offset;
         }
-        // The file is new: what is not written is zero.
-        if bytes.iter().any(|byte| *byte != 0) {
-            self.run.extend_from_slice(bytes);
-        } else {
-            self.flush()?;
-            self.start = offset + PAGE_SIZE;
-        }
+        self.run.extend_from_slice(bytes);
         Ok(())
     }
 }
@@ -157,20 +172,24 @@ pub(crate) fn freeze(kept: &mut Kept, order: &Order, began: Instant) -> Result<F
     let memory = kept.place.memory();
     let shared = kept.qemu.ignores_shared();
     // A memory that changes no more is the pack by a second name; one that goes on is copied, and one that was never in a
-    // file of its own comes with the devices.
+    // file of its own comes with the devices, or what changed of it since it was mapped from a pack.
     let mut draft = if shared && !order.leave_running {
         kept.store.begin_over(&name, &memory, memory_bytes)?
     } else {
-        let mut draft = kept.store.begin(&name)?;
-        draft.pack().reserve(memory_bytes);
-        draft
+        kept.store.begin(&name)?
     };
+    let changed = if order.full { None } else { share(kept, &mut draft)? };
+    let whole = [Changed { at: 0, bytes: Extent { offset: 0, len_bytes: memory_bytes } }];
+    let places = changed.as_deref().unwrap_or(&whole);
+    if changed.is_none() && draft.pack().len_bytes() == 0 {
+        draft.pack().reserve(memory_bytes);
+    }
     let pid = kept.qemu.pid();
     let origin = observe(pid)?.ok_or(Error::Gone)?;
     let devices = {
         let path = draft.pack().path().to_owned();
         let file = draft.pack().file();
-        let mut pages = IntoPack { file, path: &path, run: Vec::with_capacity(RUN_BYTES), start: 0 };
+        let mut pages = IntoPack { file, path: &path, places, run: Vec::with_capacity(RUN_BYTES), start: 0 };
         let devices = kept.qemu.save(&mut pages)?;
         pages.flush()?;
         devices
@@ -181,12 +200,15 @@ pub(crate) fn freeze(kept: &mut Kept, order: &Order, began: Instant) -> Result<F
         copy_sparse(&from, 0, draft.pack().file(), 0, memory_bytes)
             .map_err(|errno| no_space(&path, errno))?;
     }
-    draft.pack().filled(memory_bytes);
-    let disks = disks(kept, &mut draft)?;
+    let end = draft.pack().len_bytes();
+    draft.pack().filled(end);
+    let goes_on = changed.is_some();
+    let disks = disks(kept, &mut draft, goes_on)?;
     let mut machine = kept.machine.clone();
     machine.vmm_version = kept.qemu.version().to_string();
     machine.ignore_shared = shared;
     machine.memory.bytes = Extent { offset: 0, len_bytes: memory_bytes };
+    machine.memory.changed = changed.unwrap_or_default();
     machine.devices = ByteBuf::from(devices);
     machine.disks = disks;
     if let (Some(guest), Some(agent)) = (&mut machine.guest, &kept.agent) {
@@ -206,6 +228,9 @@ pub(crate) fn freeze(kept: &mut Kept, order: &Order, began: Instant) -> Result<F
     };
     let then = if order.leave_running { Then::GoOn } else { Then::End };
     let committed = draft.commit(&checkpoint, origin, then)?;
+    if goes_on {
+        kept.image = Some(committed.id.clone());
+    }
     if !order.leave_running {
         // The memory is an image now: it must not change any more.
         kept.qemu.quit();
@@ -213,18 +238,75 @@ pub(crate) fn freeze(kept: &mut Kept, order: &Order, began: Instant) -> Result<F
     Ok(Frozen {
         name: committed.id.name.to_string(),
         version: committed.id.version,
-        bytes: kept.store.summary(&committed.id).disk_bytes,
+        // Without the holes of a memory of its own.
+        bytes: if goes_on { committed.bytes } else { kept.store.summary(&committed.id).disk_bytes },
         pause_us: began.elapsed().as_micros() as u64,
         running: order.leave_running,
     })
 }
 
-/// Puts the disks into the pack: what they began with, unless that stays where it is, and what was written since.
-fn disks(kept: &Kept, draft: &mut Draft) -> Result<Vec<Disk>> {
+/// Goes on with the pack that the memory is a private mapping of, if that can be and is worth it; returns the places for
+/// what changed of the memory, which are all the pages that QEMU has to itself.
+fn share(kept: &Kept, draft: &mut Draft) -> Result<Option<Vec<Changed>>> {
+    let (Some(id), Some(source)) = (&kept.image, &kept.source) else { return Ok(None) };
+    let Ok(mapped) = rustix::fs::fstat(source) else { return Ok(None) };
+    // The image may have been removed, or its pack compressed or made anew.
+    let Ok(image) = kept.store.open_any(id) else { return Ok(None) };
+    let pack = kept.store.path_of(id).join("pack");
+    let same =
+        std::fs::metadata(pack).is_ok_and(|pack| pack.dev() == mapped.st_dev && pack.ino() == mapped.st_ino);
+    if !same {
+        return Ok(None);
+    }
+    let memory_bytes = kept.machine.memory.bytes.len_bytes;
+    let Some(written) = written(kept.qemu.pid(), &mapped, memory_bytes) else { return Ok(None) };
+    let written_bytes: u64 = written.iter().map(|range| range.end - range.start).sum();
+    // A thaw reads what changed, and only maps the rest: where much of it has changed, a new beginning is better.
+    if written_bytes > mapped.st_blocks.cast_unsigned() * 512 / 2 || !draft.share_pack(&image)? {
+        return Ok(None);
+    }
+    let mut offset = draft.pack().reserve(written_bytes);
+    let places = written.into_iter().map(|range| {
+        let len_bytes = range.end - range.start;
+        let bytes = Extent { offset, len_bytes };
+        offset += len_bytes;
+        Changed { at: range.start, bytes }
+    });
+    Ok(Some(places.collect()))
+}
+
+/// Finds which parts of a memory that is a private mapping of a file's beginning its process has written. `None` where
+/// that cannot be told.
+fn written(pid: i32, file: &Stat, memory_bytes: u64) -> Option<Vec<Range<u64>>> {
+    let mappings = proc::bare_mappings(pid).ok()?;
+    let pagemap = Pagemap::open(pid).ok()?;
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    let mut seen = 0;
+    for mapping in mappings {
+        let ours = mapping.inode == file.st_ino && mapping.device == file.st_dev && !mapping.shared;
+        if !ours || mapping.offset >= memory_bytes {
+            continue;
+        }
+        // It may be in parts, of which some are left out of core dumps or may be merged.
+        let (pages, _) = pagemap.private_pages(mapping.start, mapping.end).ok()?;
+        let at = |address: u64| mapping.offset + (address - mapping.start);
+        ranges.extend(pages.iter().map(|page| at(page.start)..at(page.end)));
+        seen += mapping.end - mapping.start;
+    }
+    ranges.sort_unstable_by_key(|range| range.start);
+    // All of it once, or it is not what we take it for.
+    (seen == memory_bytes && ranges.windows(2).all(|pair| pair[0].end <= pair[1].start)).then_some(ranges)
+}
+
+/// Puts the disks into the pack: what they began with, unless that stays where it is or is in the pack already, and what
+/// was written since.
+fn disks(kept: &Kept, draft: &mut Draft, goes_on: bool) -> Result<Vec<Disk>> {
     let mut disks = Vec::new();
     for (index, disk) in kept.machine.disks.iter().enumerate() {
         let base = match (&disk.base, &kept.source) {
-            (DiskBase::Pack(extent), Some(source)) => DiskBase::Pack(put(draft, source.as_fd(), *extent)?),
+            (DiskBase::Pack(extent), Some(source)) if !goes_on => {
+                DiskBase::Pack(put(draft, source.as_fd(), *extent)?)
+            }
             (base, _) => base.clone(),
         };
         let layer = match disk.layer {

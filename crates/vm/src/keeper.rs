@@ -14,7 +14,7 @@ use crate::wire;
 use frost_keeper::Held;
 use frost_keeper::protocol::{self as say, DATA_BYTES, HEAD_BYTES, Message};
 use frost_model::machine::Machine;
-use frost_store::Store;
+use frost_store::{ImageId, Store};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -47,7 +47,9 @@ pub(crate) struct Kept {
     pub(crate) agent: Option<Agent>,
     /// What it is; a freeze fills in the rest.
     pub(crate) machine: Machine,
-    /// The file in which disks begin that the image is to hold.
+    /// The newest image whose pack begins with the file that the memory is a private mapping of.
+    pub(crate) image: Option<ImageId>,
+    /// The file in which disks begin that the image is to hold; of a thawed machine the pack that its memory is of, too.
     pub(crate) source: Option<OwnedFd>,
     pub(crate) place: Place,
     pub(crate) store: Store,

@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::qmp::{Event, Qmp, Version};
-use crate::stream::{self, Pages};
+use crate::stream::{self, Gap, Pages};
 use crate::vmm::Vmm;
-use frost_model::machine::{Disk, DiskBase, Extent, Forward, Machine};
+use frost_model::machine::{Changed, Disk, DiskBase, Extent, Forward, Machine};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::FdFlags;
@@ -12,7 +12,7 @@ use rustix::pipe::PipeFlags;
 use serde_json::json;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -291,16 +291,25 @@ impl Vmm for Qemu {
         }
     }
 
-    fn load(&mut self, devices: &[u8]) -> Result<()> {
+    fn load(&mut self, devices: &[u8], changed: &[Changed], pack: BorrowedFd<'_>) -> Result<()> {
+        let memory = self.memory.clone();
+        let gap = Gap::find(devices, &memory, self.memory_bytes, self.left_out)?;
         self.prepare(self.left_out)?;
         let (reader, writer) =
             rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(Error::call("cannot make a pipe"))?;
         self.monitor.give("load", reader.as_fd())?;
         drop(reader);
         self.monitor.ask("migrate-incoming", json!({ "uri": "fd:load" }))?;
-        // That QEMU takes no more is told by what it says then.
-        let _ = File::from(writer).write_all(devices);
-        match self.migrated("migrate-incoming") {
+        let filled = gap.fill(changed, pack, File::from(writer));
+        let loaded = self.migrated("migrate-incoming");
+        match filled {
+            // That QEMU takes no more is told by what it says then.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                return Err(Error::file("the pack")(error));
+            }
+            _ => {}
+        }
+        match loaded {
             // It ends when it cannot load.
             Err(Error::Gone) => {
                 self.quit();

@@ -134,10 +134,7 @@ fn prepare_and_start(
         processor: qemu::PROCESSOR.to_owned(),
         accelerator: options.accelerator.clone(),
         cpus: options.cpus,
-        memory: MachineMemory {
-            name: qemu::MEMORY.to_owned(),
-            bytes: Extent { offset: 0, len_bytes: memory_bytes },
-        },
+        memory: MachineMemory::flat(qemu::MEMORY, memory_bytes),
         disks,
         forwards: options.forwards.clone(),
         guest: Some(Guest {

@@ -7,7 +7,10 @@
 //! before those of devices, whose length nobody can tell, and which are passed on as they are.
 
 use crate::error::{Error, Result};
-use std::io::{BufReader, Read};
+use frost_model::machine::Changed;
+use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
+use std::io::{BufReader, BufWriter, Read, Write};
 
 const PAGE: usize = 4096;
 const MAGIC: u32 = 0x5145_564d;
@@ -58,6 +61,16 @@ pub fn take_apart(
     pages: &mut dyn Pages,
 ) -> Result<Vec<u8>> {
     let stream = BufReader::with_capacity(1 << 20, stream);
+    parts(stream, memory, memory_bytes, ignore_shared, pages).map(|parts| parts.rest)
+}
+
+fn parts<'a, R: Read>(
+    stream: BufReader<R>,
+    memory: &'a str,
+    memory_bytes: u64,
+    ignore_shared: bool,
+    pages: &mut dyn Pages,
+) -> Result<Parts<'a, R>> {
     let mut parts = Parts {
         stream,
         rest: Vec::new(),
@@ -66,12 +79,87 @@ pub fn take_apart(
         ignore_shared,
         last: Vec::new(),
         seen: false,
+        end: None,
     };
     parts.run(pages)?;
     if !parts.seen {
         return Err(wrong(format!("it has no memory called {memory}")));
     }
-    Ok(parts.rest)
+    Ok(parts)
+}
+
+/// Where pages can be put into a stream that has none of a memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Gap<'a> {
+    devices: &'a [u8],
+    at: usize,
+    memory: &'a str,
+}
+
+impl<'a> Gap<'a> {
+    /// Finds it in what [`take_apart`] returned.
+    ///
+    /// # Errors
+    /// [`Error::Stream`] if it is no such stream, or has pages of the memory.
+    pub fn find(devices: &'a [u8], memory: &'a str, memory_bytes: u64, ignore_shared: bool) -> Result<Self> {
+        struct None;
+        impl Pages for None {
+            fn page(&mut self, _: u64, _: &[u8; PAGE]) -> Result<()> {
+                Err(wrong("it has pages of the memory, which are elsewhere"))
+            }
+        }
+        let stream = BufReader::with_capacity(PAGE, devices);
+        let found = parts(stream, memory, memory_bytes, ignore_shared, &mut None)?;
+        match found.end {
+            // So its offset is ours, too.
+            Some(at) if found.rest == devices => Ok(Self { devices, at, memory }),
+            _ => Err(wrong("it has no place for pages of the memory")),
+        }
+    }
+
+    /// Writes the stream with pages of the memory in it, which are read from a pack.
+    ///
+    /// # Errors
+    /// Those of reading the pack, and of the writer.
+    pub fn fill(&self, changed: &[Changed], pack: BorrowedFd<'_>, writer: impl Write) -> std::io::Result<()> {
+        let mut writer = BufWriter::with_capacity(1 << 20, writer);
+        let (before, after) = self.devices.split_at(self.at);
+        writer.write_all(before)?;
+        let mut again = 0;
+        let mut bytes = vec![0; 64 * PAGE];
+        for range in changed {
+            let mut done = 0;
+            while done < range.bytes.len_bytes {
+                let len = bytes.len().min((range.bytes.len_bytes - done) as usize);
+                read_all_at(pack, &mut bytes[..len], range.bytes.offset + done)?;
+                for (page, at) in bytes[..len].chunks_exact(PAGE).zip((range.at + done..).step_by(PAGE)) {
+                    writer.write_all(&(at | WHOLE_PAGE | again).to_be_bytes())?;
+                    if again == 0 {
+                        writer.write_all(&[self.memory.len() as u8])?;
+                        writer.write_all(self.memory.as_bytes())?;
+                        again = CONTINUE;
+                    }
+                    writer.write_all(page)?;
+                }
+                done += len as u64;
+            }
+        }
+        writer.write_all(after)?;
+        writer.flush()
+    }
+}
+
+fn read_all_at(file: BorrowedFd<'_>, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pread(file, &mut bytes[done..], offset + done as u64) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 fn wrong(what: impl Into<String>) -> Error {
@@ -88,6 +176,8 @@ struct Parts<'a, R: Read> {
     last: Vec<u8>,
     /// Whether the memory was announced.
     seen: bool,
+    /// Where in the rest the first part of memory ends.
+    end: Option<usize>,
 }
 
 impl<R: Read> Parts<'_, R> {
@@ -216,6 +306,7 @@ impl<R: Read> Parts<'_, R> {
             let (offset, flags) = (word & !(PAGE as u64 - 1), word & (PAGE as u64 - 1));
             match flags & !CONTINUE {
                 EOS => {
+                    self.end.get_or_insert(self.rest.len());
                     self.rest.extend_from_slice(&word.to_be_bytes());
                     return Ok(());
                 }
@@ -295,6 +386,8 @@ impl<R: Read> Parts<'_, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use frost_model::machine::Extent;
+    use rustix::fd::AsFd;
     use std::collections::BTreeMap;
 
     #[derive(Default)]
@@ -357,6 +450,25 @@ mod tests {
         // What remains is a stream itself.
         let again = take_apart(rest.as_slice(), "ram", 8192, false, &mut Kept::default()).unwrap();
         assert_eq!(again, rest);
+    }
+
+    #[test]
+    fn pages_are_put_into_a_stream_that_has_none() {
+        let rest = take_apart(stream().as_slice(), "ram", 8192, false, &mut Kept::default()).unwrap();
+        let pack = rustix::fs::memfd_create("pack", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::write(&pack, &[[1; 4096], [2; 4096], [3; 4096]].concat()).unwrap();
+        let range = |at, offset| Changed { at, bytes: Extent { offset, len_bytes: 4096 } };
+        let gap = Gap::find(&rest, "ram", 8192, false).unwrap();
+        let mut filled = Vec::new();
+        gap.fill(&[range(0, 8192), range(4096, 0)], pack.as_fd(), &mut filled).unwrap();
+        let mut kept = Kept::default();
+        assert_eq!(take_apart(filled.as_slice(), "ram", 8192, false, &mut kept).unwrap(), rest);
+        assert_eq!(kept.0, BTreeMap::from([(0, 3), (4096, 1)]));
+        // A pack that ends early is told of.
+        assert!(gap.fill(&[range(0, 12288)], pack.as_fd(), &mut Vec::new()).is_err());
+        // A stream with pages of its own, or of another machine, is refused.
+        assert!(Gap::find(&filled, "ram", 8192, false).is_err());
+        assert!(Gap::find(&rest, "pc.ram", 8192, false).is_err());
     }
 
     #[test]

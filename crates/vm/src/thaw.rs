@@ -158,6 +158,9 @@ fn prepare_and_start(
     for layer in machine.disks.iter().filter_map(|disk| disk.layer) {
         blocks.verify(pack.as_fd(), layer.offset..layer.offset + layer.len_bytes)?;
     }
+    for range in machine.memory.changed.iter().map(|changed| changed.bytes) {
+        blocks.verify(pack.as_fd(), range.offset..range.offset + range.len_bytes)?;
+    }
     let held = instance.begin(record, true)?;
     let place = Place::new(instance)?;
     for (index, disk) in machine.disks.iter().enumerate() {

@@ -2,6 +2,8 @@
 
 use crate::error::Result;
 use crate::stream::Pages;
+use frost_model::machine::Changed;
+use rustix::fd::BorrowedFd;
 
 /// A program that runs one virtual machine, started and paused.
 ///
@@ -27,11 +29,12 @@ pub trait Vmm {
     /// The guest stays paused, and can go on.
     fn save(&mut self, pages: &mut dyn Pages) -> Result<Vec<u8>>;
 
-    /// Loads devices into a machine that was started to wait for them; it is then a paused guest.
+    /// Loads devices into a machine that was started to wait for them, and what changed of its memory, which is in a
+    /// pack; it is then a paused guest.
     ///
     /// # Errors
     /// The machine is of no more use.
-    fn load(&mut self, devices: &[u8]) -> Result<()>;
+    fn load(&mut self, devices: &[u8], changed: &[Changed], pack: BorrowedFd<'_>) -> Result<()>;
 
     /// Ends the program, and waits until it has ended.
     fn quit(&mut self);

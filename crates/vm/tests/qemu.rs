@@ -1,7 +1,7 @@
 //! A real QEMU with a real guest, by the driver alone.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use frost_model::machine::{Extent, Guest, Machine, MachineMemory};
+use frost_model::machine::{Guest, Machine, MachineMemory};
 use frost_vm::agent::{Agent, Frame};
 use frost_vm::initramfs::{self, Task};
 use frost_vm::kernel::Kernel;
@@ -42,10 +42,7 @@ fn machine() -> Machine {
         processor: qemu::PROCESSOR.to_owned(),
         accelerator: "tcg".to_owned(),
         cpus: 1,
-        memory: MachineMemory {
-            name: qemu::MEMORY.to_owned(),
-            bytes: Extent { offset: 0, len_bytes: MEMORY_BYTES },
-        },
+        memory: MachineMemory::flat(qemu::MEMORY, MEMORY_BYTES),
         disks: Vec::new(),
         forwards: Vec::new(),
         guest: Some(Guest::default()),
@@ -136,7 +133,7 @@ fn thaw(directory: &Path, machine: &Machine, file: &File, devices: &[u8], guest:
     };
     let mut qemu = Qemu::start(machine, &parts).unwrap();
     drop(theirs);
-    qemu.load(devices).unwrap();
+    qemu.load(devices, &machine.memory.changed, file.as_fd()).unwrap();
     agent.flush();
     qemu.resume().unwrap();
     agent.send(wire::TIME, &agent::time());

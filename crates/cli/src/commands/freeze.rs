@@ -87,8 +87,9 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             };
             let record = instance.record().map_err(runtime)?;
             if record.machine {
-                trouble::not_for("a virtual machine", what(), &given[..5])?;
-                return super::guest::freeze(&kept, &name, options.leave_running, invocation);
+                trouble::not_for("a virtual machine", what(), &given[..4])?;
+                let how = (options.leave_running, options.full);
+                return super::guest::freeze(&kept, &name, how, invocation);
             }
             // Under another name nobody would look for this keeper.
             let stay = !options.cold && name == *instance.name();

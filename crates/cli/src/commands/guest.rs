@@ -224,10 +224,10 @@ struct FrozenRecord<'a> {
 pub(super) fn freeze(
     kept: &Kept,
     name: &Name,
-    leave_running: bool,
+    (leave_running, full): (bool, bool),
     invocation: &mut Invocation,
 ) -> Result<ExitCode, Failure> {
-    let order = Order { name: name.to_string(), leave_running };
+    let order = Order { name: name.to_string(), leave_running, full };
     let what = format!("cannot freeze the virtual machine {name}");
     let answer =
         frost_vm::freeze::order(&kept.connection, &order).map_err(|error| trouble(what.clone(), error))?;
@@ -330,6 +330,10 @@ pub(super) fn describe(machine: &Machine) -> Vec<String> {
         ),
         format!("  processor {}, executed by {}", machine.processor, machine.accelerator),
     ];
+    if !machine.memory.changed.is_empty() {
+        let changed = output::bytes(machine.memory.changed_bytes());
+        lines.push(format!("  {changed} of the memory have changed since an earlier version"));
+    }
     for disk in &machine.disks {
         let base = match &disk.base {
             frost_model::machine::DiskBase::Pack(_) => "in the image".to_owned(),
