@@ -8,7 +8,7 @@ use crate::instance::{Instance, Kept, Record, Standing};
 use frost_keeper::Connection;
 use frost_model::host::Budget;
 use frost_store::{ImageId, Name, Store};
-use frost_sys::cgroup::{self, Group, Parent, Resource};
+use frost_sys::cgroup::{Group, Parent, Resource};
 use frost_sys::proc;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -227,20 +227,4 @@ fn change_one(kept: &Kept, name: &str, root: i32, resource: Resource, new: Optio
     kept.connection.state()?;
     groups.settled();
     Ok(())
-}
-
-/// Tells what is to be done where no group may be made.
-pub fn remedy(lack: &cgroup::Lack) -> String {
-    match lack {
-        cgroup::Lack::Controller => {
-            "mount it (`mount -t cgroup2 none /sys/fs/cgroup`, with a kernel that has it), or run it \
-             without that limit"
-                .to_owned()
-        }
-        cgroup::Lack::Delegation(_) => {
-            "let the service manager delegate a group: `systemd-run --user --scope -p Delegate=yes \
-             frost ...`; or as root: `mkdir GROUP; chown -R USER GROUP; echo PID > GROUP/cgroup.procs`"
-                .to_owned()
-        }
-    }
 }

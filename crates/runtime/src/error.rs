@@ -45,7 +45,7 @@ pub enum Error {
     #[error("there is no kind {0:?} of calls that could be allowed")]
     Kind(String),
     /// There can be no budget for it here.
-    #[error("{}", lacking(*resource, lack))]
+    #[error("{}", lack.told(*resource))]
     Budget {
         /// For what.
         resource: Resource,
@@ -127,21 +127,6 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] frost_store::Error),
-}
-
-fn lacking(resource: Resource, lack: &Lack) -> String {
-    let controller = resource.controller();
-    match lack {
-        Lack::Controller => {
-            format!("no control group hierarchy with the controller {controller} is mounted here")
-        }
-        Lack::Delegation(group) => {
-            format!(
-                "no control group with the controller {controller} is delegated to you; yours is {}",
-                group.display()
-            )
-        }
-    }
 }
 
 fn amount(resource: Resource, limit: u64) -> String {

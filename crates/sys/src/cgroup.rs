@@ -47,6 +47,38 @@ pub enum Lack {
     Delegation(PathBuf),
 }
 
+impl Lack {
+    /// Tells what lacks.
+    pub fn told(&self, resource: Resource) -> String {
+        let controller = resource.controller();
+        match self {
+            Self::Controller => {
+                format!("no control group hierarchy with the controller {controller} is mounted here")
+            }
+            Self::Delegation(group) => {
+                format!(
+                    "no control group with the controller {controller} is delegated to you; yours is {}",
+                    group.display()
+                )
+            }
+        }
+    }
+
+    /// Tells what is to be done about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Controller => {
+                "mount it (`mount -t cgroup2 none /sys/fs/cgroup`, with a kernel that has it), or run it \
+                 without that limit"
+            }
+            Self::Delegation(_) => {
+                "let the service manager delegate a group: `systemd-run --user --scope -p Delegate=yes \
+                 frost ...`; or as root: `mkdir GROUP; chown -R USER GROUP; echo PID > GROUP/cgroup.procs`"
+            }
+        }
+    }
+}
+
 /// A mounted hierarchy, as we stand in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Hierarchy {
@@ -361,6 +393,45 @@ impl Group {
     pub fn memory_bytes(&self) -> Option<u64> {
         let name = if self.unified { "memory.current" } else { "memory.usage_in_bytes" };
         self.read(name)?.trim().parse().ok()
+    }
+
+    /// Returns whether something in it was ended because it needed more memory than the limit allows.
+    ///
+    /// Both versions count that as `oom_kill`, version 1 since Linux 4.13.
+    pub fn has_starved(&self) -> bool {
+        let name = if self.unified { "memory.events" } else { "memory.oom_control" };
+        let text = self.read(name).unwrap_or_default();
+        text.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0"))
+    }
+
+    /// Asks version 1 to tell when memory lacks, by a counter that can be waited for: it ends what needs most and not the
+    /// whole group. `None` where the kernel ends all of it ([`limit`](Self::limit)), or cannot tell.
+    ///
+    /// It tells before anything has ended: [`has_starved`](Self::has_starved) may say so some milliseconds later only.
+    ///
+    /// Source: `Documentation/admin-guide/cgroup-v1/memory.rst`, "OOM Control".
+    pub fn want(&self) -> Option<OwnedFd> {
+        use rustix::fd::AsRawFd;
+        if self.unified || self.resource != Resource::Memory {
+            return None;
+        }
+        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+        let counter = rustix::event::eventfd(0, flags).ok()?;
+        let events = rustix::fs::openat(
+            &self.directory,
+            "memory.oom_control",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .ok()?;
+        let text = format!("{} {}", counter.as_raw_fd(), events.as_raw_fd());
+        self.write("cgroup.event_control", &text).ok()?;
+        Some(counter)
+    }
+
+    /// Returns whether there are processes in it.
+    pub fn has_processes(&self) -> bool {
+        self.read("cgroup.procs").is_some_and(|list| !list.is_empty())
     }
 
     /// Opens the file by which a process moves itself here: it writes `0`.
