@@ -43,6 +43,7 @@ const NEEDS: &[Need] = &[
     Need { program: "/usr/sbin/mkfs.ext4", package: "e2fsprogs" },
     Need { program: "Xvfb", package: "xvfb" },
     Need { program: "xclock", package: "x11-apps" },
+    Need { program: "xterm", package: "xterm" },
     Need { program: "chromium", package: "chromium" },
     Need { program: "gunicorn", package: "gunicorn" },
     Need { program: "uvicorn", package: "uvicorn" },

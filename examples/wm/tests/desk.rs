@@ -3,6 +3,7 @@
 
 use frost_wm::Place;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -39,8 +40,22 @@ impl Drop for Running {
     }
 }
 
+/// As whom the components run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Myself,
+    /// An ordinary user, whom root becomes for it.
+    Ordinary,
+}
+
+/// No account has this number, so nothing need be added to the machine.
+const ORDINARY: u32 = 64_217;
+
 struct Desk {
     place: tempfile::TempDir,
+    who: Who,
+    /// Where the programs are that it runs.
+    bin: PathBuf,
     connection: RustConnection,
     root: u32,
     size: (u16, u16),
@@ -60,8 +75,11 @@ fn scenario_binary() -> PathBuf {
 
 impl Desk {
     fn frost(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(scenario_binary_once());
+        let mut command = Command::new(self.bin.join("frost-scenario"));
         command.args(arguments).current_dir(self.place.path()).env("FROST_HOME", self.place.path());
+        if self.who == Who::Ordinary {
+            command.uid(ORDINARY).gid(ORDINARY);
+        }
         command
     }
 
@@ -147,8 +165,45 @@ fn picture(desk: &Desk, name: &str, screen: &[u8]) {
     std::fs::write(Path::new(&directory).join(format!("{name}.ppm")), text).unwrap();
 }
 
+/// Where the programs are for somebody: he may not be able to look where they were built.
+fn programs(who: Who, place: &Path) -> PathBuf {
+    let built = scenario_binary_once().parent().unwrap();
+    if who == Who::Myself {
+        return built.to_owned();
+    }
+    let bin = place.join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for name in ["frost-scenario", "wm", "layouter", "decorator", "carnival"] {
+        let (program, place) = (built.join(name), bin.join(name));
+        if std::fs::hard_link(&program, &place).is_err() {
+            // By a process of its own: what another test forks meanwhile would hold a file of ours open for writing, and
+            // a program is not executed then (ETXTBSY).
+            assert!(Command::new("cp").arg(program).arg(place).status().unwrap().success());
+        }
+    }
+    std::os::unix::fs::chown(place, Some(ORDINARY), Some(ORDINARY)).unwrap();
+    bin
+}
+
 #[test]
 fn windows_stay_whoever_is_replaced_killed_or_frozen() {
+    windows_stay(Who::Myself, 100);
+}
+
+#[test]
+fn windows_of_an_ordinary_user_stay() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: whoever runs the tests is an ordinary user already");
+    }
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--user", "--map-root-user", "--net", "true"]).uid(ORDINARY).gid(ORDINARY);
+    if !unshare.output().is_ok_and(|output| output.status.success()) {
+        return println!("skipped: an ordinary user may make no user namespaces here");
+    }
+    windows_stay(Who::Ordinary, 20);
+}
+
+fn windows_stay(who: Who, rounds: u64) {
     let server = Command::new("Xvfb")
         .args(["-displayfd", "1", "-screen", "0", "840x520x24", "-nolisten", "tcp"])
         .stdout(Stdio::piped())
@@ -163,9 +218,9 @@ fn windows_stay_whoever_is_replaced_killed_or_frozen() {
     let root = &connection.setup().roots[screen];
     let (root, size) = (root.root, (root.width_in_pixels, root.height_in_pixels));
     let place = tempfile::Builder::new().prefix("wm").tempdir().unwrap();
-    let desk = Desk { place, connection, root, size };
+    let bin = programs(who, place.path());
+    let desk = Desk { place, who, bin: bin.clone(), connection, root, size };
 
-    let bin = Path::new(env!("CARGO_BIN_EXE_wm")).parent().unwrap();
     let text =
         include_str!("../desk.toml").replace("BIN", &bin.display().to_string()).replace(":9", &display);
     std::fs::write(desk.place.path().join("desk.toml"), text).unwrap();
@@ -180,6 +235,11 @@ fn windows_stay_whoever_is_replaced_killed_or_frozen() {
         ("xlogo", &[]),
         ("xclock", &["-update", "86400"]),
         ("xmessage", &["kept"]),
+        // Without a cursor, whose look depends on who has the focus.
+        (
+            "xterm",
+            &["-T", "xterm", "-e", "sh", "-c", "printf '\\033[?25l$ echo kept\\nkept\\n'; exec sleep 100000"],
+        ),
     ] {
         match Command::new(client).args(arguments).env("DISPLAY", &display).stderr(Stdio::null()).spawn() {
             Ok(child) => running.0.push(child),
@@ -208,7 +268,7 @@ fn windows_stay_whoever_is_replaced_killed_or_frozen() {
     desk.run(&["replace", "decorator", "--binary", bin.join("decorator").to_str().unwrap()]);
     until("the screen is as it was", || (desk.screen() == sober).then_some(()));
 
-    let rounds: u64 = std::env::var("FROST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
+    let rounds: u64 = std::env::var("FROST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(rounds);
     let mut seed = u64::from(std::process::id()) | 1 << 40;
     eprintln!("seed {seed}");
     for _ in 0..rounds {
