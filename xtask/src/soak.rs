@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The test of components that are killed in a stream.
-const ROUNDS: &str = "rounds::components_that_are_killed_in_a_stream";
+const ROUNDS: &str =
+    "rounds::components_that_are_killed_in_a_stream_end_where_those_do_that_are_left_alone::as_myself";
 
 /// How long the long versions are.
 #[derive(clap::Args)]

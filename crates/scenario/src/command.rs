@@ -3,15 +3,17 @@
 use crate::control::Replacement;
 use crate::engine::Engine;
 use crate::failure::{Failure, Status};
+use crate::graph::Graph;
 use crate::image::Image;
 use crate::scenario::{self, Scenario};
 use crate::status::State;
-use crate::{graph, place, source};
+use crate::{budget, place, source};
 use clap::{Parser, Subcommand, ValueEnum};
 use frost_component::wire::is_name;
 use frost_component::{Content, Error, Session};
+use serde::Serialize;
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -19,6 +21,9 @@ use std::process::{Command, Stdio};
 #[derive(Debug, Parser)]
 #[command(name = "frost-scenario", bin_name = "frost", version, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
+    /// Print records, one to a line, instead of text (docs/json.md)
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -67,13 +72,19 @@ enum Verb {
         #[arg(long, hide = true)]
         left: bool,
     },
+    /// Writes the image of a frozen scenario to standard output
+    #[command(hide = true)]
+    Export {
+        /// Its name
+        scenario: String,
+    },
+    /// Takes such an image from standard input
+    #[command(hide = true)]
+    Import,
     /// Shows how components and documents stand
     Status {
         /// Which one, if several run
         scenario: Option<String>,
-        /// Print a record instead of text
-        #[arg(long)]
-        json: bool,
     },
     /// Puts another implementation in the place of a component
     ///
@@ -135,6 +146,9 @@ enum Verb {
     Source,
 }
 
+/// No image of a scenario that is imported is longer: all of it is held in memory.
+const IMPORT_BYTES: u64 = 4 << 30;
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
     Text,
@@ -144,12 +158,15 @@ enum Format {
 
 impl Arguments {
     pub(crate) fn run(self) -> Result<(), Failure> {
+        let json = self.json;
         match self.verb {
-            Verb::Up { file, detach, prove, left } => up(&file, detach, prove, left),
-            Verb::Down { scenario } => down(scenario.as_deref()),
-            Verb::Freeze { scenario } => freeze(scenario.as_deref()),
-            Verb::Thaw { scenario, file, attach, left } => thaw(&scenario, file, attach, left),
-            Verb::Status { scenario, json } => status(scenario.as_deref(), json),
+            Verb::Up { file, detach, prove, left } => up(&file, detach, prove, left, json),
+            Verb::Down { scenario } => down(scenario.as_deref(), json),
+            Verb::Freeze { scenario } => freeze(scenario.as_deref(), json),
+            Verb::Thaw { scenario, file, attach, left } => thaw(&scenario, file, attach, left, json),
+            Verb::Export { scenario } => export(&scenario),
+            Verb::Import => import(json),
+            Verb::Status { scenario } => status(scenario.as_deref(), json),
             Verb::Replace { name, binary, to_version, timeout, scenario, arguments } => {
                 let span = scenario::parse_duration(&timeout).ok_or_else(|| {
                     Failure::new(
@@ -168,11 +185,13 @@ impl Arguments {
                     version: to_version,
                     timeout_ms: span.as_millis() as u64,
                 };
-                replace(scenario.as_deref(), &name, &wish)
+                replace(scenario.as_deref(), &name, &wish, json)
             }
-            Verb::Rom { name, follow, scenario } => show(scenario.as_deref(), "rom", &name, follow),
-            Verb::Report { name, follow, scenario } => show(scenario.as_deref(), "report", &name, follow),
-            Verb::Graph { scenario, format } => picture(scenario.as_deref(), format),
+            Verb::Rom { name, follow, scenario } => show(scenario.as_deref(), "rom", &name, follow, json),
+            Verb::Report { name, follow, scenario } => {
+                show(scenario.as_deref(), "report", &name, follow, json)
+            }
+            Verb::Graph { scenario, format } => picture(scenario.as_deref(), format, json),
             Verb::Source => {
                 source::run().map_err(|why| Failure::new(Status::Failed, "the source has ended", why))
             }
@@ -193,12 +212,21 @@ fn load(file: &Path) -> Result<(String, Scenario), Failure> {
         .hint("add `name = \"...\"` to it"))
 }
 
-fn up(file: &Path, detach: bool, prove: Option<u64>, left: bool) -> Result<(), Failure> {
+/// Loads a scenario that is to run here.
+fn load_to_run(file: &Path) -> Result<(String, Scenario), Failure> {
     let (name, scenario) = load(file)?;
+    budget::check(&scenario).map_err(|lack| {
+        Failure::new(Status::Denied, format!("cannot start scenario {name}"), lack.why).hint(lack.remedy)
+    })?;
+    Ok((name, scenario))
+}
+
+fn up(file: &Path, detach: bool, prove: Option<u64>, left: bool, json: bool) -> Result<(), Failure> {
+    let (name, scenario) = load_to_run(file)?;
     let home = place::scenarios()?.join(&name);
     if detach {
         let words = [OsStr::new("up"), OsStr::new("--left"), file.as_os_str()];
-        return leave(&words, &home, &name);
+        return leave(&words, &home, &name, json);
     }
     supervise(&name, &home, file, scenario, None, prove, left)
 }
@@ -221,7 +249,11 @@ fn supervise(
     }
     let lock = place::claim(home, name)?;
     let file = std::path::absolute(file).map_err(failed)?;
-    let mut engine = Engine::new(home, &file, name, scenario, image).map_err(failed)?;
+    let mut engine = Engine::new(home, &file, name, scenario, image).map_err(|error| {
+        let told = error.to_string();
+        let (why, hint) = split(&told);
+        Failure::new(Status::Failed, format!("cannot start scenario {name}"), why).hint(hint)
+    })?;
     eprintln!("scenario {name} is up; `frost status` shows it, `frost down {name}` ends it");
     if let Some(rounds) = prove {
         engine.begin_proof(rounds);
@@ -239,7 +271,7 @@ fn supervise(
 }
 
 /// Starts the supervisor in a session of its own, and waits until it answers.
-fn leave(words: &[&OsStr], home: &Path, name: &str) -> Result<(), Failure> {
+fn leave(words: &[&OsStr], home: &Path, name: &str, json: bool) -> Result<(), Failure> {
     let failed =
         |error: io::Error| Failure::new(Status::Failed, format!("cannot start scenario {name}"), error);
     drop(place::claim(home, name)?);
@@ -252,48 +284,59 @@ fn leave(words: &[&OsStr], home: &Path, name: &str) -> Result<(), Failure> {
         if let Ok(mut session) = Session::connect_to(&home.join("control"))
             && session.ask("status", "-", &[], None).is_ok()
         {
-            println!("scenario {name} is up as process {}", child.id());
-            return Ok(());
+            let pid = child.id();
+            let record = Done { pid: Some(pid), ..Done::of(name) };
+            return say(json, &record, &format!("scenario {name} is up as process {pid}"));
         }
         if let Some(status) = child.try_wait().map_err(failed)? {
             let told = std::fs::read_to_string(&log).unwrap_or_default();
-            let why = format!("its supervisor has ended ({status}): {}", told.trim());
-            return Err(Failure::new(Status::Failed, format!("cannot start scenario {name}"), why));
+            return Err(match told.find("error: ") {
+                // It has said all that there is to say.
+                Some(at) => Failure::told(told[at..].trim(), status.code().unwrap_or(1)),
+                None => {
+                    let why = format!("its supervisor has ended ({status}): {}", told.trim());
+                    Failure::new(Status::Failed, format!("cannot start scenario {name}"), why)
+                }
+            });
         }
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
 }
 
-fn freeze(name: Option<&str>) -> Result<(), Failure> {
+fn freeze(name: Option<&str>, json: bool) -> Result<(), Failure> {
     let (name, mut session) = place::connect(name, "freeze a scenario")?;
     let answer = session
         .ask("freeze", "-", &[], None)
         .map_err(|error| denied(&format!("cannot freeze scenario {name}"), error))?;
     let mut numbers = answer.words().2.split(' ');
     let (documents, bytes) = (numbers.next().unwrap_or("?"), numbers.next().unwrap_or("?"));
-    let programs = match numbers.next() {
-        None | Some("0") => String::new(),
-        Some(programs) => format!(", {programs} programs in images of their own"),
+    let number = |text: &str| text.parse::<u64>().unwrap_or(0);
+    let members = numbers.next().map_or(0, number);
+    let programs = match members {
+        0 => String::new(),
+        1 => ", 1 program in an image of its own".to_owned(),
+        members => format!(", {members} programs in images of their own"),
     };
-    println!("scenario {name}: {documents} documents, {bytes} bytes{programs}; its components are gone");
-    Ok(())
+    let record = Done {
+        documents: Some(number(documents)),
+        bytes: Some(number(bytes)),
+        programs: Some(members),
+        ..Done::of(&name)
+    };
+    let told =
+        format!("scenario {name}: {documents} documents, {bytes} bytes{programs}; its components are gone");
+    say(json, &record, &told)
 }
 
-fn thaw(name: &str, file: Option<PathBuf>, attach: bool, left: bool) -> Result<(), Failure> {
+fn thaw(name: &str, file: Option<PathBuf>, attach: bool, left: bool, json: bool) -> Result<(), Failure> {
     let what = format!("cannot thaw scenario {name}");
     if !is_name(name) {
         return Err(Failure::new(Status::Usage, what, "that can be no scenario's name"));
     }
     let home = place::scenarios()?.join(name);
-    let image = Image::read(&home).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::new(Status::Missing, &what, "it has no image")
-            .hint("`frost freeze` makes one of a scenario that runs, `frost up` starts one anew"),
-        io::ErrorKind::InvalidData => Failure::new(Status::Damaged, &what, error)
-            .hint("`frost up` starts it anew, with the documents that persist"),
-        _ => Failure::new(Status::Failed, &what, error),
-    })?;
+    let image = image_of(name, &what)?;
     let file = file.unwrap_or_else(|| image.file.clone());
-    let (found, scenario) = load(&file)?;
+    let (found, scenario) = load_to_run(&file)?;
     if found != name {
         let why = format!("{} is the file of scenario {found}", file.display());
         return Err(Failure::new(Status::Usage, what, why).hint("name its own by `--file`"));
@@ -302,13 +345,86 @@ fn thaw(name: &str, file: Option<PathBuf>, attach: bool, left: bool) -> Result<(
         return supervise(name, &home, &file, scenario, Some(image), None, left);
     }
     let words = ["thaw", "--left", name, "--file"].map(OsStr::new);
-    leave(&[&words[..], &[file.as_os_str()]].concat(), &home, name)
+    leave(&[&words[..], &[file.as_os_str()]].concat(), &home, name, json)
+}
+
+/// Reads the image of a frozen scenario.
+fn image_of(name: &str, what: &str) -> Result<Image, Failure> {
+    Image::read(&place::scenarios()?.join(name)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failure::new(Status::Missing, what, "it has no image")
+            .hint("`frost freeze` makes one of a scenario that runs, `frost up` starts one anew"),
+        io::ErrorKind::InvalidData => Failure::new(Status::Damaged, what, error)
+            .hint("`frost up` starts it anew, with the documents that persist"),
+        _ => Failure::new(Status::Failed, what, error),
+    })
+}
+
+fn export(name: &str) -> Result<(), Failure> {
+    let what = format!("cannot export scenario {name}");
+    if !is_name(name) {
+        return Err(Failure::new(Status::Usage, what, "that can be no scenario's name"));
+    }
+    let image = image_of(name, &what)?;
+    for member in image.members.values() {
+        eprintln!("note: {member} is an image of its own: `frost export {member}`");
+    }
+    let bytes = image.encode().map_err(|error| Failure::new(Status::Failed, &what, error))?;
+    let mut out = io::stdout().lock();
+    out.write_all(&bytes)
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::new(Status::Failed, what, error))
+}
+
+fn import(json: bool) -> Result<(), Failure> {
+    let what = "cannot import a scenario";
+    let mut bytes = Vec::new();
+    io::stdin()
+        .lock()
+        .take(IMPORT_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::new(Status::Failed, what, error))?;
+    let image = Image::decode(&bytes)
+        .map_err(|why| Failure::new(Status::Damaged, what, why).hint("export it again"))?;
+    let name = image.name.clone();
+    if !is_name(&name) {
+        return Err(Failure::new(Status::Damaged, what, "its name can be no scenario's name"));
+    }
+    let what = format!("cannot import scenario {name}");
+    let home = place::scenarios()?.join(&name);
+    let _lock = place::claim(&home, &name)?;
+    if home.join(crate::image::IMAGE).exists() {
+        let why = "there is an image of that name here, which it would replace";
+        return Err(Failure::new(Status::Failed, what, why)
+            .hint(format!("`frost thaw {name}` starts that one; `--store DIR` names another store")));
+    }
+    image.write(&home).map_err(|error| Failure::new(Status::Failed, &what, error))?;
+    let record = Done {
+        documents: Some(image.len() as u64),
+        bytes: Some(bytes.len() as u64),
+        programs: Some(image.members.len() as u64),
+        ..Done::of(&name)
+    };
+    for member in image.members.values() {
+        eprintln!("note: it needs {member}, an image of its own, which is to be imported as well");
+    }
+    let told = format!(
+        "scenario {name}: {} documents, {} bytes; its file is {}",
+        image.len(),
+        bytes.len(),
+        image.file.display()
+    );
+    say(json, &record, &told)
+}
+
+/// What is wrong, and what to do about it.
+fn split(reason: &str) -> (&str, &str) {
+    reason.split_once("; ").unwrap_or((reason, ""))
 }
 
 fn denied(what: &str, error: Error) -> Failure {
     match error {
         Error::Denied { reason, .. } => {
-            let (why, hint) = reason.split_once("; ").unwrap_or((&reason, ""));
+            let (why, hint) = split(&reason);
             Failure::new(Status::Failed, what, why).hint(hint).state("the scenario is as it was")
         }
         error => Failure::new(Status::Failed, what, error)
@@ -317,15 +433,46 @@ fn denied(what: &str, error: Error) -> Failure {
     }
 }
 
-fn down(name: Option<&str>) -> Result<(), Failure> {
+fn down(name: Option<&str>, json: bool) -> Result<(), Failure> {
     let (name, mut session) = place::connect(name, "end a scenario")?;
     match session.ask("down", "", &[], None) {
         Ok(_) | Err(Error::Gone) => {
-            println!("scenario {name} has ended");
-            Ok(())
+            let record = Done { state: Some("ended"), ..Done::of(&name) };
+            say(json, &record, &format!("scenario {name} has ended"))
         }
         Err(error) => Err(denied(&format!("cannot end {name}"), error)),
     }
+}
+
+/// What was done with a scenario, as a record.
+#[derive(Debug, Default, Serialize)]
+struct Done<'a> {
+    v: u32,
+    scenario: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    component: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    documents: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    programs: Option<u64>,
+}
+
+impl<'a> Done<'a> {
+    fn of(scenario: &'a str) -> Self {
+        Self { v: 1, scenario, ..Self::default() }
+    }
+}
+
+/// Tells what was done: as a record, or as text.
+fn say(json: bool, record: &Done<'_>, text: &str) -> Result<(), Failure> {
+    let line = if json { serde_json::to_string(record).unwrap_or_default() } else { text.to_owned() };
+    output(writeln!(io::stdout().lock(), "{line}"))
 }
 
 fn output(result: io::Result<()>) -> Result<(), Failure> {
@@ -418,16 +565,17 @@ fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-fn replace(scenario: Option<&str>, name: &str, wish: &Replacement) -> Result<(), Failure> {
-    let (_, mut session) = place::connect(scenario, "replace a component")?;
+fn replace(scenario: Option<&str>, name: &str, wish: &Replacement, json: bool) -> Result<(), Failure> {
+    let (scenario, mut session) = place::connect(scenario, "replace a component")?;
     let text = serde_json::to_vec(wish).unwrap_or_default();
     session
         .ask("replace", name, &text, None)
-        .map(|_| println!("{name} is replaced"))
-        .map_err(|error| denied(&format!("cannot replace {name}"), error))
+        .map_err(|error| denied(&format!("cannot replace {name}"), error))?;
+    let record = Done { component: Some(name), state: Some("replaced"), ..Done::of(&scenario) };
+    say(json, &record, &format!("{name} is replaced"))
 }
 
-fn show(scenario: Option<&str>, verb: &str, name: &str, follow: bool) -> Result<(), Failure> {
+fn show(scenario: Option<&str>, verb: &str, name: &str, follow: bool, json: bool) -> Result<(), Failure> {
     let (_, mut session) = place::connect(scenario, "show a document")?;
     let what = format!("cannot show {name}");
     session.ask(verb, name, &[], None).map_err(|error| denied(&what, error))?;
@@ -439,10 +587,15 @@ fn show(scenario: Option<&str>, verb: &str, name: &str, follow: bool) -> Result<
         };
         if shown.replace(version.number) != Some(version.number) {
             let mut out = io::stdout().lock();
-            let bytes = version.content.as_deref().unwrap_or_default();
-            let newline: &[u8] = if bytes.ends_with(b"\n") || bytes.is_empty() { b"" } else { b"\n" };
-            let written =
-                out.write_all(bytes).and_then(|()| out.write_all(newline)).and_then(|()| out.flush());
+            let bytes = version.content.as_deref();
+            let written = if json {
+                writeln!(out, "{}", document_record(name, version.number, bytes))
+            } else {
+                let bytes = bytes.unwrap_or_default();
+                let newline: &[u8] = if bytes.ends_with(b"\n") || bytes.is_empty() { b"" } else { b"\n" };
+                out.write_all(bytes).and_then(|()| out.write_all(newline))
+            };
+            let written = written.and_then(|()| out.flush());
             if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
                 return Ok(());
             }
@@ -458,21 +611,46 @@ fn show(scenario: Option<&str>, verb: &str, name: &str, follow: bool) -> Result<
     }
 }
 
-fn picture(scenario: Option<&str>, format: Format) -> Result<(), Failure> {
+/// A version of a document, as a record.
+#[derive(Debug, Serialize)]
+struct DocumentRecord<'a> {
+    v: u32,
+    name: &'a str,
+    version: u64,
+    /// Null where there is none.
+    content: Option<&'a str>,
+    /// Instead, if it is no text: its bytes in hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_hex: Option<String>,
+}
+
+fn document_record(name: &str, version: u64, bytes: Option<&[u8]>) -> String {
+    let content = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let digits = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let content_hex = bytes.filter(|_| content.is_none()).map(digits);
+    serde_json::to_string(&DocumentRecord { v: 1, name, version, content, content_hex }).unwrap_or_default()
+}
+
+fn picture(scenario: Option<&str>, format: Format, json: bool) -> Result<(), Failure> {
     let is_file = |text: &&str| Path::new(text).is_file();
-    let scenario = match scenario.filter(is_file) {
-        Some(file) => load(Path::new(file))?.1,
+    let graph = match scenario.filter(is_file) {
+        Some(file) => {
+            let (name, scenario) = load(Path::new(file))?;
+            Graph::of(&name, &scenario)
+        }
         None => {
+            // What runs, which need not be what its file says by now.
             let (name, mut session) = place::connect(scenario, "draw a scenario")?;
             let what = format!("cannot draw {name}");
-            let file = body(session.ask("file", "-", &[], None).map_err(|error| denied(&what, error))?);
-            load(Path::new(&String::from_utf8_lossy(&file).into_owned()))?.1
+            let text = body(session.ask("graph", "-", &[], None).map_err(|error| denied(&what, error))?);
+            serde_json::from_slice(&text).map_err(|error| Failure::new(Status::Failed, what, error))?
         }
     };
     let text = match format {
-        Format::Text => graph::edges_text(&scenario),
-        Format::Dot => graph::dot(&scenario),
-        Format::Svg => graph::svg(&scenario),
+        _ if json => serde_json::to_string(&graph).unwrap_or_default() + "\n",
+        Format::Text => graph.text(),
+        Format::Dot => graph.dot(),
+        Format::Svg => graph.svg(),
     };
     output(io::stdout().lock().write_all(text.as_bytes()))
 }

@@ -1,6 +1,7 @@
 //! What commands ask of a running scenario, over the same kind of packets.
 
 use crate::engine::Engine;
+use crate::graph::Graph;
 use crate::image::Image;
 use crate::scenario::{Component, Label};
 use crate::spot;
@@ -37,7 +38,10 @@ impl Engine {
         let (verb, name) = (verb.to_owned(), name.to_owned());
         let answer = match verb.as_str() {
             "status" => Ok(self.full_state_text()),
-            "file" => Ok(self.file.display().to_string()),
+            "graph" => {
+                let graph = Graph::of(&self.name, &self.scenario);
+                serde_json::to_string(&graph).map_err(|error| error.to_string())
+            }
             "down" => {
                 self.told_at_end.push((client, "down".to_owned()));
                 self.end_all();
@@ -48,7 +52,7 @@ impl Engine {
                     self.told_at_end.push((client, told));
                     return true;
                 }
-                Err(why) => Err(format!("{why}; it runs on as it was")),
+                Err(why) => Err(why),
             },
             "report" => self.view_report(client, &name),
             "rom" => self.view_rom(client, &name),

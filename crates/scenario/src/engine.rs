@@ -3,12 +3,14 @@
 //! What it knows lies in [`Engine`]; [`crate::sessions`] serves components, [`crate::lives`] starts and ends them,
 //! [`crate::face`] serves those whose sessions are files, [`crate::control`] serves commands.
 
+use crate::budget::{self, Groups};
 use crate::client::{Client, Owner, Sent};
 use crate::control::Replacement;
 use crate::document::Documents;
 use crate::face;
 use crate::image::Image;
 use crate::lives::{Life, Slot};
+use crate::members;
 use crate::proof::Proof;
 use crate::scenario::{self, Label, SCENARIO, Scenario};
 use crate::vault::{self, Vault};
@@ -39,6 +41,8 @@ pub(crate) enum Token {
     End(u64),
     /// A life has printed something.
     Log(u64),
+    /// The memory of a life lacks.
+    Want(u64),
     Client(u64),
 }
 
@@ -56,6 +60,12 @@ pub(crate) enum Timer {
     Reports(u64),
     /// A successor has not reported.
     Late(u64),
+    /// Look whether something of a life was ended for want of memory, so many times.
+    Want(u64, u32),
+    /// Look whether a life is in its control groups.
+    Groups(u64),
+    /// Remove control groups that were busy.
+    Left,
     /// Tell how things stand.
     State,
     /// Look at the proof.
@@ -105,9 +115,13 @@ pub(crate) struct Engine {
     pub(crate) replaced: BTreeMap<String, Replacement>,
     /// What went wrong with members.
     pub(crate) members: BTreeMap<String, String>,
+    /// Those that this scenario has started; the names are kept on disk.
+    pub(crate) started: BTreeSet<String>,
     /// They were ended, or frozen.
     pub(crate) members_are_gone: bool,
     pub(crate) is_ending: bool,
+    /// Control groups of lives that have ended, not empty yet.
+    pub(crate) left: Vec<Groups>,
     /// Components are compared with themselves.
     pub(crate) proof: Option<Proof>,
     /// Something has changed that the state report tells.
@@ -181,8 +195,10 @@ impl Engine {
             told_at_end: Vec::new(),
             replaced: BTreeMap::new(),
             members: BTreeMap::new(),
+            started: members::started(home),
             members_are_gone: false,
             is_ending: false,
+            left: Vec::new(),
             proof: None,
             is_news: true,
             open_files: raise_open_files(),
@@ -291,6 +307,7 @@ impl Engine {
                 self.fire(timer);
             }
         }
+        self.remove_last();
         // Whoever is told that it has ended may start it again at once.
         let _ = std::fs::remove_file(self.home.join("control"));
         drop(lock);
@@ -324,6 +341,7 @@ impl Engine {
             }
             Token::End(life) => self.life_ended(life),
             Token::Log(life) => drop(self.take_print(life)),
+            Token::Want(life) => self.wants(life),
             Token::Client(number) => self.serve(number, flags),
         }
     }
@@ -336,6 +354,9 @@ impl Engine {
             Timer::Resume(client) => self.resume(client),
             Timer::Reports(life) => self.take_late(life),
             Timer::Late(life) => self.successor_is_late(life),
+            Timer::Want(life, looks) => self.look_for_want(life, looks),
+            Timer::Groups(life) => self.settle_groups(life),
+            Timer::Left => self.remove_left(),
             Timer::State => self.tell_state(),
             Timer::Prove => self.prove(),
         }
@@ -517,7 +538,8 @@ impl Engine {
 
     /// Reads the scenario's file anew, and does what has changed.
     pub(crate) fn reload(&mut self) {
-        match scenario::load(&self.file) {
+        let new = scenario::load(&self.file);
+        match new.and_then(|new| budget::check(&new).map(|()| new)) {
             Ok(new) => {
                 self.trouble = None;
                 self.apply(new);

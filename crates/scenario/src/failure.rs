@@ -8,6 +8,7 @@ pub(crate) enum Status {
     Failed = 1,
     Usage = 2,
     Damaged = 4,
+    Denied = 5,
     Missing = 6,
 }
 
@@ -18,7 +19,10 @@ pub(crate) struct Failure {
     cause: String,
     state: String,
     hint: String,
-    pub(crate) status: Status,
+    /// All of it, as another process has told it.
+    told: Option<String>,
+    /// The exit status.
+    pub(crate) status: u8,
 }
 
 impl Failure {
@@ -28,8 +32,15 @@ impl Failure {
             cause: cause.to_string(),
             state: "nothing was touched".to_owned(),
             hint: String::new(),
-            status,
+            told: None,
+            status: status as u8,
         }
+    }
+
+    /// What another process has told, and its exit status.
+    pub(crate) fn told(text: &str, status: i32) -> Self {
+        let failure = Self::new(Status::Failed, "", "");
+        Self { told: Some(text.to_owned()), status: u8::try_from(status).unwrap_or(1), ..failure }
     }
 
     pub(crate) fn state(mut self, state: impl Into<String>) -> Self {
@@ -49,6 +60,9 @@ impl fmt::Display for Failure {
         let plain = |text: &str| -> String {
             text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
         };
+        if let Some(told) = &self.told {
+            return f.write_str(&plain(told));
+        }
         write!(
             f,
             "error: {}\n  cause: {}\n  state: {}",

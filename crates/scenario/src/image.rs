@@ -89,11 +89,17 @@ impl Image {
         self.documents.len()
     }
 
-    /// Writes it into a scenario's directory, and returns its length in bytes. It survives a loss of power then.
-    pub(crate) fn write(&self, home: &Path) -> io::Result<u64> {
+    /// Returns it as it is on disk.
+    pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
         let mut bytes = MAGIC.to_vec();
         ciborium::into_writer(self, &mut bytes).map_err(io::Error::other)?;
         bytes.extend_from_slice(blake3::hash(&bytes).as_bytes());
+        Ok(bytes)
+    }
+
+    /// Writes it into a scenario's directory, and returns its length in bytes. It survives a loss of power then.
+    pub(crate) fn write(&self, home: &Path) -> io::Result<u64> {
+        let bytes = self.encode()?;
         let draft = home.join(".image");
         let mut file = std::fs::OpenOptions::new();
         file.write(true).create(true).truncate(true);
@@ -114,7 +120,8 @@ impl Image {
             .map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
+    /// Reads one, and verifies it.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let end = bytes.len().checked_sub(DIGEST_BYTES).ok_or("it is too short")?;
         let record =
             bytes[..end].strip_prefix(MAGIC).ok_or("it is no image of a scenario, or of a newer format")?;

@@ -1,5 +1,6 @@
 //! The lives of components: started, ended, started again, and one put in another's place.
 
+use crate::budget::Groups;
 use crate::control::Replacement;
 use crate::engine::{Engine, Timer, Token, listen};
 use crate::face::Files;
@@ -92,6 +93,8 @@ pub(crate) struct Life {
     pub(crate) files: Option<Files>,
     /// When its budget of reports is used up to.
     pub(crate) due: Instant,
+    /// What holds it to its budget of the machine.
+    pub(crate) groups: Groups,
 }
 
 impl Life {
@@ -229,31 +232,50 @@ impl Engine {
         let binary = stage::find(&spec.binary)?;
         let number = self.fresh();
         let directory = self.home.join("c").join(number.to_string());
-        let sessions = directory.join("s");
-        for place in [sessions.join("rom"), sessions.join("report"), directory.join("root")] {
+        // What each has its own root mounted on, and sees nothing of.
+        let root = self.home.join("c/root");
+        // As few as will do: ext4 looks at every inode that was freed in the last seconds before it takes one, so with
+        // many lives that end and begin directories are a third of what a start costs.
+        let mut places = vec![root.clone(), directory.clone()];
+        let mut sessions = directory.clone();
+        if spec.files {
+            sessions = directory.join("s");
+            places.extend([sessions.join("rom"), sessions.join("report")]);
+        }
+        for place in places {
             std::fs::create_dir_all(place)?;
         }
         let listener = listen(&sessions.join("session"))?;
         std::fs::create_dir_all(self.home.join("logs"))?;
         let (heard, log) = std::io::pipe()?;
         rustix::io::ioctl_fionbio(&heard, true)?;
-        let surroundings = Surroundings {
+        let mut surroundings = Surroundings {
             parent: std::process::id() as i32,
             binary,
             arguments: spec.arguments.clone(),
             environment: spec.environment.clone(),
             sessions,
-            root: directory.join("root"),
+            root,
             isolated: spec.isolated,
             network: spec.network,
             paths: spec.paths.clone(),
             memory_bytes: spec.memory_bytes,
+            groups: Vec::new(),
             processes: spec.processes,
             open_files: self.open_files,
             files: spec.files,
         };
         let files = if spec.files { Some(self.prepare_files(number, &directory)?) } else { None };
-        let mut child = stage::spawn(&surroundings, log)?;
+        let called = format!("{}.{name}.{}", self.name, std::process::id());
+        let mut groups = Groups::make(&called, spec.budget)?;
+        surroundings.groups = groups.entrances();
+        let mut child = match stage::spawn(&surroundings, log) {
+            Ok(child) => child,
+            Err(error) => {
+                self.leave_groups(groups);
+                return Err(error);
+            }
+        };
         let held = rustix::process::Pid::from_raw(child.id() as i32)
             .ok_or(rustix::io::Errno::SRCH)
             .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()))
@@ -261,6 +283,7 @@ impl Engine {
             .and_then(|pidfd| {
                 let end = self.listen_to(&pidfd, Token::End(number))?;
                 let listens = self.listen_to(&listener, Token::Listener(number))?;
+                self.watch_groups(number, &mut groups)?;
                 Ok((pidfd, [end, listens, self.listen_to(&heard, Token::Log(number))?]))
             });
         let (pidfd, tokens) = match held {
@@ -268,6 +291,7 @@ impl Engine {
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
+                self.leave_groups(groups);
                 return Err(error);
             }
         };
@@ -292,6 +316,7 @@ impl Engine {
             peer: None,
             files,
             due: Instant::now(),
+            groups,
         };
         self.lives.insert(number, life);
         if spec.files {
@@ -420,13 +445,20 @@ impl Engine {
         for report in reports {
             self.close_report(number, &report);
         }
-        let Some(life) = self.lives.remove(&number) else { return };
+        let Some(mut life) = self.lives.remove(&number) else { return };
         for token in life.tokens {
             self.forget_token(token);
         }
         let _ = std::fs::remove_dir_all(&life.directory);
         self.is_news = true;
-        let told = life.why.clone().unwrap_or_else(|| tell(status));
+        // Whatever else has happened to it, without that it would have gone on.
+        let starved = (!status.success() && life.groups.has_starved()).then(|| {
+            let allowed = life.spec.budget.ram_bytes.unwrap_or(0);
+            format!("ended: it needed more memory than its budget allows, {} KiB (`ram`)", allowed >> 10)
+        });
+        let is_at_fault = starved.is_some() || life.why.is_some();
+        let told = starved.or_else(|| life.why.clone()).unwrap_or_else(|| tell(status));
+        self.leave_groups(std::mem::take(&mut life.groups));
         let name = life.component;
         let Some(slot) = self.slots.get_mut(&name) else { return };
         if slot.successor == Some(number) {
@@ -461,7 +493,7 @@ impl Engine {
             return;
         }
         // That somebody has killed it is no fault of its own. A reaper tells signals as a shell does.
-        let is_killed = life.why.is_none() && (status.signal() == Some(9) || status.code() == Some(128 + 9));
+        let is_killed = !is_at_fault && (status.signal() == Some(9) || status.code() == Some(128 + 9));
         if is_killed && life.has_reported {
             return self.start(&name);
         }

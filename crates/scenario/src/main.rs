@@ -5,6 +5,7 @@
 //! below `scenarios` in the store.
 #![forbid(unsafe_code)]
 
+mod budget;
 mod client;
 mod command;
 mod confine;
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("{failure}");
-            ExitCode::from(failure.status as u8)
+            ExitCode::from(failure.status)
         }
     }
 }

@@ -6,8 +6,9 @@
 use crate::engine::Engine;
 use crate::scenario::{Program, Scenario};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -72,14 +73,16 @@ impl Frost {
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        let told = String::from_utf8_lossy(&output.stderr);
-        let lines: Vec<&str> = told.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        Err(lines.join("; "))
+        Err(reason(&String::from_utf8_lossy(&output.stderr)))
     }
 
     fn run(&self, name: &str, program: &Program) -> Result<(), String> {
         let instance = self.instance(name);
-        let mut words = ["run", "--detach", "--name", &instance, "--"].map(OsStr::new).to_vec();
+        let mut words = ["run", "--detach", "--name", &instance].map(OsStr::new).to_vec();
+        let ram = program.budget.ram_bytes.map(|bytes| format!("--ram={bytes}"));
+        let cpu = program.budget.cpu_percent.map(|percent| format!("--cpu={percent}%"));
+        words.extend(ram.iter().chain(&cpu).map(OsStr::new));
+        words.push(OsStr::new("--"));
         words.extend(program.command.iter().map(OsStr::new));
         self.ask(&words).map(drop)
     }
@@ -116,9 +119,60 @@ impl Frost {
     }
 }
 
+/// What frost says is wrong, in one line: the causes, and what is to be done.
+fn reason(told: &str) -> String {
+    let lines = || told.lines().map(str::trim).filter(|line| !line.is_empty());
+    let of = |word: &'static str| lines().filter_map(move |line| line.strip_prefix(word)).map(str::trim);
+    let (causes, hints): (Vec<&str>, Vec<&str>) = (of("cause:").collect(), of("hint:").collect());
+    match (causes.is_empty(), hints.is_empty()) {
+        (true, _) => lines().collect::<Vec<&str>>().join(", "),
+        (false, true) => causes.join(", "),
+        (false, false) => format!("{}; {}", causes.join(", "), hints.join(", ")),
+    }
+}
+
+/// The file in a scenario's directory that names the members which it has started, and which outlive its supervisor.
+const STARTED: &str = "programs";
+
+/// Reads which members an earlier supervisor has started.
+pub(crate) fn started(home: &Path) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(home.join(STARTED)).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
 impl Engine {
     fn frost(&self) -> Frost {
         Frost::of(&self.home, &self.name)
+    }
+
+    /// Notes whether a member is one that this scenario has started.
+    fn note(&mut self, name: &str, is_ours: bool) -> io::Result<()> {
+        let is_new = if is_ours { self.started.insert(name.to_owned()) } else { self.started.remove(name) };
+        if !is_new {
+            return Ok(());
+        }
+        let text: String = self.started.iter().map(|name| format!("{name}\n")).collect();
+        let draft = self.home.join(".programs");
+        std::fs::write(&draft, text)?;
+        std::fs::rename(draft, self.home.join(STARTED))
+    }
+
+    /// Whether a member runs that this scenario has started.
+    fn is_running(&self, name: &str, frost: &Frost, known: &BTreeMap<String, Known>) -> bool {
+        self.started.contains(name)
+            && known.get(&frost.instance(name)).is_some_and(|known| known.state == "running")
+    }
+
+    /// Ends a member, if it runs.
+    fn end_member(&mut self, name: &str, frost: &Frost, known: &BTreeMap<String, Known>) {
+        if !self.is_running(name, frost, known) {
+            return;
+        }
+        match frost.kill(name) {
+            // It is not there any more, so that it is not noted matters to nobody.
+            Ok(()) => drop(self.note(name, false)),
+            Err(why) => eprintln!("frost-scenario: the program {name} cannot be ended: {why}"),
+        }
     }
 
     /// Goes over from the members that there were to those of the scenario as it is now.
@@ -130,21 +184,31 @@ impl Engine {
         let frost = self.frost();
         let known = frost.known();
         for (name, program) in old {
-            if new.get(name) != Some(program)
-                && known.get(&frost.instance(name)).is_some_and(|known| known.state == "running")
-                && let Err(why) = frost.kill(name)
-            {
-                eprintln!("frost-scenario: the program {name} cannot be ended: {why}");
+            if new.get(name) != Some(program) {
+                self.end_member(name, &frost, &known);
             }
         }
         self.members.retain(|name, _| new.contains_key(name));
         for (name, program) in &new {
             // One that an earlier supervisor has started, or that was thawed, goes on.
-            let runs = known.get(&frost.instance(name)).is_some_and(|known| known.state == "running");
-            if old.get(name) == Some(program) || runs && !old.contains_key(name) {
+            let goes_on = !old.contains_key(name) && self.is_running(name, &frost, &known);
+            if old.get(name) == Some(program) || goes_on {
                 continue;
             }
-            match frost.run(name, program) {
+            // Noted before: one that runs and that nobody has noted could not be told from somebody else's.
+            let is_free = old.contains_key(name)
+                || known.get(&frost.instance(name)).is_none_or(|known| known.state != "running");
+            let run = if is_free {
+                let noted = self.note(name, true).map_err(|error| error.to_string());
+                noted.and_then(|()| frost.run(name, program))
+            } else {
+                let instance = frost.instance(name);
+                Err(format!(
+                    "{instance} runs already, and this scenario has not started it; `frost ps {instance}` shows \
+                     it, `frost kill {instance}` ends it; or give the program another name"
+                ))
+            };
+            match run {
                 Ok(()) => drop(self.members.remove(name)),
                 Err(why) => {
                     eprintln!("frost-scenario: the program {name} cannot be started: {why}");
@@ -161,12 +225,8 @@ impl Engine {
         }
         let frost = self.frost();
         let known = frost.known();
-        for name in self.scenario.programs.keys() {
-            if known.get(&frost.instance(name)).is_some_and(|known| known.state == "running")
-                && let Err(why) = frost.kill(name)
-            {
-                eprintln!("frost-scenario: the program {name} cannot be ended: {why}");
-            }
+        for name in self.scenario.programs.clone().into_keys() {
+            self.end_member(&name, &frost, &known);
         }
     }
 
@@ -179,7 +239,7 @@ impl Engine {
         let frost = self.frost();
         let known = frost.known();
         for name in self.scenario.programs.keys() {
-            if known.get(&frost.instance(name)).is_none_or(|known| known.state != "running") {
+            if !self.is_running(name, &frost, &known) {
                 continue;
             }
             match frost.freeze(name) {
@@ -204,7 +264,7 @@ impl Engine {
 
     /// Thaws the members of an image that the scenario still has: all of them, or none.
     pub(crate) fn take_back_members(
-        &self,
+        &mut self,
         scenario: &Scenario,
         images: &BTreeMap<String, String>,
     ) -> Result<(), String> {
@@ -215,10 +275,11 @@ impl Engine {
         let known = frost.known();
         let mut thawed = Vec::new();
         for (name, image) in images.iter().filter(|(name, _)| scenario.programs.contains_key(*name)) {
-            if known.get(&frost.instance(name)).is_some_and(|known| known.state == "running") {
+            if self.is_running(name, &frost, &known) {
                 continue;
             }
-            if let Err(why) = frost.thaw(image) {
+            let noted = self.note(name, true).map_err(|error| error.to_string());
+            if let Err(why) = noted.and_then(|()| frost.thaw(image)) {
                 for name in thawed {
                     let _ = frost.kill(name);
                 }
@@ -244,7 +305,8 @@ impl Engine {
                 (None, Some(known)) => known.state.clone(),
                 (None, None) => "ended".to_owned(),
             };
-            MemberState { name: name.clone(), instance, state, pid: known.and_then(|known| known.pid) }
+            let pid = known.filter(|_| self.started.contains(name)).and_then(|known| known.pid);
+            MemberState { name: name.clone(), instance, state, pid }
         };
         self.scenario.programs.keys().map(state).collect()
     }

@@ -75,6 +75,17 @@ pub(crate) fn running(scenarios: &Path) -> Vec<String> {
     names
 }
 
+/// Returns the names of the scenarios of which there is an image.
+fn frozen(scenarios: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(scenarios).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter(|entry| entry.path().join(crate::image::IMAGE).is_file())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
 /// Connects to the scenario that is meant: the named one, or the only one that runs.
 pub(crate) fn connect(name: Option<&str>, doing: &str) -> Result<(String, Session), Failure> {
     let scenarios = scenarios()?;
@@ -83,8 +94,13 @@ pub(crate) fn connect(name: Option<&str>, doing: &str) -> Result<(String, Sessio
         (Some(name), _) => name.to_owned(),
         (None, [only]) => only.clone(),
         (None, []) => {
+            let frozen = frozen(&scenarios);
+            let frozen = match &frozen[..] {
+                [] => String::new(),
+                names => format!("; `frost thaw NAME` one that is frozen: {}", names.join(", ")),
+            };
             return Err(Failure::new(Status::Missing, format!("cannot {doing}"), "no scenario runs")
-                .hint("`frost up SCENARIO.toml` starts one"));
+                .hint(format!("`frost up SCENARIO.toml` starts one{frozen}")));
         }
         (None, many) => {
             return Err(Failure::new(
@@ -92,7 +108,10 @@ pub(crate) fn connect(name: Option<&str>, doing: &str) -> Result<(String, Sessio
                 format!("cannot {doing}"),
                 "more than one scenario runs",
             )
-            .hint(format!("name one by `--scenario`: {}", many.join(", "))));
+            .hint(format!(
+                "name one (`rom`, `report` and `replace` take it by `--scenario`): {}",
+                many.join(", ")
+            )));
         }
     };
     match Session::connect_to(&scenarios.join(&name).join("control")) {

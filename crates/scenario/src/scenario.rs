@@ -71,6 +71,8 @@ pub(crate) struct Component {
     pub(crate) processes: Option<u64>,
     /// How many reports it may replace in a second.
     pub(crate) rate: Option<u32>,
+    /// What it may use of the machine, all of its processes together.
+    pub(crate) budget: Budget,
     /// The greatest length of its log.
     pub(crate) log_bytes: u64,
     /// ROMs and reports are files.
@@ -83,11 +85,27 @@ pub(crate) struct Component {
     pub(crate) network: bool,
 }
 
+/// What control groups limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Budget {
+    pub(crate) ram_bytes: Option<u64>,
+    /// Hundredths of one processor.
+    pub(crate) cpu_percent: Option<u32>,
+}
+
+impl Budget {
+    /// Returns whether it limits nothing.
+    pub(crate) fn is_unlimited(self) -> bool {
+        self == Self::default()
+    }
+}
+
 /// A program that is a member.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Program {
     /// What is executed, and its arguments.
     pub(crate) command: Vec<String>,
+    pub(crate) budget: Budget,
 }
 
 /// When a component that has ended is started again.
@@ -342,6 +360,7 @@ fn component(
         memory_bytes: None,
         processes: None,
         rate: None,
+        budget: Budget::default(),
         log_bytes: LOG_BYTES,
         files: false,
         isolated: true,
@@ -401,10 +420,10 @@ fn component(
             }
             "heartbeat" => component.heartbeat = Some(duration(value)?),
             "budget" => {
-                for (key, value) in
-                    as_table(value, "budget = { memory = \"64MiB\", processes = 16, reports = 1000 }")?
-                {
-                    match known(key, "budgets", &["memory", "processes", "reports"])? {
+                for (key, value) in as_table(value, "budget = { ram = \"64MiB\", cpu = 0.5 }")? {
+                    match known(key, "budgets", &["ram", "cpu", "memory", "processes", "reports"])? {
+                        "ram" => component.budget.ram_bytes = Some(bytes(value)?),
+                        "cpu" => component.budget.cpu_percent = Some(share(value)?),
                         "memory" => component.memory_bytes = Some(bytes(value)?),
                         "processes" => component.processes = Some(count(value, "processes = 16")?),
                         _ => {
@@ -443,20 +462,32 @@ fn component(
 }
 
 fn program(value: &Spanned<DeValue<'_>>, directory: &Path) -> Result<Program, Wrong> {
-    let mut command = Vec::new();
+    let mut program = Program::default();
     for (key, value) in as_table(value, "[program.NAME]")? {
-        known(key, "keys of a program", &["command"])?;
-        for word in as_array(value, "command = [\"...\"]")? {
-            command.push(text(word)?.to_owned());
+        match known(key, "keys of a program", &["command", "budget"])? {
+            "command" => {
+                for word in as_array(value, "command = [\"...\"]")? {
+                    program.command.push(text(word)?.to_owned());
+                }
+            }
+            _ => {
+                for (key, value) in as_table(value, "budget = { ram = \"64MiB\", cpu = 0.5 }")? {
+                    match known(key, "budgets of a program", &["ram", "cpu"])? {
+                        "ram" => program.budget.ram_bytes = Some(bytes(value)?),
+                        _ => program.budget.cpu_percent = Some(share(value)?),
+                    }
+                }
+            }
         }
     }
-    match command.first_mut() {
+    match program.command.first_mut() {
         // A name without a slash is looked up as a shell does.
-        Some(first) if Path::new(first).components().count() > 1 => {
-            *first = directory.join(&*first).display().to_string();
-            Ok(Program { command })
+        Some(first) => {
+            if Path::new(first).components().count() > 1 {
+                *first = directory.join(&*first).display().to_string();
+            }
+            Ok(program)
         }
-        Some(_) => Ok(Program { command }),
         None => Err(Wrong {
             at: value.span(),
             why: "this program has no command".to_owned(),
@@ -651,15 +682,34 @@ fn count(value: &Spanned<DeValue<'_>>, example: &str) -> Result<u64, Wrong> {
     })
 }
 
+/// Reads a share of processors, in hundredths of one: 0.5, 2, "50%". The least is what the kernel divides by.
+fn share(value: &Spanned<DeValue<'_>>) -> Result<u32, Wrong> {
+    let written = match value.get_ref() {
+        DeValue::Float(float) => float.as_str().to_owned(),
+        _ => text_or_integer(value),
+    };
+    let percent = match written.strip_suffix('%') {
+        Some(number) => number.trim().parse::<f64>().ok(),
+        None => written.parse::<f64>().ok().map(|processors| processors * 100.0),
+    };
+    let percent = percent.map(f64::round).filter(|percent| (1.0..=1_000_000.0).contains(percent));
+    percent.map(|percent| percent as u32).ok_or_else(|| Wrong {
+        at: value.span(),
+        why: "this is no share of processors".to_owned(),
+        remedy: "write how many of them, as 0.5 or 2, or hundredths of one, as \"50%\"; at least 1%"
+            .to_owned(),
+    })
+}
+
 /// Reads a size, as `64KiB`.
 fn bytes(value: &Spanned<DeValue<'_>>) -> Result<u64, Wrong> {
     let written = text_or_integer(value);
     let (number, unit) = split_unit(&written);
     let unit = match unit {
         "" | "B" => Some(1u64),
-        "KiB" => Some(1 << 10),
-        "MiB" => Some(1 << 20),
-        "GiB" => Some(1 << 30),
+        "KiB" | "K" => Some(1 << 10),
+        "MiB" | "M" => Some(1 << 20),
+        "GiB" | "G" => Some(1 << 30),
         _ => None,
     };
     let size = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));

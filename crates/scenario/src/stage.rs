@@ -40,6 +40,8 @@ pub(crate) struct Surroundings {
     pub(crate) network: bool,
     pub(crate) paths: Vec<PathBuf>,
     pub(crate) memory_bytes: Option<u64>,
+    /// The files by which it enters its control groups.
+    pub(crate) groups: Vec<PathBuf>,
     /// How many processes it may have.
     pub(crate) processes: Option<u64>,
     /// How many files it may open, as far as nobody raises it: as many as the supervisor itself was allowed.
@@ -108,6 +110,15 @@ impl Surroundings {
         if rustix::process::getppid().map(|pid| pid.as_raw_pid()) != Some(self.parent) {
             return Ok(1);
         }
+        // Before anything is started or taken that would count elsewhere.
+        for entrance in &self.groups {
+            std::fs::write(entrance, "0").map_err(|error| {
+                (
+                    format!("cannot enter {}", entrance.display()),
+                    Errno::from_io_error(&error).unwrap_or(Errno::IO),
+                )
+            })?;
+        }
         // The supervisor takes its signals from a descriptor; a component shall find none blocked.
         frost_sys::signals::set_mask(0).map_err(about("cannot unblock signals"))?;
         if let Some(bytes) = self.memory_bytes {
@@ -168,8 +179,11 @@ impl Surroundings {
             sessions
         });
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/tmp").env("LANG", "C.UTF-8");
-        command.env("FROST_SESSION", sessions.join("session")).env("FROST_ROM", sessions.join("rom"));
-        command.env("FROST_REPORT", sessions.join("report")).env("FROST_CHANGED", sessions.join("changed"));
+        command.env("FROST_SESSION", sessions.join("session"));
+        if self.files {
+            command.env("FROST_ROM", sessions.join("rom")).env("FROST_REPORT", sessions.join("report"));
+            command.env("FROST_CHANGED", sessions.join("changed"));
+        }
         command.envs(&self.environment);
         let error = command.exec();
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);

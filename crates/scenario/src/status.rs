@@ -35,6 +35,14 @@ pub(crate) struct ComponentState {
     pub(crate) binary: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) version: String,
+    /// What it may use of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ram_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu_percent: Option<u32>,
+    /// How much memory it uses, if that is limited; only for a command, since it changes all the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ram_used_bytes: Option<u64>,
     /// How often it was started.
     pub(crate) starts: u64,
     /// It has reported since it was started.
@@ -69,7 +77,11 @@ impl Engine {
 
     /// Tells as well how the members stand.
     pub(crate) fn full_state_text(&self) -> String {
-        let state = State { programs: self.member_states(), ..self.state() };
+        let mut state = State { programs: self.member_states(), ..self.state() };
+        for component in &mut state.components {
+            let life = self.slots.get(&component.name).and_then(|slot| self.lives.get(&slot.current?));
+            component.ram_used_bytes = life.and_then(|life| life.groups.memory_bytes());
+        }
         serde_json::to_string(&state).unwrap_or_default()
     }
 
@@ -95,6 +107,9 @@ impl Engine {
                 pid: life.map(crate::lives::Life::pid),
                 binary: slot.spec.binary.display().to_string(),
                 version: slot.spec.version.clone(),
+                ram_bytes: slot.spec.budget.ram_bytes,
+                cpu_percent: slot.spec.budget.cpu_percent,
+                ram_used_bytes: None,
                 starts: slot.starts,
                 has_reported: life.is_some_and(|life| life.has_reported),
                 is_silent: slot.phase == Phase::Running

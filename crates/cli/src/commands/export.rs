@@ -14,7 +14,7 @@ use std::process::ExitCode;
 /// Writes an image as one stream, for another machine or a backup
 ///
 /// `frost export web - | ssh host frost import -` moves an image. The stream is verified on the way and compressed. It
-/// holds every secret of the program.
+/// holds every secret of the program. A frozen scenario is exported as well; programs of it are images of their own.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// The image: a name for its newest version, or NAME@VERSION
@@ -25,6 +25,9 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    if super::scenario::is_frozen(&options.image, invocation) {
+        return super::scenario::export(&options.image, &options.file, invocation);
+    }
     let store = invocation.store()?;
     let failed = |error| trouble::of_store(format!("cannot export {}", options.image), error);
     let id = store.resolve(&options.image).map_err(failed)?;

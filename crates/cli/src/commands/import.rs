@@ -65,6 +65,19 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
                 .hint("name a file that `frost export` wrote")
         })?)
     };
+    let mut first = Vec::new();
+    input.by_ref().take(super::scenario::MAGIC.len() as u64).read_to_end(&mut first).map_err(|error| {
+        Told::new(Status::Failed, what())
+            .chain(&error)
+            .state("the store is as it was before")
+            .hint("name a file that `frost export` wrote")
+    })?;
+    let is_scenario = first == super::scenario::MAGIC;
+    let mut input = first.as_slice().chain(input);
+    if is_scenario {
+        trouble::not_for("a scenario", what(), &[(options.to.is_some(), "--to")])?;
+        return super::scenario::import(&mut input, invocation);
+    }
     let store = invocation.store()?;
     let progress = Progress::start("importing".to_owned());
     progress.watch(&store);

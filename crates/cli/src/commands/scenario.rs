@@ -2,12 +2,16 @@
 //!
 //! So `frost` itself stays small, and starts fast.
 
+use crate::destination::{self, Destination};
 use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
+use crate::output;
 use clap::Args;
 use std::ffi::OsString;
+use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 const PROGRAM: &str = "frost-scenario";
 
@@ -85,7 +89,69 @@ fn is_scenario(name: &str, file: &str, invocation: &Invocation) -> bool {
         && store.join("scenarios").join(name).join(file).exists()
 }
 
+/// With what an exported scenario begins, of whatever format.
+pub(crate) const MAGIC: &[u8] = b"frost-scenario-";
+
+/// Writes the image of a frozen scenario into a file, or to standard output.
+pub(crate) fn export(name: &str, file: &Path, invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let what = format!("cannot export scenario {name}");
+    let mut to_file = None;
+    if file == Path::new("-") {
+        let hint = format!("name a file, or a pipe: frost export {name} - | ssh host frost import -");
+        drop(destination::stdout(&what, "an image is no text", &hint)?);
+    } else {
+        to_file = Some(Destination::create(&what, file)?);
+    }
+    let mut command = command("export", &[name.into()], invocation);
+    let output =
+        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().map_err(|error| missing(&error))?;
+    if !output.status.success() {
+        return Ok(status_of(output.status));
+    }
+    match to_file {
+        None => io::stdout().lock().write_all(&output.stdout)?,
+        Some(mut destination) => {
+            let written = destination.file().write_all(&output.stdout);
+            written.map_err(|error| destination.failed(&error))?;
+            destination.publish()?;
+            let bytes = output::bytes(output.stdout.len() as u64);
+            output::note(&format!("exported scenario {name} to {}, {bytes}", file.display()));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes the image of a scenario from a stream that begins with it.
+pub(crate) fn import(input: &mut dyn Read, invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let mut command = command("import", &[], invocation);
+    let mut child = command.stdin(Stdio::piped()).spawn().map_err(|error| missing(&error))?;
+    let mut pipe = child.stdin.take();
+    let copied = pipe.as_mut().map_or(Ok(0), |pipe| io::copy(input, pipe));
+    drop(pipe);
+    let ended = child.wait();
+    match (copied, ended) {
+        // It says itself why it reads no more.
+        (Err(error), _) | (_, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Told::new(Status::Failed, "cannot import a scenario")
+                .chain(&error)
+                .state("the store is as it was before")
+                .hint("name a file that `frost export` wrote")
+                .into())
+        }
+        (_, ended) => Ok(ended.map_or(ExitCode::FAILURE, status_of)),
+    }
+}
+
+fn status_of(status: ExitStatus) -> ExitCode {
+    ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
 fn hand_on(verb: &str, arguments: &[OsString], invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let error = command(verb, arguments, invocation).exec();
+    Err(missing(&error))
+}
+
+fn command(verb: &str, arguments: &[OsString], invocation: &Invocation) -> Command {
     let beside =
         std::env::current_exe().ok().map(|exe| exe.with_file_name(PROGRAM)).filter(|path| path.is_file());
     let mut command = Command::new(beside.unwrap_or_else(|| PROGRAM.into()));
@@ -99,10 +165,13 @@ fn hand_on(verb: &str, arguments: &[OsString], invocation: &Invocation) -> Resul
     if let Ok(place) = invocation.place() {
         command.env("FROST_HOME", place.directory);
     }
-    let error = command.exec();
-    Err(Told::new(Status::Failed, format!("cannot run {PROGRAM}"))
-        .chain(&error)
+    command
+}
+
+fn missing(error: &io::Error) -> Failure {
+    Told::new(Status::Failed, format!("cannot run {PROGRAM}"))
+        .chain(error)
         .state("nothing was touched")
         .hint(format!("install {PROGRAM} beside frost, or anywhere on the PATH"))
-        .into())
+        .into()
 }

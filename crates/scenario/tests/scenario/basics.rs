@@ -1,9 +1,25 @@
 //! What a scenario does, one claim a test.
 
-use crate::stage::{Stage, random};
+use crate::stage::{Stage, as_each_user, random};
 use serde_json::Value;
 use std::process::Stdio;
 use std::time::Duration;
+
+as_each_user! {
+    a_pipeline_reaches_the_newest_version_whoever_is_killed_meanwhile
+    a_report_goes_with_its_writer_and_stays_for_those_to_whom_it_sticks
+    what_is_not_routed_is_denied_and_what_is_outside_is_not_there
+    a_component_is_replaced_when_the_new_one_has_reported_and_else_stays
+    an_edited_file_changes_what_is_different_and_a_wrong_one_nothing
+    what_crashes_again_and_again_is_given_up_and_what_hangs_is_started_again
+    what_persists_survives_the_death_of_everything
+    a_frozen_scenario_is_thawed_where_it_stood
+    a_proof_passes_what_is_pure_and_finds_what_is_kept_in_secret
+    a_large_document_arrives_whole
+    shells_read_and_report_by_files
+    a_graph_shows_who_reads_what
+    every_command_prints_records
+}
 
 const PIPELINE: &str = r#"
 [component.a]
@@ -38,7 +54,6 @@ from = "words/known"
 sticky = true
 "#;
 
-#[test]
 fn a_pipeline_reaches_the_newest_version_whoever_is_killed_meanwhile() {
     let stage = Stage::up(&PIPELINE.replace("TEXT", "w0"));
     let rounds: u64 = std::env::var("FROST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
@@ -64,7 +79,6 @@ fn a_pipeline_reaches_the_newest_version_whoever_is_killed_meanwhile() {
     stage.until("it runs", |stage| stage.component("a")["state"] == "running");
 }
 
-#[test]
 fn a_report_goes_with_its_writer_and_stays_for_those_to_whom_it_sticks() {
     let text = r#"
 [component.writer]
@@ -104,7 +118,6 @@ sticky = true
     assert!(told.contains("reader has no route for kep") && told.contains("did you mean kept?"), "{told}");
 }
 
-#[test]
 fn what_is_not_routed_is_denied_and_what_is_outside_is_not_there() {
     let outside = tempfile::NamedTempFile::new().unwrap();
     let text = format!(
@@ -132,7 +145,6 @@ fn what_is_not_routed_is_denied_and_what_is_outside_is_not_there() {
     assert_eq!(line("processes: "), "2");
 }
 
-#[test]
 fn a_component_is_replaced_when_the_new_one_has_reported_and_else_stays() {
     let stage = Stage::up(&PIPELINE.replace("TEXT", "x"));
     stage.until_report("c/out", "cbax");
@@ -160,7 +172,6 @@ fn a_component_is_replaced_when_the_new_one_has_reported_and_else_stays() {
     stage.until_report("b/out", "Bax");
 }
 
-#[test]
 fn an_edited_file_changes_what_is_different_and_a_wrong_one_nothing() {
     let stage = Stage::up(&PIPELINE.replace("TEXT", "x"));
     stage.until_report("c/out", "cbax");
@@ -186,7 +197,6 @@ fn an_edited_file_changes_what_is_different_and_a_wrong_one_nothing() {
     stage.until_report("c/out", "cbaq");
 }
 
-#[test]
 fn what_crashes_again_and_again_is_given_up_and_what_hangs_is_started_again() {
     let text = r#"
 [component.crash]
@@ -213,7 +223,6 @@ backoff = "1ms"
     assert_eq!(stage.component("hang")["last_end"], "it has not answered 3 heartbeats");
 }
 
-#[test]
 fn what_persists_survives_the_death_of_everything() {
     let text = r#"
 [component.source]
@@ -249,7 +258,6 @@ persist = true
     assert!(stage.supervisor.take().unwrap().wait().unwrap().success());
 }
 
-#[test]
 fn a_frozen_scenario_is_thawed_where_it_stood() {
     let mut stage = Stage::up(&PIPELINE.replace("TEXT", "x"));
     stage.until_report("words/known", "x");
@@ -278,7 +286,6 @@ fn a_frozen_scenario_is_thawed_where_it_stood() {
     assert_eq!(stage.run(&["thaw", "t"]).status.code(), Some(6));
 }
 
-#[test]
 fn a_proof_passes_what_is_pure_and_finds_what_is_kept_in_secret() {
     let stage = Stage::new(&PIPELINE.replace("TEXT", "x"));
     let output = stage.run(&["up", "s.toml", "--prove", "30"]);
@@ -325,7 +332,6 @@ from = "document/text"
     assert!(told.contains("\n+++ out, anew\n") && told.contains("is number 1\n"), "{told}");
 }
 
-#[test]
 fn a_large_document_arrives_whole() {
     let text = r#"
 [component.large]
@@ -340,7 +346,6 @@ from = "large/out"
     stage.until_report("large/told", "true 1");
 }
 
-#[test]
 fn shells_read_and_report_by_files() {
     let text = r#"
 [component.shell]
@@ -363,7 +368,6 @@ from = "document/text"
     stage.until_report("shell/loud", "AGAIN");
 }
 
-#[test]
 fn a_graph_shows_who_reads_what() {
     let stage = Stage::new(PIPELINE);
     let text = String::from_utf8(stage.run(&["graph", "s.toml"]).stdout).unwrap();
@@ -379,4 +383,45 @@ fn a_graph_shows_who_reads_what() {
     let output = stage.run(&["up", "none.toml"]);
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(stage.run(&["status"]).status.code(), Some(6));
+}
+
+fn every_command_prints_records() {
+    let mut stage = Stage::up(&PIPELINE.replace("TEXT", "x"));
+    stage.until_report("c/out", "cbax");
+    let record = |arguments: &[&str]| -> Value {
+        let output = stage.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.starts_with("{\"v\":1,") && text.lines().count() == 1, "{text}");
+        serde_json::from_str(&text).unwrap()
+    };
+    let report = record(&["report", "c/out", "--json"]);
+    assert_eq!((&report["name"], &report["content"]), (&"c/out".into(), &"cbax".into()));
+    assert_eq!(report["version"], stage.document("c/out")["version"]);
+    assert_eq!(record(&["--json", "rom", "c/in"])["content"], "bax");
+    for graph in [record(&["graph", "--json"]), record(&["graph", "s.toml", "--json"])] {
+        let routes = graph["routes"].as_array().unwrap();
+        assert!(routes.iter().any(|route| route["writer"] == "a" && route["reader"] == "b"), "{graph}");
+        assert_eq!(graph["cycle"], serde_json::json!(["words", "words"]));
+    }
+    let replaced = record(&["replace", "b", "--json", "--", "relay", "B"]);
+    assert_eq!((&replaced["component"], &replaced["state"]), (&"b".into(), &"replaced".into()));
+    let frozen = record(&["freeze", "--json"]);
+    assert_eq!((&frozen["scenario"], &frozen["programs"]), (&"s".into(), &0.into()));
+    let length = std::fs::metadata(stage.place.path().join("scenarios/s/image")).unwrap().len();
+    assert_eq!(frozen["bytes"], length);
+    stage.supervisor.take().unwrap().wait().unwrap();
+    assert_eq!(stage.run(&["thaw", "s", "--json", "--file", "none.toml"]).status.code(), Some(2));
+    let thawed = record_of(&stage, &["thaw", "s", "--json"]);
+    assert_eq!(stage.status()["pid"], thawed["pid"]);
+    let ended = record_of(&stage, &["down", "--json"]);
+    assert_eq!(ended["state"], "ended");
+    let up = record_of(&stage, &["up", "s.toml", "--detach", "--json"]);
+    assert!(up["pid"].is_number());
+    record_of(&stage, &["down", "s", "--json"]);
+}
+
+fn record_of(stage: &Stage, arguments: &[&str]) -> Value {
+    let output = stage.run(arguments);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {output:?}"))
 }

@@ -1,13 +1,16 @@
 //! That a component reaches nothing but what its routes give, and keeps nothing but what it reports.
 
-use crate::stage::{Stage, View, kill};
+use crate::stage::{Stage, View, as_each_user, kill};
 use std::path::Path;
+
+as_each_user! {
+    what_a_component_leaves_behind_its_next_life_does_not_find
+}
 
 /// Where something may be left, since it goes with the life that has left it.
 const OWN: [&str; 8] =
     ["tmp", "home", "abstract", "shared-memory", "queue", "processes", "document-lock", "descriptors"];
 
-#[test]
 fn what_a_component_leaves_behind_its_next_life_does_not_find() {
     let python = Path::new("/usr/bin/python3");
     if !python.exists() {

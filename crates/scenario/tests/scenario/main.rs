@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends so")]
 
 mod basics;
+mod budgets;
 mod confined;
 mod members;
 mod rounds;

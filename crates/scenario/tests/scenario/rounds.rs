@@ -1,7 +1,12 @@
 //! Components that are killed again and again under a stream of updates, beside the same ones that are left alone.
 
-use crate::stage::{Stage, View, kill, random};
+use crate::stage::{Stage, View, as_each_user, kill, random};
 use std::time::{Duration, Instant};
+
+as_each_user! {
+    components_that_are_killed_in_a_stream_end_where_those_do_that_are_left_alone
+    no_version_that_was_acknowledged_is_lost_when_all_is_killed
+}
 
 const STREAM: &str = r#"
 [component.a]
@@ -110,7 +115,6 @@ fn stream(rounds: u64, seed: Option<u64>) -> (Vec<String>, u64, Vec<Duration>) {
     (ALL.map(|(_, report)| view.read(report).1).to_vec(), kills, spans)
 }
 
-#[test]
 fn components_that_are_killed_in_a_stream_end_where_those_do_that_are_left_alone() {
     let rounds: u64 = std::env::var("FROST_RESTARTS").ok().and_then(|text| text.parse().ok()).unwrap_or(30);
     let seed = u64::from(std::process::id()) | 1 << 40;
@@ -135,7 +139,6 @@ fn components_that_are_killed_in_a_stream_end_where_those_do_that_are_left_alone
     );
 }
 
-#[test]
 fn no_version_that_was_acknowledged_is_lost_when_all_is_killed() {
     let mut stage = Stage::new("");
     let acknowledged = stage.place.path().join("acknowledged");

@@ -2,6 +2,8 @@
 
 use frost_component::Session;
 use serde_json::Value;
+use std::cell::Cell;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -13,18 +15,109 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(100);
 pub(crate) struct Stage {
     pub(crate) place: tempfile::TempDir,
     pub(crate) supervisor: Option<Child>,
+    who: Who,
+    /// Where the programs are that it runs.
+    bin: PathBuf,
+    relay: PathBuf,
+    /// Groups that it is in: those which its user was given.
+    pub(crate) entrances: Vec<PathBuf>,
 }
 
-pub(crate) fn relay() -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_frost-scenario")).with_file_name("examples").join("relay")
+/// As whom a scenario runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// As whoever runs the tests.
+    Myself,
+    /// As an ordinary user, whom root becomes for it.
+    Ordinary,
+}
+
+/// No account has this number, so nothing need be added to the machine.
+pub(crate) const ORDINARY: u32 = 64_217;
+
+thread_local! {
+    static WHO: Cell<Who> = const { Cell::new(Who::Myself) };
+}
+
+/// Runs a test whose stages are of that user.
+pub(crate) fn run_as(who: Who, test: fn()) {
+    if who == Who::Ordinary {
+        if !rustix::process::geteuid().is_root() {
+            return println!("skipped: whoever runs the tests is an ordinary user already");
+        }
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "--net", "true"]).uid(ORDINARY).gid(ORDINARY);
+        if !unshare.output().is_ok_and(|output| output.status.success()) {
+            return println!("skipped: an ordinary user may make no user namespaces here");
+        }
+    }
+    WHO.set(who);
+    test();
+}
+
+/// Makes tests of functions: each as whoever runs the tests, as a rule root, and as an ordinary user.
+macro_rules! as_each_user {
+    ($($name:ident)*) => {$(
+        mod $name {
+            #[test]
+            fn as_myself() {
+                crate::stage::run_as(crate::stage::Who::Myself, super::$name);
+            }
+
+            #[test]
+            fn as_an_ordinary_user() {
+                crate::stage::run_as(crate::stage::Who::Ordinary, super::$name);
+            }
+        }
+    )*};
+}
+pub(crate) use as_each_user;
+
+/// Puts a program where somebody else can run it.
+fn give(program: &Path, place: &Path) {
+    if std::fs::hard_link(program, place).is_err() {
+        // By a process of its own: what another test forks meanwhile would hold a file of ours open for writing, and a
+        // program is not executed then (ETXTBSY).
+        assert!(Command::new("cp").arg(program).arg(place).status().unwrap().success());
+    }
+}
+
+/// Where the programs lie that were built with this test.
+pub(crate) fn built() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_frost-scenario")).parent().unwrap()
 }
 
 impl Stage {
     pub(crate) fn new(text: &str) -> Self {
-        let stage =
-            Self { place: tempfile::Builder::new().prefix("fs").tempdir().unwrap(), supervisor: None };
+        let place = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
+        let (who, mut bin, mut relay) =
+            (WHO.get(), built().to_owned(), built().join("examples").join("relay"));
+        if who == Who::Ordinary {
+            // What was built may lie where nobody else may look.
+            bin = place.path().join("bin");
+            std::fs::create_dir(&bin).unwrap();
+            for (from, name) in [(built().join("frost-scenario"), "frost-scenario"), (relay, "relay")] {
+                give(&from, &bin.join(name));
+            }
+            relay = bin.join("relay");
+            std::os::unix::fs::chown(place.path(), Some(ORDINARY), Some(ORDINARY)).unwrap();
+        }
+        let stage = Self { place, supervisor: None, who, bin, relay, entrances: Vec::new() };
         stage.write(text);
         stage
+    }
+
+    /// Puts `frost` beside the other programs; returns whether it is built.
+    pub(crate) fn bring_frost(&self) -> bool {
+        let frost = built().join("frost");
+        if !frost.exists() {
+            println!("skipped: {} is not built", frost.display());
+            return false;
+        }
+        if self.who == Who::Ordinary {
+            give(&frost, &self.bin.join("frost"));
+        }
+        true
     }
 
     pub(crate) fn up(text: &str) -> Self {
@@ -41,15 +134,31 @@ impl Stage {
 
     /// Replaces the file, as an editor does; RELAY is the test's component.
     pub(crate) fn write(&self, text: &str) {
-        let text = text.replace("RELAY", &format!("binary = \"{}\"", relay().display()));
+        let text = text.replace("RELAY", &format!("binary = \"{}\"", self.relay.display()));
         let draft = self.place.path().join("s.toml~");
         std::fs::write(&draft, text).unwrap();
         std::fs::rename(draft, self.place.path().join("s.toml")).unwrap();
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_frost-scenario"));
+        self.program("frost-scenario", arguments)
+    }
+
+    /// A program of ours, as the stage's user.
+    pub(crate) fn program(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.bin.join(name));
+        if !self.entrances.is_empty() {
+            let enter = self.entrances.iter().map(|entrance| format!("echo $$ >{} && ", entrance.display()));
+            command = Command::new("/bin/sh");
+            command.arg("-c").arg(enter.collect::<String>() + "exec \"$0\" \"$@\"").arg(self.bin.join(name));
+        }
         command.args(arguments).current_dir(self.place.path()).env("FROST_HOME", self.place.path());
+        // Nobody's settings.
+        command.env("HOME", self.place.path()).env_remove("XDG_CONFIG_HOME").env_remove("FROST_LOG");
+        if self.who == Who::Ordinary {
+            // Its groups go with that, since root has called it.
+            command.uid(ORDINARY).gid(ORDINARY);
+        }
         command
     }
 
@@ -113,6 +222,10 @@ impl Drop for Stage {
         if text.contains("[program.") {
             // They have keepers of their own.
             let _ = self.run(&["down", "s"]);
+        }
+        let far = self.place.path().join("far");
+        if far.exists() {
+            let _ = self.command(&["down", "s"]).env("FROST_HOME", far).output();
         }
         if let Some(mut supervisor) = self.supervisor.take() {
             // Its components end with it.

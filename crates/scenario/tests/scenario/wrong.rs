@@ -1,10 +1,17 @@
 //! Components that do what they should not, and files that are wrong: what is told, and that nobody else suffers.
 
-use crate::stage::{Stage, View};
+use crate::stage::{Stage, View, as_each_user};
 use std::path::Path;
 use std::time::Instant;
 
-#[test]
+as_each_user! {
+    a_flood_is_held_to_its_budget_and_its_reader_reaches_the_end
+    a_cycle_comes_to_rest
+    one_without_manners_is_answered_and_nobody_else_notices
+    status_tells_who_is_silent_and_who_was_given_up
+    a_wrong_file_is_refused_with_the_place_and_the_nearest_name
+}
+
 fn a_flood_is_held_to_its_budget_and_its_reader_reaches_the_end() {
     let text = r#"
 [component.flood]
@@ -43,7 +50,6 @@ from = "free/out"
     assert!(reads <= 20_000, "{reads}");
 }
 
-#[test]
 fn a_cycle_comes_to_rest() {
     let text = r#"
 [component.one]
@@ -80,7 +86,6 @@ from = "two/known"
     }
 }
 
-#[test]
 fn one_without_manners_is_answered_and_nobody_else_notices() {
     let python = Path::new("/usr/bin/python3");
     if !python.exists() {
@@ -129,7 +134,6 @@ from = "document/text"
     assert!(length("rude~") > 0 && length("rude") + length("rude~") <= 128 << 10, "{}", length("rude"));
 }
 
-#[test]
 fn status_tells_who_is_silent_and_who_was_given_up() {
     let text = r#"
 [component.silent]
@@ -156,7 +160,6 @@ from = "silent/out"
     stage.until("it runs", |stage| stage.component("crash")["state"] == "running");
 }
 
-#[test]
 fn a_wrong_file_is_refused_with_the_place_and_the_nearest_name() {
     for (text, told) in [
         (
