@@ -4,6 +4,7 @@
 mod basics;
 mod budgets;
 mod confined;
+mod guide;
 mod members;
 mod rounds;
 mod stage;
