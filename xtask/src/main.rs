@@ -55,9 +55,9 @@ enum Chore {
     Dist,
     /// Checks the licences of everything that is linked in
     Licences,
-    /// Builds for release and measures freeze and thaw beside their floors
+    /// Builds for release and measures freeze and thaw, or `components`, beside their floors
     Bench {
-        /// Options of `frost-bench run`
+        /// Options of `frost-bench run`; or `components`, and its options
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
@@ -98,11 +98,15 @@ fn main() -> ExitCode {
 fn bench(root: &Path, options: &[String]) -> run::Outcome {
     let hour = Duration::from_secs(3600);
     let mut build = Command::new("cargo");
-    build.args(["build", "--release", "--locked", "-p", "frost", "-p", "frost-bench"]).current_dir(root);
+    let (what, package, option, options) = match options.split_first() {
+        Some((first, rest)) if first == "components" => ("components", "frost-scenario", "--scenario", rest),
+        _ => ("run", "frost", "--frost", options),
+    };
+    build.args(["build", "--release", "--locked", "-p", package, "-p", "frost-bench"]).current_dir(root);
     match run::limited(&mut build, hour) {
         run::Outcome::Passed(_) => {
             let mut bench = Command::new(run::built(root, "release/frost-bench"));
-            bench.arg("run").arg("--frost").arg(run::built(root, "release/frost"));
+            bench.arg(what).arg(option).arg(run::built(root, &format!("release/{package}")));
             run::limited(bench.args(options).current_dir(root), hour)
         }
         failed => failed,
