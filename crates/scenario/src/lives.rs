@@ -266,7 +266,8 @@ impl Engine {
             files: spec.files,
         };
         let files = if spec.files { Some(self.prepare_files(number, &directory)?) } else { None };
-        let called = format!("{}.{name}.{}", self.name, std::process::id());
+        // No two lives have the same: what removes the group of one that has ended goes by its name.
+        let called = format!("{}.{name}.{}.{number}", self.name, std::process::id());
         let mut groups = Groups::make(&called, spec.budget)?;
         surroundings.groups = groups.entrances();
         let mut child = match stage::spawn(&surroundings, log) {
