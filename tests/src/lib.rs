@@ -12,6 +12,8 @@ pub mod journey;
 mod processes;
 pub mod program;
 mod scene;
+pub mod tally;
+pub mod trail;
 
 pub use processes::{Started, is_alive, output_of, succeeds, tree_of, try_output_of};
 pub use scene::{Outcome, Scene, Stdio, Who, frost_binary, is_root, skip};
@@ -56,4 +58,26 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(start.elapsed() < LIMIT, "waited {LIMIT:?} until {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Does something for each number below `count`, several at a time: programs wait more than they work.
+///
+/// # Panics
+/// If one of them does, when all have ended.
+pub fn each_below(count: usize, what: impl Fn(usize) + Sync) {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let workers = 2 * std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers.min(count) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if index >= count {
+                        break;
+                    }
+                    what(index);
+                }
+            });
+        }
+    });
 }

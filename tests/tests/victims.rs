@@ -651,6 +651,7 @@ carried! {
     tree_orphan
     tree_death_signal
     tree_exit_signal
+    tree_mourned
     udp_bound
     udp_connected
     udp_v6

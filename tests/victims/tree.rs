@@ -22,6 +22,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("tree_exit_signal", exit_signal),
     ("tree_storm", storm),
     ("tree_traced", traced),
+    ("tree_mourned", mourned),
 ];
 
 fn relations() -> [u32; 4] {
@@ -347,4 +348,39 @@ fn traced(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     words[0].store(1, SeqCst);
     stage.reap(child)
+}
+
+/// Children may be killed by somebody at any time: their parent is told of each once, and those that live go on.
+fn mourned(stage: &Stage) -> Verdict {
+    let words = shared_words::<4>()?;
+    let mut children = Vec::new();
+    for word in words {
+        children.push(stage.fork(|| {
+            loop {
+                word.fetch_add(1, SeqCst);
+                crate::call::nap(std::time::Duration::from_millis(2));
+            }
+        })?);
+    }
+    until("all of them count", || words.iter().all(|word| word.load(SeqCst) > 0))?;
+    // That one has ended is to be seen in it.
+    stage.freeze_without_facts()?;
+    for (child, word) in children.into_iter().zip(words) {
+        let before = word.load(SeqCst);
+        let (mut status, mut ended) = (0, false);
+        until("a child goes on, or has ended", || {
+            ended = unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) } == child;
+            ended || word.load(SeqCst) != before
+        })?;
+        if ended {
+            stage.forget(child);
+            same!(status, libc::SIGKILL, "the status of a child that was killed");
+            check!(
+                unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) } == -1
+                    && crate::call::errno() == libc::ECHILD,
+                "a child that was waited for is there again"
+            );
+        }
+    }
+    Ok(())
 }
