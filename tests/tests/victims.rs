@@ -117,6 +117,47 @@ fn one_that_is_to_be_told_of_a_leader_that_has_ended_is_refused() {
     journey::refused_at_the_stop(binary(), "thread_leader_gone_warned", "parent-death signal");
 }
 
+/// On a busy machine a thaw may take seconds: those are the program's, whose clocks go on from when it began.
+#[test]
+fn a_timeout_ends_in_time_however_long_the_thaw_takes() {
+    if !frost_tests::is_root() {
+        frost_tests::skip("only root knows the thawed program by its old number");
+        return;
+    }
+    const NAMES: [&str; 5] = [
+        "restart_nanosleep",
+        "restart_clock_nanosleep",
+        "restart_futex_timeout",
+        "restart_poll_timeout",
+        "restart_epoll_wait_timeout",
+    ];
+    frost_tests::each_below(NAMES.len(), |index| {
+        let Some(scene) = frost_tests::Scene::new(Who::Myself) else { return };
+        let mut traveller =
+            journey::Traveller::set_out(&scene, binary(), NAMES[index], frost_tests::Stdio::Files);
+        traveller.freeze();
+        let mut command = scene.frost_command(&["thaw", "victim"]);
+        command.env("FROST_FAIL_AT", "thaw.arrive:stop").stdout(std::process::Stdio::null());
+        let mut command = frost_tests::Started::spawn(&mut command);
+        let stands_still = |pid: &i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.contains("(frost) T ")
+        };
+        let mut builder = None;
+        frost_tests::until("the builder stands still", || {
+            builder = frost_tests::tree_of(command.pid()).into_iter().find(stands_still);
+            builder.is_some()
+        });
+        // As long as any of the calls has left.
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        let builder = builder.and_then(rustix::process::Pid::from_raw).expect("it was found");
+        rustix::process::kill_process(builder, rustix::process::Signal::CONT).expect("it stands still");
+        assert!(command.wait("the thaw", frost_tests::LIMIT).success(), "{}", NAMES[index]);
+        traveller.arrive("thawed");
+        scene.is_empty_soon();
+    });
+}
+
 /// The name of the queue that a victim made, as mq_open(3) takes it.
 fn queue_of(scene: &frost_tests::Scene) -> std::ffi::CString {
     let name = std::fs::read_to_string(scene.stage("queue")).expect("the victim says how it is called");

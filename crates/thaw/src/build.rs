@@ -60,6 +60,8 @@ pub(crate) struct Half<'a> {
     /// Its reading end, which tells a keeper whether it was opened.
     pub(crate) gate_read: OwnedFd,
     pub(crate) baseline: Baseline,
+    /// Since when the program's clocks go on, if they go on from where they stood.
+    pub(crate) clocks_since: Option<Instant>,
     armed: bool,
 }
 
@@ -177,6 +179,7 @@ pub(crate) fn build<'a>(
         gate: Some(gate_write),
         gate_read: our_gate_read,
         baseline,
+        clocks_since: None,
         armed: true,
     };
     // The tree has its own copies.

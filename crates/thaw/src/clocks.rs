@@ -6,6 +6,7 @@ use frost_model::Checkpoint;
 use frost_model::clock::Timespec;
 use rustix::io::Errno;
 use rustix::time::ClockId;
+use std::time::Instant;
 
 /// The offsets of our own time namespace, in nanoseconds, which our own clocks show already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +34,12 @@ impl Own {
 
 /// Prepares a time namespace for our children, in which CLOCK_MONOTONIC and CLOCK_BOOTTIME show what they showed when
 /// the program was stopped. May be called again, for children to come.
-pub(crate) fn go_on(checkpoint: &Checkpoint, own: Own) -> Result<(), Error> {
+///
+/// Returns when they went on: from then on the program's timeouts run, however long it takes to build it.
+pub(crate) fn go_on(checkpoint: &Checkpoint, own: Own) -> Result<Option<Instant>, Error> {
     let clocks = &checkpoint.clocks;
     if clocks.monotonic.is_zero() {
-        return Ok(());
+        return Ok(None);
     }
     let stage = Stage::Namespaces;
     frost_sys::time::unshare_time().at(stage, || "a time namespace".to_owned())?;
@@ -46,11 +49,13 @@ pub(crate) fn go_on(checkpoint: &Checkpoint, own: Own) -> Result<(), Error> {
         let offset = Timespec::from_nanos(ours + then.as_nanos() - now);
         format!("{name} {} {}\n", offset.sec, offset.nsec)
     };
+    let began = Instant::now();
     let offsets = line("monotonic", ClockId::Monotonic, own.monotonic, clocks.monotonic)
         + &line("boottime", ClockId::Boottime, own.boottime, clocks.boottime);
     std::fs::write("/proc/self/timens_offsets", offsets)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-        .at(stage, || "the clocks of a time namespace".to_owned())
+        .at(stage, || "the clocks of a time namespace".to_owned())?;
+    Ok(Some(began))
 }
 
 #[cfg(test)]

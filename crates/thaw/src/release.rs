@@ -196,7 +196,7 @@ fn process_goes_on(half: &Half<'_>, process: &Process) -> Result<(), Error> {
     let about = || format!("process {pid}");
     begin(Stage::Registers)?;
     let Some((leader, others)) = process.cpu.threads.split_first() else { return Ok(()) };
-    let mut restarts = Restarts { process, mappings: None };
+    let mut restarts = Restarts { process, clocks_since: half.clocks_since, mappings: None };
     let mut stopped = Vec::with_capacity(process.cpu.threads.len());
     for thread in others {
         let registers = restarts.true_registers(half, thread).at(Stage::Registers, about)?;
@@ -266,6 +266,7 @@ fn as_stopped(thread: &Thread, registers: [u64; REGISTER_WORDS]) -> StoppedThrea
         reissue: false,
         asleep: None,
         slept: None,
+        stood: Duration::ZERO,
         stopped: Instant::now(),
     }
 }
@@ -369,6 +370,8 @@ fn set(thread: &Thread, registers: [u64; REGISTER_WORDS]) -> rustix::io::Result<
 /// Finds the registers with which threads go on with the calls they were in.
 struct Restarts<'a> {
     process: &'a Process,
+    /// Since when the program's clocks go on.
+    clocks_since: Option<Instant>,
     /// The mappings of the process, read when first asked for.
     mappings: Option<Vec<Mapping>>,
 }
@@ -409,7 +412,9 @@ impl Restarts<'_> {
         let Some(left) = remaining.and_then(|left| u64::try_from(left.as_nanos()).ok()) else {
             return Some(frost_tracee::restart::reissued(&registers));
         };
-        let (tid, left) = (thread.tid.raw(), Duration::from_nanos(left));
+        // Its end is a moment of the program's clocks, which have gone on since before all of this was built.
+        let gone = self.clocks_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let (tid, left) = (thread.tid.raw(), Duration::from_nanos(left).saturating_sub(gone));
         match elapsed::shortened(tid, &registers, Some(left), self.mappings()) {
             None if block => None,
             None => Some(frost_tracee::restart::reissued(&registers)),

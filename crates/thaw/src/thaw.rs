@@ -188,9 +188,7 @@ pub(crate) fn here(
 ) -> Result<Built, Error> {
     let checkpoint = image.checkpoint();
     begin(Stage::Namespaces)?;
-    if plan.namespaces.time {
-        clocks::go_on(checkpoint, own)?;
-    }
+    let clocks_since = if plan.namespaces.time { clocks::go_on(checkpoint, own)? } else { None };
     if plan.namespaces.ipc {
         frost_sys::sysv::unshare().at(Stage::Namespaces, || "an IPC namespace".to_owned())?;
     }
@@ -227,6 +225,7 @@ pub(crate) fn here(
         None => Ok(()),
     };
     let mut half = build::build(checkpoint, plan.relation(), groups, sibling, material, beside, steps)?;
+    half.clocks_since = clocks_since;
     sysv.all_attached(checkpoint)?;
     release::stop(&half, steps)?;
     release::settings(&half)?;

@@ -28,9 +28,10 @@ pub fn remaining(thread: &StoppedThread) -> Option<Duration> {
     remaining_after(thread, thread.asleep.and_then(Asleep::since), thread.stopped.elapsed())
 }
 
-/// Returns what was left of it when the thread was stopped, the time since then not counted.
+/// Returns what was left of it when all of its tree stood still, the time since then not counted: that is when the
+/// clocks of an image are read. On a busy machine other threads stop much later.
 pub fn remaining_at_stop(thread: &StoppedThread) -> Option<Duration> {
-    remaining_after(thread, thread.slept, Duration::ZERO)
+    remaining_after(thread, thread.slept, thread.stood)
 }
 
 /// `slept` is how long it was in the call, `stood` how long of that it stood still.
@@ -140,9 +141,10 @@ mod tests {
             reissue: false,
             asleep: None,
             slept: None,
+            stood: Duration::from_secs(1),
             stopped: Instant::now().checked_sub(Duration::from_secs(30)).unwrap(),
         };
-        assert_eq!(remaining_at_stop(&thread), Some(Duration::from_millis(100_500)));
+        assert_eq!(remaining_at_stop(&thread), Some(Duration::from_millis(99_500)));
         let now = remaining(&thread).unwrap();
         assert!(now <= Duration::from_millis(70_500) && now > Duration::from_secs(1), "{now:?}");
         registers[ORIG_RAX] = libc::SYS_clock_nanosleep as u64;

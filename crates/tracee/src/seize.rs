@@ -113,8 +113,10 @@ pub struct StoppedThread {
     pub reissue: bool,
     /// When it fell asleep in a call with a timeout.
     pub asleep: Option<Asleep>,
-    /// How long it had slept when it was stopped.
+    /// How long it had slept when all of its tree stood still.
     pub slept: Option<Duration>,
+    /// How long of that it had stood still itself.
+    pub stood: Duration,
     /// When it was stopped, as nearly as we know: what the kernel wrote about its call is of that moment.
     pub stopped: Instant,
 }
@@ -567,6 +569,7 @@ impl Seizing {
                 reissue: context.reissue,
                 asleep: self.asleep.get(&tid).copied(),
                 slept: self.asleep.get(&tid).and_then(|asleep| asleep.since()),
+                stood: context.stopped.elapsed(),
                 stopped: context.stopped,
             });
         }
