@@ -390,6 +390,9 @@ refused! {
     netlink_unread "unread messages"
     netlink_generic "netlink socket of protocol 16"
     tree_traced "trac"
+    directory_watched "F_NOTIFY"
+    memfd_secret "secretmem"
+    regular_namespace_of_another "namespace uts"
 }
 
 carried! {
@@ -574,6 +577,7 @@ carried! {
     regular_lease_lowered_writer
     regular_owner
     regular_proc
+    regular_namespaces
     restart_nanosleep
     restart_nanosleep_interrupted
     restart_clock_nanosleep

@@ -5,8 +5,12 @@ use crate::call::{c, open, zeroed};
 use crate::stage::{Stage, Verdict};
 use libc::{O_DIRECTORY, O_PATH, O_RDONLY};
 
-pub(crate) const VICTIMS: &[Victim] =
-    &[("directory_open", opened), ("directory_half_read", half_read), ("directory_removed", removed)];
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("directory_open", opened),
+    ("directory_half_read", half_read),
+    ("directory_removed", removed),
+    ("directory_watched", watched),
+];
 
 fn opened(stage: &Stage) -> Verdict {
     let path = stage.path("inner");
@@ -78,4 +82,16 @@ fn half_read(stage: &Stage) -> Verdict {
     read(1000)?;
     same!(names.len(), 302, "how many names came");
     Ok(())
+}
+
+/// One that tells of changes by signals (F_NOTIFY); refused.
+fn watched(stage: &Stage) -> Verdict {
+    const DN_CREATE: libc::c_long = 1 << 2;
+    const DN_MULTISHOT: libc::c_long = 1 << 31;
+    let path = stage.path("inner");
+    std::fs::create_dir(&path).map_err(|why| why.to_string())?;
+    let fd = open(&path, O_RDONLY | O_DIRECTORY)?;
+    sys!(signal(libc::SIGIO, libc::SIG_IGN))?;
+    sys!(fcntl(fd, libc::F_NOTIFY, DN_CREATE | DN_MULTISHOT))?;
+    stage.freeze_here()
 }

@@ -6,6 +6,7 @@ use crate::stage::{Stage, Verdict};
 use libc::{MAP_PRIVATE, MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ};
 
 pub(crate) const VICTIMS: &[Victim] = &[
+    ("memfd_secret", secret),
     ("memfd_plain", plain),
     ("memfd_shared", shared),
     ("memfd_private", private),
@@ -182,4 +183,16 @@ fn sparse(stage: &Stage) -> Verdict {
     // A huge page may stand behind what was written.
     check!(stat.st_blocks < 32_768, "holes were filled: {} blocks", stat.st_blocks);
     Ok(())
+}
+
+/// Memory that nobody but the program may read, mapped, its descriptor closed; refused.
+fn secret(stage: &Stage) -> Verdict {
+    const SYS_MEMFD_SECRET: libc::c_long = 447;
+    let fd = sys!(syscall(SYS_MEMFD_SECRET, 0))? as i32;
+    sys!(ftruncate(fd, 4096))?;
+    let address = sys!(mmap(std::ptr::null_mut(), 4096, crate::call::READ_WRITE, libc::MAP_SHARED, fd, 0))?;
+    sys!(close(fd))?;
+    crate::call::fill(address.cast(), 4096, 5);
+    stage.freeze_here()?;
+    crate::call::check_fill("secret memory", address.cast(), 4096, 5)
 }

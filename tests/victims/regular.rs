@@ -31,6 +31,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_lease_lowered_writer", lease_lowered_writer),
     ("regular_owner", owner),
     ("regular_proc", proc),
+    ("regular_namespaces", namespaces),
+    ("regular_namespace_of_another", namespace_of_another),
 ];
 
 fn text(stage: &Stage, name: &str, content: &str) -> Result<std::path::PathBuf, String> {
@@ -464,4 +466,41 @@ fn proc(stage: &Stage) -> Verdict {
     let pid = format!("Pid:\t{}\n", unsafe { libc::getpid() });
     check!(String::from_utf8_lossy(&text).contains(&pid), "it tells about another process");
     Ok(())
+}
+
+/// What setns(2) takes: its own namespaces, one of them in two descriptors.
+fn namespaces(stage: &Stage) -> Verdict {
+    let names = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+    let path = |name: &str| std::path::Path::new("/proc/self/ns").join(name);
+    let mut held = Vec::new();
+    for name in names {
+        held.push((name, open(&path(name), O_RDONLY)?));
+    }
+    held.push((names[0], sys!(dup(held[0].1))?));
+    stage.freeze_here()?;
+    for (name, fd) in held {
+        let (mut found, mut own): (libc::stat, libc::stat) = (zeroed(), zeroed());
+        sys!(fstat(fd, &mut found))?;
+        sys!(stat(c(&path(name).to_string_lossy()).as_ptr(), &mut own))?;
+        same!((found.st_dev, found.st_ino), (own.st_dev, own.st_ino), "the {name} namespace");
+    }
+    Ok(())
+}
+
+/// One that a thaw does not make; refused.
+fn namespace_of_another(stage: &Stage) -> Verdict {
+    let words = crate::call::shared_words::<2>()?;
+    let child = stage.fork(|| {
+        // Only root has the right; a user namespace gives it to others.
+        let made = sys!(unshare(libc::CLONE_NEWUTS))
+            .or_else(|_| sys!(unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWUTS)));
+        words[0].store(1, SeqCst);
+        crate::call::until("it was opened", || words[1].load(SeqCst) == 1)?;
+        made.map(|_| ())
+    })?;
+    crate::call::until("the child stands", || words[0].load(SeqCst) == 1)?;
+    open(std::path::Path::new(&format!("/proc/{child}/ns/uts")), O_RDONLY)?;
+    words[1].store(1, SeqCst);
+    stage.reap(child)?;
+    stage.freeze_here()
 }

@@ -88,6 +88,13 @@ pub(crate) fn backing(mapping: &Mapping, files: &mut FileCache) -> Result<Backin
     if mapping.flags.has(*b"um") || mapping.flags.has(*b"uw") {
         return refuse("the program handles its page faults by userfaultfd", "run it without userfaultfd");
     }
+    // Also where the descriptor it was mapped from is closed.
+    if mapping.shared && mapping.name == b"/secretmem (deleted)" {
+        return refuse(
+            "it is secret memory, which nobody but the program may read",
+            "run the program without it",
+        );
+    }
     if mapping.protection_key != 0 {
         return refuse("it has a protection key", "run the program without protection keys");
     }

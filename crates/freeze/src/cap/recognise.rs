@@ -85,11 +85,20 @@ pub(super) fn recognise(
     }
     Ok(match kind {
         FileType::RegularFile if is_queue(held) => Ok(Found::Mqueue),
-        FileType::RegularFile => match (of_process(held, members), special_file_system(held)) {
-            (Some((pid, path)), _) => Ok(Found::OfProcess(pid, path)),
-            (None, Some(refusal)) => Err(refusal),
-            (None, None) => regular::recognise(held),
-        },
+        FileType::RegularFile => {
+            match (of_process(held, members).or_else(|| own_namespace(held)), special_file_system(held)) {
+                (Some((pid, path)), _) => Ok(Found::OfProcess(pid, path)),
+                (None, Some(refusal)) => Err(refusal),
+                (None, None) => regular::recognise(held),
+            }
+        }
+        // F_NOTIFY makes the process the owner of the directory (fcntl_dirnotify, fs/notify/dnotify/dnotify.c), of which
+        // nothing else does; of what it asked for nobody is told.
+        FileType::Directory if held.owner().is_some_and(|owner| owner.id != 0) => Err(Refusal::new(
+            format!("directory {} that is watched by F_NOTIFY", held.name()),
+            "the kernel does not tell of what",
+            CLOSE_FIRST,
+        )),
         FileType::Directory => named_directory(held, members),
         FileType::CharacterDevice => character_device(held),
         FileType::Fifo if link.starts_with(b"pipe:") => Ok(Found::Pipe),
@@ -146,7 +155,7 @@ fn special_file_system(held: &Held) -> Option<Refusal> {
     let magic = rustix::fs::fstatfs(&held.fd).ok()?.f_type as u32;
     // Magic numbers of include/uapi/linux/magic.h.
     let (what, reason) = match magic {
-        0x6e73_6673 => ("namespace", "it cannot be opened again"),
+        0x6e73_6673 => ("namespace", "it is not that of the process which has it open"),
         0x5049_4446 => ("pidfd", "the kernel does not tell of which process"),
         0x5345_434d => ("secret memory", "nobody but the program may read it"),
         0x9584_58f6 => ("file of huge pages", "its content would need as many huge pages at thaw"),
@@ -155,6 +164,19 @@ fn special_file_system(held: &Held) -> Option<Refusal> {
         _ => return None,
     };
     Some(Refusal::new(format!("{what} {}", held.name()), reason, CLOSE_FIRST))
+}
+
+/// Returns the path below `/proc/PID` of a namespace, if it is that of the process in which it was found.
+fn own_namespace(held: &Held) -> Option<(Pid, BytePath)> {
+    let link = std::str::from_utf8(held.link.as_deref()?).ok()?;
+    let kind = link.split_once(":[")?.0;
+    // What children get may be another one than its own.
+    let same = |name: &str| {
+        let path = frost_sys::proc::path(held.place.pid.raw(), &format!("ns/{name}"));
+        rustix::fs::stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == held.key())
+    };
+    let known = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"].contains(&kind);
+    (known && same(kind)).then(|| (held.place.pid, BytePath::new(format!("ns/{kind}"))))
 }
 
 fn is_queue(held: &Held) -> bool {
