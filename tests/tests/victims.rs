@@ -82,6 +82,10 @@ const SPECIAL: &[&str] = &[
     "vfork_lasting",
     "outside_pipe",
     "prctl_dispatch",
+    "prctl_landlock",
+    "prctl_landlock_of_thread",
+    "prctl_keyring_of_process",
+    "prctl_keyring_of_thread",
     "inotify_replaced",
     "tcp_full",
     "thread_leader_gone_warned",
@@ -108,6 +112,31 @@ fn a_lasting_vfork_is_told_by_name() {
 fn a_thread_that_handles_its_own_calls_is_refused_by_name() {
     journey::unfrozen(binary(), "prctl_dispatch");
     journey::refused_at_the_stop(binary(), "prctl_dispatch", "PR_SET_SYSCALL_USER_DISPATCH");
+}
+
+/// What a domain forbids is told by nobody; that there is one shows in what its threads may not look at.
+#[test]
+fn landlock_domains_are_refused() {
+    // SAFETY: with this flag, the call takes no address.
+    if unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1) } < 1 {
+        return frost_tests::skip("this kernel has no Landlock");
+    }
+    for name in ["prctl_landlock", "prctl_landlock_of_thread"] {
+        journey::unfrozen(binary(), name);
+        journey::refused_at_the_stop(binary(), name, "Landlock domain");
+    }
+}
+
+/// Only the process itself can be asked for its keyrings.
+#[test]
+fn keyrings_that_end_with_the_program_are_refused() {
+    for (name, object) in [
+        ("prctl_keyring_of_process", "keyring of the process"),
+        ("prctl_keyring_of_thread", "keyring of a thread"),
+    ] {
+        journey::unfrozen(binary(), name);
+        journey::refused_at_the_stop(binary(), name, object);
+    }
 }
 
 /// Only a thread that is stopped can be asked for its parent-death signal.
@@ -424,12 +453,14 @@ carried! {
     anonymous_growsdown
     anonymous_many_mappings
     anonymous_executable
+    anonymous_memory_policies
     clock_continues
     clock_cpu_time
     credentials_plain
     credentials_dropped
     credentials_capabilities
     credentials_of_threads
+    credentials_of_each_thread
     device_stateless
     directory_open
     directory_half_read
@@ -528,6 +559,8 @@ carried! {
     prctl_membarrier
     prctl_of_threads
     prctl_memory_merge
+    prctl_personalities
+    prctl_huge_pages_advised
     pty_settings
     pty_many
     pty_typed
@@ -666,6 +699,8 @@ carried! {
     thread_robust_mutex_process
     thread_names_and_masks
     thread_scheduling
+    thread_scheduling_ranked
+    thread_memory_policies
     thread_conditions
     thread_storm
     timerfd_far

@@ -6,6 +6,7 @@ use crate::stage::{Stage, Verdict};
 use libc::{MAP_NORESERVE, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_READ};
 
 pub(crate) const VICTIMS: &[Victim] = &[
+    ("anonymous_memory_policies", memory_policies),
     ("anonymous_filled", filled),
     ("anonymous_sparse", sparse),
     ("anonymous_forked", forked),
@@ -566,4 +567,39 @@ fn executable(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     same!(function(), 42, "the code after");
     Ok(())
+}
+
+/// Ranges that take their pages from certain nodes, one written, one not, one of a mapping with others.
+fn memory_policies(stage: &Stage) -> Verdict {
+    const LEN: usize = 1 << 20;
+    const MPOL_F_ADDR: libc::c_long = 1 << 1;
+    let policy = |address: *mut u8| -> Result<(i32, u64), String> {
+        let (mut mode, mut nodes) = (0, [0u64; 16]);
+        let mask = nodes.as_mut_ptr();
+        sys!(syscall(libc::SYS_get_mempolicy, &raw mut mode, mask, 1024, address, MPOL_F_ADDR))?;
+        Ok((mode, nodes[0]))
+    };
+    let memory = map(4 * LEN, READ_WRITE, libc::MAP_PRIVATE)?;
+    let shared = map(LEN, READ_WRITE, libc::MAP_SHARED)?;
+    let at = |index: usize| unsafe { memory.add(index * LEN) };
+    let first = 1u64;
+    fill(at(0), LEN, 1);
+    // Bound, preferred, interleaved: the last range keeps the thread's own.
+    for (address, mode) in [(at(0), 2), (at(1), 1), (at(2), 3), (shared, 2)] {
+        if let Err(why) = sys!(syscall(libc::SYS_mbind, address, LEN, mode, &raw const first, 64, 0)) {
+            eprintln!("skipped: mbind: {why}");
+            return stage.freeze_here();
+        }
+    }
+    fill(at(2), LEN, 2);
+    fill(shared, LEN, 3);
+    let all = [at(0), at(1), at(2), at(3), shared];
+    let look = || all.into_iter().map(policy).collect::<Result<Vec<_>, _>>();
+    let before = look()?;
+    same!(before, [(2, 1), (1, 1), (3, 1), (0, 0), (2, 1)], "the policies that were set");
+    stage.freeze_here()?;
+    same!(look()?, before, "the memory policies");
+    check_fill("bound memory", at(0), LEN, 1)?;
+    check_fill("interleaved memory", at(2), LEN, 2)?;
+    check_fill("shared memory", shared, LEN, 3)
 }

@@ -9,6 +9,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("credentials_dropped", dropped),
     ("credentials_capabilities", capabilities),
     ("credentials_of_threads", of_threads),
+    ("credentials_of_each_thread", of_each_thread),
 ];
 
 /// The lines of a status file that tell credentials.
@@ -122,5 +123,48 @@ fn of_threads(stage: &Stage) -> Verdict {
     })?;
     let mut set: libc::sigset_t = zeroed();
     sys!(sigemptyset(&mut set))?;
+    Ok(())
+}
+
+/// Threads that differ from their leader in one thing each.
+fn of_each_thread(stage: &Stage) -> Verdict {
+    thread_local!(static BEFORE: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) });
+    fn make(number: u64) -> Verdict {
+        const SECBIT_NOROOT: i32 = 1;
+        const SECBIT_KEEP_CAPS: i32 = 1 << 4;
+        let header = [0x2008_0522u32, 0];
+        let mut data = [[0u32; 3]; 2];
+        let none: libc::c_ulong = 0;
+        let made = match number {
+            0 => sys!(prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as libc::c_ulong, none, none, none)).map(i64::from),
+            1 => sys!(prctl(libc::PR_SET_SECUREBITS, SECBIT_NOROOT)).map(i64::from),
+            2 => sys!(prctl(libc::PR_SET_SECUREBITS, SECBIT_KEEP_CAPS)).map(i64::from),
+            3 => sys!(syscall(libc::SYS_setresuid, 1004, 1005, 1006)),
+            4 => sys!(syscall(libc::SYS_setresgid, 1001, 1002, 1003)),
+            5 => sys!(syscall(libc::SYS_setfsgid, 1007)),
+            6 => sys!(syscall(libc::SYS_setgroups, 2, [7, 8].as_ptr())),
+            7 => sys!(prctl(libc::PR_CAPBSET_DROP, 36, 0, 0, 0)).map(i64::from),
+            _ => sys!(syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr())).and_then(|_| {
+                // CAP_KILL, effective and inheritable.
+                data[0][0] &= !(1 << 5);
+                data[0][2] = data[0][1] & 0xff;
+                sys!(syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()))
+            }),
+        };
+        made.map_err(|why| format!("thread {number}: {why}"))?;
+        BEFORE.set(credentials("thread-self")?);
+        Ok(())
+    }
+    fn judge(_: u64) -> Verdict {
+        same!(credentials("thread-self")?, BEFORE.take(), "the thread's credentials");
+        Ok(())
+    }
+    if !is_root() {
+        eprintln!("skipped: only root can be several users at once");
+        return stage.freeze_here();
+    }
+    let before = credentials("self")?;
+    crate::thread::crowd(stage, 9, make, judge)?;
+    same!(credentials("self")?, before, "credentials of the leader");
     Ok(())
 }

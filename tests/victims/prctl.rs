@@ -10,6 +10,12 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("prctl_of_threads", of_threads),
     ("prctl_memory_merge", memory_merge),
     ("prctl_dispatch", dispatch),
+    ("prctl_personalities", personalities),
+    ("prctl_huge_pages_advised", huge_pages_advised),
+    ("prctl_landlock", landlock),
+    ("prctl_landlock_of_thread", landlock_of_thread),
+    ("prctl_keyring_of_process", keyring_of_process),
+    ("prctl_keyring_of_thread", keyring_of_thread),
 ];
 
 fn settings(stage: &Stage) -> Verdict {
@@ -147,4 +153,81 @@ fn dispatch(stage: &Stage) -> Verdict {
     let seen = stage.freeze_here();
     sys!(prctl(PR_SET_SYSCALL_USER_DISPATCH, none, none, none, none))?;
     seen
+}
+
+/// The kernel keeps a personality for each thread.
+fn personalities(stage: &Stage) -> Verdict {
+    const TELL: libc::c_ulong = 0xffff_ffff;
+    const KINDS: [i32; 4] =
+        [0, libc::UNAME26, libc::ADDR_NO_RANDOMIZE | libc::STICKY_TIMEOUTS, libc::READ_IMPLIES_EXEC];
+    fn make(number: u64) -> Verdict {
+        sys!(personality(KINDS[number as usize] as libc::c_ulong))?;
+        Ok(())
+    }
+    fn judge(number: u64) -> Verdict {
+        same!(sys!(personality(TELL))?, KINDS[number as usize], "the thread's personality");
+        Ok(())
+    }
+    sys!(personality(libc::WHOLE_SECONDS as libc::c_ulong))?;
+    crate::thread::crowd(stage, 4, make, judge)?;
+    same!(sys!(personality(TELL))?, libc::WHOLE_SECONDS, "the leader's personality");
+    Ok(())
+}
+
+/// Huge pages only where they are advised, since Linux 6.18.
+fn huge_pages_advised(stage: &Stage) -> Verdict {
+    const PR_THP_DISABLE_EXCEPT_ADVISED: libc::c_ulong = 1 << 1;
+    let (one, none): (libc::c_ulong, libc::c_ulong) = (1, 0);
+    if let Err(why) = sys!(prctl(libc::PR_SET_THP_DISABLE, one, PR_THP_DISABLE_EXCEPT_ADVISED, none, none)) {
+        eprintln!("skipped: PR_THP_DISABLE_EXCEPT_ADVISED: {why}");
+        return stage.freeze_here();
+    }
+    stage.freeze_here()?;
+    same!(sys!(prctl(libc::PR_GET_THP_DISABLE, none, none, none, none))?, 3, "THP_DISABLE");
+    Ok(())
+}
+
+const KEYCTL_GET_KEYRING_ID: libc::c_long = 0;
+
+/// Keys that end with the process; refused.
+fn keyring_of_process(stage: &Stage) -> Verdict {
+    const KEY_SPEC_PROCESS_KEYRING: libc::c_long = -2;
+    sys!(syscall(libc::SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_PROCESS_KEYRING, 1))?;
+    stage.freeze_here()
+}
+
+/// Keys of one thread, which is not the leader; refused.
+fn keyring_of_thread(stage: &Stage) -> Verdict {
+    const KEY_SPEC_THREAD_KEYRING: libc::c_long = -1;
+    fn make(number: u64) -> Verdict {
+        if number == 1 {
+            sys!(syscall(libc::SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_THREAD_KEYRING, 1))?;
+        }
+        Ok(())
+    }
+    crate::thread::crowd(stage, 2, make, |_| Ok(()))
+}
+
+/// Puts the calling thread into a Landlock domain in which no block devices can be made.
+fn enter_domain() -> Verdict {
+    const MAKE_BLOCK: u64 = 1 << 11;
+    let (one, none): (libc::c_ulong, libc::c_ulong) = (1, 0);
+    let attributes = [MAKE_BLOCK];
+    let ruleset = sys!(syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), 8, 0))? as i32;
+    sys!(prctl(libc::PR_SET_NO_NEW_PRIVS, one, none, none, none))?;
+    sys!(syscall(libc::SYS_landlock_restrict_self, ruleset, 0))?;
+    sys!(close(ruleset))?;
+    Ok(())
+}
+
+/// A sandbox that cannot be read back; refused.
+fn landlock(stage: &Stage) -> Verdict {
+    enter_domain()?;
+    stage.freeze_here()
+}
+
+/// One thread is in it, another is not.
+fn landlock_of_thread(stage: &Stage) -> Verdict {
+    let make = |number| if number == 1 { enter_domain() } else { Ok(()) };
+    crate::thread::crowd(stage, 2, make, |_| Ok(()))
 }

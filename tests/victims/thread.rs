@@ -23,6 +23,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("thread_robust_mutex_process", robust_mutex_process),
     ("thread_names_and_masks", names_and_masks),
     ("thread_scheduling", scheduling),
+    ("thread_scheduling_ranked", scheduling_ranked),
+    ("thread_memory_policies", memory_policies),
     ("thread_conditions", conditions),
     ("thread_storm", storm),
 ];
@@ -32,7 +34,12 @@ thread_local! {
 }
 
 /// Runs `threads` threads that are told apart by `number`; each waits for the end of the freeze and is then judged.
-fn crowd(stage: &Stage, threads: u64, make: fn(u64) -> Verdict, judge: fn(u64) -> Verdict) -> Verdict {
+pub(crate) fn crowd(
+    stage: &Stage,
+    threads: u64,
+    make: fn(u64) -> Verdict,
+    judge: fn(u64) -> Verdict,
+) -> Verdict {
     let (standing, go) = (AtomicU32::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads)
@@ -387,6 +394,80 @@ fn scheduling(stage: &Stage) -> Verdict {
     }
     fn judge(_: u64) -> Verdict {
         same!(state()?, STATE.take(), "how it is scheduled");
+        Ok(())
+    }
+    crowd(stage, 6, make, judge)
+}
+
+/// `struct sched_attr` of sched_getattr(2), in words.
+fn attributes() -> Result<[u64; 6], String> {
+    let mut words = [0u64; 6];
+    sys!(syscall(libc::SYS_sched_getattr, 0, words.as_mut_ptr(), 48, 0))?;
+    Ok(words)
+}
+
+/// What takes rights that few have: deadlines, ranks, classes of I/O; and slices, which anybody may ask for.
+fn scheduling_ranked(stage: &Stage) -> Verdict {
+    fn state() -> Result<([u64; 6], i64), String> {
+        Ok((attributes()?, unsafe { libc::syscall(libc::SYS_ioprio_get, 1, 0) }))
+    }
+    thread_local!(static STATE: Cell<Option<([u64; 6], i64)>> = const { Cell::new(None) });
+    fn make(number: u64) -> Verdict {
+        const MILLISECOND: u64 = 1_000_000;
+        const RESET_ON_FORK: u64 = 1;
+        const OVERRUN: u64 = 4;
+        // Size and policy, flags, nice value and priority, runtime, deadline, period.
+        let attributes = |policy: i32, flags: u64, priority: u64, times: [u64; 3]| {
+            let words = [48 | (policy as u64) << 32, flags, priority << 32, times[0], times[1], times[2]];
+            sys!(syscall(libc::SYS_sched_setattr, 0, words.as_ptr(), 0))
+        };
+        let io = |class: u64, level: u64| sys!(syscall(libc::SYS_ioprio_set, 1, 0, class << 13 | level));
+        let made = match number {
+            0 => attributes(6, RESET_ON_FORK, 0, [MILLISECOND, 90 * MILLISECOND, 100 * MILLISECOND]),
+            1 => attributes(6, OVERRUN, 0, [2 * MILLISECOND, 50 * MILLISECOND, 50 * MILLISECOND]),
+            2 => attributes(libc::SCHED_FIFO, 0, 3, [0; 3]),
+            3 => attributes(libc::SCHED_RR, RESET_ON_FORK, 99, [0; 3]),
+            4 => attributes(libc::SCHED_OTHER, 0, 0, [7 * MILLISECOND, 0, 0]),
+            5 => attributes(libc::SCHED_BATCH, 0, 0, [MILLISECOND / 2, 0, 0]),
+            6 => io(1, 2),
+            _ => io(3, 0),
+        };
+        if let Err(why) = made {
+            eprintln!("skipped: thread {number}: {why}");
+        }
+        STATE.set(Some(state()?));
+        Ok(())
+    }
+    fn judge(_: u64) -> Verdict {
+        same!(Some(state()?), STATE.take(), "how it is scheduled");
+        Ok(())
+    }
+    crowd(stage, 8, make, judge)
+}
+
+/// Which nodes memory comes from; also on a machine that has but one.
+fn memory_policies(stage: &Stage) -> Verdict {
+    fn state() -> Result<(i32, u64), String> {
+        let (mut mode, mut nodes) = (0, [0u64; 16]);
+        sys!(syscall(libc::SYS_get_mempolicy, &raw mut mode, nodes.as_mut_ptr(), 1024, 0, 0))?;
+        Ok((mode, nodes[0]))
+    }
+    thread_local!(static STATE: Cell<Option<(i32, u64)>> = const { Cell::new(None) });
+    fn make(number: u64) -> Verdict {
+        const STATIC_NODES: i32 = 1 << 15;
+        let first = 1u64;
+        // Default, preferred, bound, interleaved, local.
+        let (mode, bits) =
+            [(0, 0), (1, 64), (2, 64), (2 | STATIC_NODES, 64), (3, 64), (4, 0)][number as usize];
+        let nodes = if bits == 0 { std::ptr::null() } else { &raw const first };
+        if let Err(why) = sys!(syscall(libc::SYS_set_mempolicy, mode, nodes, bits)) {
+            eprintln!("skipped: set_mempolicy: {why}");
+        }
+        STATE.set(state().ok());
+        Ok(())
+    }
+    fn judge(_: u64) -> Verdict {
+        same!(state().ok(), STATE.take(), "its memory policy");
         Ok(())
     }
     crowd(stage, 6, make, judge)

@@ -14,7 +14,7 @@ const BEGIN: &str = "<!-- records: made by `cargo xtask records` -->\n";
 const END: &str = "<!-- end of records -->\n";
 
 /// The modules of the model in the order in which a reader wants them; those of `cap` that are not named follow.
-const MODULES: [&str; 23] = [
+const MODULES: [&str; 24] = [
     "process",
     "machine",
     "layer",
@@ -35,6 +35,7 @@ const MODULES: [&str; 23] = [
     "rm/bounds",
     "ram/pages",
     "ram/dataspace",
+    "ram/policy",
     "cap/mod",
     "cap/lock",
     "cap/file",

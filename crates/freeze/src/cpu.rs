@@ -23,12 +23,14 @@ pub(crate) fn capture(
     statuses: &mut HashMap<i32, Status>,
     filters: &Filters,
 ) -> Result<CpuState, Errno> {
+    // What a process is said to have is what its first thread has.
+    let Some(of_all) = facts.first() else { return Ok(CpuState { threads: Vec::new() }) };
     let threads = process.threads.iter().zip(facts).map(|(thread, facts)| {
         let status = match statuses.remove(&thread.tid) {
             Some(status) => status,
             None => proc::thread_status(process.pid, thread.tid)?,
         };
-        let captured = capture_thread(process, thread, facts, status)?;
+        let captured = capture_thread(process, thread, facts, of_all, status)?;
         Ok(Thread { filters: filters.of(thread.tid).to_vec(), ..captured })
     });
     let mut threads: Vec<Thread> = threads.collect::<Result<_, _>>()?;
@@ -68,11 +70,12 @@ fn capture_thread(
     process: &StoppedProcess,
     thread: &StoppedThread,
     facts: &ThreadFacts,
+    of_all: &ThreadFacts,
     status: Status,
 ) -> Result<Thread, Errno> {
     let tid = thread.tid;
     let credentials = pd::credentials(&status, facts.securebits);
-    let leader = pd::credentials(&process.status, facts.securebits);
+    let leader = pd::credentials(&process.status, of_all.securebits);
     let rseq = ptrace::rseq_configuration(tid).unwrap_or_default();
     let (robust_head, robust_len) = sched::robust_list(tid).unwrap_or((0, 0));
     Ok(Thread {
@@ -100,7 +103,10 @@ fn capture_thread(
         credentials: (credentials != leader).then_some(credentials),
         scheduling: scheduling(tid, facts)?,
         parent_death_signal: facts.parent_death_signal,
-        settings: facts.settings,
+        settings: ThreadSettings {
+            personality: facts.personality.filter(|_| facts.personality != of_all.personality),
+            ..facts.settings
+        },
         ended: None,
         filters: Vec::new(),
     })
@@ -169,5 +175,6 @@ fn scheduling(tid: i32, facts: &ThreadFacts) -> Result<Scheduling, Errno> {
             .collect(),
         io_priority: sched::io_priority(tid).unwrap_or(0),
         timer_slack_ns: facts.timer_slack_ns,
+        memory_policy: facts.memory_policy.clone(),
     })
 }

@@ -4,9 +4,11 @@ use frost_abi::tape::Entry;
 use frost_model::clock::{TimerSpec, Timespec};
 use frost_model::cpu::{AltStack, ThreadSettings};
 use frost_model::pd::{IntervalTimers, SIGNALS, SignalAction};
+use frost_model::ram::{MOST_NODES, MemoryPolicy};
 use frost_sys::proc::{self, Mapping, Timer};
 use frost_tracee::inject::{self, Area, Job};
 use frost_tracee::seize::StoppedProcess;
+use std::collections::HashMap;
 
 /// Facts of a process.
 #[derive(Clone, Debug, Default)]
@@ -18,17 +20,33 @@ pub(crate) struct ProcessFacts {
     pub(crate) brk: u64,
     pub(crate) dumpable: u32,
     pub(crate) subreaper: bool,
-    pub(crate) thp_disable: bool,
+    /// PR_GET_THP_DISABLE: bit 0, and flags of PR_SET_THP_DISABLE.
+    pub(crate) thp_disable: u32,
     pub(crate) mdwe: u32,
     pub(crate) lock_future: u32,
     pub(crate) memory_merge: bool,
     pub(crate) membarrier: u32,
+    /// Memory policies of mappings, by their start.
+    pub(crate) policies: HashMap<u64, MemoryPolicy>,
     /// One for each thread, in their order.
     pub(crate) threads: Vec<ThreadFacts>,
 }
 
+/// What is asked only of a process whose filters let it answer: hardly any has what it is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Questions {
+    /// personality(2).
+    pub(crate) personality: bool,
+    /// get_mempolicy(2).
+    pub(crate) memory_policy: bool,
+    /// keyctl(2).
+    pub(crate) keyrings: bool,
+    /// A process that it may compare itself with unless it is in a Landlock domain.
+    pub(crate) other: Option<i32>,
+}
+
 /// Facts of a thread.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ThreadFacts {
     pub(crate) alt_stack: AltStack,
     pub(crate) clear_child_tid: u64,
@@ -36,6 +54,13 @@ pub(crate) struct ThreadFacts {
     pub(crate) timer_slack_ns: u64,
     pub(crate) securebits: u32,
     pub(crate) settings: ThreadSettings,
+    /// personality(2), if it was asked.
+    pub(crate) personality: Option<u32>,
+    pub(crate) memory_policy: Option<MemoryPolicy>,
+    /// Whose keyring it has that ends with it: its own, or that of its process.
+    pub(crate) keyring: Option<&'static str>,
+    /// Whether it may not look at one whom it could look at by its rights.
+    pub(crate) confined: bool,
 }
 
 // Numbers of prctl(2), include/uapi/linux/prctl.h.
@@ -81,16 +106,32 @@ const MEMBARRIER_GET_REGISTRATIONS: u64 = 1 << 9;
 
 const ACTION_BYTES: usize = 32;
 const SPEC_BYTES: usize = 32;
-/// Bytes of data that a thread's own calls need: stack_t, an address, two integers.
-const THREAD_DATA_BYTES: usize = 24 + 8 + 8 + 8;
+/// Where a thread's memory policy is written, behind stack_t, an address and two integers: mode and nodes.
+const POLICY_AT: usize = 24 + 8 + 8 + 8;
+/// Bytes of data that a thread's own calls need.
+const THREAD_DATA_BYTES: usize = POLICY_AT + POLICY_BYTES;
 /// Bytes that a job of a thread takes, its tape included.
-const THREAD_JOB_BYTES: usize = THREAD_DATA_BYTES + 11 * frost_abi::tape::ENTRY_BYTES;
+const THREAD_JOB_BYTES: usize = THREAD_DATA_BYTES + 16 * frost_abi::tape::ENTRY_BYTES;
+/// A word for the mode, and a mask of all nodes that there may be: the kernel gives no shorter one.
+const POLICY_BYTES: usize = 8 + MOST_NODES as usize / 8;
+/// The policy of the range at an address rather than the thread's.
+const MPOL_F_ADDR: u64 = 1 << 1;
+/// MPOL_DEFAULT.
+const DEFAULT_POLICY: u32 = 0;
+/// personality(2) with this argument only tells.
+const TELL_PERSONALITY: u64 = 0xffff_ffff;
+const KEYCTL_GET_KEYRING_ID: u64 = 0;
+/// Whether two processes share their working directory, which does not matter here.
+const KCMP_FS: u64 = 3;
+/// Keyrings that end with whoever has them: KEY_SPEC_THREAD_KEYRING and KEY_SPEC_PROCESS_KEYRING.
+const OWN_KEYRINGS: [(i32, &str); 2] = [(-1, "a thread"), (-2, "the process")];
 
 /// Reads the facts of a stopped process.
 pub(crate) fn read(
     process: &StoppedProcess,
     mappings: &[Mapping],
     timers: &[Timer],
+    questions: Questions,
 ) -> Result<ProcessFacts, inject::Error> {
     let locked = locked_kib(process.through);
     let mut area = Area::map(process, mappings)?;
@@ -100,7 +141,10 @@ pub(crate) fn read(
     }
     let indices: Vec<usize> = (0..process.threads.len()).collect();
     for batch in indices.chunks(area.capacity(THREAD_JOB_BYTES)) {
-        facts.threads.extend(read_threads(&mut area, batch)?);
+        facts.threads.extend(read_threads(&mut area, batch, questions)?);
+    }
+    if questions.memory_policy {
+        facts.policies = read_policies(&mut area, mappings)?;
     }
     area.unmap()?;
     Ok(facts)
@@ -189,16 +233,73 @@ fn read_process(area: &mut Area<'_>, timers: &[Timer]) -> Result<ProcessFacts, i
         brk: result(brk),
         dumpable: result(dumpable) as u32,
         subreaper: word(subreaper_at) as u32 != 0,
-        thp_disable: result(thp) != 0,
+        thp_disable: result(thp) as u32,
         mdwe: result(mdwe) as u32,
         lock_future: 0,
         memory_merge: result(merge) != 0,
         membarrier: result(membarrier) as u32,
+        policies: HashMap::new(),
         threads: Vec::new(),
     })
 }
 
-fn read_threads(area: &mut Area<'_>, threads: &[usize]) -> Result<Vec<ThreadFacts>, inject::Error> {
+/// Asks for the policy of each mapping; the kernel joins none that have different ones.
+///
+/// Nothing but the process itself can ask: `/proc/PID/numa_maps` walks all pages, and shows a thread's policy where a range
+/// has none.
+fn read_policies(
+    area: &mut Area<'_>,
+    mappings: &[Mapping],
+) -> Result<HashMap<u64, MemoryPolicy>, inject::Error> {
+    let mut policies = HashMap::new();
+    for batch in mappings.chunks(1024) {
+        let data = area.data_address(0, 1);
+        let ask = |mode_at: u64, nodes_at: u64, count: u64, mapping: &Mapping| {
+            let args = [mode_at, nodes_at, count, mapping.start, MPOL_F_ADDR, 0];
+            Entry::call(libc::SYS_get_mempolicy as u64, args)
+        };
+        let mut job = Job::new(0);
+        job.data = vec![0; batch.len() * 8];
+        job.tape.extend(batch.iter().zip(0..).map(|(mapping, index)| ask(data + index * 8, 0, 0, mapping)));
+        let mut jobs = [job];
+        area.run(&mut jobs)?;
+        let [job] = jobs;
+        let has =
+            |index: usize| job.tape[index].result == 0 && word(&job.data, index * 8) as u32 != DEFAULT_POLICY;
+        let found: Vec<&Mapping> =
+            batch.iter().enumerate().filter(|(index, _)| has(*index)).map(|(_, mapping)| mapping).collect();
+        for batch in found.chunks(256) {
+            let mut job = Job::new(0);
+            job.data = vec![0; batch.len() * POLICY_BYTES];
+            job.tape.extend(batch.iter().zip(0..).map(|(mapping, index)| {
+                let at = data + index * POLICY_BYTES as u64;
+                ask(at, at + 8, MOST_NODES.into(), mapping)
+            }));
+            let mut jobs = [job];
+            area.run(&mut jobs)?;
+            let [job] = jobs;
+            let policy = |index: usize| policy(job.tape[index].result, &job.data, index * POLICY_BYTES);
+            policies.extend(
+                batch.iter().enumerate().filter_map(|(index, mapping)| Some((mapping.start, policy(index)?))),
+            );
+        }
+    }
+    Ok(policies)
+}
+
+/// Reads what get_mempolicy(2) left at `at`; `None` for the default.
+fn policy(result: i64, data: &[u8], at: usize) -> Option<MemoryPolicy> {
+    let mode = word(data, at) as u32;
+    let is_in = |node: &u32| word(data, at + 8 + *node as usize / 64 * 8) >> (node % 64) & 1 == 1;
+    (result == 0 && mode != DEFAULT_POLICY)
+        .then(|| MemoryPolicy { mode, nodes: (0..MOST_NODES).filter(is_in).collect() })
+}
+
+fn read_threads(
+    area: &mut Area<'_>,
+    threads: &[usize],
+    questions: Questions,
+) -> Result<Vec<ThreadFacts>, inject::Error> {
     let mut jobs: Vec<Job> = threads
         .iter()
         .enumerate()
@@ -216,6 +317,22 @@ fn read_threads(area: &mut Area<'_>, threads: &[usize]) -> Result<Vec<ThreadFact
             job.tape.push(prctl([PR_MCE_KILL_GET, 0]));
             job.tape.push(prctl([PR_GET_IO_FLUSHER, 0]));
             job.tape.extend((0..3).map(|which| prctl([PR_GET_SPECULATION_CTRL, which])));
+            let own = area.process_number() as u64;
+            let mut ask = |asked: bool, nr: libc::c_long, args: [u64; 3]| {
+                // Something harmless takes the place of a question that is not put.
+                let nr = if asked { nr } else { libc::SYS_prctl };
+                let args = if asked { args } else { [PR_GET_TIMERSLACK, 0, 0] };
+                job.tape.push(Entry::call(nr as u64, [args[0], args[1], args[2], 0, 0, 0]));
+            };
+            ask(questions.personality, libc::SYS_personality, [TELL_PERSONALITY, 0, 0]);
+            let at = data + POLICY_AT as u64;
+            ask(questions.memory_policy, libc::SYS_get_mempolicy, [at, at + 8, MOST_NODES.into()]);
+            for (keyring, _) in OWN_KEYRINGS {
+                let args = [KEYCTL_GET_KEYRING_ID, i64::from(keyring) as u64, 0];
+                ask(questions.keyrings, libc::SYS_keyctl, args);
+            }
+            let args = [own, questions.other.unwrap_or(0) as u64, KCMP_FS];
+            ask(questions.other.is_some(), libc::SYS_kcmp, args);
             job
         })
         .collect();
@@ -242,7 +359,17 @@ fn read_threads(area: &mut Area<'_>, threads: &[usize]) -> Result<Vec<ThreadFact
                     let state = u32::try_from(job.tape[index].result).unwrap_or(0);
                     if state & SPEC_PRCTL != 0 { state & SPEC_OFF } else { 0 }
                 }),
+                personality: None,
             },
+            personality: u32::try_from(job.tape[11].result).ok().filter(|_| questions.personality),
+            // All zeros if it was not asked.
+            memory_policy: policy(job.tape[12].result.min(0), &job.data, POLICY_AT),
+            keyring: OWN_KEYRINGS
+                .iter()
+                .zip(&job.tape[13..])
+                .find(|(_, asked)| questions.keyrings && asked.result > 0)
+                .map(|((_, name), _)| *name),
+            confined: questions.other.is_some() && job.tape[15].result == -i64::from(libc::EPERM),
         })
         .collect())
 }

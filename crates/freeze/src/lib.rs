@@ -24,6 +24,7 @@ mod guardian;
 mod held;
 mod host;
 mod inner;
+mod landlock;
 pub mod layer;
 mod pd;
 mod persist;

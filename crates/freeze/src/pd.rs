@@ -89,7 +89,9 @@ pub(crate) fn capture(
         posix_timers: posix_timers(process, facts, timers),
         prctl: PrctlState {
             dumpable: facts.dumpable,
-            thp_disable: facts.thp_disable,
+            thp_disable: facts.thp_disable != 0,
+            // Bit 0 says that it is set.
+            thp_flags: facts.thp_disable & !1,
             personality: hex("personality"),
             oom_score_adj: String::from_utf8_lossy(&oom_score).trim().parse().unwrap_or(0),
             coredump_filter: hex("coredump_filter"),

@@ -8,7 +8,8 @@ use crate::failure::{Failure, FailureKind};
 use crate::filter::{self, Filters};
 use crate::guardian::Meter;
 use crate::held::{Held, Since};
-use crate::inner::{self, ProcessFacts};
+use crate::inner::{self, ProcessFacts, Questions};
+use crate::landlock;
 use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
 use crate::survey::{self, Seen};
@@ -354,12 +355,22 @@ fn capture(
     let mut known = BTreeMap::new();
     for (process, mappings) in living.iter().zip(maps) {
         let timers = proc::timers(process.through).unwrap_or_default();
-        let facts = inner::read(process, &mappings, &timers).map_err(|error| freeze.failed(&error))?;
+        let questions = Questions {
+            personality: filters.let_call(process, libc::SYS_personality),
+            memory_policy: filters.let_call(process, libc::SYS_get_mempolicy),
+            keyrings: filters.let_call(process, libc::SYS_keyctl),
+            other: filters.let_call(process, libc::SYS_kcmp).then(|| landlock::witness(process)).flatten(),
+        };
+        let facts =
+            inner::read(process, &mappings, &timers, questions).map_err(|error| freeze.failed(&error))?;
         let descriptors = catalog.descriptors(Pid::new(process.inner));
         known.insert(process.pid, Known { mappings, timers, facts, descriptors });
     }
     let warned = |process: &&StoppedProcess| warned_of_leader(tree, process, &known[&process.pid].facts);
-    let obstacles: Vec<_> = living.iter().filter_map(warned).collect();
+    let mut obstacles: Vec<_> = living.iter().filter_map(warned).collect();
+    obstacles.extend(living.iter().filter_map(|process| own_keyring(process, &known[&process.pid].facts)));
+    obstacles
+        .extend(living.iter().filter_map(|process| landlock::refuse(process, &known[&process.pid].facts)));
     if !obstacles.is_empty() {
         return Err(Failure {
             obstacles,
@@ -633,6 +644,19 @@ fn warned_of_leader(
     })
 }
 
+/// Refuses a process that has a keyring which would end with it. Only it can be asked.
+fn own_keyring(process: &StoppedProcess, facts: &ProcessFacts) -> Option<frost_model::Obstacle> {
+    let keyring = facts.threads.iter().find_map(|thread| thread.keyring)?;
+    Some(frost_model::Obstacle {
+        pid: Pid::new(process.inner),
+        command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
+        object: format!("keyring of {keyring}"),
+        reason: "the kernel does not give back all keys, nor takes them under their numbers".to_owned(),
+        remedy: "let the program keep its keys in another keyring (keyrings(7)), as that of its user"
+            .to_owned(),
+    })
+}
+
 /// Refuses a process with a thread that is handed its own calls: those of a tape would be, too.
 fn dispatching(process: &StoppedProcess) -> Option<frost_model::Obstacle> {
     let dispatches =
@@ -783,6 +807,7 @@ fn capture_process(
             flags: rm::flags(mapping),
             private,
             guards,
+            policy: known.facts.policies.get(&mapping.start).cloned(),
         });
     }
     if !process.lacks_leader() {

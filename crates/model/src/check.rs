@@ -14,7 +14,7 @@ use crate::machine::{DiskBase, Machine};
 use crate::path::BytePath;
 use crate::pd::filter;
 use crate::process::Checkpoint;
-use crate::ram::Pages;
+use crate::ram::{MOST_NODES, MemoryPolicy, Pages};
 use crate::rm::Attachment;
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -106,6 +106,17 @@ fn malformed(place: impl Into<String>, what: &'static str) -> Malformed {
     Malformed { place: place.into(), what }
 }
 
+fn memory_policy(place: &str, policy: Option<&MemoryPolicy>) -> Result<(), Malformed> {
+    let nodes = policy.map_or(&[][..], |policy| policy.nodes.as_slice());
+    if !nodes.is_sorted_by(|one, next| one < next) || nodes.last().is_some_and(|node| *node >= MOST_NODES) {
+        return Err(malformed(
+            place,
+            "a memory policy names nodes that are too high or not in ascending order",
+        ));
+    }
+    Ok(())
+}
+
 impl Checker<'_> {
     fn processes(&self) -> Result<(), Malformed> {
         let mut pids = HashSet::new();
@@ -154,6 +165,7 @@ impl Checker<'_> {
                     return Err(malformed(place, "its first thread is not its leader"));
                 }
                 self.filters(&place, &thread.filters)?;
+                memory_policy(&place, thread.scheduling.memory_policy.as_ref())?;
             }
             if !zombie && (process.pd.actions.len() != crate::pd::SIGNALS || process.pd.limits.len() > 32) {
                 return Err(malformed(place, "has not 64 signal actions, or too many limits"));
@@ -237,6 +249,7 @@ impl Checker<'_> {
                     return Err(malformed(place, "a guard lies outside of it"));
                 }
             }
+            memory_policy(&place, region.policy.as_ref())?;
         }
         Ok(())
     }

@@ -38,6 +38,26 @@ pub fn io_priority(tid: i32) -> Result<u32> {
     check(unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid) }).map(|value| value as u32)
 }
 
+/// Reads the memory policy of the calling thread: MPOL_ number with flags, and the nodes that it names.
+///
+/// Source: `get_mempolicy(2)`.
+pub fn memory_policy() -> Result<(u32, Vec<u32>)> {
+    /// MAX_NUMNODES of x86-64: the kernel gives no shorter mask than all nodes that there may be.
+    const NODES: u32 = 1024;
+    let (mut mode, mut mask) = (0i32, [0u64; NODES as usize / 64]);
+    // SAFETY: the kernel writes an integer to the one and at most NODES bits to the other.
+    check(unsafe { libc::syscall(libc::SYS_get_mempolicy, &raw mut mode, mask.as_mut_ptr(), NODES, 0, 0) })?;
+    let is_in = |node: &u32| mask[*node as usize / 64] >> (node % 64) & 1 == 1;
+    Ok((mode as u32, (0..NODES).filter(is_in).collect()))
+}
+
+/// Reads whether the calling process gets transparent huge pages: 0 if it does, else 1 and flags. Source: `prctl(2)`.
+pub fn huge_pages_disabled() -> Result<u32> {
+    // SAFETY: the call takes integers, all of which but the first must be 0.
+    let told = unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0u64, 0u64, 0u64, 0u64) };
+    check(i64::from(told)).map(|value| value as u32)
+}
+
 /// Reads the head and size of the robust futex list of `tid`; a head of 0 means that there is none.
 ///
 /// Needs the right to read the thread. Source: `get_robust_list(2)`.

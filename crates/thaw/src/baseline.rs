@@ -4,6 +4,7 @@ use crate::error::{Context, Error};
 use crate::stage::Stage;
 use frost_model::Checkpoint;
 use frost_model::pd::{Credentials, Limit};
+use frost_model::ram::MemoryPolicy;
 use frost_sys::proc;
 use frost_sys::sched::{self, SchedAttr};
 use frost_sys::time;
@@ -27,6 +28,10 @@ pub(crate) struct Baseline {
     pub(crate) io_priority: u32,
     /// Timer slack in nanoseconds.
     pub(crate) timer_slack_ns: u64,
+    /// From which nodes memory is taken.
+    pub(crate) memory_policy: Option<MemoryPolicy>,
+    /// PR_GET_THP_DISABLE: 0, or 1 and flags.
+    pub(crate) thp_disable: u32,
     /// Credentials.
     pub(crate) credentials: Credentials,
     /// `/proc/self/oom_score_adj`.
@@ -84,6 +89,11 @@ impl Baseline {
                 .collect(),
             io_priority: sched::io_priority(0).unwrap_or(0),
             timer_slack_ns: rustix::thread::current_timer_slack().unwrap_or(50_000),
+            memory_policy: sched::memory_policy()
+                .ok()
+                .filter(|(mode, _)| *mode != 0)
+                .map(|(mode, nodes)| MemoryPolicy { mode, nodes }),
+            thp_disable: sched::huge_pages_disabled().unwrap_or(0),
             credentials,
             oom_score_adj: text("oom_score_adj").ok().and_then(|text| text.parse().ok()).unwrap_or(0),
             coredump_filter: text("coredump_filter")

@@ -36,6 +36,7 @@ fn region(start: u64, protection: (bool, bool, bool), attachment: Attachment, pr
         flags: RegionFlags::default(),
         private,
         guards: Vec::new(),
+        policy: None,
     }
 }
 
@@ -76,6 +77,7 @@ pub(crate) fn process(pid: i32, parent: Option<i32>, file: &Path, slot: u64, thr
             affinity: ours.affinity.clone(),
             io_priority: ours.io_priority,
             timer_slack_ns: ours.timer_slack_ns,
+            memory_policy: ours.memory_policy.clone(),
         },
         parent_death_signal: 0,
         settings: Default::default(),

@@ -142,6 +142,11 @@ impl<'a> Area<'a> {
         Ok(area)
     }
 
+    /// Returns the number by which the process knows itself.
+    pub fn process_number(&self) -> i32 {
+        self.process.inner
+    }
+
     /// Returns how many bytes a job may take, its tape and data, if `jobs` of them run at a time.
     pub fn room(&self, jobs: usize) -> usize {
         (AREA_BYTES - FREE) as usize / jobs.max(1) / 64 * 64

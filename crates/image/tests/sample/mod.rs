@@ -47,6 +47,7 @@ pub fn checkpoint() -> Checkpoint {
         flags: RegionFlags::default(),
         private,
         guards: Vec::new(),
+        policy: None,
     };
     let thread = |tid| Thread {
         tid: Tid::new(tid),

@@ -1,5 +1,6 @@
 //! How the scheduler treats a thread.
 
+use crate::ram::MemoryPolicy;
 use serde::{Deserialize, Serialize};
 
 /// `struct sched_attr`, affinity and I/O priority of a thread.
@@ -25,4 +26,7 @@ pub struct Scheduling {
     pub io_priority: u32,
     /// PR_GET_TIMERSLACK in nanoseconds.
     pub timer_slack_ns: u64,
+    /// From which nodes its memory is taken (set_mempolicy), if it has a policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_policy: Option<MemoryPolicy>,
 }

@@ -68,6 +68,9 @@ pub struct ThreadSettings {
     pub io_flusher: bool,
     /// What PR_GET_SPECULATION_CTRL tells of each misfeature, where it was turned off; else 0.
     pub speculation: [u32; 3],
+    /// personality(2), if it is not that of its process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personality: Option<u32>,
 }
 
 impl ThreadSettings {

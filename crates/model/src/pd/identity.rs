@@ -84,8 +84,11 @@ pub enum Life {
 pub struct PrctlState {
     /// PR_GET_DUMPABLE: 0, 1 or 2.
     pub dumpable: u32,
-    /// PR_GET_THP_DISABLE.
+    /// Whether PR_GET_THP_DISABLE says anything but 0.
     pub thp_disable: bool,
+    /// Flags of PR_SET_THP_DISABLE beside (PR_THP_DISABLE_EXCEPT_ADVISED, since Linux 6.18).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub thp_flags: u32,
     /// `/proc/PID/personality`.
     pub personality: u32,
     /// `/proc/PID/oom_score_adj`.

@@ -2,6 +2,8 @@
 
 mod dataspace;
 mod pages;
+mod policy;
 
 pub use dataspace::{Dataspace, DataspaceKind};
 pub use pages::{Pages, Run};
+pub use policy::{MOST_NODES, MemoryPolicy};

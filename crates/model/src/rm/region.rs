@@ -4,7 +4,7 @@ use super::Bounds;
 use crate::PAGE_SIZE;
 use crate::cap::FileRef;
 use crate::id::{DataspaceId, DescriptionId, ObjectId};
-use crate::ram::Pages;
+use crate::ram::{MemoryPolicy, Pages};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -92,6 +92,9 @@ pub struct Region {
     pub private: Pages,
     /// Guard regions inside (MADV_GUARD_INSTALL), as ranges of addresses.
     pub guards: Vec<PageRange>,
+    /// From which nodes its pages are taken (mbind), if it has a policy of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<MemoryPolicy>,
 }
 
 /// Rights of a region.

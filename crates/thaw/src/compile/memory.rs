@@ -376,6 +376,12 @@ impl Compiler<'_> {
             let on_fault = u64::from(flags.lock_on_fault);
             script.call(libc::SYS_mlock2, &[whole[0], whole[1], on_fault]);
         }
+        if let Some(policy) = &region.policy {
+            const MPOL_MF_MOVE: u64 = 1 << 1;
+            let [mode, mask, bits] = self.memory_policy(Some(policy));
+            // EINVAL if none of these nodes exists here: then its pages come from wherever there are some.
+            script.attempt(libc::SYS_mbind, &[whole[0], whole[1], mode, mask, bits, MPOL_MF_MOVE]);
+        }
         for guard in &region.guards {
             script.call(libc::SYS_madvise, &[guard.start(), guard.len_bytes(), MADV_GUARD_INSTALL]);
         }

@@ -94,9 +94,11 @@ impl Compiler<'_> {
             self.about(script, index, Stage::Settings, Subject::Named("personality"));
             script.call(libc::SYS_personality, &[prctl.personality.into()]);
         }
-        if prctl.thp_disable {
+        let thp_disable = u32::from(prctl.thp_disable) | prctl.thp_flags;
+        if thp_disable != self.baseline.thp_disable {
             self.about(script, index, Stage::Settings, Subject::Named("PR_SET_THP_DISABLE"));
-            script.call(libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1]);
+            let args = [PR_SET_THP_DISABLE, prctl.thp_disable.into(), prctl.thp_flags.into(), 0, 0];
+            script.call(libc::SYS_prctl, &args);
         }
         if prctl.mdwe != 0 {
             self.about(script, index, Stage::Settings, Subject::Named("PR_SET_MDWE"));

@@ -7,6 +7,7 @@ use crate::script::{Script, Subject};
 use crate::stage::Stage;
 use frost_model::Process;
 use frost_model::cpu::Thread;
+use frost_model::ram::{MOST_NODES, MemoryPolicy};
 use frost_sys::clone::CloneArgs;
 use frost_sys::ptrace::REGISTER_WORDS;
 use frost_tracee::frame::{self, Frame};
@@ -150,6 +151,9 @@ impl Compiler<'_> {
 
     fn own_settings(&mut self, script: &mut Script, thread: &Thread) {
         let settings = &thread.settings;
+        if let Some(personality) = settings.personality {
+            script.call(libc::SYS_personality, &[personality.into()]);
+        }
         if let Some(policy) = settings.memory_failure {
             script.call(libc::SYS_prctl, &[PR_MCE_KILL, PR_MCE_KILL_SET, policy.into()]);
         }
@@ -207,9 +211,31 @@ impl Compiler<'_> {
             const IOPRIO_WHO_PROCESS: u64 = 1;
             script.call(libc::SYS_ioprio_set, &[IOPRIO_WHO_PROCESS, 0, want.io_priority.into()]);
         }
+        if want.memory_policy != self.baseline.memory_policy {
+            let [mode, mask, bits] = self.memory_policy(want.memory_policy.as_ref());
+            // EINVAL if none of these nodes exists here: then memory is taken from wherever there is some.
+            script.attempt(libc::SYS_set_mempolicy, &[mode, mask, bits]);
+        }
         if want.timer_slack_ns != self.baseline.timer_slack_ns && want.timer_slack_ns != 0 {
             script.call(libc::SYS_prctl, &[libc::PR_SET_TIMERSLACK as u64, want.timer_slack_ns]);
         }
+    }
+
+    /// Returns mode, mask and length of a mask, as the calls that set a policy take them.
+    pub(super) fn memory_policy(&mut self, policy: Option<&MemoryPolicy>) -> [u64; 3] {
+        let Some(policy) = policy else { return [0; 3] };
+        let words = policy.nodes.last().map_or(0, |node| node.min(&MOST_NODES) / 64 + 1);
+        let mut mask = vec![0u64; words as usize];
+        for node in &policy.nodes {
+            if let Some(word) = mask.get_mut(*node as usize / 64) {
+                *word |= 1 << (node % 64);
+            }
+        }
+        if mask.is_empty() {
+            return [policy.mode.into(), 0, 0];
+        }
+        // The kernel counts one bit less than it is told (get_nodes, mm/mempolicy.c).
+        [policy.mode.into(), self.control.words(&mask), u64::from(words) * 64 + 1]
     }
 
     /// The end of every tape: says that it is there, and waits.

@@ -164,6 +164,7 @@ mod tests {
             flags: RegionFlags::default(),
             private: Pages::default(),
             guards: Vec::new(),
+            policy: None,
         }
     }
 
