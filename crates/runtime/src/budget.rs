@@ -52,7 +52,7 @@ impl Groups {
         let parent = Parent::find(resource).map_err(|lack| Error::Budget { resource, lack })?;
         // Names of instances are those of one store, and there may be others.
         let unique = format!("{name}.{}", std::process::id());
-        let group = parent.make(&unique).map_err(|source| failed(&unique, source))?;
+        let group = parent.make_beside(&unique, &self.0).map_err(|source| failed(&unique, source))?;
         self.0.push(group);
         Ok(&self.0[self.0.len() - 1])
     }

@@ -178,13 +178,31 @@ impl Parent {
         let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let hierarchy = Hierarchy::of(resource, &mounts).ok_or(Lack::Controller)?;
         let own = hierarchy.group(resource, &groups);
-        let mut candidates: Vec<&Path> = own.iter().flat_map(|own| own.ancestors()).collect();
-        candidates.retain(|path| path.starts_with(&hierarchy.mount));
+        let mut candidates = candidates(own.as_deref(), &hierarchy.mount);
         if rustix::process::geteuid().is_root() {
             candidates.insert(0, &hierarchy.mount);
         }
         let made = candidates.into_iter().find_map(|above| Self::below(resource, &hierarchy, above).ok());
         made.ok_or_else(|| Lack::Delegation(own.unwrap_or_else(|| hierarchy.mount.clone())))
+    }
+
+    /// Makes the group of another resource, of the same program. In one hierarchy, as that of version 2, it is the same
+    /// group, since a process is in one only.
+    ///
+    /// # Errors
+    /// Those of mkdir(2).
+    pub fn make_beside(self, name: &str, others: &[Group]) -> Result<Group> {
+        let same = |other: &&Group| other.path.parent() == Some(&*self.path);
+        match others.iter().find(same) {
+            Some(other) => Ok(Group {
+                resource: self.resource,
+                unified: self.unified,
+                path: other.path.clone(),
+                directory: open(&other.path)?,
+                lock: Some(self.lock),
+            }),
+            None => self.make(name),
+        }
     }
 
     fn below(resource: Resource, hierarchy: &Hierarchy, above: &Path) -> Result<Self> {
@@ -232,6 +250,15 @@ impl Parent {
         }
         Err(Errno::EXIST)
     }
+}
+
+/// The groups below which ours may be made, the nearest first: that of `own` and those above it.
+///
+/// None that only has whoever made room for ours, and now us: its own processes would have to make room again.
+fn candidates<'a>(own: Option<&'a Path>, mount: &Path) -> Vec<&'a Path> {
+    let mut all: Vec<&Path> = own.iter().flat_map(|own| own.ancestors()).collect();
+    all.retain(|path| path.starts_with(mount) && path.file_name().is_none_or(|name| name != OTHERS));
+    all
 }
 
 fn open(path: &Path) -> Result<OwnedFd> {
@@ -335,9 +362,14 @@ impl Group {
     /// # Errors
     /// EBUSY if more memory is in use than it shall have and cannot be given back. EINVAL for less processor time than the kernel divides it by.
     pub fn limit(&self, limit: Option<u64>) -> Result<()> {
+        if self.unified {
+            self.prepare(limit)?;
+        }
         let number = |none: &str| limit.map_or_else(|| none.to_owned(), |limit| limit.to_string());
         let quota = limit.map(|percent| percent.saturating_mul(PERIOD_US) / 100);
         match (self.resource, self.unified) {
+            // Without the controller there is no limit to take away.
+            (_, true) if limit.is_none() && self.limited_to().is_none() => Ok(()),
             (Resource::Memory, true) => {
                 // All of the program is ended, and not that one of it that needs most. Linux 4.19.
                 let _ = self.write("memory.oom.group", "1");
@@ -353,6 +385,15 @@ impl Group {
                 let quota = quota.map_or_else(|| "-1".to_owned(), |quota| quota.to_string());
                 self.write("cpu.cfs_quota_us", &quota)
             }
+        }
+    }
+
+    /// Has version 2 limit this resource here: it may be a group that was made for the other one.
+    fn prepare(&self, limit: Option<u64>) -> Result<()> {
+        let above: Vec<&Path> = self.path.ancestors().skip(1).take(2).collect();
+        match limit {
+            Some(_) => above.iter().rev().try_for_each(|above| enable(above, self.resource)),
+            None => Ok(()),
         }
     }
 
@@ -525,6 +566,32 @@ mod tests {
         let cpu = Hierarchy::of(Resource::Cpu, MOUNTS).unwrap();
         assert_eq!(cpu.group(Resource::Cpu, groups).unwrap(), Path::new("/sys/fs/cgroup/cpu,cpuacct"));
         assert_eq!(Hierarchy::of(Resource::Memory, &MOUNTS.replace("memory", "pids")), None);
+    }
+
+    #[test]
+    fn nobody_makes_room_who_has_made_room() {
+        let own = Path::new("/sys/fs/cgroup/user/scope/frost-others");
+        let above = ["/sys/fs/cgroup/user/scope", "/sys/fs/cgroup/user", "/sys/fs/cgroup"].map(Path::new);
+        assert_eq!(candidates(Some(own), Path::new("/sys/fs/cgroup")), above);
+        assert_eq!(candidates(None, Path::new("/sys/fs/cgroup")), [] as [&Path; 0]);
+    }
+
+    #[test]
+    fn both_limits_of_one_hierarchy_are_of_one_group() {
+        let directory = tempfile::tempdir().unwrap();
+        let parent = |resource, below: &str| {
+            let path = directory.path().join(below);
+            std::fs::create_dir_all(&path).unwrap();
+            let lock = open(&path).unwrap();
+            Parent { resource, unified: true, path, lock }
+        };
+        let memory = parent(Resource::Memory, "both").make_beside("one", &[]).unwrap();
+        let others = std::slice::from_ref(&memory);
+        let cpu = parent(Resource::Cpu, "both").make_beside("one", others).unwrap();
+        assert_eq!((memory.path(), memory.resource()), (cpu.path(), Resource::Memory));
+        assert_eq!(cpu.resource(), Resource::Cpu);
+        let elsewhere = parent(Resource::Cpu, "cpu").make_beside("one", others).unwrap();
+        assert_ne!(memory.path(), elsewhere.path());
     }
 
     #[test]
