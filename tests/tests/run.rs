@@ -14,6 +14,7 @@ frost_tests::as_each_user! {
     a_foreground_program_is_as_if_there_were_no_frost
     a_detached_program_is_frozen_and_thawed_by_its_name
     a_name_denotes_one_program
+    who_may_make_no_namespaces_is_told_which_setting_forbids_it
     what_cannot_be_carried_is_not_given
     frost_runs_in_frost
     job_control_is_the_shell_s
@@ -116,6 +117,30 @@ fn a_name_denotes_one_program(scene: &Scene) {
         let status = if matches!(command, "attach" | "wait") { 125 } else { 6 };
         scene.frost(&[command, "nobody"]).refused(status, "no program of that name");
     }
+}
+
+/// The setting counts in a user namespace of one's own as well, where it is nobody else's.
+fn who_may_make_no_namespaces_is_told_which_setting_forbids_it(scene: &Scene) {
+    if scene.who() == Who::Myself && frost_tests::is_root() {
+        skip("root needs no user namespace; the ordinary user's part is tested");
+        return;
+    }
+    let frost = scene.path("bin").join("frost").display().to_string();
+    let within = |script: &str| {
+        let mut command = scene.command("unshare");
+        let script = format!("echo 0 > /proc/sys/user/max_user_namespaces || exit 99; {script}");
+        command.args(["--user", "--map-current-user", "--keep-caps", "sh", "-c", &script]);
+        scene.run(&mut command, LIMIT)
+    };
+    let remedy = "sysctl user.max_user_namespaces";
+    let refused = within(&format!("exec {frost} run --name one -- touch ran")).refused(125, "namespaces");
+    assert!(refused.stderr.contains(remedy), "{refused}");
+    assert!(!scene.stage("ran").exists());
+    assert!(within(&format!("exec {frost} check")).stdout.contains(remedy));
+    // Nothing has the name.
+    scene.frost(&["run", "--name", "one", "--", "touch", "ran"]).ok();
+    assert!(scene.stage("ran").exists());
+    scene.is_empty_soon();
 }
 
 fn what_cannot_be_carried_is_not_given(scene: &Scene) {
@@ -720,6 +745,14 @@ fn a_clock_that_was_set_back_is_no_matter(scene: &Scene) {
         scene.frost(&["ps"]).ok();
         scene.frost(&["ps", "--json"]).ok();
         scene.frost(&["freeze", "counter"]).ok();
+        // Since when it is frozen.
+        for time in ["2100-01-01", "1901-01-01"] {
+            let mut touch = scene.command("touch");
+            let end = scene.path("home").join("instances/counter/end");
+            scene.run(touch.args(["-d", time]).arg(end), LIMIT).ok();
+            assert_eq!(scene.frost(&["ps", "counter", "--json"]).ok().record()["state"], "frozen");
+            scene.frost(&["ps"]).ok();
+        }
         scene.frost(&["thaw", "counter"]).ok();
         goes_on(scene);
     }
