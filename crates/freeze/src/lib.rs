@@ -26,6 +26,7 @@ mod host;
 mod inner;
 mod landlock;
 pub mod layer;
+mod listening;
 mod pd;
 mod persist;
 mod places;
@@ -100,6 +101,12 @@ pub trait Keeper: std::fmt::Debug {
 
     /// Gives the descriptor that it holds, and holds it no more.
     fn give(&self) -> Option<rustix::fd::OwnedFd>;
+
+    /// Keeps sockets, each with its number, while the program is frozen, if it stays then.
+    ///
+    /// # Errors
+    /// Why they are not kept.
+    fn keep(&self, sockets: &[(u32, rustix::fd::BorrowedFd<'_>)]) -> Result<(), String>;
 
     /// Hears that this version of the image is complete and that the program will now be ended.
     ///

@@ -10,6 +10,7 @@ use crate::guardian::Meter;
 use crate::held::{Held, Since};
 use crate::inner::{self, ProcessFacts, Questions};
 use crate::landlock;
+use crate::listening;
 use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
 use crate::survey::{self, Seen};
@@ -281,6 +282,8 @@ pub(crate) fn run(
             frozen.warnings.push(format!("its keeper does not know that it was frozen: {why}"));
         }
         if survived {
+            let kept = options.keeper.and_then(|keeper| listening::keep(&tree, &checkpoint, keeper));
+            frozen.warnings.extend(kept);
             tcp::give_ports_free(&tree, &checkpoint);
             tree.kill();
             sysv::remove(&own);

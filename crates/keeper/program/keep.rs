@@ -120,6 +120,8 @@ struct Keeper {
     starved: bool,
     /// What is held for the next freeze.
     held: i32,
+    /// What is kept while the program is frozen.
+    kept: i32,
 }
 
 const NOBODY: Client = Client { fd: -1, role: Role::Asking, owed: false };
@@ -152,6 +154,7 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         looks: 0,
         starved: false,
         held: -1,
+        kept: -1,
         setup,
     };
     keeper.clients[0] = Client { fd: keeper.setup.watcher, role: Role::Watching, owed: false };
@@ -206,6 +209,7 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         // Whatever else happens meanwhile, as output of the program.
         if keeper.lapsing && raw::now_ms() >= keeper.lapses_at {
             (keeper.lapsing, keeper.complete) = (false, None);
+            replace(&mut keeper.kept, -1);
         }
         if fds[0].revents != 0 {
             let _ = raw::read(signals, &mut [0; 128]);
@@ -247,6 +251,14 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
             raw::exit(0);
         }
     }
+}
+
+/// Puts a descriptor in the place of another, which is closed.
+fn replace(place: &mut i32, descriptor: i32) {
+    if *place >= 0 {
+        raw::close(*place);
+    }
+    *place = descriptor;
 }
 
 impl Keeper {
@@ -319,6 +331,8 @@ impl Keeper {
         }
         self.setup.root = root;
         (self.frozen, self.fresh) = (false, false);
+        // They are the program's again, which may close them.
+        replace(&mut self.kept, -1);
         self.tell(Message::new(say::LIVES, root, 0, 0));
         if let Some(status) = ended {
             self.ended(status, buffer);
@@ -340,7 +354,7 @@ impl Keeper {
                 }
                 self.frozen = true;
                 self.lapsing = false;
-                self.hold(-1);
+                replace(&mut self.held, -1);
                 if self.slave >= 0 {
                     // The end of a session hangs its terminal up, our own descriptor of it too.
                     raw::close(self.slave);
@@ -473,17 +487,13 @@ impl Keeper {
                 self.release();
             }
             self.lapsing = self.complete.is_some();
+            if !self.frozen && !self.lapsing {
+                // The freeze has failed: what the program closes is to be closed.
+                replace(&mut self.kept, -1);
+            }
             self.lapses_at = raw::now_ms() + LAPSE_MS;
             self.deserted = true;
         }
-    }
-
-    /// Holds a descriptor instead of the one that was held.
-    fn hold(&mut self, descriptor: i32) {
-        if self.held >= 0 {
-            raw::close(self.held);
-        }
-        self.held = descriptor;
     }
 
     fn answer(&mut self, index: usize, kind: u32, descriptor: i32) {
@@ -503,7 +513,7 @@ impl Keeper {
         let Some(message) = Message::from_bytes(packet) else { return self.leave(index) };
         let master = self.setup.master;
         let idle = self.worker.is_none() && self.coming.is_none();
-        if descriptor >= 0 && !matches!(message.kind, say::LIVE | say::LISTEN | say::GROUP | say::HOLD) {
+        if descriptor >= 0 && !matches!(message.kind, say::LIVE | say::LISTEN | say::GROUP | say::HOLD | say::KEEP) {
             raw::close(descriptor);
         }
         match message.kind {
@@ -540,16 +550,21 @@ impl Keeper {
                 self.answer(index, say::STATE, -1);
             }
             say::HOLD if self.worker == Some(index) && !self.frozen && descriptor >= 0 => {
-                self.hold(descriptor);
+                replace(&mut self.held, descriptor);
                 self.answer(index, say::STATE, -1);
             }
-            say::HOLD if descriptor >= 0 => {
+            say::KEEP if self.worker == Some(index) && self.coming.is_none() => {
+                replace(&mut self.kept, descriptor);
+                self.answer(index, say::STATE, -1);
+            }
+            say::KEPT => self.answer(index, say::STATE, if self.frozen { self.kept } else { -1 }),
+            say::HOLD | say::KEEP if descriptor >= 0 => {
                 raw::close(descriptor);
                 self.answer(index, say::BUSY, -1);
             }
             say::TAKE if self.worker == Some(index) => {
                 self.answer(index, say::STATE, self.held);
-                self.hold(-1);
+                replace(&mut self.held, -1);
             }
             say::THAW if self.frozen && idle => {
                 self.worker = Some(index);

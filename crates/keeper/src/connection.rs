@@ -1,5 +1,6 @@
 //! A connection to a keeper.
 
+use crate::kept;
 use crate::protocol::{self as say, DATA_BYTES, HEAD_BYTES, Message};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -202,6 +203,31 @@ impl Connection {
     pub fn hand(&self, message: Message, descriptor: BorrowedFd<'_>) -> Result<State, Error> {
         self.send_with(message, &[], descriptor)?;
         self.answer().map(|(state, _)| state)
+    }
+
+    /// Lets the keeper keep these sockets of a program while that is frozen; without any, it drops what it keeps.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if we do not freeze or thaw it, or if the keeper is of a frost that did not know this.
+    pub fn keep(&self, sockets: &[(u32, BorrowedFd<'_>)]) -> Result<(), Error> {
+        let message = Message::new(say::KEEP, 0, 0, 0);
+        match sockets {
+            [] => self.ask(message).map(drop),
+            sockets => self.hand(message, kept::offer(sockets)?.as_fd()).map(drop),
+        }
+    }
+
+    /// Returns the sockets that the keeper keeps for its frozen program. They stay there too.
+    ///
+    /// # Errors
+    /// Those of [`ask`](Self::ask).
+    pub fn kept(&self) -> Result<Vec<(u32, OwnedFd)>, Error> {
+        match self.ask(Message::new(say::KEPT, 0, 0, 0)) {
+            Ok((_, Some(offer))) => Ok(kept::look(&offer)?),
+            // An older keeper does not know the question, and keeps nothing.
+            Ok((_, None)) | Err(Error::Busy) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells the keeper of a control group, which it watches and removes from now on.

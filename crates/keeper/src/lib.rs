@@ -10,12 +10,14 @@
 pub mod admission;
 mod connection;
 pub mod house;
+mod kept;
 pub mod notes;
 pub mod notices;
 pub mod protocol;
 
 pub use connection::{Connection, Error, Packet, State};
 pub use house::Held;
+pub use kept::MOST as MOST_KEPT;
 
 /// The keeper, an ELF file.
 pub const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/frost-keeper"));

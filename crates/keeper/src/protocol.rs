@@ -41,6 +41,13 @@ pub const HOLD: u32 = 13;
 /// Asks for the descriptor that is held, and that it is held no more; from whoever freezes only. Answered by [`STATE`], with
 /// it if there is one.
 pub const TAKE: u32 = 14;
+/// With it comes a descriptor that is kept while the program is frozen, instead of another, until it lives again: its
+/// listening sockets lie in flight in there. From whoever freezes or thaws only; dropped if the freeze does not end the
+/// program, and at its end. Without a descriptor: what is kept is dropped. Answered by [`STATE`].
+pub const KEEP: u32 = 15;
+/// Asks for the descriptor that is kept, and stays so. Answered by [`STATE`], with it if the program is frozen and there is
+/// one.
+pub const KEPT: u32 = 16;
 
 /// A control group that the program is in: its directory comes with it, and its name as bytes. Is not answered. The keeper
 /// looks whether its memory runs out, which ends the program, and removes it when the program has ended.
@@ -66,8 +73,8 @@ pub const LIVES: u32 = 38;
 /// No two words are one.
 const _: () = {
     let words = [
-        STATUS, WATCH, ATTACH, INPUT, RESIZE, FREEZE, FROZEN, THAW, LIVE, LISTEN, END, HOLD, TAKE, GROUP,
-        STATE, BUSY, OUTPUT, STOPPED, ENDED, ICE, LIVES,
+        STATUS, WATCH, ATTACH, INPUT, RESIZE, FREEZE, FROZEN, THAW, LIVE, LISTEN, END, HOLD, TAKE, KEEP,
+        KEPT, GROUP, STATE, BUSY, OUTPUT, STOPPED, ENDED, ICE, LIVES,
     ];
     let mut one = 0;
     while one < words.len() {

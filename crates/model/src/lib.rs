@@ -20,6 +20,7 @@ pub mod cpu;
 pub mod host;
 pub mod id;
 pub mod layer;
+mod listening;
 pub mod machine;
 pub mod obstacle;
 pub mod path;

@@ -110,6 +110,17 @@ impl frost_freeze::Keeper for Keeper {
         self.connection.ask(Message::new(say::TAKE, 0, 0, 0)).ok()?.1
     }
 
+    fn keep(&self, sockets: &[(u32, BorrowedFd<'_>)]) -> Result<(), String> {
+        if !self.stay {
+            return Ok(());
+        }
+        match self.connection.keep(sockets) {
+            Err(frost_keeper::Error::Busy) => Err("its keeper is of an older version of frost".to_owned()),
+            Err(error) => Err(error.to_string()),
+            Ok(()) => Ok(()),
+        }
+    }
+
     fn complete(&self, version: u32) -> Result<(), String> {
         let message = Message::new(say::FROZEN, version as i32, i32::from(self.stay), 0);
         self.connection.ask(message).map(drop).map_err(|error| error.to_string())

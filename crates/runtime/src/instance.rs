@@ -124,6 +124,28 @@ impl Kept {
         }
     }
 
+    /// Ends the keeper of a frozen program: nothing of that is left in memory then. Returns the version that it is frozen as;
+    /// `None` if it is no program that is frozen and kept.
+    ///
+    /// # Errors
+    /// [`Error::Keeper`], if it is being thawed at this moment; [`Error::File`].
+    pub fn release(store: &Store, target: &str) -> Result<Option<u32>, Error> {
+        let Ok(name) = Name::new(target) else { return Ok(None) };
+        let Some(instance) = Instance::find(store, &name)? else { return Ok(None) };
+        let kept = match instance.standing()? {
+            Standing::Kept(kept) if kept.state.frozen => kept,
+            _ => return Ok(None),
+        };
+        match kept.connection.ask(Message::new(say::END, 0, 0, 0)) {
+            Ok(_) | Err(frost_keeper::Error::Gone) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match instance.standing()? {
+            Standing::Frozen(version) => Ok(Some(version)),
+            _ => Ok(None),
+        }
+    }
+
     /// Finds the root of the program in our pid namespace.
     ///
     /// # Errors

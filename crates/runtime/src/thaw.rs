@@ -11,6 +11,7 @@ use frost_keeper::{Connection, Held};
 use frost_model::Checkpoint;
 use frost_model::host::{Budget, Runtime};
 use frost_store::{Image, Name, Store};
+use frost_thaw::Kept;
 use rustix::process::{Pid, PidfdFlags};
 
 /// A home for an image, and what belongs to it.
@@ -22,6 +23,8 @@ pub struct Place {
     pub watch: Option<Connection>,
     /// Whether its namespaces were kept.
     pub warm: bool,
+    /// The sockets that were kept for it, or are for the program that it is a copy of.
+    pub kept: Kept,
     /// Drops what an earlier life of the program has left, or brings it back.
     succession: Option<Succession>,
     _claim: Option<Claim>,
@@ -55,6 +58,17 @@ impl Drop for Succession {
             layer::sweep(&self.instance, &self.before.layers);
         }
     }
+}
+
+/// Finds the sockets that the keeper of an image's program keeps while that is frozen, and which of them the image gets.
+///
+/// # Errors
+/// [`Error::Keeper`], [`Error::File`].
+pub fn kept(store: &Store, image: &Image, copy: bool) -> Result<Kept, Error> {
+    let Some(instance) = Instance::find(store, &image.id().name)? else { return Ok(Kept::default()) };
+    let Standing::Kept(keeper) = instance.standing()? else { return Ok(Kept::default()) };
+    let found = keeper.connection.kept()?;
+    Ok(if copy { Kept::for_another(found) } else { Kept::of(image.checkpoint(), found) })
 }
 
 /// Finds or makes a home for the image of a program of the runtime; a copy has none that is found by its name.
@@ -98,7 +112,7 @@ pub fn place(
         if let Some(mut copy) = copy {
             copy.keep(place.home.keeper)?;
         }
-        return Ok(place);
+        return Ok(Place { kept: kept(store, image, true)?, ..place });
     }
     let (instance, claim) = Instance::claim(store, name)?;
     if let Standing::Kept(kept) = instance.standing()? {
@@ -116,7 +130,16 @@ pub fn place(
         layer::sweep(&instance, &record.layers);
         let program = (environment.allowed, runtime.notices);
         let layered = !record.layers.is_empty();
-        return announced(kept.keeper, kept.connection, program, watch, Some(claim), true, groups, layered);
+        let sockets = kept.connection.kept()?;
+        let place =
+            announced(kept.keeper, kept.connection, program, watch, Some(claim), true, groups, layered)?;
+        let mut kept = Kept::of(image.checkpoint(), sockets);
+        if let Some(sockets) = kept.without_others() {
+            // What another version had, and this one has not, nobody will accept at; it may be in the way.
+            place.home.connection.keep(&sockets)?;
+            kept.drop_others();
+        }
+        return Ok(Place { kept, ..place });
     }
     let before = instance.record()?;
     let layers = layer::restored(&instance, image)?;
@@ -214,7 +237,7 @@ fn announced(
     // Its files are what they are to the keeper; whoever builds there says when that is itself.
     frost_sys::sight::set(layered.then_some(keeper));
     let home = Home { keeper, pidfd, connection, terminal, allowed, notices, groups: entrances };
-    Ok(Place { home, watch, warm, succession: None, _claim: claim, _groups: groups })
+    Ok(Place { home, watch, warm, kept: Kept::default(), succession: None, _claim: claim, _groups: groups })
 }
 
 /// Connects to the keeper of `name` and watches it.

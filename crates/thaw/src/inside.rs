@@ -8,6 +8,7 @@
 use crate::attach::{Attached, Passing, Terminal};
 use crate::build::begin;
 use crate::error::{Context, Error};
+use crate::kept::Kept;
 use crate::plan::Plan;
 use crate::stage::Stage;
 use crate::thaw;
@@ -70,7 +71,7 @@ pub(crate) struct Alive {
 pub(crate) fn in_namespaces(
     image: &Image,
     plan: &Plan,
-    home: Option<&Home>,
+    (home, kept): (Option<&Home>, Option<&Kept>),
     mark: &dyn Fn(i32) -> Result<(), Error>,
     steps: &mut Steps,
 ) -> Result<Alive, Error> {
@@ -95,6 +96,7 @@ pub(crate) fn in_namespaces(
     let builder = Builder {
         image,
         plan,
+        kept,
         groups,
         ids: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
         highest_pid: house::highest_pid(),
@@ -209,6 +211,7 @@ const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
 struct Builder<'a> {
     image: &'a Image,
     plan: &'a Plan,
+    kept: Option<&'a Kept>,
     groups: Vec<u32>,
     ids: (u32, u32),
     highest_pid: Vec<u8>,
@@ -362,7 +365,7 @@ impl Builder<'_> {
             }
         };
         let groups = self.plan.namespaces.user.then(|| self.groups.clone());
-        let inside = thaw::Inside { groups, sibling };
+        let inside = thaw::Inside { groups, sibling, kept: self.kept };
         let built = thaw::numbered(self.image, self.plan, Some(&inside), &mut ready, &mut self.steps)?;
         // From here on the program lives without whoever asked for it.
         let _ = rustix::process::set_parent_process_death_signal(None);

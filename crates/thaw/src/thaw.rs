@@ -4,6 +4,7 @@ use crate::attach::{Attached, Passing, Terminal};
 use crate::build::{self, Half, Material, begin};
 use crate::error::{Context, Error};
 use crate::inside::{self, Alive};
+use crate::kept::Kept;
 use crate::plan::{self, Options, Plan};
 use crate::stage::Stage;
 use crate::verify::Verification;
@@ -37,11 +38,13 @@ pub struct Thawed {
 
 /// What is different for whoever builds in namespaces of the program's own.
 #[derive(Debug)]
-pub(crate) struct Inside {
+pub(crate) struct Inside<'a> {
     /// Our supplementary groups, if they cannot be read there.
     pub(crate) groups: Option<Vec<u32>>,
     /// Whether the root becomes a child of our parent.
     pub(crate) sibling: bool,
+    /// Sockets that were kept for the program.
+    pub(crate) kept: Option<&'a Kept>,
 }
 
 /// A tree that goes on: what is known of it where it was built.
@@ -81,7 +84,7 @@ pub fn thaw(image: &Image, plan: &Plan, options: &Options<'_>, steps: &mut Steps
     };
     let mark = |pid: i32| mark(image, plan, options, intent.as_ref(), pid);
     let alive = if plan.namespaces.pid {
-        inside::in_namespaces(image, plan, options.home, &mark, steps)?
+        inside::in_namespaces(image, plan, (options.home, options.kept), &mark, steps)?
     } else {
         let (mut terminal, mut passing) = (None, None);
         let mut ready = |half: &Half<'_>| {
@@ -123,7 +126,7 @@ const FREED_WITHIN: Duration = Duration::from_secs(2);
 pub(crate) fn numbered(
     image: &Image,
     plan: &Plan,
-    inside: Option<&Inside>,
+    inside: Option<&Inside<'_>>,
     ready: &mut dyn FnMut(&Half<'_>) -> Result<(), Error>,
     steps: &mut Steps,
 ) -> Result<Built, Error> {
@@ -181,7 +184,7 @@ fn mark(
 pub(crate) fn here(
     image: &Image,
     plan: &Plan,
-    inside: Option<&Inside>,
+    inside: Option<&Inside<'_>>,
     own: clocks::Own,
     ready: &mut dyn FnMut(&Half<'_>) -> Result<(), Error>,
     steps: &mut Steps,
@@ -202,7 +205,8 @@ pub(crate) fn here(
         let pack = image.pack()?;
         sysv = cap::sysv::make(checkpoint, plan.namespaces.ipc, pack.as_fd())?;
         let undone = sysv.undone.clone();
-        let built = cap::build(checkpoint, &plan.capabilities, &context, pack.as_fd())?;
+        let kept = inside.and_then(|inside| inside.kept);
+        let built = cap::build(checkpoint, &plan.capabilities, &context, pack.as_fd(), kept)?;
         late = Some(built.late);
         let processes = checkpoint.processes.iter();
         let calls = processes

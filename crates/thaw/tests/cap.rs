@@ -156,7 +156,7 @@ fn without_times(captured: Captured) -> (Vec<Capability>, Objects) {
 
 impl Frozen {
     fn plan(&self) -> (Vec<Planned>, Vec<frost_model::Obstacle>) {
-        cap::plan(&self.checkpoint, &ThawContext::default(), &[])
+        cap::plan(&self.checkpoint, &ThawContext::default(), &[], None)
     }
 
     /// Makes everything again, and returns what was asked for.
@@ -164,7 +164,7 @@ impl Frozen {
         let (planned, obstacles) = self.plan();
         assert_eq!(obstacles, []);
         let mut built =
-            cap::build(&self.checkpoint, &planned, &ThawContext::default(), self.pack.as_fd()).unwrap();
+            cap::build(&self.checkpoint, &planned, &ThawContext::default(), self.pack.as_fd(), None).unwrap();
         let fds = self.ids.iter().map(|id| match built.descriptions[*id].take() {
             Some(fd) => fd,
             None => panic!("description {id} was asked for twice or not made"),

@@ -34,7 +34,8 @@ pub(crate) struct Options {
     /// Also keep the files that it has open for writing, as they are at this instant
     #[arg(long)]
     files: bool,
-    /// Leave nothing of it in memory: its keeper, which holds its terminal and its namespaces, ends too
+    /// Leave nothing of it in memory: its keeper, which holds its terminal, its namespaces and the sockets at which it
+    /// listens, ends too; also that of a program that is frozen already
     #[arg(long, conflicts_with = "leave_running")]
     cold: bool,
     /// Freeze even if a service manager would start the program again
@@ -62,6 +63,13 @@ struct Record<'a> {
     warnings: &'a [String],
 }
 
+/// Of a program that was frozen before.
+#[derive(Serialize)]
+struct Released<'a> {
+    name: &'a str,
+    version: u32,
+}
+
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
     let what = || format!("cannot freeze {}", options.target);
     let given = [
@@ -79,6 +87,17 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     }
     let store = invocation.store()?;
     let runtime = |error| trouble::of_runtime(what(), error);
+    if options.cold
+        && given.iter().all(|(given, option)| !given || *option == "--cold")
+        && let Some(version) = Kept::release(&store, &options.target).map_err(runtime)?
+    {
+        if invocation.global.json {
+            output::record(&Released { name: &options.target, version })?;
+        } else {
+            output::line(&format!("{}@{version}: nothing of it is left in memory", options.target))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let (pid, name, keeper) = match Kept::find(&store, &options.target).map_err(runtime)? {
         Some((kept, instance)) => {
             let name = match &options.to {

@@ -89,8 +89,16 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
         ),
         _ => None,
     };
+    let sockets = match (&mut place, &runtime) {
+        (Some(place), _) => std::mem::take(&mut place.kept),
+        (None, Some(_)) => frost_runtime::thaw::kept(&store, &image, options.clone)
+            .map_err(|error| trouble::of_runtime(what(), error))?,
+        (None, None) => frost_thaw::Kept::default(),
+    };
     let home = place.as_ref().map(|place| &place.home);
-    let how = How { attach: options.attach, clone: options.clone, store: Some(&store), home, routes: &given };
+    let kept = Some(&sockets);
+    let how =
+        How { attach: options.attach, clone: options.clone, store: Some(&store), home, kept, routes: &given };
     let plan = Plan::new(&image, &how).map_err(|error| trouble::of_thaw(what(), error))?;
     invocation.steps.end("thaw.plan");
     if options.plan {
@@ -110,6 +118,8 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     }
     let thawed = frost_thaw::thaw(&image, &plan, &how, &mut invocation.steps)
         .map_err(|error| trouble::of_thaw(what(), error))?;
+    // They are the program's, which may close them while we stay with it.
+    drop(sockets);
     if let Some(place) = &mut place {
         place.settle();
     }
@@ -197,6 +207,7 @@ fn render(plan: &Plan) -> String {
                 Route::Recreate => "recreate".to_owned(),
                 Route::Reopen => "reopen".to_owned(),
                 Route::Reconnect => "reconnect".to_owned(),
+                Route::Keep => "keep".to_owned(),
                 Route::Inherit(fd) => format!("inherit fd {fd}"),
                 Route::Close => "close".to_owned(),
             };

@@ -43,9 +43,11 @@ pub use error::Error;
 pub(crate) use file::is_layered;
 pub(crate) use pack::copy;
 pub(crate) use pty::of_session;
+pub(crate) use unix::{is_alive as is_reached, raw as unix_name};
 
+use crate::kept::Kept;
 use error::About;
-use frost_model::cap::{Capability, Content, Description, FileIdentity, FileRef, LockKind, Owner};
+use frost_model::cap::{Capability, Content, Description, FileIdentity, FileRef, LockKind, Owner, UnixName};
 use frost_model::clock::Clocks;
 use frost_model::route::{self as routes, IfChanged, Rule, Subject};
 use frost_model::{BytePath, Checkpoint, DescriptionId, Obstacle, Pid, Process};
@@ -80,6 +82,8 @@ pub enum Route {
     Reopen,
     /// Connected to its peer anew.
     Reconnect,
+    /// Kept while it was frozen, and the same again.
+    Keep,
     /// Handed in: this standard descriptor of the thawing command.
     Inherit(i32),
     /// Made so that its other end is closed.
@@ -92,6 +96,7 @@ impl std::fmt::Display for Route {
             Self::Recreate => "recreate",
             Self::Reopen => "reopen",
             Self::Reconnect => "reconnect",
+            Self::Keep => "keep",
             Self::Inherit(_) => "inherit",
             Self::Close => "close",
         })
@@ -146,7 +151,13 @@ pub struct Late {
 /// Decides how each description is obtained, and finds all that is in the way. Nothing is left behind.
 ///
 /// The first of `rules` that is about a description decides, else the default of its kind.
-pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (Vec<Planned>, Vec<Obstacle>) {
+/// What `kept` has for a description needs not be made.
+pub fn plan(
+    checkpoint: &Checkpoint,
+    context: &ThawContext,
+    rules: &[Rule],
+    kept: Option<&Kept>,
+) -> (Vec<Planned>, Vec<Obstacle>) {
     let mut planned = Vec::with_capacity(checkpoint.descriptions.len());
     let mut obstacles = Vec::new();
     // Sockets that were bound to see whether that works stay until all were tried: some share a port.
@@ -159,8 +170,16 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (
         let mut problems = Vec::new();
         let mut add = |problem: file::Problem| problems.push(problem);
         let (mut route, mut effect) = (Route::Recreate, None);
+        let kept_for_another = kept.is_some_and(|kept| kept.is_in_the_way(&description.capability));
         match &description.capability {
             inner if proc::of_process(checkpoint, inner).is_some() => route = Route::Reopen,
+            _ if kept.is_some_and(|kept| kept.get(index).is_some()) => route = Route::Keep,
+            Capability::TcpListener(_) | Capability::Unix(_) if kept_for_another => {
+                // Otherwise it is of another version, and makes room.
+                if context.copy {
+                    add(kept_elsewhere());
+                }
+            }
             Capability::Regular(regular) => match &regular.content {
                 Content::Named { file, captured, digest } => {
                     route = Route::Reopen;
@@ -314,6 +333,9 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (
                     }
                 }
             }
+            // It was accepted at a socket that is kept, and can do without its name.
+            Capability::Unix(socket)
+                if socket.name.as_ref().is_some_and(|name| is_of_kept(checkpoint, kept, name)) => {}
             Capability::Unix(socket) => {
                 unix::look(checkpoint, socket).err().into_iter().for_each(add);
             }
@@ -348,6 +370,25 @@ pub fn plan(checkpoint: &Checkpoint, context: &ThawContext, rules: &[Rule]) -> (
     (planned, obstacles)
 }
 
+/// Whether a name is that of a socket that is kept.
+fn is_of_kept(checkpoint: &Checkpoint, kept: Option<&Kept>, name: &UnixName) -> bool {
+    let Some(kept) = kept else { return false };
+    kept.descriptions().any(|index| {
+        let description = checkpoint.descriptions.get(index).map(|description| &description.capability);
+        matches!(description, Some(Capability::Unix(unix)) if unix.name.as_ref() == Some(name))
+    })
+}
+
+/// What is in the way of a copy of a program whose sockets wait for it.
+fn kept_elsewhere() -> file::Problem {
+    file::Problem {
+        reason: "it is kept open for the frozen program that this is a copy of".to_owned(),
+        remedy: "thaw that one without --clone; or let it go (`frost freeze NAME --cold`)".to_owned(),
+        errno: None,
+        content: false,
+    }
+}
+
 /// Makes every description as planned. `pack` is the pack of the image, to be read at offsets.
 ///
 /// # Errors
@@ -357,6 +398,7 @@ pub fn build(
     planned: &[Planned],
     context: &ThawContext,
     pack: BorrowedFd<'_>,
+    kept: Option<&Kept>,
 ) -> Result<Built, Error> {
     let (volatile, in_memory) = volatile::Made::open_all(checkpoint, pack)?;
     let (queues, mqueues) = mqueue::Made::open_all(checkpoint, context.own_ipc)?;
@@ -372,6 +414,10 @@ pub fn build(
             .map_or((Route::Recreate, None), |planned| (planned.route, planned.rule.as_ref()));
         if route != Route::Close && proc::of_process(checkpoint, &description.capability).is_some() {
             made.push(Some(proc::placeholder().about("make", &description.capability)?));
+            continue;
+        }
+        if let (Route::Keep, Some(kept)) = (route, kept.and_then(|kept| kept.get(index))) {
+            made.push(Some(keep(description, kept).about("take back", &description.capability)?));
             continue;
         }
         let connection = connections.remove(&index);
@@ -501,6 +547,18 @@ impl Objects {
         }
         Ok(objects)
     }
+}
+
+/// Takes a socket that was kept. The rest of a unix socket is done with all others.
+fn keep(description: &Description, kept: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    let fd = match &description.capability {
+        Capability::TcpListener(listener) => tcp::keep(kept, listener, description.flags)?,
+        _ => rustix::io::fcntl_dupfd_cloexec(kept, 3)?,
+    };
+    if let Some(owner) = description.owner.filter(|owner| owner.signal != 0) {
+        frost_sys::fcntl::set_signal(&fd, owner.signal)?;
+    }
+    Ok(fd)
 }
 
 /// Makes one description. Unix sockets are made later, all together.

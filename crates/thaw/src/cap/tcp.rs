@@ -125,6 +125,19 @@ pub(super) fn make(listener: &TcpListener, flags: u32) -> Result<OwnedFd, Error>
     Ok(fd)
 }
 
+/// Makes a socket that was kept what it was: a freeze may have given it SO_REUSEADDR, and the image may be of another
+/// version.
+pub(super) fn keep(kept: &OwnedFd, listener: &TcpListener, flags: u32) -> rustix::io::Result<OwnedFd> {
+    let fd = rustix::io::fcntl_dupfd_cloexec(kept, 3)?;
+    set_options(&fd, &listener.inet.options);
+    if let Some(backlog) = listener.backlog {
+        rustix::net::listen(&fd, i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    }
+    restore_reuse(&fd, &listener.inet)?;
+    file::set_status(&fd, flags)?;
+    Ok(fd)
+}
+
 /// Makes a connection that its peer has just reset: the truth about one whose peer waited in vain.
 ///
 /// It is made on the loopback interface and reset by closing the other end with SO_LINGER 0. Reads give ECONNRESET

@@ -44,7 +44,7 @@ fn sockets(checkpoint: &Checkpoint) -> Vec<Socket<'_>> {
 }
 
 /// The bytes by which a name is bound.
-fn raw(name: &UnixName) -> Vec<u8> {
+pub(crate) fn raw(name: &UnixName) -> Vec<u8> {
     match name {
         UnixName::Abstract(name) => [b"\0", name.as_slice()].concat(),
         UnixName::Path { path, .. } => path.as_bytes().to_vec(),
@@ -85,7 +85,7 @@ fn connect(fd: &OwnedFd, name: &UnixName) -> rustix::io::Result<()> {
 }
 
 /// Whether a name is another socket's. Nobody is disturbed by finding out: no connection is tried.
-fn is_alive(name: &UnixName) -> bool {
+pub(crate) fn is_alive(name: &UnixName) -> bool {
     let Some(path) = node(name) else {
         // An abstract name can be taken for a moment, if it is free.
         let Ok(fd) = new_socket(UnixType::Stream) else { return false };
@@ -208,6 +208,9 @@ pub(super) fn make(checkpoint: &Checkpoint, made: &mut [Option<OwnedFd>]) -> Res
     }
     let is_shared = |name: &UnixName| count.get(&raw(name)).is_some_and(|count| *count > 1);
     let mut servers = Servers::default();
+    // What is there already was kept, and has its name.
+    let kept = all.iter().filter(|(index, ..)| made[*index].is_some());
+    servers.kept = kept.filter_map(|(_, socket, _)| socket.name.as_ref()).map(raw).collect();
     // Connections first, while the names are free for our own listening sockets.
     for (index, socket, _) in &all {
         if made[*index].is_some() || socket.kind == UnixType::Datagram {
@@ -272,7 +275,11 @@ pub(super) fn make(checkpoint: &Checkpoint, made: &mut [Option<OwnedFd>]) -> Res
 
 /// Listening sockets of our own, by type and name.
 #[derive(Default)]
-struct Servers(HashMap<(u8, Vec<u8>), Server>);
+struct Servers {
+    made: HashMap<(u8, Vec<u8>), Server>,
+    /// Names of sockets that were kept. One whose peer is gone, and that was accepted there, gets another name.
+    kept: HashSet<Vec<u8>>,
+}
 
 struct Server {
     fd: OwnedFd,
@@ -297,28 +304,29 @@ impl Servers {
             take_name(&connecting, client, sockets)?;
         }
         let key = (kind as u8, raw(name));
-        if !self.0.contains_key(&key) {
+        if !self.made.contains_key(&key) {
             let server = new_socket(kind)?;
             // A name that exists no more, at a place that is another's by now or cannot be found: any will do.
             let usable = match name {
                 UnixName::Path { present: false, .. } => node(name)
                     .is_some_and(|path| matches!(rustix::fs::lstat(sight::of(path)), Err(Errno::NOENT))),
                 _ => true,
-            };
+            } && !self.kept.contains(&raw(name));
             let mut used = name.clone();
             if usable {
                 clear(name)?;
             }
             if !usable || bind(&server, name).is_err() {
-                used =
-                    UnixName::Abstract(format!("frost-{}-{}", std::process::id(), self.0.len()).into_bytes());
+                used = UnixName::Abstract(
+                    format!("frost-{}-{}", std::process::id(), self.made.len()).into_bytes(),
+                );
                 bind(&server, &used)?;
             }
             rustix::net::listen(&server, 16)?;
             let node = node(&used);
-            self.0.insert(key.clone(), Server { fd: server, node, name: used });
+            self.made.insert(key.clone(), Server { fd: server, node, name: used });
         }
-        let server = self.0.get(&key).ok_or(Errno::BADF)?;
+        let server = self.made.get(&key).ok_or(Errno::BADF)?;
         connect(&connecting, &server.name)?;
         let accepted = rustix::net::accept_with(&server.fd, SocketFlags::CLOEXEC)?;
         Ok((accepted, connecting))
@@ -326,7 +334,7 @@ impl Servers {
 
     /// Closes them and takes their nodes away.
     fn close(self) {
-        for server in self.0.into_values() {
+        for server in self.made.into_values() {
             drop(server.fd);
             if let Some(node) = server.node {
                 let _ = rustix::fs::unlink(node);
@@ -402,6 +410,7 @@ fn make_single(
     // Those whose node is gone come first: it may be gone because another was bound over it.
     let gone = all.iter().filter(|(_, socket, _)| is_gone(socket));
     for (index, socket, _) in gone.chain(all.iter().filter(|(_, socket, _)| !is_gone(socket))) {
+        // It is kept, and has its name.
         if made[*index].is_some() {
             continue;
         }

@@ -14,6 +14,7 @@ use crate::baseline::Baseline;
 use crate::cap;
 use crate::compile::{self, Relation};
 use crate::error::Error;
+use crate::kept::Kept;
 use frost_keeper::house::Home;
 use frost_model::rm::{Attachment, Region};
 use frost_model::route::Rule;
@@ -32,6 +33,8 @@ pub struct Options<'a> {
     pub store: Option<&'a Store>,
     /// Where it is to live, if it was a program of the runtime.
     pub home: Option<&'a Home>,
+    /// What its keeper has kept while it was frozen.
+    pub kept: Option<&'a Kept>,
     /// Rules about how capabilities are obtained, which come before those of the image.
     pub routes: &'a [Rule],
 }
@@ -157,7 +160,7 @@ impl Plan {
         obstacles.extend(compile::tree_obstacles(checkpoint, relation));
         obstacles.extend(sysv.obstacles);
         let context = context(options.attach, options.clone, terminal, namespaces);
-        let (capabilities, refused) = cap::plan(checkpoint, &context, &rules);
+        let (capabilities, refused) = cap::plan(checkpoint, &context, &rules, options.kept);
         obstacles.extend(refused);
         if options.home.is_none() {
             // Nobody sees the files of its layers before it has a home.
