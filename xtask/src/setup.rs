@@ -24,6 +24,7 @@ const NEEDS: &[Need] = &[
     Need { program: "setpriv", package: "util-linux" },
     Need { program: "make", package: "make" },
     Need { program: "/usr/sbin/nginx", package: "nginx-light" },
+    Need { program: "wrk", package: "wrk" },
     Need { program: "memcached", package: "memcached" },
     Need { program: "ruby", package: "ruby" },
     Need { program: "escript", package: "erlang-base" },
