@@ -18,7 +18,8 @@
 //! Snapshots (see [`pauses`]) are also measured by `frost-bench snapshots`, as many as one likes.
 //!
 //! Virtual machines (`vm-freeze-SIZE-KIND` and so on, see [`machines`]) are measured by `frost-bench machines`, beside QEMU's
-//! own way into a file; components (see [`components`]) by `frost-bench components`, beside bare unix sockets.
+//! own way into a file; components (see [`components`]) by `frost-bench components`, beside bare unix sockets; the environment
+//! of `frost run` (see [`runtime`]) by `frost-bench runtime`, beside life outside of it.
 //!
 //! The memory is incompressible. Floor and ours take turns in one run, on one file system; what was written stays in
 //! the page cache, for both. All raw numbers go to a file below `runs/`, with the machine they come from, and curves
@@ -35,6 +36,7 @@ mod pauses;
 mod program;
 mod redis;
 mod report;
+mod runtime;
 mod shape;
 mod writer;
 
@@ -61,6 +63,11 @@ enum Mode {
     /// Is one of the processes that are measured there
     #[command(hide = true)]
     Component(components::Role),
+    /// Measures what a program pays for living in the environment of `frost run`, and its start
+    Runtime(runtime::Options),
+    /// Is a process that works there
+    #[command(hide = true)]
+    Work(runtime::Work),
     /// Measures how long programs stand still for snapshots, as they see it themselves
     Snapshots(pauses::Snapshots),
     /// Is the program of which snapshots are made: writes to its memory, and tells what holds it up
@@ -142,6 +149,8 @@ fn main() -> ExitCode {
         Mode::Machines(run) => machines::run(&run),
         Mode::Components(options) => components::run(&options),
         Mode::Component(role) => role.play(),
+        Mode::Runtime(options) => runtime::run(&options),
+        Mode::Work(work) => work.be(),
         Mode::Peak { command_only, command } => program::print_peak(&command, command_only),
     };
     match outcome {

@@ -17,7 +17,7 @@ pub(crate) struct Sample {
     pub(crate) side: &'static str,
     /// Which turn.
     pub(crate) round: u32,
-    /// `us`, `bytes` or `1/s`.
+    /// `us`, `ns`, `bytes` or `1/s`.
     pub(crate) unit: &'static str,
     /// The value.
     pub(crate) value: u64,

@@ -108,6 +108,22 @@ pub fn peak_of_children_bytes() -> Result<u64> {
     Ok(u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024)
 }
 
+/// Returns how much processor time the children took for which we have waited, and theirs if they have waited for them.
+///
+/// Source: `getrusage(2)`, RUSAGE_CHILDREN.
+pub fn processor_time_of_children() -> Result<std::time::Duration> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel fills the struct, which is of its size.
+    check(libc::c_long::from(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) }))?;
+    // SAFETY: zeroed bytes are a valid rusage, and the call has filled it.
+    let usage = unsafe { usage.assume_init() };
+    let of = |time: libc::timeval| {
+        let (seconds, micros) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_usec));
+        std::time::Duration::from_micros(seconds.unwrap_or(0) * 1_000_000 + micros.unwrap_or(0))
+    };
+    Ok(of(usage.ru_utime) + of(usage.ru_stime))
+}
+
 /// Closes every descriptor of ours but `keep`, standard input and output included, and opens `/dev/null` for those.
 ///
 /// For a process that stays behind and must hold nothing. Whatever still owns a descriptor of ours must not be used nor
