@@ -403,6 +403,21 @@ pub fn copied(binary: &Path, name: &str) {
     scene.is_empty_soon();
 }
 
+/// Looked at and frozen again and again while it runs, whatever passes in it; then away and back.
+pub fn passing(binary: &Path, name: &str, who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
+    let mut traveller = Traveller::set_out(&scene, binary, name, Stdio::Files);
+    let pid = traveller.pid.to_string();
+    for _ in 0..6 {
+        scene.frost(&["check", &pid]).ok();
+        scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running"]).ok();
+    }
+    traveller.freeze();
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
+
 /// Frozen again and again while it runs, then thawed as a copy from each of the images: whatever it did meanwhile, each is
 /// of one instant. Nothing is to be seen in it afterwards.
 pub fn snapshots(binary: &Path, name: &str, who: Who, rounds: u32) {

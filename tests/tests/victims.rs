@@ -100,7 +100,17 @@ const SPECIAL: &[&str] = &[
     "filter_listener",
     // Of snapshots only: see snapshots.rs.
     "moving_direct",
+    "unix_passing",
 ];
+
+/// Half of the time something is in the way that goes by itself: both look until they find it gone.
+#[test]
+fn what_passes_is_waited_for() {
+    journey::unfrozen(binary(), "unix_passing");
+    for who in [Who::Myself, Who::Ordinary] {
+        journey::passing(binary(), "unix_passing", who);
+    }
+}
 
 #[test]
 fn a_lasting_vfork_is_told_by_name() {

@@ -28,6 +28,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("unix_rights_of_itself", rights_of_itself),
     ("unix_pending_closed", pending_closed),
     ("unix_pending_closed_data", pending_closed_data),
+    ("unix_passing", passing),
     ("unix_many_to_one", many_to_one),
     ("unix_bound_over", bound_over),
     ("unix_credentials", credentials),
@@ -365,6 +366,32 @@ fn pending_closed(stage: &Stage) -> Verdict {
 
 fn pending_closed_data(stage: &Stage) -> Verdict {
     closed_early(stage, b"early")
+}
+
+/// Half of the time there is a connection that was not accepted yet and is closed or written to already.
+fn passing(stage: &Stage) -> Verdict {
+    let path = stage.path("socket");
+    let listener = text(UnixListener::bind(&path))?;
+    stage.ready();
+    let moment = std::time::Duration::from_millis(10);
+    let mut rounds = 0u32;
+    while !stage.gone() {
+        let mut client = Some(text(UnixStream::connect(&path))?);
+        let expected: &[u8] = if rounds % 2 == 0 { b"" } else { b"early" };
+        match rounds % 2 {
+            0 => client = None,
+            _ => text(client.iter_mut().try_for_each(|client| client.write_all(expected)))?,
+        }
+        crate::call::nap(moment);
+        let (mut server, _) = text(listener.accept())?;
+        drop(client);
+        let mut bytes = Vec::new();
+        text(server.read_to_end(&mut bytes))?;
+        same!(bytes, expected, "what came through");
+        crate::call::nap(moment);
+        rounds += 1;
+    }
+    Ok(())
 }
 
 /// Several senders, two of them with a name, one of them gone.

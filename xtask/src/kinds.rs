@@ -85,8 +85,10 @@ fn table(root: &Path, kinds: &BTreeSet<String>) -> Result<String, String> {
         "\nTerminals, pipes and sockets whose other end is not in the tree (`outside`) get their other end by a route when \
          they are thawed.\n\n\
          ## Refused\n\n\
-         A freeze lists all of these before it touches anything; `frost check PID` prints the same list.\n\n\
-         | what | why | what to do |\n|---|---|---|\n",
+         A freeze lists all of these before it touches anything; `frost check PID` prints the same list. What is said to \
+         pass goes by itself as a rule: if nothing else is in the way, both let the program go on and look again, for two \
+         seconds, before they say so.\n\n\
+         | what | why | what to do | passes |\n|---|---|---|---|\n",
     );
     let mut refusals = BTreeSet::new();
     for path in sources(&root.join("crates/freeze/src")) {
@@ -101,8 +103,9 @@ fn table(root: &Path, kinds: &BTreeSet<String>) -> Result<String, String> {
         reader.visit_file(&file);
         refusals.extend(reader.refusals);
     }
-    for [what, reason, remedy] in refusals {
-        text.push_str(&format!("| {what} | {reason} | {remedy} |\n"));
+    for ([what, reason, remedy], passes) in refusals {
+        let passes = if passes { "yes" } else { "" };
+        text.push_str(&format!("| {what} | {reason} | {remedy} | {passes} |\n"));
     }
     Ok(text)
 }
@@ -168,12 +171,12 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Reads the refusals of a source file: calls of `refuse`, `Refusal::new` and `add` with three texts, and obstacles
-/// whose fields are texts.
+/// Reads the refusals of a source file: calls of `refuse`, `Refusal::new`, `Refusal::passing` and `add` with three texts,
+/// and obstacles whose fields are texts; and whether each passes, which an obstacle's field says unless it is `false`.
 #[derive(Default)]
 struct Reader {
     constants: BTreeMap<String, String>,
-    refusals: Vec<[String; 3]>,
+    refusals: Vec<([String; 3], bool)>,
 }
 
 impl Reader {
@@ -194,9 +197,9 @@ impl Reader {
         }
     }
 
-    fn add(&mut self, what: Option<String>, reason: Option<String>, remedy: Option<String>) {
+    fn add(&mut self, [what, reason, remedy]: [Option<String>; 3], passes: bool) {
         if let (Some(what), Some(reason), Some(remedy)) = (what, reason, remedy) {
-            self.refusals.push([what, reason, remedy]);
+            self.refusals.push(([what, reason, remedy], passes));
         }
     }
 }
@@ -213,10 +216,12 @@ impl<'ast> Visit<'ast> for Reader {
             let name: Vec<String> =
                 path.path.segments.iter().map(|segment| segment.ident.to_string()).collect();
             let arguments: Vec<&Expr> = call.args.iter().collect();
-            if let ("refuse" | "add" | "Refusal::new", [what, reason, remedy]) =
-                (name.join("::").as_str(), arguments.as_slice())
+            let name = name.join("::");
+            if let ("refuse" | "add" | "Refusal::new" | "Refusal::passing", [what, reason, remedy]) =
+                (name.as_str(), arguments.as_slice())
             {
-                self.add(self.text(what), self.text(reason), self.text(remedy));
+                let texts = [what, reason, remedy].map(|text| self.text(text));
+                self.add(texts, name == "Refusal::passing");
             }
         }
         visit::visit_expr_call(self, call);
@@ -225,13 +230,12 @@ impl<'ast> Visit<'ast> for Reader {
     fn visit_expr_struct(&mut self, value: &'ast ExprStruct) {
         if value.path.segments.last().is_some_and(|segment| segment.ident == "Obstacle") {
             let field = |wanted: &str| {
-                value
-                    .fields
-                    .iter()
-                    .find(|field| matches!(&field.member, Member::Named(name) if name == wanted))
-                    .and_then(|field| self.text(&field.expr))
+                let named = |member: &Member| matches!(member, Member::Named(name) if name == wanted);
+                value.fields.iter().find(|field| named(&field.member)).map(|field| &field.expr)
             };
-            self.add(field("object"), field("reason"), field("remedy"));
+            let is_false = |expression: &Expr| matches!(expression, Expr::Lit(ExprLit { lit: Lit::Bool(it), .. }) if !it.value);
+            let passes = field("passes").is_some_and(|expression| !is_false(expression));
+            self.add(["object", "reason", "remedy"].map(|name| self.text(field(name)?)), passes);
         }
         visit::visit_expr_struct(self, value);
     }
@@ -263,7 +267,11 @@ mod tests {
             fn f() {
                 refuse("ring", "it is not given back", FIRST);
                 Err(Refusal::new(format!("device {}", name), "why", FIRST));
-                let one = Obstacle { pid, object: "process".to_owned(), reason: format!("it {x}"), remedy: "wait".into() };
+                Err(Refusal::passing("message", "why", "wait"));
+                let one = Obstacle {
+                    object: "process".to_owned(), reason: format!("it {x}"), remedy: "wait".into(), passes: x == y,
+                };
+                let other = Obstacle { object: "x".into(), reason: "y".into(), remedy: "z".into(), passes: false };
                 let two = Obstacle { pid, object, reason, remedy };
             }
             "#,
@@ -272,10 +280,12 @@ mod tests {
         let mut reader = Reader::default();
         reader.visit_file(&file);
         let expected = [
-            ["ring", "it is not given back", "close it first"],
-            ["device ...", "why", "close it first"],
-            ["process", "it ...", "wait"],
+            (["ring", "it is not given back", "close it first"], false),
+            (["device ...", "why", "close it first"], false),
+            (["message", "why", "wait"], true),
+            (["process", "it ...", "wait"], true),
+            (["x", "y", "z"], false),
         ];
-        assert_eq!(reader.refusals, expected.map(|row| row.map(str::to_owned)));
+        assert_eq!(reader.refusals, expected.map(|(row, passes)| (row.map(str::to_owned), passes)));
     }
 }

@@ -173,9 +173,7 @@ pub(crate) fn of_thaw(what: impl Into<String>, error: frost_thaw::Error) -> Fail
 /// Tells all that is in the way of a thaw.
 pub(crate) fn in_the_way(what: impl Into<String>, obstacles: &[Obstacle]) -> Failure {
     // That it runs already, or another process has its number, is nothing that the program or the machine lacks.
-    let passing =
-        |obstacle: &Obstacle| obstacle.object.starts_with("image ") || obstacle.object.starts_with("pid ");
-    let status = if obstacles.iter().all(passing) { Status::Failed } else { Status::Unsupported };
+    let status = if Obstacle::all_pass(obstacles) { Status::Failed } else { Status::Unsupported };
     let mut told = Told::new(status, what);
     told.causes = obstacles.iter().map(self::obstacle).collect();
     told.state("nothing was built, and the image is as it was")

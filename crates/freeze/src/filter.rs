@@ -54,6 +54,7 @@ impl Member {
             object: object.to_owned(),
             reason,
             remedy: remedy.to_owned(),
+            passes: false,
         }
     }
 }

@@ -27,6 +27,7 @@ mod inner;
 mod landlock;
 pub mod layer;
 mod listening;
+mod patience;
 mod pd;
 mod persist;
 mod places;

@@ -11,6 +11,7 @@ use crate::held::{Held, Since};
 use crate::inner::{self, ProcessFacts, Questions};
 use crate::landlock;
 use crate::listening;
+use crate::patience::Patience;
 use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
 use crate::survey::{self, Seen};
@@ -22,7 +23,7 @@ use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::pd::Descriptor;
 use frost_model::ram::Pages;
 use frost_model::rm::{Attachment, PageRange, Region, RmState};
-use frost_model::{BytePath, Checkpoint, PAGE_SIZE, Pid, Process, Steps};
+use frost_model::{BytePath, Checkpoint, Obstacle, PAGE_SIZE, Pid, Process, Steps};
 use frost_store::{Draft, Name, Store, Then};
 use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::{self, Mapping, Status, Timer};
@@ -154,6 +155,7 @@ pub(crate) fn run(
     let features = host::cpu_features();
     freeze.step("freeze.begin")?;
 
+    let mut patience = Patience::new();
     let copies_before = options.leave_running || options.precopy;
     let mut held = None;
     if let Some(found) = options.keeper.and_then(Held::take) {
@@ -166,7 +168,7 @@ pub(crate) fn run(
         }
     }
     let mut precopy = if copies_before {
-        Precopy::run(&mut freeze, pid, options, draft.pack(), &mut earlier, held)?
+        Precopy::run(&mut freeze, pid, options, draft.pack(), &mut earlier, held, &mut patience)?
     } else {
         None
     };
@@ -188,7 +190,14 @@ pub(crate) fn run(
         freeze.step("freeze.stop")?;
         let memory =
             Memory { earlier, draft, extents: &mut Vec::new(), placed: &mut HashMap::new(), precopy, at: 0 };
-        let captures = capture(freeze, &tree, (clocks, &features), memory, options, exact, &urgent)?;
+        let captures = match capture(freeze, &tree, (clocks, &features), memory, options, exact, &urgent) {
+            Ok(captures) => captures,
+            Err(failure) => {
+                drop(tree);
+                longest = longest.max(pause.elapsed());
+                return Err(failure);
+            }
+        };
         if !options.leave_running {
             return Ok((captures, Some(tree), pause));
         }
@@ -197,6 +206,18 @@ pub(crate) fn run(
         drop(urgent);
         freeze.step("freeze.resume")?;
         Ok((captures, None, pause))
+    };
+    let mut stop = |freeze: &mut Freeze<'_>,
+                    precopy: &mut Option<Precopy>,
+                    draft: &mut Draft,
+                    earlier: &mut Option<Earlier>,
+                    exact| {
+        loop {
+            match stop(freeze, precopy, draft, earlier, exact) {
+                Err(failure) if Obstacle::all_pass(&failure.obstacles) && patience.wait() => {}
+                outcome => return outcome,
+            }
+        }
     };
     // A program that is ended cannot be asked afterwards.
     let exact = !options.leave_running;
@@ -624,6 +645,7 @@ fn lost_leader(process: &StoppedProcess) -> Option<frost_model::Obstacle> {
         reason: "it has ended, and this kernel gives no hold on the descriptors of the other threads"
             .to_owned(),
         remedy: "freeze it on Linux 6.9 or later".to_owned(),
+        passes: false,
     })
 }
 
@@ -644,6 +666,7 @@ fn warned_of_leader(
         reason: "the main thread of its parent has ended while others go on, and would end once more"
             .to_owned(),
         remedy: "let the program turn that signal off (PR_SET_PDEATHSIG)".to_owned(),
+        passes: false,
     })
 }
 
@@ -670,6 +693,7 @@ fn dispatching(process: &StoppedProcess) -> Option<frost_model::Obstacle> {
         object: format!("thread {}", dispatches.inner),
         reason: "it handles its own system calls (PR_SET_SYSCALL_USER_DISPATCH)".to_owned(),
         remedy: "freeze it when it does not, or run the program without that".to_owned(),
+        passes: false,
     })
 }
 

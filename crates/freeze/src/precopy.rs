@@ -18,6 +18,7 @@ use crate::dirty::{self, Tracker};
 use crate::failure::Failure;
 use crate::filter;
 use crate::held::{self, Held, Known, Since, Tracked};
+use crate::patience::Patience;
 use crate::persist::Freeze;
 use crate::places::{Piece, Places};
 use crate::ram;
@@ -139,6 +140,7 @@ impl Precopy {
         pack: &mut PackWriter,
         earlier: &mut Option<Earlier>,
         mut held: Option<Held>,
+        patience: &mut Patience,
     ) -> Result<Option<Self>, Failure> {
         let mut seen = survey::Mappings::new();
         let all = held.as_mut().and_then(|held| all_held(held, pid, options));
@@ -146,7 +148,7 @@ impl Precopy {
             // Nothing need be stopped for it, and what is in the way the stop will tell soon.
             Some(trackers) => (trackers, Duration::ZERO),
             None => {
-                let found = survey::look_ahead(pid, true, options.keeper).ok();
+                let found = survey::look_ahead(pid, true, options.keeper, patience).ok();
                 let clear = found.filter(|(obstacles, _)| obstacles.is_empty());
                 freeze.step("precopy.survey")?;
                 let Some((_, mappings)) = clear else { return Ok(None) };

@@ -182,7 +182,14 @@ pub(crate) fn survey(
             // A library is mapped in several pieces; one line tells of all of them.
             let same = |other: &Obstacle| other.reason == reason && other.object.ends_with(name.as_ref());
             if name.is_empty() || !obstacles.iter().any(same) {
-                obstacles.push(Obstacle { pid, command: command.to_owned(), object, reason, remedy });
+                obstacles.push(Obstacle {
+                    pid,
+                    command: command.to_owned(),
+                    object,
+                    reason,
+                    remedy,
+                    passes: false,
+                });
             }
         }
     }

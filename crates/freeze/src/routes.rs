@@ -67,6 +67,7 @@ fn obstacle(checkpoint: &Checkpoint, id: DescriptionId, rule: &Rule) -> Option<O
             object: format!("fd {} ({})", entry.fd.raw(), description.capability),
             reason: format!("its route {} says that it is refused", rule.about),
             remedy: "let the program close it first, or start it with another route".to_owned(),
+            passes: false,
         })
     })
 }

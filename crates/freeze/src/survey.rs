@@ -4,6 +4,7 @@ use crate::Keeper;
 use crate::cap::{Catalog, Motion, Observed};
 use crate::failure::{Failure, FailureKind};
 use crate::filter::{self, Member};
+use crate::patience::Patience;
 use crate::rm::{self, Behind, FileCache};
 use crate::{file, target};
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
@@ -79,6 +80,7 @@ pub(crate) fn look(
         object: "`frost run` in it".to_owned(),
         reason: "what runs below a keeper of its own has namespaces that are not carried".to_owned(),
         remedy: "freeze that program by its own name, from in there, or run it beside this one".to_owned(),
+        passes: false,
     }));
     for process in seen.iter().filter(|process| !inner.contains(&process.pid)) {
         obstacles.extend(target::survey(process.through, process.inner, process.status, keeper));
@@ -91,6 +93,7 @@ pub(crate) fn look(
                     object: object.to_owned(),
                     reason,
                     remedy: "restart the program from where it can be found again".to_owned(),
+                    passes: false,
                 });
             }
         }
@@ -192,14 +195,16 @@ const MOST_LOOKS: u32 = 10;
 /// # Errors
 /// As [`freeze`](crate::freeze) for targets that cannot be frozen at all.
 pub fn check(pid: i32, force: bool, keeper: Option<&dyn Keeper>) -> Result<Vec<Obstacle>, Failure> {
-    look_ahead(pid, force, keeper).map(|found| found.0)
+    look_ahead(pid, force, keeper, &mut Patience::new()).map(|found| found.0)
 }
 
-/// Lists what would be in the way, and the mappings of each process, whose flags cost a walk over all page tables.
+/// Lists what would be in the way, as far as there is patience left for what goes by itself, and the mappings of each
+/// process, whose flags cost a walk over all page tables.
 pub(crate) fn look_ahead(
     pid: i32,
     force: bool,
     keeper: Option<&dyn Keeper>,
+    patience: &mut Patience,
 ) -> Result<(Vec<Obstacle>, Mappings), Failure> {
     see_as(keeper);
     let stat = target::validate(pid, force)?;
@@ -208,13 +213,11 @@ pub(crate) fn look_ahead(
     loop {
         let (outcome, changed) = look_at_running(pid, keeper, &what);
         // What begins or ends just now may look like something that cannot be carried.
-        if outcome.as_ref().is_ok_and(|(obstacles, _)| obstacles.is_empty())
-            || !changed
-            || looks == MOST_LOOKS
-        {
+        if changed && looks < MOST_LOOKS && !outcome.as_ref().is_ok_and(|(found, _)| found.is_empty()) {
+            looks += 1;
+        } else if !(outcome.as_ref().is_ok_and(|(found, _)| Obstacle::all_pass(found)) && patience.wait()) {
             return outcome;
         }
-        looks += 1;
     }
 }
 

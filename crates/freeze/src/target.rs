@@ -122,6 +122,7 @@ pub(crate) fn survey_stop(pid: i32, status: &Status) -> Option<Obstacle> {
             object: object.to_owned(),
             reason,
             remedy: remedy.to_owned(),
+            passes: false,
         })
     };
     if status.tracer != 0 {
@@ -159,6 +160,7 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, keeper: Option<&dyn 
             object: object.to_owned(),
             reason,
             remedy: remedy.to_owned(),
+            passes: false,
         });
     };
     for (file, name) in SHARED_NAMESPACES {
@@ -250,6 +252,7 @@ pub(crate) fn survey_namespaces(pids: &[(i32, Pid)]) -> Vec<Obstacle> {
                         "it is in another {name} namespace than the root of its tree, as in a sandbox"
                     ),
                     remedy: "run the program without its sandbox, where it has a switch for that".to_owned(),
+                    passes: false,
                 });
             }
         }
@@ -279,6 +282,8 @@ pub(crate) fn survey_shared(pids: &[(i32, Pid)]) -> Vec<Obstacle> {
                     object: "process".to_owned(),
                     reason: format!("it shares {what} with process {}", pair[0].1),
                     remedy: "freeze it a little later, when a vfork in progress has ended".to_owned(),
+                    // As a vfork does; a CLONE_VM that lasts is waited for in vain.
+                    passes: resource == Resource::Vm,
                 });
             }
         }

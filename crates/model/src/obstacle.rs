@@ -19,6 +19,17 @@ pub struct Obstacle {
     pub reason: String,
     /// What the user can do, a clause without final period.
     pub remedy: String,
+    /// Whether it is one of this moment, and may be gone when one looks again. A freeze that finds no other looks again
+    /// a little later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub passes: bool,
+}
+
+impl Obstacle {
+    /// Returns whether there are some, and all go by themselves as a rule.
+    pub fn all_pass(obstacles: &[Self]) -> bool {
+        !obstacles.is_empty() && obstacles.iter().all(|obstacle| obstacle.passes)
+    }
 }
 
 impl fmt::Display for Obstacle {

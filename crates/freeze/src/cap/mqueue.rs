@@ -45,7 +45,7 @@ pub(super) fn refusal(held: &Held, other: Option<&str>) -> Option<Refusal> {
     }
     let waiting = mqueue::attributes(&queue).map_or(0, |attributes| attributes.waiting);
     let other = other.filter(|_| waiting > 0)?;
-    Some(Refusal::new(
+    Some(Refusal::passing(
         what,
         format!(
             "messages wait in it, and {other}, which is not in the tree, has it open and would see them gone for a moment"

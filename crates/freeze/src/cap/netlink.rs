@@ -43,7 +43,7 @@ pub(super) fn recognise(held: &Held) -> Result<(), Refusal> {
         ));
     }
     if pipe::events(&held.fd).contains(PollFlags::IN) || has_dump(held) {
-        return Err(Refusal::new(
+        return Err(Refusal::passing(
             "netlink socket with unread messages",
             "a message of the kernel cannot be put back into its queue",
             AGAIN,

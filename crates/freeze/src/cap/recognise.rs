@@ -46,11 +46,22 @@ pub(super) struct Refusal {
     pub(super) reason: String,
     /// What the user can do.
     pub(super) remedy: String,
+    /// Whether it goes by itself as a rule, so that it is worth to look again a little later.
+    pub(super) passes: bool,
 }
 
 impl Refusal {
     pub(super) fn new(what: impl Into<String>, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { what: what.into(), reason: reason.into(), remedy: remedy.into() }
+        Self { what: what.into(), reason: reason.into(), remedy: remedy.into(), passes: false }
+    }
+
+    /// Of something that goes by itself as a rule, as the program or its peer goes on.
+    pub(super) fn passing(
+        what: impl Into<String>,
+        reason: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { passes: true, ..Self::new(what, reason, remedy) }
     }
 }
 

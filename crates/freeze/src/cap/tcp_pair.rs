@@ -185,17 +185,19 @@ fn direction(from: &Held, to: &Held, still: bool) -> std::result::Result<(Vec<u8
         Ok(queue) => queue,
         // It runs on, and reads meanwhile.
         Err(_) if !still => Vec::new(),
-        Err(_) => return refuse(failed, "what waits in it could not be read", "try again"),
+        Err(_) => {
+            return Err(Refusal::passing(failed, "what waits in it could not be read", "try again"));
+        }
     };
     if missing != 0 && (still || !may_repair()) {
         match unsent(from, missing) {
             Ok(rest) => queue.extend(rest),
             Err(_) => {
-                return refuse(
+                return Err(Refusal::passing(
                     "TCP connection within the program whose receiver does not read",
                     "what its sender has still to send is shown to root only",
                     "freeze it as root, or try again when more was read",
-                );
+                ));
             }
         }
     }

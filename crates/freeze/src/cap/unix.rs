@@ -72,7 +72,7 @@ impl Table {
         Ok(match (socket.state, socket.peer) {
             // Whether it sent something is told by nobody: the accepting end is listed only once it is accepted.
             (LISTENING, _) if socket.pending.contains(&0) => {
-                return Err(Refusal::new(
+                return Err(Refusal::passing(
                     "unix socket with a connection that was closed before it was accepted",
                     "what it may have sent lies in a queue that nobody can read before it is accepted",
                     "try again in a moment, when the server has accepted it",
@@ -94,7 +94,7 @@ impl Table {
             // A peer without inode: it was not accepted yet, or it is closed.
             (ESTABLISHED, _) => match self.pending_at.get(&socket.inode) {
                 Some(listener) if inside.contains_key(listener) && socket.send_queue > 0 => {
-                    return Err(Refusal::new(
+                    return Err(Refusal::passing(
                         "unix socket whose connection was not accepted yet",
                         "what it sent already lies in a queue that nobody can read before it is accepted",
                         "try again in a moment, when the server has accepted it",

@@ -909,7 +909,7 @@ fn obstacle(checkpoint: &Checkpoint, id: DescriptionId, problem: file::Problem) 
             None => (Pid::new(0), String::new(), what),
         },
     };
-    Obstacle { pid, command, object, reason: problem.reason, remedy: problem.remedy }
+    Obstacle { pid, command, object, reason: problem.reason, remedy: problem.remedy, passes: false }
 }
 
 fn socket_problem(error: &Error, local: Option<std::net::SocketAddr>) -> file::Problem {

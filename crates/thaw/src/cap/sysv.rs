@@ -199,6 +199,7 @@ pub(crate) fn plan(checkpoint: &Checkpoint, copy: bool, ordinary: bool) -> Plann
         object: object.describe(),
         reason,
         remedy: remedy.to_owned(),
+        passes: false,
     };
     if !planned.namespace && !objects.is_empty() {
         let standings: Vec<Standing> = objects.iter().map(|object| object.standing()).collect();

@@ -184,6 +184,7 @@ pub(crate) fn obstacles(checkpoint: &Checkpoint, relation: Relation) -> Vec<Obst
             reason: "it was adopted from another session than its parent's, which no order of calls gives"
                 .to_owned(),
             remedy: "freeze the tree when that process has ended".to_owned(),
+            passes: false,
         }
     };
     tree.misplaced.iter().map(obstacle).collect()

@@ -118,7 +118,7 @@ impl Plan {
                 let remedy = format!(
                     "end or freeze that process, or thaw a copy beside it (`frost thaw {id} --clone`)"
                 );
-                obstacle(root, format!("image {id}"), reason, remedy)
+                Obstacle { passes: true, ..obstacle(root, format!("image {id}"), reason, remedy) }
             };
             match store.state(id)? {
                 State::Frozen => {}
@@ -246,6 +246,7 @@ fn obstacle(
         object: object.into(),
         reason: reason.into(),
         remedy: remedy.into(),
+        passes: false,
     }
 }
 

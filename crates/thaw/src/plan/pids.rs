@@ -67,7 +67,7 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<
                 "end that process, or thaw a copy in a pid namespace of its own (--clone)".to_owned(),
             ),
         };
-        found.push(obstacle(root, object, reason, remedy));
+        found.push(Obstacle { passes: true, ..obstacle(root, object, reason, remedy) });
     }
     found
 }
