@@ -418,6 +418,17 @@ pub fn passing(binary: &Path, name: &str, who: Who) {
     scene.is_empty_soon();
 }
 
+/// Frozen with `--leave-running`: the program goes on unharmed.
+pub fn left_running(binary: &Path, name: &str, who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
+    let traveller = Traveller::set_out(&scene, binary, name, Stdio::Null);
+    let pid = traveller.pid.to_string();
+    scene.frost(&["check", &pid]).ok();
+    scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running"]).ok();
+    traveller.arrive("left running");
+    scene.is_empty_soon();
+}
+
 /// Frozen again and again while it runs, then thawed as a copy from each of the images: whatever it did meanwhile, each is
 /// of one instant. Nothing is to be seen in it afterwards.
 pub fn snapshots(binary: &Path, name: &str, who: Who, rounds: u32) {

@@ -140,6 +140,73 @@ fn the_guardian_dies_while_a_queue_is_looked_at() {
     }
 }
 
+/// What is moved for an instant so that all of it can be seen is put back without the guardian.
+#[test]
+fn the_guardian_dies_while_something_is_moved() {
+    let of_root = [("tcp_full", "freeze.repair")].into_iter().filter(|_| is_root());
+    let of_all = [
+        ("unix_datagram", "freeze.peek"),
+        ("unix_seqpacket", "freeze.peek"),
+        ("udp_queued", "freeze.peek"),
+        ("sysv_segment_detached", "freeze.segment"),
+    ];
+    for (name, step) in of_all.into_iter().chain(of_root) {
+        for fault in ["kill", "EIO"] {
+            let Some(scene) = Scene::new(Who::Myself) else { return };
+            let traveller = set_out(&scene, name);
+            let pid = traveller.pid.to_string();
+            let fault = format!("{step}:{fault}");
+            let outcome = frost_with_fault(&scene, &["freeze", &pid, "--to", "victim"], &fault);
+            assert!(
+                outcome.status != Some(0) && is_alive(traveller.pid),
+                "{name}: {fault} was not met\n{outcome}"
+            );
+            safe_and_sound(&scene, traveller, name);
+        }
+    }
+}
+
+/// What a thaw makes under a name is gone if it is killed before the program has it, and is made by the next.
+#[test]
+fn a_thaw_that_is_killed_leaves_no_object_with_a_name() {
+    if !is_root() {
+        skip("in namespaces of its own a builder's end is everybody's end");
+        return;
+    }
+    for (name, file) in [("mqueue_lost", "queue"), ("volatile_lost", "object")] {
+        let Some(scene) = Scene::new(Who::Myself) else { return };
+        let mut traveller = set_out(&scene, name);
+        let object = std::fs::read_to_string(scene.stage(file)).expect("the victim says how it is called");
+        let as_c = std::ffi::CString::new(object.clone()).expect("a name without zeros");
+        let remove = || match file {
+            // SAFETY: the name ends by a zero.
+            "queue" => unsafe { libc::mq_unlink(as_c.as_ptr()) == 0 },
+            _ => std::fs::remove_file(&object).is_ok(),
+        };
+        let is_there = || match file {
+            "queue" => {
+                // SAFETY: the name ends by a zero, and a number that was given is ours.
+                unsafe {
+                    let fd = libc::mq_open(as_c.as_ptr(), libc::O_RDONLY);
+                    fd >= 0 && libc::mq_close(fd) == 0
+                }
+            }
+            _ => Path::new(&object).exists(),
+        };
+        traveller.freeze();
+        assert!(remove(), "{name}: {object} is not there");
+        for step in ["thaw.open", "thaw.arrive", "thaw.verify", "thaw.stop"] {
+            let outcome = frost_with_fault(&scene, &["thaw", "victim"], &format!("{step}:kill"));
+            assert_ne!(outcome.status, Some(0), "{name}: {step} was not met\n{outcome}");
+            until(&format!("{object} is gone behind {step}"), || !is_there());
+            until("nothing of it runs", || scene.processes().is_empty());
+        }
+        traveller.thaw(&[]);
+        traveller.arrive("thawed");
+        scene.is_empty_soon();
+    }
+}
+
 #[test]
 fn the_guardian_dies_at_each_step_behind_a_precopy() {
     freeze_fault_at_each_step("kill", &["--precopy"]);

@@ -223,6 +223,85 @@ fn a_service_that_would_be_started_again() {
     outcome.refused(UNSUPPORTED, "--force");
 }
 
+/// A program that uses files which nobody serves while it stands still, or at all, is told so, and left alone soon.
+#[test]
+fn a_file_system_that_does_not_answer() {
+    let python = Path::new("/usr/bin/python3");
+    if !is_root() || !python.exists() || !Path::new("/dev/fuse").exists() {
+        skip("a file system of FUSE takes root, python3 and /dev/fuse");
+        return;
+    }
+    for place in ["inside", "outside"] {
+        let scene = scene();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/served.py");
+        fs::copy(script, scene.stage("served.py")).expect("our own directory");
+        let mut command = scene.command("setsid");
+        command.args(["unshare", "--mount", "--propagation", "private"]).arg(python);
+        command.args(["served.py", place]).current_dir(scene.path("stage"));
+        let mut started = scene.start(&mut command, Stdio::Files);
+        until("it uses its file", || scene.stage("ready").exists() || started.ended().is_some());
+        if started.ended().is_some() {
+            skip("a file system of FUSE cannot be mounted here");
+            return;
+        }
+        let server: i32 = scene.await_file("ready").parse().expect("a number");
+        let server = rustix::process::Pid::from_raw(server).expect("a process");
+        let signal = |signal| rustix::process::kill_process(server, signal).expect("it is ours");
+        let goes_on = || {
+            let count = || fs::read_to_string(scene.stage("told")).ok()?.parse::<u64>().ok();
+            let now = count().unwrap_or(0);
+            until("it goes on", || count().is_some_and(|count| count > now + 1));
+        };
+        let pid = started.pid().to_string();
+        if place == "outside" {
+            signal(rustix::process::Signal::STOP);
+            scene.frost(&["check", &pid]).refused(UNSUPPORTED, "");
+        }
+        for more in [&[][..], &["--leave-running"]] {
+            let arguments = [&["freeze", &pid, "--to", "victim"], more].concat();
+            scene.frost(&arguments).refused(UNSUPPORTED, "does not answer");
+            goes_on();
+        }
+        signal(rustix::process::Signal::CONT);
+        // Whoever is asked in vain waits until it is answered.
+        signal(rustix::process::Signal::KILL);
+        started.child().kill().expect("it is ours");
+        started.wait("a program that was killed", LIMIT);
+        until("all of it has ended", || scene.processes().is_empty());
+    }
+}
+
+/// A daemon that has nothing to do with the program but a queue of messages, which it would see without them for a moment.
+#[test]
+fn a_queue_that_a_stranger_has_open() {
+    let python = Path::new("/usr/bin/python3");
+    if !python.exists() {
+        skip("python3 is not here");
+        return;
+    }
+    let scene = scene();
+    let traveller = set_out(&scene, "mqueue_used");
+    let program = "import ctypes, os, time\n\
+                   if os.fork(): os._exit(0)\n\
+                   os.setsid()\n\
+                   if os.fork(): os._exit(0)\n\
+                   name = open('queue').read().encode()\n\
+                   assert ctypes.CDLL(None).mq_open(name, os.O_RDWR) >= 0\n\
+                   open('held.draft', 'w').write(str(os.getpid()))\n\
+                   os.rename('held.draft', 'held')\n\
+                   time.sleep(1000)";
+    let mut command = scene.command(python);
+    let mut starter =
+        scene.start(command.args(["-c", program]).current_dir(scene.path("stage")), Stdio::Files);
+    starter.wait("the one that starts it", LIMIT);
+    let stranger: i32 = scene.await_file("held").parse().expect("a number");
+    let pid = traveller.pid.to_string();
+    scene.frost(&["freeze", &pid]).refused(UNSUPPORTED, &format!("process {stranger} (python3)"));
+    let stranger = rustix::process::Pid::from_raw(stranger).expect("a process");
+    rustix::process::kill_process(stranger, rustix::process::Signal::KILL).expect("it is ours");
+    unharmed(&scene, traveller);
+}
+
 // Names.
 
 #[test]

@@ -101,6 +101,8 @@ const SPECIAL: &[&str] = &[
     // Of snapshots only: see snapshots.rs.
     "moving_direct",
     "unix_passing",
+    "regular_lease_mapped",
+    "filter_left_area",
 ];
 
 /// Half of the time something is in the way that goes by itself: both look until they find it gone.
@@ -110,6 +112,25 @@ fn what_passes_is_waited_for() {
     for who in [Who::Myself, Who::Ordinary] {
         journey::passing(binary(), "unix_passing", who);
     }
+}
+
+/// Nobody's lease is broken by a freeze.
+#[test]
+fn a_mapped_file_with_a_lease_is_not_opened() {
+    journey::unfrozen(binary(), "regular_lease_mapped");
+    for who in [Who::Myself, Who::Ordinary] {
+        journey::left_running(binary(), "regular_lease_mapped", who);
+    }
+}
+
+/// What a killed freezer has left is taken away only by calls that the filters let through.
+#[test]
+fn nothing_forbidden_is_done_to_tidy_up() {
+    journey::unfrozen(binary(), "filter_left_area");
+    if reads_filters() {
+        journey::left_running(binary(), "filter_left_area", Who::Myself);
+    }
+    journey::refused_in_the_runtime(binary(), "filter_left_area", "forbids calls", Who::Ordinary);
 }
 
 #[test]
@@ -427,6 +448,7 @@ refused! {
     unix_pending_closed "closed before it was accepted"
     unix_pending_closed_data "closed before it was accepted"
     netlink_unread "unread messages"
+    udp_error "error that was not read yet"
     netlink_generic "netlink socket of protocol 16"
     tree_traced "trac"
     directory_watched "F_NOTIFY"

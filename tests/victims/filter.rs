@@ -19,6 +19,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("filter_traps", traps),
     ("filter_without_asking", without_asking),
     ("filter_few_calls", few_calls),
+    ("filter_left_area", left_area),
     ("filter_no_executable_memory", no_executable_memory),
     ("filter_rights_given_up", rights_given_up),
     ("filter_listener", listener),
@@ -380,6 +381,25 @@ fn few_calls(stage: &Stage) -> Verdict {
     })?;
     counter.until_standing(1)?;
     stage.freeze_here()?;
+    stage.reap(child)
+}
+
+/// Something looks as if a freezer that died had left it there, and to take it away is forbidden.
+fn left_area(stage: &Stage) -> Verdict {
+    let counter = Counter::new()?;
+    let child = stage.fork(|| {
+        let rights = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let place = std::ptr::without_provenance_mut(0x10_0000_0000);
+        let area = unsafe { libc::mmap(place, 1 << 20, rights, flags, -1, 0) };
+        check!(area == place, "the place is taken");
+        no_new_privs()?;
+        install(&answering(libc::SYS_munmap, KILL), 0)?;
+        counter.stand(stage);
+        Ok(())
+    })?;
+    counter.until_standing(1)?;
+    stage.freeze_without_facts()?;
     stage.reap(child)
 }
 

@@ -26,6 +26,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_locks_of_processes", locks_of_processes),
     ("regular_lease_read", lease_read),
     ("regular_lease_write", lease_write),
+    ("regular_lease_mapped", lease_mapped),
     ("regular_lease_breaking", lease_breaking),
     ("regular_lease_lowered", lease_lowered),
     ("regular_lease_lowered_writer", lease_lowered_writer),
@@ -373,6 +374,33 @@ fn lease_write(stage: &Stage) -> Verdict {
     told_of(fd)?;
     sys!(fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK))?;
     open(&path, O_RDONLY | libc::O_NONBLOCK).map(drop)
+}
+
+/// A lease on a file that is also mapped, so that it has to be synced: whoever does that must not open it.
+fn lease_mapped(stage: &Stage) -> Verdict {
+    let path = text(stage, "leased", "content")?;
+    let fd = open(&path, O_RDWR)?;
+    let (rights, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), 4096, rights, shared, fd, 0) };
+    check!(memory != libc::MAP_FAILED, "it cannot be mapped");
+    unsafe { memory.cast::<u8>().write(b'C') };
+    // So is one that is only read and run, as a library may be.
+    let private =
+        unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_PRIVATE, fd, 0) };
+    check!(private != libc::MAP_FAILED, "it cannot be mapped");
+    let mut set: libc::sigset_t = zeroed();
+    sys!(sigaddset(&mut set, lease_signal()))?;
+    sys!(sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()))?;
+    const F_SETSIG: i32 = 10;
+    sys!(fcntl(fd, F_SETSIG, lease_signal()))?;
+    sys!(fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK))?;
+    stage.freeze_without_facts()?;
+    let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let told = unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &none) };
+    same!(told, -1, "the signal that tells of an open by another");
+    same!(sys!(fcntl(fd, libc::F_GETLEASE))?, libc::F_WRLCK, "the lease");
+    same!(unsafe { memory.cast::<u8>().read() }, b'C', "the memory");
+    Ok(())
 }
 
 /// Makes a lease, and a child that waits to open the file with `flags`; the signal that tells of it was taken.

@@ -20,6 +20,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("udp_queued_segments", queued_segments),
     ("udp_blocked", blocked),
     ("udp_lite", lite),
+    ("udp_error", error),
 ];
 
 fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
@@ -87,6 +88,24 @@ fn expect(socket: &UdpSocket, from: SocketAddr, data: &[u8]) -> Verdict {
     let (len, sender) = text(socket.recv_from(&mut bytes))?;
     same!(&bytes[..len], data, "a datagram that waited");
     same!(sender, from, "its sender");
+    Ok(())
+}
+
+/// A datagram waits, and behind it came an error that nobody has read.
+fn error(stage: &Stage) -> Verdict {
+    let (one, two) = (text(UdpSocket::bind("127.0.0.1:0"))?, text(UdpSocket::bind("127.0.0.1:0"))?);
+    text(one.connect(text(two.local_addr())?))?;
+    text(two.send_to(b"hello", text(one.local_addr())?))?;
+    drop(two);
+    // Nobody has that port now, which an ICMP message tells.
+    text(one.send(b"lost"))?;
+    stage.freeze_here()?;
+    text(one.set_nonblocking(true))?;
+    let mut bytes = [0; 16];
+    let first = one.recv(&mut bytes);
+    same!(first.map_err(|why| why.raw_os_error()), Err(Some(libc::ECONNREFUSED)), "the error");
+    let len = text(one.recv(&mut bytes))?;
+    same!(&bytes[..len], b"hello", "the datagram");
     Ok(())
 }
 

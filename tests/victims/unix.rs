@@ -68,6 +68,7 @@ fn messages(stage: &Stage, kind: i32) -> Verdict {
         sys!(send(one, message.as_ptr().cast(), size, 0))?;
     }
     stage.freeze_here()?;
+    same!(sys_socket_option(two, libc::SOL_SOCKET, libc::SO_PEEK_OFF)?, -1, "where a look begins");
     sys!(send(one, b"last".as_ptr().cast(), 4, 0))?;
     for size in [1usize, 0, 1000, 7] {
         same!(read_some(two, 5000)?, vec![size as u8; size], "a message");

@@ -12,9 +12,10 @@ use frost_keeper::notes::Note;
 use frost_model::pd::Filter;
 use frost_model::pd::filter::installation;
 use frost_model::{Obstacle, Pid};
-use frost_sys::proc::{self, Status};
+use frost_sys::proc::{self, Mapping, Status};
 use frost_sys::{ptrace, seccomp};
-use frost_tracee::inject::AREA_BYTES;
+use frost_tracee::inject::{self, AREA_BYTES};
+use frost_tracee::leftover;
 use frost_tracee::seize::StoppedProcess;
 use rustix::io::Errno;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -114,11 +115,28 @@ fn base(keeper: Option<&dyn Keeper>) -> u32 {
     keeper.map_or(0, Keeper::filters)
 }
 
+/// How many filters a program of the runtime has from its keeper: that has been filtered itself, and puts one on.
+fn under_keeper(mut pid: i32) -> u32 {
+    while let Ok(stat) = proc::stat(pid) {
+        if crate::survey::is_keeper(stat.ppid) {
+            return proc::status(stat.ppid).map_or(0, |status| status.seccomp_filters + 1);
+        }
+        if stat.ppid <= 1 || stat.ppid == pid {
+            break;
+        }
+        pid = stat.ppid;
+    }
+    0
+}
+
+fn has_own(pid: i32, tid: i32, base: u32) -> bool {
+    proc::thread_status(pid, tid).is_ok_and(|status| status.seccomp == 1 || status.seccomp_filters > base)
+}
+
 /// Returns whether a process has filters of its own.
 pub(crate) fn is_filtered(pid: i32, keeper: Option<&dyn Keeper>) -> bool {
     let tids = proc::threads(pid).unwrap_or_default();
-    let own = |status: Status| status.seccomp == 1 || status.seccomp_filters > base(keeper);
-    tids.into_iter().any(|tid| proc::thread_status(pid, tid).is_ok_and(own))
+    tids.into_iter().any(|tid| has_own(pid, tid, base(keeper)))
 }
 
 /// Finds the filters of all members, which are stopped, and lists what is in the way of carrying them.
@@ -171,6 +189,38 @@ pub(crate) fn learn(members: &[Member], keeper: Option<&dyn Keeper>) -> (Filters
         }
     }
     (filters, obstacles)
+}
+
+/// Takes out of a stopped process what a freezer or a thaw that died has left there, unless a filter may forbid one of the
+/// calls which that takes; tells whether there was something.
+///
+/// # Errors
+/// As [`inject::sweep`].
+pub(crate) fn sweep(
+    process: &StoppedProcess,
+    mappings: &[Mapping],
+    keeper: Option<&dyn Keeper>,
+) -> Result<bool, inject::Error> {
+    let left = mappings.iter().any(|mapping| inject::is_leftover(process.through, mapping))
+        || leftover::is_left_in(process.through, mappings);
+    if !left {
+        return Ok(false);
+    }
+    let base = base(keeper).max(under_keeper(process.through));
+    if process.threads.iter().any(|thread| has_own(process.pid, thread.tid, base)) {
+        let command = String::from_utf8_lossy(&process.stat.comm);
+        let member = Member::look(process.pid, Pid::new(process.inner), &command);
+        let (filters, in_the_way) = learn(&[member], keeper);
+        if !in_the_way.is_empty() || !filters.let_call(process, libc::SYS_close) {
+            // The survey tells of it; what was left harms nobody.
+            tracing::info!(
+                pid = process.pid,
+                "what a killed command has left stays: filters may forbid to remove it"
+            );
+            return Ok(false);
+        }
+    }
+    inject::sweep(process, mappings)
 }
 
 /// Lists what can be told of running processes.

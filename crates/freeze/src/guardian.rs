@@ -121,6 +121,9 @@ fn is_ending(pid: i32) -> bool {
 /// Lets go of all that ties the guardian to the command.
 fn settle() {
     let _ = rustix::process::setsid();
+    // Whoever has to be killed for want of memory, it should not be us, who have a program in our hands. An ordinary user may
+    // not ask for that.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     if let Ok(null) = rustix::fs::open("/dev/null", flags, Mode::empty()) {
         // A pipe that the command's caller reads to its end must not be kept open by us.

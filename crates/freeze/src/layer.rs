@@ -10,6 +10,7 @@ use frost_model::BytePath;
 use frost_model::clock::Timespec;
 use frost_model::layer::{Attribute, Layer, Lower, Node, Written};
 use frost_model::ram::Pages;
+use frost_sys::undo::Undo;
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -129,9 +130,13 @@ fn open(place: &Path, stat: &Stat, flags: OFlags) -> rustix::io::Result<OwnedFd>
     match rustix::fs::open(place, flags, Mode::empty()) {
         Err(Errno::ACCESS) => {
             let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-            rustix::fs::chmodat(CWD, place, mode | Mode::RWXU, rustix::fs::AtFlags::empty())?;
-            let opened = rustix::fs::open(place, flags, Mode::empty());
-            rustix::fs::chmodat(CWD, place, mode, rustix::fs::AtFlags::empty())?;
+            let set = |mode| rustix::fs::chmodat(CWD, place, mode, rustix::fs::AtFlags::empty());
+            let undo = Undo::armed(|| _ = set(mode))?;
+            set(mode | Mode::RWXU)?;
+            let opened = frost_sys::fault::point("freeze.mode")
+                .and_then(|()| rustix::fs::open(place, flags, Mode::empty()));
+            set(mode)?;
+            undo.disarm();
             opened
         }
         other => other,

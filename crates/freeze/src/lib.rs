@@ -33,6 +33,7 @@ mod persist;
 mod places;
 mod precopy;
 mod ram;
+mod reach;
 mod rm;
 mod routes;
 mod stash;

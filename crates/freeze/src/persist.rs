@@ -16,7 +16,7 @@ use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
 use crate::survey::{self, Seen};
 use crate::urgent::Urgent;
-use crate::{Frozen, Options, cpu, deposit, file, host, pd, ram, rm};
+use crate::{Frozen, Options, cpu, deposit, file, host, pd, ram, reach, rm};
 use frost_model::cap::{Capability, Content, Description, FileIdentity, Objects, RegularFile, Unnamed};
 use frost_model::clock::Clocks;
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
@@ -25,13 +25,13 @@ use frost_model::ram::Pages;
 use frost_model::rm::{Attachment, PageRange, Region, RmState};
 use frost_model::{BytePath, Checkpoint, Obstacle, PAGE_SIZE, Pid, Process, Steps};
 use frost_store::{Draft, Name, Store, Then};
+use frost_sys::lease::Leases;
 use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::{self, Mapping, Status, Timer};
 use frost_sys::{fault, pidfd, ptrace, sight};
-use frost_tracee::inject;
 use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
@@ -346,9 +346,23 @@ fn capture(
     let mut files = memory.precopy.as_mut().map(Precopy::begin_stop).unwrap_or_default();
     let ahead = Ahead::of(tree, urgent);
     let living: Vec<&StoppedProcess> = tree.processes().iter().filter(|process| !process.zombie).collect();
+    let users: Vec<reach::User> = living
+        .iter()
+        .map(|process| reach::User {
+            through: process.through,
+            inner: Pid::new(process.inner),
+            command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
+        })
+        .collect();
+    // Before anything looks at a file. All else that is in the way cannot be told then.
+    let silent = reach::silent(&users);
+    if !silent.is_empty() {
+        return Err(freeze.refused(silent));
+    }
     let mut maps = Vec::with_capacity(living.len());
     for process in &living {
-        maps.push(mappings(process, memory.precopy, exact).map_err(|error| freeze.failed(&*error))?);
+        let found = mappings(process, memory.precopy, exact, options.keeper);
+        maps.push(found.map_err(|error| freeze.failed(&*error))?);
     }
     for (process, mappings) in living.iter().zip(&maps) {
         crate::aio::settle(process.through, mappings).map_err(|errno| {
@@ -357,7 +371,7 @@ fn capture(
     }
     freeze.step("freeze.sweep")?;
 
-    let written = written_files(&living, &maps).map_err(|errno| freeze.failed(&errno))?;
+    let (written, leased) = written_files(&living, &maps).map_err(|errno| freeze.failed(&errno))?;
     if !options.leave_running {
         // Before anything notes what these files are: their times may change by it.
         sync(&written).map_err(|errno| freeze.failed(&errno))?;
@@ -367,6 +381,7 @@ fn capture(
     let seen: Vec<Seen<'_>> = living.iter().zip(&maps).map(|(process, maps)| seen(process, maps)).collect();
     let (mut catalog, mut obstacles) = survey::look(&seen, &mut files, Motion::Stopped, options.keeper)
         .map_err(|error| freeze.failed(&error))?;
+    obstacles.extend(leased);
     let (filters, in_the_way) = filter::learn(&survey::members(&seen), options.keeper);
     obstacles.extend(in_the_way);
     obstacles.extend(living.iter().filter_map(|process| lost_leader(process)));
@@ -612,13 +627,14 @@ fn mappings(
     process: &StoppedProcess,
     precopy: &mut Option<Precopy>,
     exact: bool,
+    keeper: Option<&dyn Keeper>,
 ) -> Result<Vec<Mapping>, Box<dyn Error>> {
     let mut look = || match precopy {
         Some(precopy) => precopy.mappings(process, exact),
         None => proc::mappings(process.through),
     };
     let mappings = look()?;
-    if inject::sweep(process, &mappings)? { Ok(look()?) } else { Ok(mappings) }
+    if filter::sweep(process, &mappings, keeper)? { Ok(look()?) } else { Ok(mappings) }
 }
 
 fn seen<'a>(process: &'a StoppedProcess, mappings: &'a [Mapping]) -> Seen<'a> {
@@ -698,9 +714,16 @@ fn dispatching(process: &StoppedProcess) -> Option<frost_model::Obstacle> {
 }
 
 /// Collects every regular file that the tree has open for writing or mapped so: what must be synced, so that the
-/// files on disk are those of the image.
-fn written_files(living: &[&StoppedProcess], maps: &[Vec<Mapping>]) -> Result<Vec<OwnedFd>, Errno> {
-    let mut files = Vec::new();
+/// files on disk are those of the image. A mapped file is opened only if no descriptor leads to it.
+///
+/// Also tells what keeps one from being synced.
+fn written_files(
+    living: &[&StoppedProcess],
+    maps: &[Vec<Mapping>],
+) -> Result<(Vec<OwnedFd>, Vec<Obstacle>), Errno> {
+    let written = |mapping: &&Mapping| mapping.shared && mapping.flags.has(*b"mw") && is_file(&mapping.name);
+    let mapped: HashSet<u64> = maps.iter().flatten().filter(written).map(|mapping| mapping.inode).collect();
+    let (mut files, mut obstacles) = (Vec::new(), Vec::new());
     let mut known = HashSet::new();
     let mut add = |file: OwnedFd| {
         let stat = rustix::fs::fstat(&file)?;
@@ -710,28 +733,53 @@ fn written_files(living: &[&StoppedProcess], maps: &[Vec<Mapping>]) -> Result<Ve
         }
         Ok(())
     };
-    for (process, mappings) in living.iter().zip(maps) {
+    for process in living {
         for fd in proc::numbers(process.through, "fd")? {
             let link = proc::link(process.through, &format!("fd/{fd}")).unwrap_or_default();
             if is_file(&link)
                 && let Ok(ours) = pidfd::pidfd_getfd(process.table(), fd)
-                && rustix::fs::fcntl_getfl(&ours)?.intersects(OFlags::WRONLY | OFlags::RDWR)
+                && let flags = rustix::fs::fcntl_getfl(&ours)?
+                && !flags.contains(OFlags::PATH)
+                && (flags.intersects(OFlags::WRONLY | OFlags::RDWR)
+                    // What is mapped may have been written, whatever this descriptor is for.
+                    || !mapped.is_empty() && mapped.contains(&rustix::fs::fstat(&ours)?.st_ino))
             {
                 add(ours)?;
             }
         }
-        for mapping in mappings.iter().filter(|mapping| mapping.shared && mapping.flags.has(*b"mw")) {
-            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    }
+    if mapped.is_empty() {
+        return Ok((files, obstacles));
+    }
+    let leases = Leases::read();
+    for (process, mappings) in living.iter().zip(maps) {
+        for mapping in mappings.iter().filter(written) {
+            let path = sight::of(proc::as_path(&mapping.name));
             // Which of them can be found by its path again is for the survey to tell.
-            if is_file(&mapping.name)
-                && let Ok(file) =
-                    rustix::fs::open(sight::of(proc::as_path(&mapping.name)), flags, Mode::empty())
-            {
-                add(file)?;
+            let Ok(stat) = rustix::fs::stat(&path) else { continue };
+            if known.contains(&(stat.st_dev, stat.st_ino)) {
+                continue;
+            }
+            match leases.open(&path, OFlags::RDONLY) {
+                Ok(file) => {
+                    known.insert((stat.st_dev, stat.st_ino));
+                    files.push(file);
+                }
+                Err(Errno::AGAIN) => obstacles.push(Obstacle {
+                    pid: Pid::new(process.inner),
+                    command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
+                    object: format!("file {}", String::from_utf8_lossy(&mapping.name)),
+                    reason: "it is mapped for writing, and somebody has a lease on it (F_SETLEASE), which would be broken by \
+                             syncing it"
+                        .to_owned(),
+                    remedy: "let the program keep a descriptor of it, or give the lease up".to_owned(),
+                    passes: false,
+                }),
+                Err(_) => {}
             }
         }
     }
-    Ok(files)
+    Ok((files, obstacles))
 }
 
 /// Whether what the kernel shows is the path of a file that still has a name.

@@ -674,12 +674,12 @@ fn enter(
             continue;
         }
         let mut mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;
-        if inject::sweep(process, &mappings).map_err(|error| freeze.failed(&error))? {
-            mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;
-        }
         if filter::is_filtered(process.pid, options.keeper) {
             // Its filters may forbid what it takes; all of it is copied in the stop.
             continue;
+        }
+        if inject::sweep(process, &mappings).map_err(|error| freeze.failed(&error))? {
+            mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;
         }
         match Tracker::enter(process, &mappings) {
             Ok(tracker) => trackers.push(Entered { pid, inner, parent, start_time, tracker, known: None }),

@@ -6,9 +6,11 @@ use frost_model::cap::{FileIdentity, FileRef};
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::path::BytePath;
 use frost_model::rm::{Attachment, Bounds, PageRange, Protection, RegionFlags, SpecialRegion, Vdso};
+use frost_sys::lease::Leases;
 use frost_sys::proc::{self, Mapping, Stat};
 use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 
 /// What a mapping shows, before it is known how the image refers to it.
@@ -49,6 +51,8 @@ pub(crate) struct FileCache {
     found: HashMap<Vec<u8>, Result<FileRef, String>>,
     /// What was found before the stop: still true of a file that has the same identity.
     before: HashMap<Vec<u8>, FileIdentity>,
+    /// Files that must not be opened; read at the first look.
+    leases: Option<Leases>,
 }
 
 impl FileCache {
@@ -58,6 +62,7 @@ impl FileCache {
         Self {
             found: HashMap::new(),
             before: known.map(|(name, file)| (name.clone(), file.identity.clone())).collect(),
+            leases: None,
         }
     }
 }
@@ -118,7 +123,10 @@ pub(crate) fn backing(mapping: &Mapping, files: &mut FileCache) -> Result<Backin
         return Ok(Backing::Deleted { device, inode });
     }
     let before = files.before.get(name);
-    let found = files.found.entry(name.to_vec()).or_insert_with(|| look(name, mapping, before));
+    let found = files.found.entry(name.to_vec()).or_insert_with(|| {
+        let leases = files.leases.get_or_insert_with(Leases::read);
+        look(name, mapping, before, leases)
+    });
     match found {
         Ok(file) if file.identity.inode == inode => Ok(Backing::File(file.clone())),
         Ok(_) => {
@@ -141,10 +149,19 @@ pub(crate) fn segment_key(mapping: &Mapping) -> i32 {
     digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0) as i32
 }
 
-fn look(name: &[u8], mapping: &Mapping, before: Option<&FileIdentity>) -> Result<FileRef, String> {
+fn look(
+    name: &[u8],
+    mapping: &Mapping,
+    before: Option<&FileIdentity>,
+    leases: &Leases,
+) -> Result<FileRef, String> {
     let path = frost_sys::sight::of(proc::as_path(name));
-    let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
-        .map_err(|errno| format!("the file cannot be opened: {errno}"))?;
+    let opened = match leases.open(&path, OFlags::RDONLY) {
+        // It is looked at only, then.
+        Err(Errno::AGAIN) => rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()),
+        opened => opened,
+    };
+    let opened = opened.map_err(|errno| format!("the file cannot be opened: {errno}"))?;
     let stat = rustix::fs::fstat(&opened).map_err(|errno| errno.to_string())?;
     let mut identity = file::identity(&stat);
     let same = before.filter(|before| FileIdentity { build_id: None, ..(*before).clone() } == identity);

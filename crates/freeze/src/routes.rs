@@ -4,8 +4,10 @@ use frost_image::Digest;
 use frost_model::cap::{Capability, Content, FileRef};
 use frost_model::route::{Action, IfChanged, Rule, Subject, find};
 use frost_model::{Checkpoint, DescriptionId, Obstacle};
+use frost_sys::lease::Leases;
 use frost_sys::sight;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 
@@ -47,10 +49,15 @@ pub(crate) fn apply(
     Ok(refused)
 }
 
-/// Opens a file by its path without ever waiting: the program stands still, and a fifo may have taken its place.
+/// Opens a file by its path without ever waiting: the program stands still, and a fifo may have taken its place. A lease is
+/// not broken.
 fn open(file: &FileRef) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(sight::of(file.path.as_path()), flags, Mode::empty())?;
+    let opened = match Leases::read().open(sight::of(file.path.as_path()), OFlags::RDONLY) {
+        Err(Errno::AGAIN) => {
+            return Err(io::Error::other("somebody has a lease on it (F_SETLEASE), which that would break"));
+        }
+        opened => opened?,
+    };
     if FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode) != FileType::RegularFile {
         return Err(io::Error::other("it is no regular file any more"));
     }

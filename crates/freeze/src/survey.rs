@@ -6,9 +6,10 @@ use crate::failure::{Failure, FailureKind};
 use crate::filter::{self, Member};
 use crate::patience::Patience;
 use crate::rm::{self, Behind, FileCache};
-use crate::{file, target};
+use crate::{file, reach, target};
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::{Obstacle, Pid};
+use frost_sys::lease::Leases;
 use frost_sys::proc::{self, Mapping, Status};
 use frost_tracee::denial::Denial;
 use frost_tracee::seize;
@@ -106,7 +107,7 @@ pub(crate) fn look(
 }
 
 /// Whether a process is a keeper, which is executed from memory.
-fn is_keeper(pid: i32) -> bool {
+pub(crate) fn is_keeper(pid: i32) -> bool {
     proc::link(pid, "exe").is_ok_and(|exe| exe.starts_with(b"/memfd:frost-keeper"))
 }
 
@@ -148,11 +149,7 @@ fn adopt_deleted(
             }
             let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
             let access = if written { OFlags::RDWR } else { OFlags::RDONLY };
-            let opened = rustix::fs::open(
-                proc::path(process.through, &name),
-                access | OFlags::CLOEXEC | OFlags::NOCTTY,
-                rustix::fs::Mode::empty(),
-            );
+            let opened = Leases::read().open(proc::path(process.through, &name), access);
             let Ok(file) = opened else { continue };
             if rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_nlink > 0) {
                 linked.insert((device, inode));
@@ -235,6 +232,19 @@ fn look_at_running(
         Ok(opened) => opened,
         Err(failure) => return (Err(failure), false),
     };
+    let users: Vec<reach::User> = running
+        .iter()
+        .map(|running| reach::User {
+            through: running.through,
+            inner: running.inner,
+            command: proc::command(running.pid),
+        })
+        .collect();
+    let silent = reach::silent(&users);
+    if !silent.is_empty() {
+        obstacles.extend(silent);
+        return (Ok((obstacles, Mappings::new())), false);
+    }
     let mut ended = Vec::new();
     let outcome = loop {
         let outcome = look_at(&running, keeper);

@@ -47,7 +47,7 @@ pub fn tidy(pid: i32, start_time: u64) -> Result<usize, Failure> {
         let stopped = StoppedTree::stop(pid, None, TIMEOUT).map_err(|error| failed(&error))?;
         for process in stopped.processes().iter().filter(|process| !process.zombie) {
             let mappings = proc::mappings(process.pid).map_err(|errno| failed(&errno))?;
-            if inject::sweep(process, &mappings).map_err(|error| failed(&error))? {
+            if crate::filter::sweep(process, &mappings, None).map_err(|error| failed(&error))? {
                 removed += 1;
             }
         }

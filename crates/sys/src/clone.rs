@@ -113,6 +113,23 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// Closes every descriptor but one: for a forked child that holds nothing else.
+pub fn close_others(kept: &OwnedFd) {
+    use rustix::fd::AsRawFd;
+    let kept = kept.as_raw_fd() as libc::c_uint;
+    // Before it is called nothing has been made of the others in the child that would close them once more.
+    let close = |from: libc::c_uint, to: libc::c_uint| {
+        if from <= to {
+            // SAFETY: the child that calls this ends without dropping what owns these descriptors.
+            unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+        }
+    };
+    if kept > 0 {
+        close(0, kept - 1);
+    }
+    close(kept + 1, libc::c_uint::MAX);
+}
+
 /// Namespaces for System V IPC and the names of the host.
 pub const IPC_AND_UTS: u64 = (libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64;
 

@@ -7,6 +7,9 @@ use super::Error;
 use frost_model::cap::{Lock, Owner};
 use frost_model::{BytePath, Pid};
 use frost_sys::fdinfo::FdInfo;
+use frost_sys::lease::Leases;
+use frost_sys::sock::set_int_option;
+use frost_sys::undo::Undo;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, Stat};
 use rustix::io::{Errno, Result};
@@ -94,13 +97,35 @@ impl Held {
         !self.flags.contains(OFlags::PATH) && self.flags & OFlags::RWMODE != OFlags::RDONLY
     }
 
-    /// Opens the same file with a description of its own, to read without moving the program's offset.
+    /// Opens the same file with a description of its own, to read without moving the program's offset; not one with a
+    /// lease, which that would break.
     pub(super) fn open_anew(&self) -> Result<OwnedFd> {
+        if Leases::read().has(&self.stat) {
+            return Err(Errno::AGAIN);
+        }
         let path = own_path(self.fd.as_fd());
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         // Reading leaves the access time alone where we may ask for that.
         rustix::fs::open(&path, flags | OFlags::NOATIME, rustix::fs::Mode::empty())
             .or_else(|_| rustix::fs::open(&path, flags, rustix::fs::Mode::empty()))
+    }
+
+    /// Does `work`, which looks along the queue of a socket by SO_PEEK_OFF, and puts that back to what it was `before`, even
+    /// if we are killed amid it.
+    pub(super) fn peeking<T>(
+        &self,
+        before: i32,
+        work: impl FnOnce() -> std::result::Result<T, Error>,
+    ) -> std::result::Result<T, Error> {
+        let put_back = || set_int_option(&self.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, before);
+        let undo = Undo::armed(|| _ = put_back()).map_err(|source| self.error(source))?;
+        // A fault, and with it the end of us, comes where it is the worst.
+        let moved = set_int_option(&self.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0)
+            .and_then(|()| frost_sys::fault::point("freeze.peek"));
+        let done = moved.map_err(|source| self.error(source)).and_then(|()| work());
+        put_back().map_err(|source| self.error(source))?;
+        undo.disarm();
+        done
     }
 
     /// Returns whom it signals, in our pid namespace.

@@ -521,11 +521,16 @@ impl Catalog {
     fn look_at_queues(&self, refusals: &mut Vec<(usize, Refusal)>) {
         let first = |key: &(u64, u64)| self.first_of(*key, |_| true);
         let queues: Vec<usize> = self.mqueues.iter().map(first).collect();
-        let names: Vec<Vec<u8>> = queues.iter().filter_map(|index| self.held[*index].link.clone()).collect();
-        let holders = outside::find_holders(&names, &self.members);
+        // Who else has one matters only where something must be taken out.
+        let full: Vec<&Held> =
+            queues.iter().map(|index| &self.held[*index]).filter(|held| mqueue::has_messages(held)).collect();
+        let users = match full.is_empty() {
+            true => BTreeMap::new(),
+            false => outside::find_users(&full, &self.members),
+        };
         for index in queues {
             let held = &self.held[index];
-            let other = held.link.as_ref().and_then(|link| holders.get(link));
+            let other = users.get(&held.key());
             let other = other.map(|(pid, command)| format!("process {pid} ({command})"));
             refusals.extend(mqueue::refusal(held, other.as_deref()).map(|refusal| (index, refusal)));
         }

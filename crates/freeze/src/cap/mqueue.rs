@@ -23,6 +23,12 @@ fn open(held: &Held) -> Result<OwnedFd> {
     rustix::fs::open(own_path(held.fd.as_fd()), flags, Mode::empty())
 }
 
+/// Whether messages wait in a queue, as far as that can be told.
+pub(super) fn has_messages(held: &Held) -> bool {
+    let queue = open(held).and_then(|queue| mqueue::attributes(&queue));
+    queue.map_or(true, |attributes| attributes.waiting > 0)
+}
+
 /// Says why a queue cannot be carried, if it cannot. `other` is a process outside of the tree that has it open.
 pub(super) fn refusal(held: &Held, other: Option<&str>) -> Option<Refusal> {
     let what = format!("POSIX message queue {}", held.name());

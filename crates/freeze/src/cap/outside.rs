@@ -44,6 +44,30 @@ pub(super) fn find_holders(sought: &[Vec<u8>], members: &Members) -> Holders {
     holders
 }
 
+/// Looks among all processes that we may see, but those of the tree, for one that has one of these message queues open.
+pub(super) fn find_users(queues: &[&Held], members: &Members) -> BTreeMap<(u64, u64), (Pid, String)> {
+    let mut users = BTreeMap::new();
+    let names: Vec<&[u8]> = queues.iter().filter_map(|held| held.link.as_deref()).collect();
+    let pids = frost_sys::proc::pids().unwrap_or_default();
+    let own = std::process::id() as i32;
+    for pid in pids.into_iter().filter(|pid| *pid != own && members.inner(Pid::new(*pid)).is_none()) {
+        for number in frost_sys::proc::numbers(pid, "fd").unwrap_or_default() {
+            let name = format!("fd/{number}");
+            // The link is read without looking at the file, which may lie where nobody answers.
+            if !frost_sys::proc::link(pid, &name).is_ok_and(|link| names.contains(&link.as_slice())) {
+                continue;
+            }
+            // Each IPC namespace has queues of its own, and another file system may have a file of that name.
+            let Ok(stat) = rustix::fs::stat(frost_sys::proc::path(pid, &name)) else { continue };
+            let key = (stat.st_dev, stat.st_ino);
+            if queues.iter().any(|held| held.key() == key) {
+                users.entry(key).or_insert_with(|| (Pid::new(pid), frost_sys::proc::command(pid)));
+            }
+        }
+    }
+    users
+}
+
 /// Captures a pipe to another program: what waits in it, if the tree reads it.
 pub(super) fn capture_pipe(ends: &Ends, held: &Held, holders: &Holders) -> Result<Capability, Error> {
     let capacity_bytes = pipe::capacity(held)?;

@@ -1,7 +1,7 @@
 //! What a description is, and whether that can be carried.
 
 use super::held::without_deleted;
-use super::{Error, Held, Members, device, eventfd, memfd, netlink, packet, raw, regular};
+use super::{Error, Held, Members, device, eventfd, memfd, netlink, packet, raw, regular, udp};
 use frost_model::{BytePath, Pid};
 use frost_sys::sock::int_option;
 use rustix::fs::{FileType, OFlags, major, minor};
@@ -258,7 +258,7 @@ fn socket(held: &Held) -> Result<Found, Refusal> {
             return Ok(Found::Tcp);
         }
         (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => {
-            return Ok(Found::Udp);
+            return udp::recognise(held).map(|()| Found::Udp);
         }
         (libc::AF_NETLINK, ..) => return netlink::recognise(held).map(|()| Found::Netlink),
         (libc::AF_INET | libc::AF_INET6, libc::SOCK_RAW, _) => {

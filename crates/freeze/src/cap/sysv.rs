@@ -146,12 +146,6 @@ impl<'a> Asked<'a> {
             .collect())
     }
 
-    /// Makes one call that takes no more than integers.
-    fn call(&mut self, nr: libc::c_long, args: [u64; 5]) -> Result<Result<i64, Errno>, Error> {
-        let results = self.calls(&mut Vec::new(), |_| vec![(nr, args)])?;
-        Ok(results.first().copied().unwrap_or(Err(Errno::IO)))
-    }
-
     /// Lists all objects of a kind that the namespace has.
     fn list(&mut self, kind: Kind) -> Result<Vec<(i32, Status)>, Error> {
         let mut room = vec![0; 256];
@@ -551,11 +545,26 @@ fn segment_content(
         let (pages, _) = ram::capture_windows(&[*whole], Some(&mut digest), pack)?;
         return Ok((pages, digest.finalize().into()));
     }
+    // Attached and detached by one tape, which makes an end of it even without us.
+    let mut job = Job::new(0);
     let flags = sysv::SHM_RDONLY as u64;
-    let address = asked.call(libc::SYS_shmat, [id as u64, 0, flags, 0, 0])?.map_err(failed)? as u64;
-    let window = (0, asked.process.through, address, len);
-    let captured = ram::capture_windows(&[window], Some(&mut digest), pack);
-    asked.call(libc::SYS_shmdt, [address, 0, 0, 0, 0])?.map_err(failed)?;
+    let mut attach = Entry::call(libc::SYS_shmat as u64, [id as u64, 0, flags, 0, 0, 0]);
+    // The call that makes the tape halt stands between them.
+    attach.forward = asked.area.entry_address(2) + Entry::arg_offset(0) as u64;
+    job.tape = vec![attach, Entry::call(libc::SYS_shmdt as u64, [0; 6])];
+    let through = asked.process.through;
+    let ran = asked.area.run_halting(&mut job, 1, |so_far| {
+        let address = match so_far.tape[0].result {
+            result if (-4095..0).contains(&result) => {
+                return Err(failed(Errno::from_raw_os_error(-result as i32)));
+            }
+            address => address as u64,
+        };
+        frost_sys::fault::point("freeze.segment").map_err(failed)?;
+        let window = (0, through, address, len);
+        Ok(ram::capture_windows(&[window], Some(&mut digest), pack)?)
+    });
+    let captured = ran.map_err(|source| Error::Inject { pid: asked.process.pid, source })?;
     Ok((captured?.0, digest.finalize().into()))
 }
 

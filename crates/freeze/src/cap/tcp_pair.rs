@@ -9,6 +9,7 @@ use super::{Held, pipe, tcp};
 use frost_model::cap::{TcpInside, TcpPeer};
 use frost_model::id::DescriptionId;
 use frost_sys::sock::{int_option, option, set_int_option};
+use frost_sys::undo::Undo;
 use rustix::event::PollFlags;
 use rustix::io::Result;
 use rustix::net::{RecvFlags, recv};
@@ -219,7 +220,10 @@ fn may_repair() -> bool {
 fn peek(held: &Held) -> Result<Vec<u8>> {
     // Where looking begins, if the program set that (Linux 6.10).
     let from = int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF).unwrap_or(-1);
+    let put_back = || set_int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, from);
+    let mut undo = None;
     if from >= 0 {
+        undo = Some(Undo::armed(|| _ = put_back())?);
         set_int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, -1)?;
     }
     let waiting = rustix::io::ioctl_fionread(&held.fd)? as usize;
@@ -229,8 +233,9 @@ fn peek(held: &Held) -> Result<Vec<u8>> {
         Err(rustix::io::Errno::AGAIN) => Ok(0),
         Err(error) => Err(error),
     };
-    if from >= 0 {
-        set_int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, from)?;
+    if let Some(undo) = undo {
+        put_back()?;
+        undo.disarm();
     }
     let got = got?;
     if got != waiting {
@@ -251,13 +256,19 @@ fn unsent(held: &Held, missing: u64) -> Result<Vec<u8>> {
     let (level, reuse) = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
     // Set to zero behind our back at the end of it (do_tcp_setsockopt).
     let before = int_option(&held.fd, level, reuse)?;
+    let put_back = || {
+        let ended = set_int_option(&held.fd, tcp, TCP_REPAIR, OFF_NO_PROBE);
+        set_int_option(&held.fd, level, reuse, before).and(ended)
+    };
+    // A connection that stays in this state sends and receives nothing any more.
+    let undo = Undo::armed(|| _ = put_back())?;
     set_int_option(&held.fd, tcp, TCP_REPAIR, 1)?;
+    frost_sys::fault::point("freeze.repair")?;
     let mut queue = vec![0u8; 64 << 20];
     let got = set_int_option(&held.fd, tcp, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
         .and_then(|()| recv(&held.fd, &mut queue[..], RecvFlags::PEEK | RecvFlags::DONTWAIT));
-    let ended = set_int_option(&held.fd, tcp, TCP_REPAIR, OFF_NO_PROBE);
-    set_int_option(&held.fd, level, reuse, before)?;
-    ended?;
+    put_back()?;
+    undo.disarm();
     let (_, got) = got?;
     let from = got.checked_sub(missing as usize).ok_or(rustix::io::Errno::IO)?;
     Ok(queue[from..got].to_vec())

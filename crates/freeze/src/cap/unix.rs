@@ -13,6 +13,7 @@ use frost_sys::unix_diag::{self, ESTABLISHED, LISTENING};
 use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 use rustix::fs::FileType;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -251,9 +252,7 @@ pub(super) fn peek_all(held: &Held) -> Result<Vec<Peeked>, Error> {
             Some(_) => {}
         }
     }
-    let seen = walk(held, is_stream);
-    set_int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, before).map_err(fail)?;
-    seen
+    held.peeking(before, || walk(held, is_stream))
 }
 
 fn walk(held: &Held, is_stream: bool) -> Result<Vec<Peeked>, Error> {
@@ -264,7 +263,10 @@ fn walk(held: &Held, is_stream: bool) -> Result<Vec<Peeked>, Error> {
     let mut all = Vec::new();
     let mut offset = 0;
     let mut room = 256 * 1024;
-    while all.len() < MESSAGES_MAX {
+    loop {
+        if all.len() == MESSAGES_MAX {
+            return Err(held.error(Errno::MSGSIZE));
+        }
         at(offset)?;
         let Some(seen) = sock::peek(&held.fd, room).map_err(fail)? else { break };
         if seen.truncated && !is_stream {

@@ -4,8 +4,9 @@ use super::held::Place;
 use super::{Error, Held, Sink, content, regular};
 use frost_model::cap::{FileRef, LockKind, Volatile};
 use frost_model::{BytePath, Pid};
+use frost_sys::lease::Leases;
 use rustix::fd::AsFd;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 /// Whether a description is of such a file and may have changed it.
@@ -22,10 +23,10 @@ fn is_in_memory(held: &Held) -> bool {
     regular && matches!(magic, 0x0102_1994 | 0x8584_58f6)
 }
 
-/// Opens a file that is mapped so that it can be written, by its path; `None` if it is none of these.
+/// Opens a file that is mapped so that it can be written, by its path; `None` if it is none of these, or
+/// has a lease.
 pub(super) fn of_mapping(path: &[u8], pid: Pid, command: &str) -> Option<Held> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(frost_sys::proc::as_path(path), flags, Mode::empty()).ok()?;
+    let fd = Leases::read().open(frost_sys::proc::as_path(path), OFlags::RDONLY).ok()?;
     let held = Held::new(fd, Place { pid, command: command.to_owned(), number: None }).ok()?;
     is_in_memory(&held).then_some(held)
 }

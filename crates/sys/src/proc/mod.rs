@@ -73,11 +73,17 @@ pub fn link(id: i32, name: &str) -> Result<Vec<u8>> {
 
 /// Lists the entries of a directory of `/proc/ID` whose names are numbers, in ascending order.
 pub fn numbers(id: i32, name: &str) -> Result<Vec<i32>> {
-    let directory = rustix::fs::open(
-        path(id, name),
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    numbers_in(&path(id, name))
+}
+
+/// Lists the processes that we may see, in ascending order.
+pub fn pids() -> Result<Vec<i32>> {
+    numbers_in(std::path::Path::new("/proc"))
+}
+
+fn numbers_in(path: &std::path::Path) -> Result<Vec<i32>> {
+    let directory =
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut numbers = Vec::new();
     for entry in rustix::fs::Dir::new(directory)? {
         let entry = entry?;

@@ -1,0 +1,175 @@
+//! Whether file systems answer that are served by somebody: by a process, or by another machine.
+//!
+//! A question to such a file system waits for its server, and cannot be given up once that has heard it
+//! (`request_wait_answer`, fs/fuse/dev.c; a hard mount of NFS). Whoever serves it may be dead, or in the very tree that
+//! stands still; then we would wait for ever, with the program. So a process that nobody waits for asks first.
+
+use frost_model::{Obstacle, Pid};
+use frost_sys::clone::{Clone, close_others, exit_now, fork_beside_threads};
+use frost_sys::proc;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::pipe::PipeFlags;
+use std::collections::BTreeSet;
+
+/// Types of file systems that are served, beside those of FUSE.
+const SERVED: [&[u8]; 12] = [
+    b"9p",
+    b"afs",
+    b"ceph",
+    b"cifs",
+    b"coda",
+    b"glusterfs",
+    b"lustre",
+    b"nfs",
+    b"nfs4",
+    b"smb3",
+    b"virtiofs",
+    b"vboxsf",
+];
+/// How long a server may take.
+const ANSWERS_WITHIN: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
+/// A process whose files are looked at.
+pub(crate) struct User {
+    pub(crate) through: i32,
+    pub(crate) inner: Pid,
+    pub(crate) command: String,
+}
+
+/// A place where a served file system is mounted.
+struct Mount {
+    place: Vec<u8>,
+    kind: Vec<u8>,
+}
+
+impl Mount {
+    /// Reads a line of proc_pid_mountinfo(5): `36 35 0:42 / /mnt rw shared:1 - fuse.sshfs host: rw`.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let place = plain(fields.nth(4)?);
+        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+        let served = kind.starts_with(b"fuse") && kind != b"fusectl" || SERVED.contains(&kind);
+        served.then(|| Self { place, kind: kind.to_vec() })
+    }
+
+    fn has(&self, path: &[u8]) -> bool {
+        let below = |rest: &[u8]| rest.is_empty() || rest[0] == b'/' || self.place == b"/";
+        path.strip_prefix(self.place.as_slice()).is_some_and(below)
+    }
+}
+
+/// Takes back what mountinfo writes as `\040`.
+fn plain(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let code =
+            after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                plain.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                plain.push(*first);
+                rest = after;
+            }
+        }
+    }
+    plain
+}
+
+/// Lists the file systems that processes use and that do not answer. Nothing of theirs is touched by us.
+pub(crate) fn silent(users: &[User]) -> Vec<Obstacle> {
+    let Some(first) = users.first() else { return Vec::new() };
+    let mounts = proc::read(first.through, "mountinfo").unwrap_or_default();
+    let mounts: Vec<Mount> = mounts.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect();
+    let mut obstacles = Vec::new();
+    let mut asked = BTreeSet::new();
+    if mounts.is_empty() {
+        return obstacles;
+    }
+    for user in users {
+        for path in paths(user.through) {
+            // The innermost one.
+            let mount = mounts.iter().filter(|mount| mount.has(&path)).max_by_key(|mount| mount.place.len());
+            let Some(mount) = mount.filter(|mount| asked.insert(mount.place.clone())) else { continue };
+            // As that process sees it, which may have a mount namespace or a root of its own.
+            let place = [format!("/proc/{}/root", user.through).as_bytes(), &mount.place].concat();
+            if !answers(&place) {
+                let place = String::from_utf8_lossy(&mount.place);
+                obstacles.push(Obstacle {
+                    pid: user.inner,
+                    command: user.command.clone(),
+                    object: format!("file system {place} ({})", String::from_utf8_lossy(&mount.kind)),
+                    reason: format!(
+                        "it does not answer, so {} on it cannot be looked at",
+                        String::from_utf8_lossy(&path)
+                    ),
+                    remedy:
+                        "look after its server; one that runs within the program has to run outside of it"
+                            .to_owned(),
+                    passes: false,
+                });
+            }
+        }
+    }
+    obstacles
+}
+
+/// Lists the paths of all that a process has open or mapped, by what the kernel knows of them without asking anybody.
+fn paths(pid: i32) -> BTreeSet<Vec<u8>> {
+    let links = ["cwd", "root", "exe"].into_iter().map(|name| proc::link(pid, name));
+    let numbers = proc::numbers(pid, "fd").unwrap_or_default();
+    let open = numbers.into_iter().map(|fd| proc::link(pid, &format!("fd/{fd}")));
+    let mapped = proc::bare_mappings(pid).unwrap_or_default().into_iter().map(|mapping| mapping.name);
+    let all = links.chain(open).filter_map(Result::ok).chain(mapped);
+    all.filter(|path| path.starts_with(b"/")).collect()
+}
+
+/// Asks a file system for its size: a question that is never answered from a cache.
+fn answers(place: &[u8]) -> bool {
+    let Ok((reader, writer)) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC) else { return true };
+    match fork_beside_threads() {
+        Ok(Clone::Child) => {
+            // It may stay for ever, and must hold nothing of ours then.
+            close_others(&writer);
+            let _ = rustix::process::setsid();
+            let _ = rustix::fs::statfs(proc::as_path(place));
+            let _ = rustix::io::write(&writer, b"answered");
+            exit_now(0)
+        }
+        Ok(Clone::Parent { pid, .. }) => {
+            drop(writer);
+            let mut fds = [PollFd::new(&reader, PollFlags::IN)];
+            let answered = rustix::event::poll(&mut fds, Some(&ANSWERS_WITHIN)) != Ok(0);
+            let Some(pid) = rustix::process::Pid::from_raw(pid) else { return answered };
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            let options = if answered {
+                rustix::process::WaitOptions::empty()
+            } else {
+                // Where it waits no signal may reach it.
+                rustix::process::WaitOptions::NOHANG
+            };
+            let _ = rustix::process::waitpid(Some(pid), options);
+            answered
+        }
+        Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn served_file_systems_are_read_from_mountinfo() {
+        let mount = Mount::parse(b"36 35 0:42 / /mnt/a\\040b rw shared:1 - fuse.sshfs host: rw").unwrap();
+        assert_eq!((mount.place.as_slice(), mount.kind.as_slice()), (&b"/mnt/a b"[..], &b"fuse.sshfs"[..]));
+        assert!(mount.has(b"/mnt/a b") && mount.has(b"/mnt/a b/c") && !mount.has(b"/mnt/a bc"));
+        assert!(Mount::parse(b"36 35 8:1 / / rw - ext4 /dev/sda1 rw").is_none());
+        assert!(Mount::parse(b"36 35 0:1 / /sys/fs/fuse/connections rw - fusectl fusectl rw").is_none());
+        assert!(Mount::parse(b"36 35 0:50 / / rw - nfs4 server:/ rw").unwrap().has(b"/any"));
+        assert!(Mount::parse(b"").is_none());
+    }
+}
