@@ -70,6 +70,10 @@ pub struct ThawContext {
     pub terminal: bool,
     /// The program gets an IPC namespace of its own.
     pub own_ipc: bool,
+    /// Whoever builds it lives in a pid namespace of the program's, where numbers are the program's.
+    pub own_pids: bool,
+    /// Its layers are not mounted yet, so what lies in them cannot be looked at.
+    pub layers_unseen: bool,
 }
 
 /// How a description is obtained.
@@ -364,6 +368,11 @@ pub fn plan(
             }
             problems.extend(more);
         }
+        if context.layers_unseen
+            && place(checkpoint, &description.capability).is_some_and(|place| checkpoint.is_layered(&place))
+        {
+            problems.clear();
+        }
         obstacles.extend(problems.into_iter().map(|problem| obstacle(checkpoint, id, problem)));
         planned.push(planning);
     }
@@ -389,6 +398,28 @@ fn kept_elsewhere() -> file::Problem {
     }
 }
 
+/// Where in the file system a capability is found.
+fn place(checkpoint: &Checkpoint, capability: &Capability) -> Option<BytePath> {
+    let path = match capability {
+        Capability::Regular(regular) => match &regular.content {
+            Content::Named { file, .. } => &file.path,
+            Content::Unnamed(object) => &checkpoint.objects.unnamed.get(object.index())?.path,
+        },
+        Capability::Directory(directory) => &directory.file.path,
+        Capability::Device(device) => &device.file.path,
+        Capability::Fifo(fifo) => &fifo.file.path,
+        Capability::Unix(socket) => match &socket.name {
+            Some(UnixName::Path { path, directory: Some(directory), .. }) => {
+                return Some(BytePath::from(directory.as_path().join(path.as_path()).as_path()));
+            }
+            Some(UnixName::Path { path, .. }) => path,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(path.clone())
+}
+
 /// Makes every description as planned. `pack` is the pack of the image, to be read at offsets.
 ///
 /// # Errors
@@ -400,8 +431,8 @@ pub fn build(
     pack: BorrowedFd<'_>,
     kept: Option<&Kept>,
 ) -> Result<Built, Error> {
-    let (volatile, in_memory) = volatile::Made::open_all(checkpoint, pack)?;
-    let (queues, mqueues) = mqueue::Made::open_all(checkpoint, context.own_ipc)?;
+    let (volatile, in_memory) = volatile::Made::open_all(checkpoint, pack, context.own_pids)?;
+    let (queues, mqueues) = mqueue::Made::open_all(checkpoint, context)?;
     let mut replaced = regular::Replaced::default();
     let mut objects = Objects::make(checkpoint, planned, pack, &mut replaced)?;
     objects.mqueues = mqueues;

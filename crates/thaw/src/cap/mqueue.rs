@@ -1,11 +1,13 @@
 //! POSIX message queues: found by their name again if they are as they were, else made anew.
 
+use super::ThawContext;
 use super::error::{About, Error};
 use super::file::Problem;
 use frost_model::Checkpoint;
 use frost_model::cap::Mqueue;
 use frost_model::clock::Timespec;
 use frost_sys::mqueue::{self, Attributes};
+use frost_sys::undo::Undo;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::Errno;
@@ -59,22 +61,30 @@ pub(super) fn standing(queue: &Mqueue, own: bool) -> Standing {
     }
 }
 
-/// Queues that are open; the names of those that were made are taken away again when this is dropped before the program
-/// has them.
+/// Queues that are open; the names of those that were made are taken away again when we go, or drop this, before the
+/// program has them.
 #[derive(Debug, Default)]
 pub(super) struct Made {
     names: Vec<Vec<u8>>,
+    /// Those who do it if we are killed; nobody in a pid namespace of the program's, in which they would take its numbers.
+    undo: Vec<Undo>,
+    apart: bool,
 }
 
 impl Made {
     /// The program has them.
     pub(super) fn keep(&mut self) {
         self.names.clear();
+        self.undo.drain(..).for_each(Undo::disarm);
     }
 
     /// Opens every queue, and makes those that are missing.
-    pub(super) fn open_all(checkpoint: &Checkpoint, own: bool) -> Result<(Self, Vec<OwnedFd>), Error> {
-        let mut made = Self::default();
+    pub(super) fn open_all(
+        checkpoint: &Checkpoint,
+        context: &ThawContext,
+    ) -> Result<(Self, Vec<OwnedFd>), Error> {
+        let own = context.own_ipc;
+        let mut made = Self { names: Vec::new(), undo: Vec::new(), apart: context.own_pids };
         let mut queues = Vec::new();
         if own && !checkpoint.objects.mqueues.is_empty() {
             raise_limits(checkpoint);
@@ -100,6 +110,10 @@ impl Made {
         let open = |name: &[u8]| mqueue::open(name, libc::O_RDWR | libc::O_NONBLOCK, 0o600, Some(attributes));
         let mut name = queue.name.as_bytes().to_vec();
         let mut number = 0;
+        let undo = match self.apart {
+            true => None,
+            false => Some(Undo::prepare(|| _ = mqueue::unlink(queue.name.as_bytes()))?),
+        };
         let fd = loop {
             match open(&name) {
                 // What has no name any more may have had one that is another's by now.
@@ -113,6 +127,8 @@ impl Made {
         if queue.removed {
             mqueue::unlink(&name)?;
         } else {
+            undo.iter().for_each(Undo::arm);
+            self.undo.extend(undo);
             self.names.push(name);
         }
         for message in &queue.messages {
@@ -133,6 +149,7 @@ impl Drop for Made {
         for name in &self.names {
             let _ = mqueue::unlink(name);
         }
+        self.undo.drain(..).for_each(Undo::disarm);
     }
 }
 

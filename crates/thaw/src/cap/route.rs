@@ -204,11 +204,15 @@ impl Cut {
             if stat.st_size.cast_unsigned() <= file.identity.len_bytes {
                 continue;
             }
-            // The program may have it for reading only.
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-            let fd =
-                rustix::fs::open(file::own_path(opened), flags, Mode::empty()).about("cut", &file.path)?;
-            writable.push((fd, file));
+            let access = rustix::fs::fcntl_getfl(opened).about("look at", &file.path)? & OFlags::RWMODE;
+            let fd = if access == OFlags::RDONLY {
+                let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+                rustix::fs::open(file::own_path(opened), flags, Mode::empty())
+            } else {
+                // Opened again, it would break a lease that the program has on it by now.
+                rustix::io::fcntl_dupfd_cloexec(opened, 0)
+            };
+            writable.push((fd.about("cut", &file.path)?, file));
         }
         writable.iter().try_for_each(|(fd, file)| {
             rustix::fs::ftruncate(fd, file.identity.len_bytes).about("cut", &file.path)

@@ -5,6 +5,7 @@ use super::file::Problem;
 use super::{pack, regular};
 use frost_model::cap::Volatile;
 use frost_model::{BytePath, Checkpoint};
+use frost_sys::undo::Undo;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -78,24 +79,30 @@ fn is_as_it_was(volatile: &Volatile, file: &OwnedFd) -> rustix::io::Result<bool>
     Ok(*hasher.finalize().as_bytes() == volatile.digest)
 }
 
-/// Files in memory that are open; those that were made are removed again when this is dropped before the program has them.
+/// Files in memory that are open; those that were made are removed again when we go, or drop this, before the
+/// program has them.
 #[derive(Debug, Default)]
 pub(super) struct Made {
-    made: Vec<BytePath>,
+    paths: Vec<BytePath>,
+    /// Those who do it if we are killed; nobody in a pid namespace of the program's, in which they would take its numbers.
+    undo: Vec<Undo>,
+    apart: bool,
 }
 
 impl Made {
     /// The program has them.
     pub(super) fn keep(&mut self) {
-        self.made.clear();
+        self.paths.clear();
+        self.undo.drain(..).for_each(Undo::disarm);
     }
 
     /// Opens every file, by its path, and makes those that are missing.
     pub(super) fn open_all(
         checkpoint: &Checkpoint,
         pack: BorrowedFd<'_>,
+        apart: bool,
     ) -> Result<(Self, BTreeMap<BytePath, OwnedFd>), Error> {
-        let mut made = Self::default();
+        let mut made = Self { paths: Vec::new(), undo: Vec::new(), apart };
         let mut files = BTreeMap::new();
         for volatile in &checkpoint.objects.volatile {
             let path = &volatile.file.path;
@@ -120,8 +127,14 @@ impl Made {
     fn make(&mut self, volatile: &Volatile, pack: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
         let file = &volatile.file;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let undo = match self.apart {
+            true => None,
+            false => Some(Undo::prepare(|| _ = rustix::fs::unlink(file.path.as_path()))?),
+        };
         let fd = rustix::fs::open(file.path.as_path(), flags, Mode::RUSR | Mode::WUSR)?;
-        self.made.push(file.path.clone());
+        undo.iter().for_each(Undo::arm);
+        self.undo.extend(undo);
+        self.paths.push(file.path.clone());
         rustix::fs::ftruncate(&fd, file.identity.len_bytes)?;
         pack::copy(pack, &volatile.pages, &fd, file.identity.len_bytes)?;
         regular::finish(&fd, &file.identity)?;
@@ -131,8 +144,9 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        for path in &self.made {
+        for path in &self.paths {
             let _ = rustix::fs::unlink(path.as_path());
         }
+        self.undo.drain(..).for_each(Undo::disarm);
     }
 }

@@ -14,11 +14,19 @@ use frost_sys::elf;
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
 
-pub(super) fn obstacles(checkpoint: &Checkpoint, copy: bool, rules: &[Rule]) -> Vec<Obstacle> {
+pub(super) fn obstacles(
+    checkpoint: &Checkpoint,
+    copy: bool,
+    rules: &[Rule],
+    layers_unseen: bool,
+) -> Vec<Obstacle> {
     let mut found = Vec::new();
     let recorded: Vec<HashMap<&[u8], &FileRef>> = checkpoint.processes.iter().map(files_of).collect();
     let in_memory = volatile::standings(checkpoint);
     for (file_use, index) in pool::file_uses(checkpoint) {
+        if layers_unseen && checkpoint.is_layered(&BytePath::new(file_use.path.as_slice())) {
+            continue;
+        }
         let process = &checkpoint.processes[index];
         let object = format!("file {}", String::from_utf8_lossy(&file_use.path));
         if let Some(removed) = pool::removed_directory(checkpoint, index, &file_use) {

@@ -155,21 +155,15 @@ impl Plan {
         let rules = rules(checkpoint, options.routes);
         let mut obstacles = host::obstacles(checkpoint, &baseline);
         obstacles.extend(pids::obstacles(checkpoint, namespaces));
-        obstacles.extend(files::obstacles(checkpoint, options.clone, &rules));
+        obstacles.extend(files::obstacles(checkpoint, options.clone, &rules, !home));
         obstacles.extend(rights::obstacles(checkpoint, &baseline, namespaces));
         obstacles.extend(compile::tree_obstacles(checkpoint, relation));
         obstacles.extend(sysv.obstacles);
-        let context = context(options.attach, options.clone, terminal, namespaces);
+        let mut context = context(options.attach, options.clone, terminal, namespaces);
+        // Nobody sees the files of its layers before it has a home.
+        context.layers_unseen = !home;
         let (capabilities, refused) = cap::plan(checkpoint, &context, &rules, options.kept);
         obstacles.extend(refused);
-        if options.home.is_none() {
-            // Nobody sees the files of its layers before it has a home.
-            let unseen = |obstacle: &Obstacle| {
-                let mut layers = checkpoint.layers.iter();
-                layers.any(|layer| names(&obstacle.object, &layer.directory.to_string()))
-            };
-            obstacles.retain(|obstacle| !unseen(obstacle));
-        }
         Ok(Self {
             name: String::new(),
             version: 0,
@@ -195,12 +189,6 @@ impl Plan {
     }
 }
 
-/// Returns whether the text of an object tells a path that is `directory` or lies below it.
-fn names(object: &str, directory: &str) -> bool {
-    let mut ends = object.match_indices(directory).map(|(at, found)| &object[at + found.len()..]);
-    ends.any(|end| end.is_empty() || end.starts_with(['/', ')']))
-}
-
 /// The rules that hold for a thaw: those that are given, then those that the program was started with.
 pub fn rules(checkpoint: &Checkpoint, given: &[Rule]) -> Vec<Rule> {
     let own = checkpoint.host.runtime.iter().flat_map(|runtime| &runtime.routes);
@@ -208,7 +196,15 @@ pub fn rules(checkpoint: &Checkpoint, given: &[Rule]) -> Vec<Rule> {
 }
 
 fn context(attach: bool, copy: bool, terminal: bool, namespaces: Namespaces) -> cap::ThawContext {
-    cap::ThawContext { attach, copy, own_terminals: namespaces.terminals, terminal, own_ipc: namespaces.ipc }
+    cap::ThawContext {
+        attach,
+        copy,
+        own_terminals: namespaces.terminals,
+        terminal,
+        own_ipc: namespaces.ipc,
+        own_pids: namespaces.pid,
+        layers_unseen: false,
+    }
 }
 
 fn planned(process: &Process) -> PlannedProcess {
@@ -288,19 +284,4 @@ const LIMIT_NAMES: [&str; 16] = [
 /// Returns the name of a limit.
 pub(crate) fn limit_name(number: u32) -> &'static str {
     LIMIT_NAMES.get(number as usize).copied().unwrap_or("an unknown limit")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::names;
-
-    #[test]
-    fn an_object_at_or_below_a_directory_is_found_by_its_text() {
-        for object in ["fd 3 (file /a/b/c)", "fd 3 (directory /a/b)", "/a/b", "/a/b/c"] {
-            assert!(names(object, "/a/b"), "{object}");
-        }
-        for object in ["fd 3 (file /a/bc)", "fd 3 (directory /a)", "memory"] {
-            assert!(!names(object, "/a/b"), "{object}");
-        }
-    }
 }
