@@ -378,7 +378,7 @@ fn passing(stage: &Stage) -> Verdict {
     let mut rounds = 0u32;
     while !stage.gone() {
         let mut client = Some(text(UnixStream::connect(&path))?);
-        let expected: &[u8] = if rounds % 2 == 0 { b"" } else { b"early" };
+        let expected: &[u8] = if rounds.is_multiple_of(2) { b"" } else { b"early" };
         match rounds % 2 {
             0 => client = None,
             _ => text(client.iter_mut().try_for_each(|client| client.write_all(expected)))?,

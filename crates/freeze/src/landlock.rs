@@ -49,5 +49,6 @@ pub(crate) fn refuse(process: &StoppedProcess, facts: &ProcessFacts) -> Option<O
         object: "Landlock domain".to_owned(),
         reason: "its rules cannot be read back, so that a thaw would lose them in silence".to_owned(),
         remedy: "run the program without its sandbox, where it has a switch for that".to_owned(),
+        passes: false,
     })
 }

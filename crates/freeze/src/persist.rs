@@ -696,6 +696,7 @@ fn own_keyring(process: &StoppedProcess, facts: &ProcessFacts) -> Option<frost_m
         reason: "the kernel does not give back all keys, nor takes them under their numbers".to_owned(),
         remedy: "let the program keep its keys in another keyring (keyrings(7)), as that of its user"
             .to_owned(),
+        passes: false,
     })
 }
 
