@@ -14,11 +14,13 @@ const BEGIN: &str = "<!-- records: made by `cargo xtask records` -->\n";
 const END: &str = "<!-- end of records -->\n";
 
 /// The modules of the model in the order in which a reader wants them; those of `cap` that are not named follow.
-const MODULES: [&str; 24] = [
+const MODULES: [&str; 26] = [
     "process",
     "machine",
     "layer",
+    "bundle",
     "host",
+    "network",
     "route",
     "clock",
     "pd/identity",

@@ -239,6 +239,13 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
             "make the directory what it was, or thaw it on the machine that it was frozen on".to_owned(),
         ),
         Runtime::Written(_) => (Status::Failed, "look at it as the user whose program it is".to_owned()),
+        Runtime::Bundle { path, .. } => (
+            Status::Unsupported,
+            format!("make an empty directory {} first, or move away what is there", path.display()),
+        ),
+        Runtime::Network | Runtime::Kept => {
+            (Status::Failed, "thaw a copy beside it (`--clone`), or another version of it".to_owned())
+        }
         Runtime::Unprepared => (Status::Unsupported, "only programs of `frost run` have a budget".to_owned()),
         Runtime::Program { source, .. } => match source.kind() {
             ErrorKind::NotFound => (Status::NotFound, "give its path, or look at PATH".to_owned()),

@@ -8,6 +8,7 @@ use crate::held::Since;
 use crate::places::Places;
 use crate::ram::{self, Error};
 use crate::rm::Backing;
+use frost_model::bundle::Bundled;
 use frost_model::ram::{Pages, Run};
 use frost_model::rm::PageRange;
 use frost_model::{Checkpoint, PAGE_SIZE, Pid};
@@ -28,6 +29,8 @@ pub(crate) struct Earlier {
     pack: OwnedFd,
     /// Where the pages of each process lie in the pack: end of a run by address, its start, its place.
     runs: BTreeMap<Pid, BTreeMap<u64, (u64, u64)>>,
+    /// The files that it brings along.
+    pub(crate) bundle: Vec<Bundled>,
     compared_bytes: u64,
     equal_bytes: u64,
     ours: Vec<u8>,
@@ -54,6 +57,7 @@ impl Earlier {
             since: since(image),
             pack: image.pack()?,
             runs: runs(image.checkpoint()),
+            bundle: image.checkpoint().bundle.clone(),
             compared_bytes: 0,
             equal_bytes: 0,
             ours: vec![0; CHUNK_BYTES],

@@ -25,6 +25,8 @@ pub struct Source {
     pub directory: PathBuf,
     /// Where what it wrote lies.
     pub upper: PathBuf,
+    /// Where what lies below is found.
+    pub below: PathBuf,
     /// What lies below.
     pub lower: Vec<Lower>,
 }
@@ -159,7 +161,7 @@ fn entries(place: &Path, stat: &Stat) -> rustix::io::Result<Vec<PathBuf>> {
 }
 
 /// Reads extended attributes, but for those of overlayfs and those that nobody else may set.
-fn attributes(place: &Path) -> rustix::io::Result<Vec<Attribute>> {
+pub(crate) fn attributes(place: &Path) -> rustix::io::Result<Vec<Attribute>> {
     let mut list = vec![0u8; 65_536];
     let length = match rustix::fs::llistxattr(place, &mut list[..]) {
         Ok(length) => length,

@@ -12,6 +12,7 @@
 
 mod ahead;
 mod aio;
+mod bundle;
 pub mod cap;
 mod cpu;
 mod deposit;
@@ -27,6 +28,7 @@ mod inner;
 mod landlock;
 pub mod layer;
 mod listening;
+mod network;
 mod patience;
 mod pd;
 mod persist;
@@ -95,6 +97,9 @@ pub trait Keeper: std::fmt::Debug {
     /// Directories of which the program has a view of its own.
     fn layers(&self) -> &[layer::Source];
 
+    /// Whether the program sees other files than we do beside those of its layers: what its image brought along.
+    fn is_bundled(&self) -> bool;
+
     /// Holds a descriptor until it is [given](Self::give) back, instead of an earlier one; it is closed when the program ends.
     ///
     /// # Errors
@@ -133,6 +138,8 @@ pub struct Options<'a> {
     pub precopy: bool,
     /// Also capture the regular files that it has open for writing.
     pub files: bool,
+    /// Also capture the files of this machine that it uses.
+    pub bundle: bool,
     /// Freeze although a service manager would start the program again.
     pub force: bool,
     /// Store all of its memory, also what an earlier image of the same name has.
@@ -151,6 +158,7 @@ impl Default for Options<'_> {
             leave_running: false,
             precopy: false,
             files: false,
+            bundle: false,
             force: false,
             full: false,
             stop_timeout: Duration::from_secs(10),

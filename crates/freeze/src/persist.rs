@@ -140,6 +140,7 @@ pub(crate) fn run(
 ) -> Result<Frozen, Failure> {
     let mut freeze = Freeze { pid, what, steps };
     survey::see_as(options.keeper);
+    let _meant = crate::network::mean(options.keeper).map_err(|error| freeze.failed(&error))?;
     let mut draft = store.begin(name).map_err(|error| freeze.failed(&error))?;
     let origin = frost_store::observe(pid).map_err(|error| freeze.failed(&error))?.unwrap_or_default();
     draft.aim_at(&origin).map_err(|error| freeze.failed(&error))?;
@@ -251,7 +252,17 @@ pub(crate) fn run(
             releasing = release.and_then(|release| named().spawn(release).ok());
         }
     }
-    let Captures { checkpoint, written, own } = captures;
+    let Captures { mut checkpoint, written, own } = captures;
+    if options.bundle {
+        let known = earlier.as_ref().map_or(&[][..], |earlier| earlier.bundle.as_slice());
+        checkpoint.bundle = crate::bundle::gather(
+            &checkpoint,
+            known,
+            options.keeper.map_or(&[], Keeper::layers),
+            draft.pack(),
+        )
+        .map_err(|error| freeze.failed(&error))?;
+    }
     let threads = checkpoint.processes.iter().map(|process| process.cpu.threads.len()).sum::<usize>() as u32;
     let mut frozen = Frozen {
         name: name.to_string(),
@@ -384,6 +395,10 @@ fn capture(
     obstacles.extend(leased);
     let (filters, in_the_way) = filter::learn(&survey::members(&seen), options.keeper);
     obstacles.extend(in_the_way);
+    let root = seen.first().map(|root| (root.inner, root.command.as_str()));
+    let (network, in_the_way) =
+        crate::network::look(options.keeper, root).map_err(|error| freeze.failed(&error))?;
+    obstacles.extend(in_the_way);
     obstacles.extend(living.iter().filter_map(|process| lost_leader(process)));
     obstacles.extend(living.iter().filter_map(|process| dispatching(process)));
     if !obstacles.is_empty() {
@@ -502,12 +517,15 @@ fn capture(
     }
     let xstate = processes.first().and_then(|process| process.cpu.threads.first());
     let xstate = xstate.map_or(&[][..], |thread| thread.xstate.as_slice());
-    let host = host::describe(
+    let mut host = host::describe(
         tree.processes().first().map_or(freeze.pid, |root| root.through),
         xstate,
         features.to_vec(),
         options.keeper,
     );
+    if let Some(runtime) = &mut host.runtime {
+        runtime.network = network;
+    }
     freeze.step("freeze.sessions")?;
     let mut layers = Vec::new();
     for source in options.keeper.map(Keeper::layers).unwrap_or_default() {
@@ -518,8 +536,17 @@ fn capture(
     freeze.step("freeze.memory")?;
     behind.sysv.put(&mut objects);
     objects.filters = filters.used();
-    let mut checkpoint =
-        Checkpoint { host, clocks, processes, descriptions, objects, dataspaces, machine: None, layers };
+    let mut checkpoint = Checkpoint {
+        host,
+        clocks,
+        processes,
+        descriptions,
+        objects,
+        dataspaces,
+        machine: None,
+        layers,
+        bundle: Vec::new(),
+    };
     let rules = checkpoint.host.runtime.as_mut().map(|runtime| std::mem::take(&mut runtime.routes));
     let refused = crate::routes::apply(&mut checkpoint, rules.as_deref().unwrap_or_default());
     let refused = refused.map_err(|(path, error)| {

@@ -10,6 +10,7 @@ use crate::{file, reach, target};
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::{Obstacle, Pid};
 use frost_sys::lease::Leases;
+use frost_sys::network;
 use frost_sys::proc::{self, Mapping, Status};
 use frost_tracee::denial::Denial;
 use frost_tracee::seize;
@@ -163,7 +164,9 @@ fn adopt_deleted(
 
 /// Means by the program's paths what they are to it, if it has a view of its own.
 pub(crate) fn see_as(keeper: Option<&dyn Keeper>) {
-    frost_sys::sight::set(keeper.filter(|keeper| !keeper.layers().is_empty()).map(Keeper::pid));
+    frost_sys::sight::set(
+        keeper.filter(|keeper| !keeper.layers().is_empty() || keeper.is_bundled()).map(Keeper::pid),
+    );
 }
 
 /// Lists a process and its descendants, and those that its keeper has adopted; parents come before their children.
@@ -206,6 +209,11 @@ pub(crate) fn look_ahead(
     see_as(keeper);
     let stat = target::validate(pid, force)?;
     let what = format!("cannot check process {pid} ({})", String::from_utf8_lossy(&stat.comm));
+    let failed = |error: crate::cap::Error| {
+        Failure::new(FailureKind::Failed, what.as_str()).because(&error).state("nothing was touched")
+    };
+    // A freeze that surveys first has said so already.
+    let _meant = if network::is_meant() { None } else { crate::network::mean(keeper).map_err(failed)? };
     let mut looks = 1;
     loop {
         let (outcome, changed) = look_at_running(pid, keeper, &what);
@@ -329,5 +337,7 @@ fn look_at(running: &[Running], keeper: Option<&dyn Keeper>) -> Result<Vec<Obsta
         .collect();
     let (_, mut obstacles) = look(&seen, &mut FileCache::default(), Motion::Running, keeper)?;
     obstacles.extend(filter::survey(&members(&seen), keeper));
+    let root = seen.first().map(|root| (root.inner, root.command.as_str()));
+    obstacles.extend(crate::network::look(keeper, root)?.1);
     Ok(obstacles)
 }

@@ -7,11 +7,15 @@ use frost_image::{
     Blocks, Digest, Error, FEATURE_MACHINE, FEATURE_MACHINE_CHANGED, FORMAT, Header, ImageId, Instance,
     MANIFEST_LIMIT_BYTES, Manifest, Name, PACK_LIMIT_BYTES, Then, Tree, decode, encode,
 };
+use frost_model::bundle::Bundled;
 use frost_model::cap::{Ipc, MessageQueue, QueuedMessage, Segment, SemaphoreSet, SemaphoreUndo};
+use frost_model::host::Runtime;
+use frost_model::layer::{Node, Written};
 use frost_model::machine::{Changed, Extent};
+use frost_model::network::{Address, Network, Setting};
 use frost_model::ram::{Pages, Run};
 use frost_model::rm::Attachment;
-use frost_model::{Checkpoint, ObjectId, Pid};
+use frost_model::{BytePath, Checkpoint, ObjectId, Pid};
 use proptest::prelude::*;
 
 /// A manifest file and its header.
@@ -213,6 +217,89 @@ fn a_checkpoint_that_cannot_be_obeyed_is_refused() {
     other.host.architecture = "aarch64".to_owned();
     let (header, _) = written(&other, sample::PACK_BYTES);
     assert_eq!(header.architecture, "aarch64");
+}
+
+/// Something that an image brings along.
+fn bundled(path: &str, mode: u32, node: Node) -> Bundled {
+    let file = Written {
+        path: BytePath::new(path),
+        mode,
+        uid: 0,
+        gid: 0,
+        modified: Default::default(),
+        attributes: Vec::new(),
+        node,
+    };
+    Bundled { file, identity: Default::default(), digest: [0; 32] }
+}
+
+#[test]
+fn what_is_brought_along_stays_below_its_directory() {
+    let directory = |path: &str| bundled(path, 0o040_755, Node::Directory { opaque: false });
+    let file = |path: &str| bundled(path, 0o100_644, Node::File { len_bytes: 0, pages: Pages::default() });
+    let link = |path: &str| bundled(path, 0o120_777, Node::Symlink(BytePath::new("/etc")));
+    let is_read = |bundle: Vec<Bundled>| {
+        let checkpoint = Checkpoint { bundle, ..sample::checkpoint() };
+        let (_, bytes) = written(&checkpoint, sample::PACK_BYTES);
+        match read(&bytes) {
+            Ok(_) => true,
+            Err(Error::Malformed { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(is_read(vec![directory(""), directory("usr"), file("usr/a"), link("usr/b")]));
+    for bundle in [
+        vec![directory("usr")],
+        vec![directory(""), file("usr/a")],
+        vec![directory(""), file("../a")],
+        vec![directory(""), file("/a")],
+        vec![directory(""), directory(".."), file("../a")],
+        vec![directory(""), directory("a/"), file("a//b")],
+        vec![directory(""), file("a\0b")],
+        // Through a link it would be made elsewhere.
+        vec![directory(""), link("a"), file("a/passwd")],
+        vec![directory(""), link("a"), directory("a"), file("a/passwd")],
+        vec![directory(""), file("b"), file("a")],
+        vec![directory(""), bundled("a", 0o100_644, Node::Link(0))],
+        vec![directory(""), bundled("a", 0o020_666, Node::Removed)],
+        vec![directory(""), bundled("a", 0o104_755, Node::Directory { opaque: false })],
+        vec![file("")],
+    ] {
+        assert!(!is_read(bundle.clone()), "{bundle:?}");
+    }
+    let run = Run { offset: 0, len_bytes: 4096, pack_offset: sample::PACK_BYTES };
+    let pages = Pages { runs: vec![run] };
+    let beyond = bundled("a", 0o100_644, Node::File { len_bytes: 4096, pages });
+    assert!(!is_read(vec![directory(""), beyond]));
+}
+
+#[test]
+fn a_network_has_addresses_and_settings_that_lead_nowhere_else() {
+    let is_read = |network: Network| {
+        let mut checkpoint = sample::checkpoint();
+        checkpoint.host.runtime = Some(Runtime { network: Some(network), ..Default::default() });
+        let (_, bytes) = written(&checkpoint, sample::PACK_BYTES);
+        match read(&bytes) {
+            Ok(_) => true,
+            Err(Error::Malformed { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let setting = |name: &str| Setting { name: name.to_owned(), value: b"1".to_vec() };
+    let with = |names: &[&str]| Network {
+        settings: names.iter().map(|name| setting(name)).collect(),
+        ..Network::default()
+    };
+    assert!(is_read(with(&["core/somaxconn", "ipv4/ip_forward"])));
+    for name in ["", "/etc/passwd", "../kernel/core_pattern", "ipv4/../../kernel/x", "a//b", "a/./b", "a\0"] {
+        assert!(!is_read(with(&[name])), "{name}");
+    }
+    assert!(!is_read(with(&["b", "a"])));
+    assert!(!is_read(with(&["a", "a"])));
+    let address = |len: usize, prefix| Address { bytes: vec![1; len], prefix, scope: 0 };
+    let at = |address| Network { addresses: vec![address], ..Network::default() };
+    assert!(is_read(at(address(4, 32))) && is_read(at(address(16, 128))));
+    assert!(!is_read(at(address(4, 33))) && !is_read(at(address(5, 8))) && !is_read(at(address(16, 129))));
 }
 
 /// With one object of System V of each kind, the segment attached.

@@ -25,6 +25,8 @@ pub struct Held {
     pub second: Option<OwnedFd>,
     /// The listener of the program's filter.
     pub listener: Option<OwnedFd>,
+    /// What tells somebody by being closed that the keeper has ended; it does nothing else with it.
+    pub tie: Option<OwnedFd>,
 }
 
 impl Held {
@@ -68,6 +70,7 @@ pub fn become_keeper(root: i32, held: &Held) -> Errno {
     let (log, master) = (number(held.log.as_ref()), number(held.master.as_ref()));
     let (watcher, second) = (number(held.watcher.as_ref()), number(held.second.as_ref()));
     let told = number(held.listener.as_ref());
+    number(held.tie.as_ref());
     // Behind the numbers, for people: what it is the keeper of.
     let place = held.place.as_ref().and_then(|(directory, _)| {
         rustix::fs::readlink(format!("/proc/self/fd/{}", directory.as_raw_fd()), Vec::new()).ok()
@@ -95,6 +98,12 @@ pub struct Environment {
     pub console: Option<PathBuf>,
     /// Directories of which it has a view of its own.
     pub layers: Vec<Layer>,
+    /// What its image brought along for directories.
+    pub covers: Vec<Cover>,
+    /// Whether it has a network of its own.
+    pub network: bool,
+    /// Whether that is to reach outside, if it can.
+    pub outward: bool,
 }
 
 /// Where a program of the runtime is to be thawed: in the namespaces of a keeper.
@@ -115,6 +124,9 @@ pub struct Home {
     /// The entrances of the control groups that it is to be built in.
     pub groups: Vec<OwnedFd>,
 }
+
+/// The interface by which a network of a program's own reaches outside, if somebody there serves it.
+pub const OUTWARD: &str = "tap0";
 
 /// What failed, and why.
 pub type Failed = (String, Errno);
@@ -155,6 +167,23 @@ pub fn mount_proc(highest_pid: &[u8]) -> std::result::Result<(), Failed> {
         .map_err(|errno| ("a /proc of its own".to_owned(), errno))?;
     // Before 6.14 it is one for all, and not ours to set.
     let _ = std::fs::write(PID_MAX, highest_pid);
+    Ok(())
+}
+
+/// Makes a new network namespace, in which we are, as its program finds it.
+///
+/// There are no ports in there that are others' to protect: an ordinary `user`'s program, which has no rights over it, may
+/// have the low ones too.
+///
+/// # Errors
+/// What failed.
+pub fn begin_network(user: bool) -> std::result::Result<(), Failed> {
+    const LOW_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+    frost_sys::network::census::begin().map_err(|errno| ("its loopback interface".to_owned(), errno))?;
+    if user {
+        let io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        std::fs::write(LOW_PORTS, "0").map_err(|error| (LOW_PORTS.to_owned(), io(error)))?;
+    }
     Ok(())
 }
 
@@ -235,6 +264,117 @@ impl Layer {
     }
 }
 
+/// Files that are laid over those of a directory; nobody can make anything in it then. The directories in it are as
+/// they were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cover {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Where those files lie.
+    pub files: PathBuf,
+    /// An empty directory beside them.
+    pub empty: PathBuf,
+    /// Whether nothing else is to be seen in it.
+    pub whole: bool,
+}
+
+/// Lays files over directories, of which an outer one stands before those in it. What is mounted in these stays to be
+/// seen.
+///
+/// # Errors
+/// Which mount failed.
+pub fn mount_covers(covers: &[Cover]) -> std::result::Result<(), Failed> {
+    for cover in covers {
+        let failed = |errno| (format!("files over {}", cover.directory.display()), errno);
+        // An overlay takes no directory that is in another of its own (ELOOP), as the store is in its user's home.
+        let inside = cover.files.starts_with(&cover.directory);
+        let mut points = Vec::new();
+        if !cover.whole {
+            points = expose(cover, inside).map_err(failed)?;
+            for point in mounted_in(&cover.directory) {
+                if !points.iter().any(|shown| point.starts_with(shown)) {
+                    points.push(point);
+                }
+            }
+        }
+        let mut trees = Vec::new();
+        for point in points {
+            // Mounts that are locked, as those are that an ordinary user did not make, can be taken with all that is in
+            // them (`has_locked_children`, fs/namespace.c).
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_RECURSIVE
+                | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+            trees.push((rustix::mount::open_tree(CWD, &point, flags).map_err(failed)?, point));
+        }
+        let below = if inside || cover.whole { &cover.empty } else { &cover.directory };
+        let text = format!("lowerdir={}:{},userxattr", escaped(&cover.files), escaped(below));
+        mount_overlay(&cover.directory, text).map_err(failed)?;
+        for (tree, point) in trees {
+            let to_empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            rustix::mount::move_mount(&tree, "", CWD, &point, to_empty).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lists what in a directory is to be seen as it is: the directories, and of those that are seen through no overlay
+/// (`alone`) all that is not among the files that are laid over it. Each gets a place among these.
+fn expose(cover: &Cover, alone: bool) -> Result<Vec<PathBuf>> {
+    let io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&cover.directory).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let (kind, place) = (entry.file_type().map_err(io)?, cover.files.join(entry.file_name()));
+        let is_there = place.symlink_metadata().is_ok();
+        if kind.is_dir() {
+            if alone && !is_there {
+                std::fs::create_dir(&place).map_err(io)?;
+            }
+            found.push(entry.path());
+        } else if alone && !is_there {
+            if kind.is_symlink() {
+                let to = std::fs::read_link(entry.path()).map_err(io)?;
+                std::os::unix::fs::symlink(to, &place).map_err(io)?;
+            } else {
+                std::fs::File::create_new(&place).map_err(io)?;
+                found.push(entry.path());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Lists what is mounted in a directory, without what is mounted in those in turn.
+fn mounted_in(directory: &Path) -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let mut points: Vec<PathBuf> = points.map(frost_sys::cgroup::unescaped).collect();
+    points.retain(|point| point != directory && point.starts_with(directory));
+    points.sort();
+    points.dedup();
+    let all = points.clone();
+    points.retain(|point| !all.iter().any(|other| other != point && point.starts_with(other)));
+    points
+}
+
+/// Mounts an overlay over a directory; what is forbidden in that is forbidden in the overlay.
+fn mount_overlay(directory: &Path, text: String) -> Result<()> {
+    let data = CString::new(text).map_err(|_| Errno::INVAL)?;
+    let below = rustix::fs::statvfs(directory)?.f_flag;
+    let mut flags = MountFlags::empty();
+    for (there, here) in [
+        (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (rustix::fs::StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (rustix::fs::StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+    ] {
+        if below.contains(there) {
+            flags |= here;
+        }
+    }
+    rustix::mount::mount("frost", directory, "overlay", flags, Some(data.as_c_str()))
+}
+
 /// Mounts layers over their directories.
 ///
 /// # Errors
@@ -250,21 +390,7 @@ pub fn mount_layers(layers: &[Layer]) -> std::result::Result<(), Failed> {
             escaped(&layer.upper()),
             escaped(&layer.work()),
         );
-        let data = CString::new(text).map_err(|_| failed(Errno::INVAL))?;
-        // What is forbidden in the directory is forbidden in the layer.
-        let below = rustix::fs::statvfs(&layer.directory).map_err(failed)?.f_flag;
-        let mut flags = MountFlags::empty();
-        for (there, here) in [
-            (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
-            (rustix::fs::StatVfsMountFlags::NODEV, MountFlags::NODEV),
-            (rustix::fs::StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
-        ] {
-            if below.contains(there) {
-                flags |= here;
-            }
-        }
-        rustix::mount::mount("frost", &layer.directory, "overlay", flags, Some(data.as_c_str()))
-            .map_err(failed)?;
+        mount_overlay(&layer.directory, text).map_err(failed)?;
     }
     Ok(())
 }

@@ -9,8 +9,9 @@ use crate::cap::{
     TcpPeer, UnixState,
 };
 use crate::id::{DataspaceId, DescriptionId, ObjectId};
-use crate::layer::Node;
+use crate::layer::{Node, Written};
 use crate::machine::{DiskBase, Machine};
+use crate::network::Setting;
 use crate::path::BytePath;
 use crate::pd::filter;
 use crate::process::Checkpoint;
@@ -98,8 +99,16 @@ impl Checkpoint {
         checker.objects()?;
         checker.sysv()?;
         checker.layers()?;
+        checker.network()?;
+        checker.bundle()?;
         Ok(checker.stored.into_inner())
     }
+}
+
+/// Whether a relative path leads nowhere but down.
+fn is_plain(path: &BytePath) -> bool {
+    let parts = || path.as_bytes().split(|byte| *byte == b'/');
+    !path.as_bytes().contains(&0) && parts().all(|part| !matches!(part, b"" | b"." | b".."))
 }
 
 fn malformed(place: impl Into<String>, what: &'static str) -> Malformed {
@@ -118,6 +127,29 @@ fn memory_policy(place: &str, policy: Option<&MemoryPolicy>) -> Result<(), Malfo
 }
 
 impl Checker<'_> {
+    fn network(&self) -> Result<(), Malformed> {
+        let runtime = self.checkpoint.host.runtime.as_ref();
+        let Some(network) = runtime.and_then(|runtime| runtime.network.as_ref()) else { return Ok(()) };
+        let place = || "network".to_owned();
+        for address in &network.addresses {
+            let bits = match address.bytes.len() {
+                4 => 32,
+                16 => 128,
+                _ => return Err(malformed(place(), "an address has neither 4 nor 16 bytes")),
+            };
+            if address.prefix > bits {
+                return Err(malformed(place(), "an address has a longer prefix than bits"));
+            }
+        }
+        if !network.settings.iter().all(Setting::is_named) {
+            return Err(malformed(place(), "a setting has a name that leads elsewhere"));
+        }
+        if !network.settings.is_sorted_by(|one, next| one.name < next.name) {
+            return Err(malformed(place(), "settings do not ascend"));
+        }
+        Ok(())
+    }
+
     fn processes(&self) -> Result<(), Malformed> {
         let mut pids = HashSet::new();
         let mut tids = HashSet::new();
@@ -283,57 +315,74 @@ impl Checker<'_> {
     fn layers(&self) -> Result<(), Malformed> {
         for (index, layer) in self.checkpoint.layers.iter().enumerate() {
             let place = format!("layer {index}");
-            let plain = |path: &BytePath| {
-                let parts = || path.as_bytes().split(|byte| *byte == b'/');
-                !path.as_bytes().contains(&0) && parts().all(|part| !matches!(part, b"" | b"." | b".."))
-            };
             let absolute = layer.directory.as_bytes().strip_prefix(b"/");
-            if absolute.is_none_or(|rest| rest.is_empty() || !plain(&BytePath::new(rest))) {
+            if absolute.is_none_or(|rest| rest.is_empty() || !is_plain(&BytePath::new(rest))) {
                 return Err(malformed(place, "is of no directory"));
             }
-            // A builder follows these paths: nothing may lead it elsewhere, so what is above each is a directory that it
-            // has made before.
-            let mut directories: HashSet<&[u8]> = HashSet::new();
-            let mut paths: HashSet<&[u8]> = HashSet::new();
-            for (at, written) in layer.written.iter().enumerate() {
-                let path = written.path.as_bytes();
-                let place = || format!("{place}, {}", written.path);
-                let parent = match path.iter().rposition(|byte| *byte == b'/') {
-                    Some(slash) => &path[..slash],
-                    None => &[],
-                };
-                let first = at == 0 && path.is_empty();
-                if !first && (!plain(&written.path) || !directories.contains(parent)) || !paths.insert(path) {
-                    return Err(malformed(place(), "has no directory before it, or stands twice"));
-                }
-                let kind = written.mode & 0o170_000;
-                let fits = match &written.node {
-                    Node::Directory { .. } => kind == 0o040_000 && directories.insert(path),
-                    Node::File { len_bytes, pages } => {
-                        self.pages(&place(), pages, *len_bytes, false)?;
-                        kind == 0o100_000 && i64::try_from(*len_bytes).is_ok()
-                    }
-                    Node::Link(first) => {
-                        let first = layer.written[..at].get(*first as usize);
-                        first.is_some_and(|first| {
-                            !matches!(first.node, Node::Directory { .. } | Node::Link(_) | Node::Removed)
-                        })
-                    }
-                    Node::Symlink(to) => kind == 0o120_000 && !to.as_bytes().contains(&0),
-                    Node::Special { .. } => matches!(kind, 0o010_000 | 0o020_000 | 0o060_000 | 0o140_000),
-                    Node::Removed => true,
-                };
-                if !fits || first && !matches!(written.node, Node::Directory { .. }) {
-                    return Err(malformed(place(), "is not what its mode says, or a link to nothing"));
-                }
-                if written.attributes.iter().any(|attribute| attribute.name.as_bytes().contains(&0)) {
-                    return Err(malformed(place(), "has an attribute without a name"));
-                }
-            }
+            self.tree(&place, layer.written.iter())?;
             let ascending = layer.lower.windows(2).all(|pair| pair[0].path < pair[1].path);
-            if !ascending || !layer.lower.iter().all(|lower| plain(&lower.path)) {
+            if !ascending || !layer.lower.iter().all(|lower| is_plain(&lower.path)) {
                 return Err(malformed(place, "has paths that do not ascend"));
             }
+        }
+        Ok(())
+    }
+
+    /// Checks a tree of files that a builder makes: the directory in which all are, then what is in it.
+    fn tree<'w>(&self, place: &str, all: impl Iterator<Item = &'w Written>) -> Result<(), Malformed> {
+        let all: Vec<&Written> = all.collect();
+        // A builder follows these paths: nothing may lead it elsewhere, so what is above each is a directory that it
+        // has made before.
+        let mut directories: HashSet<&[u8]> = HashSet::new();
+        let mut paths: HashSet<&[u8]> = HashSet::new();
+        for (at, written) in all.iter().enumerate() {
+            let path = written.path.as_bytes();
+            let place = || format!("{place}, {}", written.path);
+            let parent = match path.iter().rposition(|byte| *byte == b'/') {
+                Some(slash) => &path[..slash],
+                None => &[],
+            };
+            let first = at == 0 && path.is_empty();
+            if !first && (!is_plain(&written.path) || !directories.contains(parent)) || !paths.insert(path) {
+                return Err(malformed(place(), "has no directory before it, or stands twice"));
+            }
+            let kind = written.mode & 0o170_000;
+            let fits = match &written.node {
+                Node::Directory { .. } => kind == 0o040_000 && directories.insert(path),
+                Node::File { len_bytes, pages } => {
+                    self.pages(&place(), pages, *len_bytes, false)?;
+                    kind == 0o100_000 && i64::try_from(*len_bytes).is_ok()
+                }
+                Node::Link(first) => {
+                    let first = all[..at].get(*first as usize);
+                    first.is_some_and(|first| {
+                        !matches!(first.node, Node::Directory { .. } | Node::Link(_) | Node::Removed)
+                    })
+                }
+                Node::Symlink(to) => kind == 0o120_000 && !to.as_bytes().contains(&0),
+                Node::Special { .. } => matches!(kind, 0o010_000 | 0o020_000 | 0o060_000 | 0o140_000),
+                Node::Removed => true,
+            };
+            if !fits || first && !matches!(written.node, Node::Directory { .. }) {
+                return Err(malformed(place(), "is not what its mode says, or a link to nothing"));
+            }
+            if written.attributes.iter().any(|attribute| attribute.name.as_bytes().contains(&0)) {
+                return Err(malformed(place(), "has an attribute without a name"));
+            }
+        }
+        Ok(())
+    }
+
+    fn bundle(&self) -> Result<(), Malformed> {
+        let bundle = &self.checkpoint.bundle;
+        self.tree("bundle", bundle.iter().map(|bundled| &bundled.file))?;
+        for bundled in bundle {
+            if matches!(bundled.file.node, Node::Link(_) | Node::Removed) {
+                return Err(malformed(format!("bundle, {}", bundled.file.path), "is no file"));
+            }
+        }
+        if !bundle.is_sorted_by(|one, next| one.file.path < next.file.path) {
+            return Err(malformed("bundle", "has paths that do not ascend"));
         }
         Ok(())
     }
@@ -557,9 +606,10 @@ impl Checker<'_> {
             clocks: _,
             machine: _,
             layers,
+            bundle,
         } = self.checkpoint;
         let parts = processes.len() + descriptions.len() + dataspaces.len();
-        if parts > 0 || !layers.is_empty() || *objects != Objects::default() {
+        if parts > 0 || !layers.is_empty() || !bundle.is_empty() || *objects != Objects::default() {
             return Err(malformed("virtual machine", "stands beside processes"));
         }
         let place = "virtual machine";

@@ -45,6 +45,9 @@ pub struct Runtime {
     /// How much it may use of the machine.
     #[serde(default, skip_serializing_if = "Budget::is_unlimited")]
     pub budget: Budget,
+    /// Its network, if that was not the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<crate::network::Network>,
 }
 
 /// How much a program may use of the machine; what is absent is not limited.

@@ -13,6 +13,7 @@
 //! inside its region or dataspace.
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod cap;
 pub mod check;
 pub mod clock;
@@ -22,6 +23,7 @@ pub mod id;
 pub mod layer;
 mod listening;
 pub mod machine;
+pub mod network;
 pub mod obstacle;
 pub mod path;
 pub mod pd;

@@ -1,5 +1,6 @@
 //! A process, and the checkpoint of a tree of them.
 
+use crate::bundle::Bundled;
 use crate::cap::{Description, Objects};
 use crate::clock::Clocks;
 use crate::cpu::CpuState;
@@ -32,6 +33,9 @@ pub struct Checkpoint {
     /// Directories of which it had a view of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<Layer>,
+    /// Files that it brings along, by ascending path, the root directory first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bundle: Vec<Bundled>,
 }
 
 impl Checkpoint {

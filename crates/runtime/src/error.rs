@@ -97,6 +97,20 @@ pub enum Error {
         /// What it may have.
         budget_bytes: u64,
     },
+    /// What an image brings along cannot be put where it belongs.
+    #[error("{} cannot be had from what the image brings along: {why}", path.display())]
+    Bundle {
+        /// Where it belongs.
+        path: PathBuf,
+        /// What is in the way.
+        why: String,
+    },
+    /// What is kept of a program does not see what its image brings along.
+    #[error("what is kept of it does not see the files that this image brings along")]
+    Kept,
+    /// What is kept of a program lives in another network than its image did.
+    #[error("what is kept of it has another network than this image")]
+    Network,
     /// The program could not be executed.
     #[error("{program}: {source}")]
     Program {

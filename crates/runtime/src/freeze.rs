@@ -10,6 +10,7 @@ use frost_keeper::notes::{self, Note};
 use frost_keeper::notices::{Notices, QUIET_WITHIN, Quiet};
 use frost_keeper::protocol::{self as say, Message};
 use frost_model::host::Runtime;
+use frost_model::network::Network;
 use frost_store::{Name, Store};
 use frost_sys::proc;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -32,6 +33,7 @@ pub struct Keeper {
     notes: Option<std::fs::File>,
     stay: bool,
     layers: Vec<Source>,
+    bundled: bool,
 }
 
 impl Keeper {
@@ -58,12 +60,14 @@ impl Keeper {
                 routes: record.routes.clone(),
                 notices: record.notices,
                 budget: record.budget,
+                network: record.network.map(Network::new),
             },
             connection: kept.connection,
             filters: outer + 1,
             notes: instance.open(FILTERS_NOTE)?,
             stay,
-            layers: layer::sources(store, instance.name(), &record.layers)?,
+            layers: layer::sources(store, instance.name(), &record.layers, record.bundle.as_ref())?,
+            bundled: record.bundle.is_some(),
         })
     }
 
@@ -98,6 +102,10 @@ impl frost_freeze::Keeper for Keeper {
 
     fn layers(&self) -> &[Source] {
         &self.layers
+    }
+
+    fn is_bundled(&self) -> bool {
+        self.bundled
     }
 
     fn hold(&self, descriptor: BorrowedFd<'_>) -> Result<(), String> {
@@ -146,7 +154,10 @@ pub fn freeze(store: &Store, name: &Name, keeper: &Keeper, how: Options<'_>) -> 
     let notices = if keeper.runtime.notices { Notices::of(keeper.root) } else { None };
     let quiet = notices.as_ref().map_or(Quiet::Unasked, Notices::freezing);
     let told = notices.filter(|_| quiet != Quiet::Unasked);
-    let frozen = frost_freeze::freeze(store, keeper.root, name, Options { keeper: Some(keeper), ..how });
+    // What its image brought along this machine still lacks.
+    let bundle = how.bundle || keeper.bundled;
+    let how = Options { keeper: Some(keeper), bundle, files: how.files || bundle, ..how };
+    let frozen = frost_freeze::freeze(store, keeper.root, name, how);
     if let Some(notices) = told
         && frozen.as_ref().map_or(true, |frozen| frozen.running)
     {

@@ -12,7 +12,9 @@ use crate::error::Error;
 use crate::layer::Place;
 use frost_keeper::protocol::{self as say, Message};
 use frost_keeper::{Connection, Held, State};
+use frost_model::BytePath;
 use frost_model::host::Budget;
+use frost_model::network::Reach;
 use frost_store::{Name, Store};
 use frost_sys::proc;
 use rustix::fd::{AsFd, OwnedFd};
@@ -59,6 +61,12 @@ pub struct Record {
     /// The directories of which it has a view of its own.
     #[serde(default)]
     pub layers: Vec<Place>,
+    /// How far its network reaches, if it is not the host's.
+    #[serde(default)]
+    pub network: Option<Reach>,
+    /// Where that lies which its image brought along, if it needed some of it.
+    #[serde(default)]
+    pub bundle: Option<BytePath>,
 }
 
 impl Record {
@@ -415,6 +423,7 @@ impl Instance {
             return Err(Error::Runs { name: self.name.to_string(), pid: kept.root().unwrap_or(0) });
         }
         crate::layer::sweep(&self, &[]);
+        crate::bundle::sweep(&self, None);
         std::fs::remove_dir_all(&self.path).map_err(|source| Error::File { path: self.path.clone(), source })
     }
 }

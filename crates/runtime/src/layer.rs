@@ -4,6 +4,7 @@
 //! next command removes when its keeper is gone. An image holds it with the memory; a thaw makes it again in a fresh
 //! place, and mounts that in the keeper's namespaces.
 
+use crate::bundle::{self, Lack};
 use crate::error::Error;
 use crate::instance::{Instance, boot_id};
 use frost_freeze::layer::{self, Source};
@@ -165,7 +166,7 @@ fn restore(base: &Path, image: &Image) -> Result<Vec<Place>, Error> {
 }
 
 /// Removes places, also what their owner has forbidden to themselves, as overlayfs does.
-fn remove(path: &Path) {
+pub(crate) fn remove(path: &Path) {
     let Ok(kind) = std::fs::symlink_metadata(path) else { return };
     if kind.is_dir() {
         let _ = rustix::fs::chmodat(CWD, path, Mode::RWXU, AtFlags::empty());
@@ -188,26 +189,33 @@ pub(crate) fn sweep(instance: &Instance, used: &[Place]) {
     }
 }
 
-/// Says how what lies below the layers of an image differs from what it was.
+/// Says how what lies below the layers of an image differs from what it was; with `bundled`, returns which of them do.
 ///
 /// # Errors
 /// [`Error::Lower`] with the first of them.
-pub(crate) fn compare(layers: &[Layer]) -> Result<(), Error> {
+pub(crate) fn compare(layers: &[Layer], bundled: bool) -> Result<Vec<PathBuf>, Error> {
+    let mut differing = Vec::new();
     const SHOWN: usize = 3;
     for layer in layers {
         let directory = layer.directory.as_path();
+        if bundled && !directory.exists() {
+            differing.push(directory.to_owned());
+            continue;
+        }
         check_mounts(directory)?;
         let now = layer::lower(directory, &layer.lower)
             .map_err(|(path, source)| Error::File { path, source: source.into() })?;
         let differences = differences(&layer.lower, &now);
-        if !differences.is_empty() {
+        if !differences.is_empty() && bundled {
+            differing.push(directory.to_owned());
+        } else if !differences.is_empty() {
             let more = differences.len().saturating_sub(SHOWN);
             let shown: Vec<String> =
                 differences.into_iter().take(SHOWN).map(|(path, how)| format!("{path} {how}")).collect();
             return Err(Error::Lower { directory: directory.to_owned(), shown: shown.join(", "), more });
         }
     }
-    Ok(())
+    Ok(differing)
 }
 
 fn check_mounts(directory: &Path) -> Result<(), Error> {
@@ -260,7 +268,12 @@ fn alike(was: &Lower, is: &Lower) -> bool {
 ///
 /// # Errors
 /// [`Error::File`].
-pub(crate) fn sources(store: &Store, name: &Name, places: &[Place]) -> Result<Vec<Source>, Error> {
+pub(crate) fn sources(
+    store: &Store,
+    name: &Name,
+    places: &[Place],
+    brought: Option<&BytePath>,
+) -> Result<Vec<Source>, Error> {
     if places.is_empty() {
         return Ok(Vec::new());
     }
@@ -274,9 +287,12 @@ pub(crate) fn sources(store: &Store, name: &Name, places: &[Place]) -> Result<Ve
         let known = known.iter().find(|layer| layer.directory == place.directory);
         let known = known.map_or(&[][..], |layer| layer.lower.as_slice());
         let layer = place.layer();
-        let lower = layer::lower(&layer.directory, known)
+        // What an image brought along lies below it in place of what the machine has.
+        let brought = brought.map(|place| bundle::brought(place.as_path(), &layer.directory));
+        let below = brought.filter(|brought| brought.is_dir()).unwrap_or_else(|| layer.directory.clone());
+        let lower = layer::lower(&below, known)
             .map_err(|(path, source)| Error::File { path, source: source.into() })?;
-        Ok(Source { upper: layer.upper(), directory: layer.directory, lower })
+        Ok(Source { upper: layer.upper(), directory: layer.directory, below, lower })
     };
     places.iter().map(source).collect()
 }
@@ -338,6 +354,8 @@ fn enter_and_mount(keeper: &OwnedFd, layers: &[house::Layer]) -> Result<(), Fail
 #[derive(Debug)]
 pub(crate) struct Copy {
     pub(crate) places: Vec<Place>,
+    /// What is laid over directories.
+    pub(crate) covers: Vec<house::Cover>,
     base: PathBuf,
     /// Locked as long as there is no keeper.
     _lock: OwnedFd,
@@ -349,9 +367,9 @@ const COPIES: &str = "copies";
 const KEEPER: &str = "keeper";
 
 impl Copy {
-    /// Makes layers for a copy of an image; `None` if it has none.
-    pub(crate) fn of(store: &Store, image: &Image) -> Result<Option<Self>, Error> {
-        if image.checkpoint().layers.is_empty() {
+    /// Makes layers for a copy of an image, and what is `lack`ing here of what it brings along; `None` if there is neither.
+    pub(crate) fn of(store: &Store, image: &Image, lack: &Lack) -> Result<Option<Self>, Error> {
+        if image.checkpoint().layers.is_empty() && lack.is_empty() {
             return Ok(None);
         }
         sweep_copies(store);
@@ -361,8 +379,12 @@ impl Copy {
         std::fs::create_dir_all(&base).map_err(|source| Error::File { path: base.clone(), source })?;
         let lock = open_directory(&base).map_err(file(&base))?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(file(&base))?;
-        let places = restore(&base.join("layers"), image)?;
-        Ok(Some(Self { places, base, _lock: lock, kept: false }))
+        let mut copy = Self { places: Vec::new(), covers: Vec::new(), base, _lock: lock, kept: false };
+        copy.places = restore(&copy.base.join("layers"), image)?;
+        if !lack.is_empty() {
+            copy.covers = bundle::make(image, lack, &copy.base.join("bundle"))?;
+        }
+        Ok(Some(copy))
     }
 
     /// Notes whose they are.

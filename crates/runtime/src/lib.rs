@@ -9,10 +9,12 @@
 #![forbid(unsafe_code)]
 
 pub mod budget;
+mod bundle;
 mod error;
 pub mod freeze;
 pub mod instance;
 pub mod layer;
+mod outward;
 pub mod run;
 pub mod thaw;
 

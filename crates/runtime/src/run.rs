@@ -1,12 +1,15 @@
 //! Starts a program in an environment of its own.
 
 use crate::budget::Groups;
+use crate::bundle;
 use crate::error::Error;
 use crate::instance::{Instance, Record, Standing, boot_id, child_numbered, now};
 use crate::layer;
+use crate::outward;
 use frost_keeper::house::{self, Environment};
 use frost_keeper::{Connection, Held, admission, notices};
 use frost_model::host::Budget;
+use frost_model::network::Reach;
 use frost_model::route::Rule;
 use frost_store::{Name, Store};
 use frost_sys::clone::{self, Clone, fork_into_namespaces};
@@ -45,6 +48,8 @@ pub struct Options {
     pub budget: Budget,
     /// Directories of which it gets a view of its own.
     pub layers: Vec<PathBuf>,
+    /// How far its network reaches, if it is not to be the host's.
+    pub network: Option<Reach>,
 }
 
 /// A program that was started.
@@ -60,6 +65,8 @@ pub struct Started {
     pub keeper: i32,
     /// Our hold on it, if we stay with it.
     pub attached: Option<Attached>,
+    /// What it has to do without, in words.
+    pub note: Option<String>,
 }
 
 /// What the keeper to be tells whoever started it, a line each.
@@ -101,7 +108,10 @@ pub fn run(store: &Store, options: &Options) -> Result<Started, Error> {
         routes: options.routes.clone(),
         budget: options.budget,
         layers: layers.clone(),
+        network: options.network,
+        bundle: None,
     };
+    bundle::sweep(&instance, None);
     let started = instance.begin(&record, false).and_then(|held| {
         let groups = Groups::make(instance.name().as_str(), &options.budget)?;
         start(options, &program, held, groups, layer::mounted(&layers))
@@ -180,6 +190,9 @@ fn start(
         terminal: options.detach,
         console: console.filter(|_| !options.detach),
         layers,
+        covers: Vec::new(),
+        network: options.network.is_some(),
+        outward: options.network == Some(Reach::Outside),
     };
     // Only a job in the foreground gives its terminal away.
     let lent = terminal.as_ref().and_then(Terminal::foreground);
@@ -193,7 +206,7 @@ fn start(
         groups: groups.entrances()?,
         mask: passing.as_ref().map(Passing::before),
     };
-    let (keeper, root) = bear(environment, options.detach, Some(program), held)?;
+    let (keeper, root, note) = bear(environment, options.detach, Some(program), held)?;
     groups.settled();
     // They are the keeper's now: if the program ended at once they are gone already.
     drop(groups);
@@ -207,7 +220,7 @@ fn start(
         Some(Attached::kept(pid, connection, terminal.map(|terminal| terminal.given_to(pid)), passing))
     };
     let name = Name::from_command(b"program");
-    Ok(Started { name, pid: pid.unwrap_or(0), inner_pid: root, keeper, attached })
+    Ok(Started { name, pid: pid.unwrap_or(0), inner_pid: root, keeper, attached, note })
 }
 
 /// Keeps the signals from us that are to be the program's.
@@ -223,18 +236,28 @@ pub(crate) fn pair() -> Result<(Connection, OwnedFd), Error> {
 }
 
 /// Makes an environment with a keeper, and starts a program in it, if one is given; in a session of its own if it is
-/// `detached` from ours. Returns the keeper's pid, and that of the program's root as it sees it itself.
+/// `detached` from ours. Returns the keeper's pid, that of the program's root as it sees it itself, and what it has to do
+/// without.
 pub(crate) fn bear(
     environment: Environment,
     detached: bool,
     program: Option<Program<'_>>,
-    held: Held,
-) -> Result<(i32, i32), Error> {
+    mut held: Held,
+) -> Result<(i32, i32, Option<String>), Error> {
     let io = |error: std::io::Error| Error::Environment {
         object: "a socket to the keeper".to_owned(),
         source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
     };
     let (ours, theirs) = UnixStream::pair().map_err(io)?;
+    let tied = if environment.outward {
+        let about = |source| Error::Environment { object: "a pipe to a helper".to_owned(), source };
+        let (tied, tie) = outward::tie().map_err(about)?;
+        held.tie = Some(tie);
+        Some(tied)
+    } else {
+        None
+    };
+    let mut note = None;
     let called =
         program.as_ref().map(|program| program.name.to_string_lossy().into_owned()).unwrap_or_default();
     let birth = Birth {
@@ -245,7 +268,8 @@ pub(crate) fn bear(
         user: !rustix::process::geteuid().is_root(),
         ids: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
     };
-    let forked = fork_into_namespaces(birth.user, clone::IPC_AND_UTS);
+    let network = if birth.environment.network { clone::NETWORK } else { 0 };
+    let forked = fork_into_namespaces(birth.user, clone::IPC_AND_UTS | network);
     let forked = forked.map_err(|source| Error::Environment { object: NAMESPACES.to_owned(), source })?;
     let keeper = match forked {
         Clone::Child => {
@@ -263,10 +287,12 @@ pub(crate) fn bear(
         stream.read_line(&mut line).map_err(io)?;
         let error = match serde_json::from_str(&line).map_err(|_| gone()) {
             Ok(Report::Ready) => {
+                // The program finds the way out when it begins.
+                note = note.or_else(|| outward::start(keeper, tied.as_ref()?).err());
                 stream.get_mut().write_all(b"\n").map_err(io)?;
                 continue;
             }
-            Ok(Report::Started { root }) => return Ok((keeper, root)),
+            Ok(Report::Started { root }) => return Ok((keeper, root, note)),
             Ok(Report::NotExecuted { errno }) => {
                 Error::Program { program: called, source: std::io::Error::from_raw_os_error(errno) }
             }
@@ -361,10 +387,15 @@ impl Birth<'_> {
             house::map_identity(self.ids)?;
         }
         house::mount_proc(&self.highest_pid)?;
+        if self.environment.network {
+            house::begin_network(self.user)?;
+        }
         let place = std::env::current_dir();
         house::mount_dev(self.environment.console.as_deref())?;
+        house::mount_covers(&self.environment.covers)?;
         house::mount_layers(&self.environment.layers)?;
-        if let (Ok(place), false) = (place, self.environment.layers.is_empty()) {
+        let covered = !self.environment.covers.is_empty() || !self.environment.layers.is_empty();
+        if let (Ok(place), true) = (place, covered) {
             // We may stand below a layer, where nobody sees what is written.
             std::env::set_current_dir(&place).map_err(|error| {
                 (place.display().to_string(), Errno::from_io_error(&error).unwrap_or(Errno::IO))

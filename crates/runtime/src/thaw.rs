@@ -1,6 +1,7 @@
 //! Where an image of the runtime is thawed: with the keeper that was kept for it, or with a new one.
 
 use crate::budget::Groups;
+use crate::bundle;
 use crate::error::Error;
 use crate::instance::{Claim, Instance, Record, Standing, boot_id, now};
 use crate::layer;
@@ -8,9 +9,11 @@ use crate::run;
 use frost_keeper::house::{Environment, Home};
 use frost_keeper::protocol::{self as say, Message};
 use frost_keeper::{Connection, Held};
-use frost_model::Checkpoint;
 use frost_model::host::{Budget, Runtime};
+use frost_model::network::Reach;
+use frost_model::{BytePath, Checkpoint};
 use frost_store::{Image, Name, Store};
+use frost_sys::network::{Whose, census};
 use frost_thaw::Kept;
 use rustix::process::{Pid, PidfdFlags};
 
@@ -25,6 +28,8 @@ pub struct Place {
     pub warm: bool,
     /// The sockets that were kept for it, or are for the program that it is a copy of.
     pub kept: Kept,
+    /// What it has to do without, in words.
+    pub note: Option<String>,
     /// Drops what an earlier life of the program has left, or brings it back.
     succession: Option<Succession>,
     _claim: Option<Claim>,
@@ -47,6 +52,7 @@ struct Succession {
     instance: Instance,
     before: Record,
     layers: Vec<layer::Place>,
+    bundle: Option<BytePath>,
     settled: bool,
 }
 
@@ -54,8 +60,10 @@ impl Drop for Succession {
     fn drop(&mut self) {
         if self.settled {
             layer::sweep(&self.instance, &self.layers);
+            bundle::sweep(&self.instance, self.bundle.as_ref());
         } else if self.instance.write_record(&self.before).is_ok() {
             layer::sweep(&self.instance, &self.before.layers);
+            bundle::sweep(&self.instance, self.before.bundle.as_ref());
         }
     }
 }
@@ -101,13 +109,17 @@ pub fn place(
         terminal: runtime.terminal && !attach,
         console: None,
         layers: Vec::new(),
+        covers: Vec::new(),
+        network: runtime.network.is_some(),
+        outward: runtime.network.as_ref().is_some_and(|network| network.reach == Reach::Outside),
     };
-    layer::compare(&image.checkpoint().layers)?;
     if copy {
+        let lack = lack(image)?;
         let held = Held { name: name.to_string(), ..Held::default() };
-        let copy = layer::Copy::of(store, image)?;
+        let copy = layer::Copy::of(store, image, &lack)?;
         let layers = copy.as_ref().map_or(&[][..], |copy| &copy.places);
-        let environment = Environment { layers: layer::mounted(layers), ..environment };
+        let covers = copy.as_ref().map(|copy| copy.covers.clone()).unwrap_or_default();
+        let environment = Environment { layers: layer::mounted(layers), covers, ..environment };
         let place = born(environment, held, attach, None, runtime.notices, groups)?;
         if let Some(mut copy) = copy {
             copy.keep(place.home.keeper)?;
@@ -119,17 +131,29 @@ pub fn place(
         if !kept.state.frozen {
             return Err(Error::Runs { name: name.to_string(), pid: kept.root().unwrap_or(kept.keeper) });
         }
+        if frost_sys::network::is_ours(kept.keeper) != runtime.network.is_none() {
+            return Err(Error::Network);
+        }
+        if runtime.network.is_some() {
+            // Without these the program's ports are free at once. They fail to be told only where they are kept.
+            let _ = census::end_connections(Whose::Process(kept.keeper));
+        }
+        let before = instance.record()?;
+        // Where it has what an image brought along, it has it still.
+        if before.bundle.is_none() && !lack(image)?.is_empty() {
+            return Err(Error::Kept);
+        }
         let watch = if attach { Some(watching(store, name)?) } else { None };
         let layers = layer::restored(&instance, image)?;
         let number = Pid::from_raw(kept.keeper).filter(|_| kept.keeper > 0).ok_or(Error::Elsewhere)?;
         let pidfd = rustix::process::pidfd_open(number, PidfdFlags::empty())
             .map_err(|source| Error::Environment { object: format!("keeper {}", kept.keeper), source })?;
         layer::remount(&pidfd, &layer::mounted(&layers))?;
-        let record = Record { layers, routes: runtime.routes.clone(), ..instance.record()? };
+        let record = Record { layers, routes: runtime.routes.clone(), ..before };
         instance.write_record(&record)?;
         layer::sweep(&instance, &record.layers);
         let program = (environment.allowed, runtime.notices);
-        let layered = !record.layers.is_empty();
+        let layered = !record.layers.is_empty() || record.bundle.is_some();
         let sockets = kept.connection.kept()?;
         let place =
             announced(kept.keeper, kept.connection, program, watch, Some(claim), true, groups, layered)?;
@@ -142,8 +166,15 @@ pub fn place(
         return Ok(Place { kept, ..place });
     }
     let before = instance.record()?;
+    let lack = lack(image)?;
     let layers = layer::restored(&instance, image)?;
-    let environment = Environment { layers: layer::mounted(&layers), ..environment };
+    let (mut covers, mut brought) = (Vec::new(), None);
+    if !lack.is_empty() {
+        let place = bundle::new_place(&instance);
+        covers = bundle::make(image, &lack, &place).inspect_err(|_| layer::remove(&place))?;
+        brought = Some(BytePath::from(place.as_path()));
+    }
+    let environment = Environment { layers: layer::mounted(&layers), covers, ..environment };
     let arguments = image.checkpoint().processes[0].pd.arguments.iter();
     let record = Record {
         command: arguments.map(ToString::to_string).collect(),
@@ -156,17 +187,30 @@ pub fn place(
         routes: runtime.routes.clone(),
         budget,
         layers,
+        network: runtime.network.as_ref().map(|network| network.reach),
+        bundle: brought.clone(),
     };
     // Also should it fail from here on.
     let succession = Succession {
         instance: Instance::find(store, name)?.ok_or(Error::Busy)?,
         before,
         layers: record.layers.clone(),
+        bundle: brought,
         settled: false,
     };
     let held = instance.begin(&record, true)?;
     let place = born(environment, held, attach, Some(claim), runtime.notices, groups)?;
     Ok(Place { succession: Some(succession), ..place })
+}
+
+/// Finds what of an image's files this machine does not have.
+///
+/// # Errors
+/// [`Error::Lower`] where what lies below a layer is something else, and the image does not bring it along.
+fn lack(image: &Image) -> Result<bundle::Lack, Error> {
+    let checkpoint = image.checkpoint();
+    let differing = layer::compare(&checkpoint.layers, !checkpoint.bundle.is_empty())?;
+    bundle::lacking(checkpoint, &differing)
 }
 
 /// What a program may use: as its instance has it, which may have been changed since it was frozen, or as its image has it.
@@ -210,9 +254,10 @@ fn born(
     let (watch, other) = second.unzip();
     held.second = other;
     let allowed = environment.allowed.clone();
-    let layered = !environment.layers.is_empty();
-    let (keeper, _) = run::bear(environment, !attach, None, held)?;
-    announced(keeper, connection, (allowed, notices), watch, claim, false, groups, layered)
+    let layered = !environment.layers.is_empty() || !environment.covers.is_empty();
+    let (keeper, _, note) = run::bear(environment, !attach, None, held)?;
+    let place = announced(keeper, connection, (allowed, notices), watch, claim, false, groups, layered)?;
+    Ok(Place { note, ..place })
 }
 
 /// Tells a keeper that its program will be thawed.
@@ -237,7 +282,8 @@ fn announced(
     // Its files are what they are to the keeper; whoever builds there says when that is itself.
     frost_sys::sight::set(layered.then_some(keeper));
     let home = Home { keeper, pidfd, connection, terminal, allowed, notices, groups: entrances };
-    Ok(Place { home, watch, warm, kept: Kept::default(), succession: None, _claim: claim, _groups: groups })
+    let kept = Kept::default();
+    Ok(Place { home, watch, warm, kept, note: None, succession: None, _claim: claim, _groups: groups })
 }
 
 /// Connects to the keeper of `name` and watches it.

@@ -192,6 +192,10 @@ impl PackWriter {
         let end = page_end(offset, bytes.len() as u64);
         write_all_at(self.file(), bytes, offset)
             .map_err(|errno| self.write_error(errno, bytes.len() as u64))?;
+        // Who hashes it must not find its end before that of the page.
+        let rest = (end - offset) as usize - bytes.len();
+        write_all_at(self.file(), &vec![0; rest], offset + bytes.len() as u64)
+            .map_err(|errno| self.write_error(errno, rest as u64))?;
         self.end = end;
         if self.filled == offset {
             self.filled(end);

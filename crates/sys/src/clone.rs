@@ -133,6 +133,9 @@ pub fn close_others(kept: &OwnedFd) {
 /// Namespaces for System V IPC and the names of the host.
 pub const IPC_AND_UTS: u64 = (libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64;
 
+/// A namespace for the network.
+pub const NETWORK: u64 = libc::CLONE_NEWNET as u64;
+
 /// Forks into new pid and mount namespaces, a user namespace if `user`, and those of `more`: the child is pid 1 there.
 ///
 /// # Errors

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod memory;
 pub mod mqueue;
 pub mod multicast;
+pub mod network;
 pub mod own;
 pub mod packet;
 pub mod pagemap;

@@ -57,7 +57,7 @@ pub fn join(socket: impl AsFd, level: i32, filter: &[u8]) -> Result<()> {
 /// Interface and address of each group of IPv4 in `/proc/net/igmp`: a line of an interface begins with its number, those
 /// of its groups with a tab.
 fn groups_v4() -> Vec<(u32, Vec<u8>)> {
-    let text = std::fs::read_to_string("/proc/net/igmp").unwrap_or_default();
+    let text = crate::network::table("igmp").unwrap_or_default();
     let mut interface = 0;
     let mut groups = Vec::new();
     for line in text.lines().skip(1) {
@@ -77,7 +77,7 @@ fn groups_v4() -> Vec<(u32, Vec<u8>)> {
 
 /// The same of IPv6, from `/proc/net/igmp6`: `2 eth0 ff020000000000000000000000000001 1 0000000C 0`.
 fn groups_v6() -> Vec<(u32, Vec<u8>)> {
-    let text = std::fs::read_to_string("/proc/net/igmp6").unwrap_or_default();
+    let text = crate::network::table("igmp6").unwrap_or_default();
     let parse = |line: &str| {
         let mut fields = line.split_whitespace();
         let interface = fields.next()?.parse().ok()?;

@@ -1,12 +1,11 @@
 //! Packet sockets: their address, and what sock_diag(7) tells of them.
 
+use crate::network;
 use crate::raw::check;
 use crate::sock::{option, set_option};
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::{Errno, Result};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
-};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, netlink, recv, send};
 
 /// SOL_PACKET and PACKET_ADD_MEMBERSHIP of include/uapi/linux/if_packet.h.
 const SOL_PACKET: i32 = 263;
@@ -65,7 +64,7 @@ pub struct Told {
     pub ring: bool,
 }
 
-/// Finds a packet socket of our network namespace by its inode.
+/// Finds a packet socket of the network that is [meant](network::mean) by its inode.
 ///
 /// # Errors
 /// ENOENT where the kernel lacks CONFIG_PACKET_DIAG, or has no such socket.
@@ -74,12 +73,7 @@ pub struct Told {
 pub fn told(inode: u32) -> Result<Told> {
     const NLMSG_ERROR: u16 = 2;
     const NLMSG_DONE: u16 = 3;
-    let socket: OwnedFd = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )?;
+    let socket = network::socket(AddressFamily::NETLINK, SocketType::DGRAM, Some(netlink::SOCK_DIAG))?;
     // struct nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, sequence, port; struct packet_diag_req:
     // family, protocol, padding, any inode, PACKET_SHOW_MCLIST | PACKET_SHOW_RING_CFG, no cookie.
     let mut request = Vec::with_capacity(36);

@@ -1,10 +1,8 @@
-//! Unix sockets of our network namespace, as sock_diag(7) lists them.
+//! Unix sockets of a network namespace, as sock_diag(7) lists them.
 
-use rustix::fd::OwnedFd;
+use crate::network;
 use rustix::io::{Errno, Result};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
-};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, netlink, recv, send};
 
 /// TCP_ESTABLISHED, the state of a connected socket.
 pub const ESTABLISHED: u8 = 1;
@@ -42,19 +40,14 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
-/// Lists all unix sockets of our network namespace.
+/// Lists all unix sockets of the network that is [meant](network::mean).
 ///
 /// # Errors
 /// ENOENT or EPROTONOSUPPORT where the kernel lacks CONFIG_UNIX_DIAG.
 ///
 /// Source: `sock_diag(7)`, `include/uapi/linux/unix_diag.h`.
 pub fn unix_sockets() -> Result<Vec<UnixSocket>> {
-    let socket: OwnedFd = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )?;
+    let socket = network::socket(AddressFamily::NETLINK, SocketType::DGRAM, Some(netlink::SOCK_DIAG))?;
     let mut request = Vec::with_capacity(40);
     // struct nlmsghdr: length, type, NLM_F_REQUEST | NLM_F_DUMP, sequence, port.
     request.extend_from_slice(&40u32.to_ne_bytes());
@@ -132,7 +125,7 @@ fn parse(body: &[u8]) -> Option<UnixSocket> {
 mod tests {
     use super::*;
     use rustix::fs::fstat;
-    use rustix::net::socketpair;
+    use rustix::net::{SocketFlags, socketpair};
 
     #[test]
     fn a_pair_is_listed_with_both_ends() {

@@ -21,6 +21,7 @@ use frost_model::steps::Step;
 use frost_model::{Checkpoint, Steps};
 use frost_store::Image;
 use frost_sys::clone::{self, Clone, fork_into_namespaces};
+use frost_sys::network::census;
 use frost_sys::{proc, ptrace};
 
 use rustix::fd::{AsFd, OwnedFd};
@@ -183,6 +184,11 @@ pub(crate) fn in_namespaces(
     }
 }
 
+/// Which network namespace we are in.
+fn own_network() -> Option<std::ffi::CString> {
+    rustix::fs::readlink("/proc/self/ns/net", Vec::new()).ok()
+}
+
 /// Finds the child of `parent` that has this pid in its own namespace.
 fn child_numbered(parent: i32, inner: i32) -> Option<i32> {
     let children = proc::children(parent).ok()?;
@@ -264,10 +270,22 @@ impl Builder<'_> {
         let about = || "the keeper's namespaces".to_owned();
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         let user = if self.plan.namespaces.user { libc::CLONE_NEWUSER } else { 0 };
+        let runtime = self.image.checkpoint().host.runtime.as_ref();
+        // Nobody who is not root may enter the host's once more.
+        let network = match runtime.and_then(|runtime| runtime.network.as_ref()) {
+            Some(_) => libc::CLONE_NEWNET,
+            None => 0,
+        };
         let kinds = user | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        clone::enter(keeper.as_fd(), kinds as u64).at(stage, about)?;
-        // From here on its files are ours.
+        let outside = own_network();
+        clone::enter(keeper.as_fd(), (kinds | network) as u64).at(stage, about)?;
+        if network != 0 && own_network() == outside {
+            // It would be the host's that is changed.
+            return Err(Error::Builder { stage, object: "its network".to_owned(), source: Errno::INVAL });
+        }
+        // From here on its files are ours, and its network.
         frost_sys::sight::set(None);
+        frost_sys::network::forget();
         if self.plan.namespaces.user {
             frost_sys::own::keep_capabilities_over_exec().at(stage, || "ambient capabilities".to_owned())?;
         }
@@ -322,6 +340,7 @@ impl Builder<'_> {
     fn settle(&self, home: &Home) -> Result<(), Error> {
         let stage = Stage::Namespaces;
         frost_sys::spawn::enter_groups(&home.groups).at(stage, || "its control group".to_owned())?;
+        self.settle_network()?;
         if let Some(terminal) = &home.terminal {
             use_terminal(terminal, self.image.checkpoint())?;
         }
@@ -334,6 +353,31 @@ impl Builder<'_> {
             None => home.connection.ask(told).map(drop),
         };
         heard.map_err(|error| Error::Inside { message: error.to_string(), denied: false })
+    }
+
+    /// Makes the network in which we are what the program's was.
+    fn settle_network(&self) -> Result<(), Error> {
+        let runtime = self.image.checkpoint().host.runtime.as_ref();
+        let Some(network) = runtime.and_then(|runtime| runtime.network.as_ref()) else { return Ok(()) };
+        let addresses = network.addresses.iter().map(|address| census::Address {
+            bytes: address.bytes.clone(),
+            prefix: address.prefix,
+            scope: address.scope,
+        });
+        let settings = network.settings.iter().map(|setting| census::Setting {
+            name: setting.name.clone(),
+            value: setting.value.clone(),
+            usual: Vec::new(),
+        });
+        let wanted = census::Census {
+            up: network.up,
+            mtu: network.mtu,
+            addresses: addresses.collect(),
+            settings: settings.collect(),
+            others: Vec::new(),
+        };
+        let failed = |(object, source)| Error::Builder { stage: Stage::Namespaces, object, source };
+        census::establish(&wanted).map_err(failed)
     }
 
     /// Builds the tree and lets it go; returns the pid of its root.

@@ -26,22 +26,32 @@ const OPAQUE: &str = "user.overlay.opaque";
 /// # Errors
 /// What cannot be made: for want of room, of rights, or since the file system there has no extended attributes.
 pub fn make(layer: &Layer, pack: BorrowedFd<'_>, upper: &Path) -> Result<(), Failed> {
+    let all: Vec<&Written> = layer.written.iter().collect();
+    make_tree(&all, pack, upper, false)
+}
+
+/// Makes a tree of files in `upper`, an empty directory: that itself first, and each behind the directory that it is in.
+/// Links name the files of that list. With `ours`, files stay ours that we may not give away.
+///
+/// # Errors
+/// As [`make`].
+pub fn make_tree(all: &[&Written], pack: BorrowedFd<'_>, upper: &Path, ours: bool) -> Result<(), Failed> {
     let place = |written: &Written| match written.path.as_bytes() {
         [] => upper.to_owned(),
         _ => upper.join(written.path.as_path()),
     };
-    for written in &layer.written {
+    for written in all {
         let path = place(written);
         let first = match &written.node {
-            Node::Link(first) => layer.written.get(*first as usize).map(place),
+            Node::Link(first) => all.get(*first as usize).map(|first| place(first)),
             _ => None,
         };
         node(written, &path, first.as_deref(), pack).map_err(|source| Failed { path, source })?;
     }
     // Those of directories last, since what is made in them changes them, and they may forbid it.
-    for written in layer.written.iter().rev().filter(|written| !matches!(written.node, Node::Link(_))) {
+    for written in all.iter().rev().filter(|written| !matches!(written.node, Node::Link(_))) {
         let path = place(written);
-        finish(written, &path).map_err(|source| Failed { path, source })?;
+        finish(written, &path, ours).map_err(|source| Failed { path, source })?;
     }
     Ok(())
 }
@@ -82,14 +92,17 @@ fn node(
 }
 
 /// Gives something its owner, attributes, rights and time.
-fn finish(written: &Written, path: &Path) -> rustix::io::Result<()> {
+fn finish(written: &Written, path: &Path, ours: bool) -> rustix::io::Result<()> {
     if matches!(written.node, Node::Removed) {
         return Ok(());
     }
     let stat = rustix::fs::lstat(path)?;
     if (stat.st_uid, stat.st_gid) != (written.uid, written.gid) {
         let (uid, gid) = (Uid::from_raw(written.uid), Gid::from_raw(written.gid));
-        rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        match rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::PERM | Errno::INVAL) if ours => {}
+            other => other?,
+        }
     }
     for attribute in &written.attributes {
         let (name, value) = (attribute.name.as_path(), attribute.value.as_slice());

@@ -160,6 +160,7 @@ pub(crate) fn checkpoint(processes: Vec<Process>) -> Checkpoint {
         dataspaces: Vec::new(),
         machine: None,
         layers: Vec::new(),
+        bundle: Vec::new(),
     }
 }
 

@@ -134,6 +134,7 @@ fn freeze_with(fds: Vec<OwnedFd>, files: bool) -> Frozen {
         dataspaces,
         machine: None,
         layers: Vec::new(),
+        bundle: Vec::new(),
     };
     Frozen { checkpoint, ids, pack }
 }

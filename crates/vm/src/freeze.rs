@@ -225,6 +225,7 @@ pub(crate) fn freeze(kept: &mut Kept, order: &Order, began: Instant) -> Result<F
         dataspaces: Vec::new(),
         machine: Some(machine),
         layers: Vec::new(),
+        bundle: Vec::new(),
     };
     let then = if order.leave_running { Then::GoOn } else { Then::End };
     let committed = draft.commit(&checkpoint, origin, then)?;

@@ -34,6 +34,10 @@ pub(crate) struct Options {
     /// Also keep the files that it has open for writing, as they are at this instant
     #[arg(long)]
     files: bool,
+    /// Also keep the files of this machine that it uses: mapped binaries and libraries, open files, and what lies below its
+    /// layers; so it is thawed where there are none of them
+    #[arg(long)]
+    bundle: bool,
     /// Leave nothing of it in memory: its keeper, which holds its terminal, its namespaces and the sockets at which it
     /// listens, ends too; also that of a program that is frozen already
     #[arg(long, conflicts_with = "leave_running")]
@@ -76,6 +80,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         (options.precopy, "--precopy"),
         (options.files, "--files"),
         (options.force, "--force"),
+        (options.bundle, "--bundle"),
         (options.cold, "--cold"),
         (options.full, "--full"),
         (options.to.is_some(), "--to"),
@@ -106,7 +111,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             };
             let record = instance.record().map_err(runtime)?;
             if record.machine {
-                trouble::not_for("a virtual machine", what(), &given[..4])?;
+                trouble::not_for("a virtual machine", what(), &given[..5])?;
                 let how = (options.leave_running, options.full);
                 return super::guest::freeze(&kept, &name, how, invocation);
             }
@@ -117,6 +122,12 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         }
         None => {
             let pid = find(&store, &options.target, "freeze")?;
+            // Where it is thawed it has no mounts of its own, in which other files could be seen.
+            trouble::not_for(
+                "a program without an environment of `frost run`",
+                what(),
+                &[(options.bundle, "--bundle")],
+            )?;
             (pid, name(&store, options, pid)?, None)
         }
     };
@@ -125,7 +136,8 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         progress: (!invocation.global.json && progress.is_shown()).then_some(&progress),
         leave_running: options.leave_running,
         precopy: options.precopy,
-        files: options.files,
+        files: options.files || options.bundle,
+        bundle: options.bundle,
         force: options.force,
         full: options.full,
         ..frost_freeze::Options::default()

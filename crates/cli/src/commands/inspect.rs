@@ -15,6 +15,7 @@ use frost_view::object;
 use frost_view::object::rights;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 /// Tells what an image holds, without thawing it
@@ -43,12 +44,63 @@ struct Record<'a> {
     /// What its program may use of the machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     budget: Option<frost_model::host::Budget>,
+    /// Its network, if that is not the host's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<NetworkRecord>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     layers: Vec<LayerRecord>,
+    /// Files that it brings along.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bundle: Option<BundleRecord>,
     processes: Vec<ProcessRecord>,
     /// In place of processes.
     #[serde(skip_serializing_if = "Option::is_none")]
     machine: Option<MachineRecord>,
+}
+
+#[derive(Serialize)]
+struct BundleRecord {
+    files: u32,
+    bytes: u64,
+}
+
+fn bundle_record(checkpoint: &Checkpoint) -> Option<BundleRecord> {
+    use frost_model::layer::Node;
+    let files = checkpoint.bundle.iter().filter(|bundled| matches!(bundled.file.node, Node::File { .. }));
+    let bytes = files.clone().map(frost_model::bundle::Bundled::len_bytes).sum();
+    (!checkpoint.bundle.is_empty()).then(|| BundleRecord { files: files.count() as u32, bytes })
+}
+
+#[derive(Serialize)]
+struct NetworkRecord {
+    /// `none` or `own`, as `frost run --net` calls it.
+    which: &'static str,
+    up: bool,
+    addresses: Vec<String>,
+    /// What was set in it (sysctl(8)).
+    settings: Vec<String>,
+}
+
+/// Describes the network of a program that has one of its own.
+fn network_record(checkpoint: &Checkpoint) -> Option<NetworkRecord> {
+    let network = checkpoint.host.runtime.as_ref()?.network.as_ref()?;
+    let address = |address: &frost_model::network::Address| {
+        let ip = match address.bytes.as_slice() {
+            [a, b, c, d] => IpAddr::from([*a, *b, *c, *d]),
+            bytes => <[u8; 16]>::try_from(bytes).map_or(IpAddr::from([0; 4]), IpAddr::from),
+        };
+        format!("{ip}/{}", address.prefix)
+    };
+    let setting = |setting: &frost_model::network::Setting| {
+        let value = String::from_utf8_lossy(&setting.value);
+        format!("net.{} = {}", setting.name.replace('/', "."), value.trim_end())
+    };
+    Some(NetworkRecord {
+        which: super::run::net_name(Some(network.reach)),
+        up: network.up,
+        addresses: network.addresses.iter().map(address).collect(),
+        settings: network.settings.iter().map(setting).collect(),
+    })
 }
 
 #[derive(Serialize)]
@@ -178,7 +230,9 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             .as_ref()
             .map(|runtime| runtime.budget)
             .filter(|own| !own.is_unlimited()),
+        network: network_record(checkpoint),
         layers: checkpoint.layers.iter().map(layer_record).collect(),
+        bundle: bundle_record(checkpoint),
         processes: checkpoint.processes.iter().map(|process| process_record(checkpoint, process)).collect(),
         machine: checkpoint.machine.as_ref().map(machine_record),
     };
@@ -380,6 +434,18 @@ fn render(record: &Record<'_>, header: &Header, state: &State, verbose: bool, pa
             "layer",
             output::bytes(layer.bytes)
         ));
+    }
+    if let Some(bundle) = &record.bundle {
+        let files = output::count(bundle.files, "file", "files");
+        text.push_str(&format!("  {:<7} {files}, {}\n", "bundle", output::bytes(bundle.bytes)));
+    }
+    if let Some(network) = &record.network {
+        let up = if network.up { "" } else { ", its loopback interface down" };
+        let row = format!("{}{up}: {}", network.which, network.addresses.join(", "));
+        text.push_str(&format!("  {:<7} {row}\n", "network"));
+        for setting in &network.settings {
+            text.push_str(&format!("  {:<7} {}\n", "", output::printable(setting)));
+        }
     }
     if let Some(budget) = &record.budget {
         let ram = budget.ram_bytes.map(|bytes| format!("{} of memory", output::bytes(bytes)));

@@ -51,6 +51,9 @@ struct Record {
     /// Processor time that it has used.
     cpu_us: Option<u64>,
     cpu_limit_percent: Option<u32>,
+    /// Which network it has: `host`, `none`, `own`; absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<&'static str>,
     /// Of its newest image.
     image_bytes: Option<u64>,
     status: Option<i32>,
@@ -96,6 +99,13 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         ["NAME", "STATE", "PID", "PROCESSES", "MEMORY", "CPU", "VERSIONS", "IMAGE", "SINCE (UTC)", "COMMAND"];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     rows.extend(records.iter().map(row));
+    // A column of `host` would tell nothing.
+    if records.iter().any(|record| record.network.is_some_and(|network| network != "host")) {
+        let column = records.iter().map(|record| record.network.unwrap_or_default());
+        for (row, network) in rows.iter_mut().zip(std::iter::once("NET").chain(column)) {
+            row.insert(row.len() - 1, network.to_owned());
+        }
+    }
     output::line(output::table(&rows).trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -152,6 +162,9 @@ fn add(record: &mut Record, instance: &Instance, images: &[&Summary]) {
     let started = instance.record().unwrap_or_default();
     if !started.command.is_empty() {
         record.command = started.command.join(" ");
+    }
+    if started.started > 0 && !started.machine {
+        record.network = Some(super::run::net_name(started.network));
     }
     if !started.budget.is_unlimited() {
         record.ram_limit_bytes = started.budget.ram_bytes;

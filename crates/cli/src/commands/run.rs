@@ -3,7 +3,8 @@
 use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
-use clap::Args;
+use clap::{Args, ValueEnum};
+use frost_model::network::Reach;
 use frost_runtime::instance::Instance;
 use frost_runtime::run::Options as How;
 use frost_store::Name;
@@ -44,6 +45,9 @@ pub(crate) struct Options {
     /// Give it a view of its own of this directory: what it writes there nobody else sees, and is frozen with it
     #[arg(long, value_name = "DIR", conflicts_with = "vm")]
     layer: Vec<PathBuf>,
+    /// Which network it has: the host's, none but a loopback of its own, or one of its own that reaches outside
+    #[arg(long, value_name = "WHICH", default_value = "host", conflicts_with = "vm")]
+    net: Net,
     /// Run it in a virtual machine of its own; these options are for that
     #[arg(long, help_heading = "Virtual machine")]
     pub(super) vm: bool,
@@ -64,6 +68,23 @@ pub(crate) struct Options {
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     pub(super) command: Vec<OsString>,
+}
+
+/// A network for a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Net {
+    Host,
+    None,
+    Own,
+}
+
+/// How a network is called.
+pub(super) fn net_name(reach: Option<Reach>) -> &'static str {
+    match reach {
+        None => "host",
+        Some(Reach::Loopback) => "none",
+        Some(Reach::Outside) => "own",
+    }
 }
 
 #[derive(Serialize)]
@@ -100,10 +121,18 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
         notices: options.notices,
         budget: budget.applied_to(Default::default()),
         layers: options.layer.clone(),
+        network: match options.net {
+            Net::Host => None,
+            Net::None => Some(Reach::Loopback),
+            Net::Own => Some(Reach::Outside),
+        },
     };
     let started =
         frost_runtime::run::run(&store, &how).map_err(|error| trouble::of_runtime(what(), error))?;
     invocation.steps.end("run.start");
+    if let Some(note) = &started.note {
+        output::note(&format!("note: {note}"));
+    }
     let Some(attached) = started.attached else {
         if invocation.global.json {
             output::record(&Record {

@@ -125,7 +125,8 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     }
     let elapsed = invocation.steps.elapsed();
     // Behind the thaw: our standard error may be a file that the program has, and that is compared with what it was.
-    for note in &plan.notes {
+    let without = place.as_ref().and_then(|place| place.note.as_ref());
+    for note in plan.notes.iter().chain(without) {
         output::note(&format!("note: {note}"));
     }
     for capability in &plan.capabilities {

@@ -3,10 +3,11 @@
 use super::recognise::Refusal;
 use super::{Error, Held, pipe, tcp};
 use frost_model::cap::{Capability, NetlinkSocket};
+use frost_sys::network;
 use frost_sys::sock::{int_option, option};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketType};
 use std::num::NonZeroU32;
 
 /// Protocols in which a socket is no more than its address and its groups: NETLINK_ROUTE, USERSOCK, SOCK_DIAG, XFRM,
@@ -56,7 +57,7 @@ pub(super) fn recognise(held: &Held) -> Result<(), Refusal> {
 /// be it either.
 fn audit_daemon() -> Option<i32> {
     let protocol = NonZeroU32::new(AUDIT as u32).map(Protocol::from_raw);
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol).ok()?;
+    let socket = network::socket(AddressFamily::NETLINK, SocketType::RAW, protocol).ok()?;
     // struct nlmsghdr: length, AUDIT_GET, NLM_F_REQUEST, sequence, port.
     let request = [16u32, AUDIT_GET | 1 << 16, 1, 0].map(u32::to_ne_bytes).concat();
     rustix::net::send(&socket, &request, SendFlags::empty()).ok()?;
@@ -73,7 +74,7 @@ fn audit_daemon() -> Option<i32> {
 
 /// Whether the kernel still has parts of an answer to give: the column `Dump` of `/proc/net/netlink`.
 fn has_dump(held: &Held) -> bool {
-    let text = std::fs::read_to_string("/proc/net/netlink").unwrap_or_default();
+    let text = network::table("netlink").unwrap_or_default();
     let inode = held.stat.st_ino.to_string();
     // sk, Eth, Pid, Groups, Rmem, Wmem, Dump, Locks, Drops, Inode
     text.lines().any(|line| {
@@ -90,7 +91,7 @@ pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
     let raw = fact(libc::SO_TYPE)? == libc::SOCK_RAW;
     let kind = if raw { SocketType::RAW } else { SocketType::DGRAM };
     let number = NonZeroU32::new(protocol as u32).map(Protocol::from_raw);
-    let fresh = socket_with(AddressFamily::NETLINK, kind, SocketFlags::CLOEXEC, number).map_err(fail)?;
+    let fresh = network::socket(AddressFamily::NETLINK, kind, number).map_err(fail)?;
     let local = rustix::net::getsockname(&held.fd).and_then(SocketAddrNetlink::try_from).map_err(fail)?;
     let peer = rustix::net::getpeername(&held.fd).ok().flatten();
     let peer = peer.and_then(|peer| SocketAddrNetlink::try_from(peer).ok());

@@ -3,9 +3,9 @@
 use super::recognise::Refusal;
 use super::{Error, Held, raw, tcp};
 use frost_model::cap::{Capability, PacketMembership, PacketSocket};
-use frost_sys::packet;
 use frost_sys::sock::int_option;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+use frost_sys::{network, packet};
+use rustix::net::{AddressFamily, SocketType, netdevice};
 
 /// Decides whether a packet socket can be carried.
 pub(super) fn recognise(held: &Held) -> Result<(), Refusal> {
@@ -37,7 +37,7 @@ pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
     let fail = |source| held.error(source);
     let raw = int_option(&held.fd, libc::SOL_SOCKET, libc::SO_TYPE).map_err(fail)? == libc::SOCK_RAW;
     let kind = if raw { SocketType::RAW } else { SocketType::DGRAM };
-    let fresh = socket_with(AddressFamily::PACKET, kind, SocketFlags::CLOEXEC, None).map_err(fail)?;
+    let fresh = network::socket(AddressFamily::PACKET, kind, None).map_err(fail)?;
     let (protocol, interface) = packet::address(&held.fd).map_err(fail)?;
     let name = |index: u32| netdevice::index_to_name(&fresh, index);
     let told = packet::told(held.stat.st_ino as u32).map_err(fail)?;

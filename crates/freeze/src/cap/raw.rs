@@ -3,9 +3,10 @@
 use super::recognise::Refusal;
 use super::{Error, Held, tcp};
 use frost_model::cap::{Capability, RawSocket};
+use frost_sys::network;
 use frost_sys::sock::int_option;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, Protocol, SocketType};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
@@ -15,7 +16,7 @@ pub(super) fn recognise(held: &Held, what: &str) -> Result<(), Refusal> {
     let family = AddressFamily::from_raw(fact(libc::SO_DOMAIN) as u16);
     let kind = SocketType::from_raw(fact(libc::SO_TYPE));
     let protocol = NonZeroU32::new(fact(libc::SO_PROTOCOL)).map(Protocol::from_raw);
-    match socket_with(family, kind, SocketFlags::CLOEXEC, protocol) {
+    match network::socket(family, kind, protocol) {
         Err(Errno::PERM | Errno::ACCESS) => Err(Refusal::new(
             format!("{what} socket"),
             "you may not make one, and a thaw has to",

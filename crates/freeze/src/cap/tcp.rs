@@ -5,10 +5,10 @@ use frost_model::Checkpoint;
 use frost_model::cap::{Capability, Inet, SocketOption, TcpInside, TcpListener, TcpStream};
 use frost_sys::pidfd::pidfd_getfd;
 use frost_sys::sock::{int_option, option, set_int_option};
-use frost_sys::{proc, sock_options};
+use frost_sys::{network, proc, sock_options};
 use frost_tracee::seize::StoppedTree;
 use rustix::fd::AsFd;
-use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, Protocol, SocketType};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
@@ -58,7 +58,7 @@ pub(super) fn inet(held: &Held, kind: SocketType) -> Result<Inet, Error> {
     let protocol = fact(libc::SO_PROTOCOL)?;
     let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
     let number = NonZeroU32::new(protocol as u32).map(Protocol::from_raw);
-    let fresh = socket_with(family, kind, SocketFlags::CLOEXEC, number).map_err(fail)?;
+    let fresh = network::socket(family, kind, number).map_err(fail)?;
     let local = rustix::net::getsockname(&held.fd).map_err(fail)?;
     // Port 0 is a socket that is not bound.
     let local = SocketAddr::try_from(local).ok().filter(|local| local.port() != 0);

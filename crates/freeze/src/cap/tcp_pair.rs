@@ -158,7 +158,7 @@ fn closed(held: &Held) -> Option<TcpInside> {
 
 /// Whether an address is one of this machine: it can be bound, to a port that the kernel chooses.
 fn is_local(address: SocketAddr) -> bool {
-    std::net::UdpSocket::bind(SocketAddr::new(address.ip(), 0)).is_ok()
+    frost_sys::network::is_local(address.ip())
 }
 
 /// Reads what waits at `to` and what `from` has still to send; and whether `to` was shut down for reading and writing.

@@ -8,18 +8,19 @@ use frost_model::cap::{
     Capability, Message, Outside, OutsideKind, UnixName, UnixSocket, UnixState, UnixType,
 };
 use frost_model::id::DescriptionId;
+use frost_sys::network;
 use frost_sys::sock::{self, Peeked, int_option, set_int_option};
 use frost_sys::unix_diag::{self, ESTABLISHED, LISTENING};
 use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, SocketType};
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The unix sockets of our network namespace, as the kernel listed them.
+/// The unix sockets of the program's network, as the kernel listed them.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     sockets: HashMap<u32, unix_diag::UnixSocket>,
@@ -127,8 +128,7 @@ impl Table {
             UnixType::Datagram => SocketType::DGRAM,
             UnixType::SeqPacket => SocketType::SEQPACKET,
         };
-        let fresh = socket_with(AddressFamily::UNIX, socket_type, SocketFlags::CLOEXEC, None)
-            .map_err(|e| held.error(e))?;
+        let fresh = network::socket(AddressFamily::UNIX, socket_type, None).map_err(|e| held.error(e))?;
         let listed = self.of(held);
         let shutdown = listed.map_or(0, |socket| socket.shutdown);
         Ok(Capability::Unix(UnixSocket {

@@ -243,5 +243,6 @@ pub fn checkpoint() -> Checkpoint {
         }],
         machine: None,
         layers: Vec::new(),
+        bundle: Vec::new(),
     }
 }

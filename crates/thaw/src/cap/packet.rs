@@ -3,9 +3,9 @@
 use super::error::{About, Error};
 use super::{file, tcp};
 use frost_model::cap::PacketSocket;
-use frost_sys::packet;
+use frost_sys::{network, packet};
 use rustix::fd::OwnedFd;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+use rustix::net::{AddressFamily, SocketType, netdevice};
 
 /// Most memberships of one kind that are asked for again; each is a call.
 const COUNT_MAX: u32 = 1024;
@@ -17,7 +17,7 @@ pub(super) fn make(socket: &PacketSocket, flags: u32) -> Result<OwnedFd, Error> 
         None => "packet socket".to_owned(),
     };
     let kind = if socket.raw { SocketType::RAW } else { SocketType::DGRAM };
-    let fd = socket_with(AddressFamily::PACKET, kind, SocketFlags::CLOEXEC, None).about("make", what())?;
+    let fd = network::socket(AddressFamily::PACKET, kind, None).about("make", what())?;
     tcp::set_options(&fd, &socket.options);
     let index = |name: &str| netdevice::name_to_index(&fd, name);
     for membership in &socket.memberships {

@@ -3,12 +3,13 @@
 use super::error::{About, Error};
 use super::file;
 use frost_model::cap::{Inet, SocketOption, TcpListener, TcpStream};
+use frost_sys::network;
 use frost_sys::sock::{set_int_option, set_option};
 use frost_sys::sock_options;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::num::NonZeroU32;
 
@@ -16,10 +17,10 @@ use std::num::NonZeroU32;
 pub(super) fn socket(inet: &Inet, kind: SocketType) -> rustix::io::Result<OwnedFd> {
     let family = if inet.v6 { AddressFamily::INET6 } else { AddressFamily::INET };
     let protocol = NonZeroU32::new(inet.protocol as u32).map(Protocol::from_raw);
-    match socket_with(family, kind, SocketFlags::CLOEXEC, protocol) {
+    match network::socket(family, kind, protocol) {
         // IPPROTO_MPTCP (262) where the kernel or an administrator does without it: plain TCP is its fallback anyway.
         Err(Errno::PROTONOSUPPORT | Errno::NOPROTOOPT) if inet.protocol == 262 => {
-            socket_with(family, kind, SocketFlags::CLOEXEC, None)
+            network::socket(family, kind, None)
         }
         other => other,
     }
@@ -67,7 +68,7 @@ fn has_reuse(inet: &Inet) -> bool {
 /// Source: `get_tcp4_sock` and `get_timewait4_sock` in net/ipv4/tcp_ipv4.c: an inode of 0 is that of no file.
 pub(super) fn has_owner(port: u16) -> bool {
     const LISTEN: &str = "0A";
-    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"].map(std::fs::read_to_string);
+    let tables = ["tcp", "tcp6"].map(network::table);
     let mut found = false;
     for line in tables.iter().flatten().flat_map(|table| table.lines().skip(1)) {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();

@@ -8,6 +8,7 @@ use super::error::{About, Error};
 use super::{file, tcp};
 use frost_model::Checkpoint;
 use frost_model::cap::{Capability, UdpSocket};
+use frost_sys::network;
 use frost_sys::sock::{self, set_int_option};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -104,7 +105,7 @@ fn target(socket: &UdpSocket, from: SocketAddr) -> Option<SocketAddr> {
     if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
         return None;
     }
-    let probe = socket_with(family(ip), SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
+    let probe = network::socket(family(ip), SocketType::DGRAM, None).ok()?;
     rustix::net::bind(&probe, &SocketAddr::new(ip, 0)).ok()?;
     Some(SocketAddr::new(ip, local.port()))
 }

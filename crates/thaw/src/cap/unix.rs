@@ -12,13 +12,13 @@ use super::file::{self, Problem};
 use super::{outside, tcp};
 use frost_model::cap::{Capability, Message, UnixName, UnixSocket, UnixState, UnixType};
 use frost_model::{Checkpoint, DescriptionId};
-use frost_sys::sight;
 use frost_sys::sock::{self, bind_unix, connect_unix, in_directory};
 use frost_sys::unix_diag::{ESTABLISHED, UnixSocket as UnixDiag, unix_sockets};
+use frost_sys::{network, sight};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, socket_with, socketpair};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, socketpair};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 
@@ -189,7 +189,7 @@ fn take_name(fd: &OwnedFd, name: &UnixName, sockets: &mut Sockets) -> rustix::io
 }
 
 fn new_socket(kind: UnixType) -> rustix::io::Result<OwnedFd> {
-    socket_with(AddressFamily::UNIX, outside::socket_type(kind), SocketFlags::CLOEXEC, None)
+    network::socket(AddressFamily::UNIX, outside::socket_type(kind), None)
 }
 
 /// Makes, names and connects all unix sockets of the image.

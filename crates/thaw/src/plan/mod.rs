@@ -13,13 +13,15 @@ pub(crate) use pids::are_free;
 use crate::baseline::Baseline;
 use crate::cap;
 use crate::compile::{self, Relation};
-use crate::error::Error;
+use crate::error::{Context, Error};
 use crate::kept::Kept;
+use crate::stage::Stage;
 use frost_keeper::house::Home;
 use frost_model::rm::{Attachment, Region};
 use frost_model::route::Rule;
 use frost_model::{Checkpoint, Obstacle, Pid, Process};
 use frost_store::{Image, State, Store};
+use frost_sys::network;
 use serde::{Deserialize, Serialize};
 
 /// How to thaw.
@@ -133,6 +135,7 @@ impl Plan {
 
     /// Works it out for a checkpoint by itself.
     pub(crate) fn of(checkpoint: &Checkpoint, options: &Options<'_>) -> Result<Self, Error> {
+        let _meant = meant(checkpoint, options)?;
         let baseline = Baseline::read()?;
         let ordinary = !rustix::process::geteuid().is_root();
         let home = options.home.is_some();
@@ -164,6 +167,16 @@ impl Plan {
         context.layers_unseen = !home;
         let (capabilities, refused) = cap::plan(checkpoint, &context, &rules, options.kept);
         obstacles.extend(refused);
+        if !home {
+            // Nor those that it brings with it.
+            let brought = |obstacle: &Obstacle| {
+                checkpoint.bundle.iter().skip(1).any(|bundled| {
+                    let path = bundled.path().to_string_lossy().into_owned();
+                    obstacle.object.ends_with(&path) || obstacle.object.contains(&format!("{path})"))
+                })
+            };
+            obstacles.retain(|obstacle| !brought(obstacle));
+        }
         Ok(Self {
             name: String::new(),
             version: 0,
@@ -187,6 +200,17 @@ impl Plan {
     pub(crate) fn relation(&self) -> Relation {
         Relation { attach: self.attach, copy: self.copy }
     }
+}
+
+/// Means the network in which the program will live by what is asked of the kernel: that of its keeper, which is not there
+/// yet where only a plan is made.
+fn meant(checkpoint: &Checkpoint, options: &Options<'_>) -> Result<Option<network::Meant>, Error> {
+    let runtime = checkpoint.host.runtime.as_ref();
+    if runtime.is_none_or(|runtime| runtime.network.is_none()) {
+        return Ok(None);
+    }
+    let whose = options.home.map_or(network::Whose::New, |home| network::Whose::Process(home.keeper));
+    network::mean(whose).map(Some).at(Stage::Namespaces, || "a network of its own".to_owned())
 }
 
 /// The rules that hold for a thaw: those that are given, then those that the program was started with.
