@@ -24,9 +24,11 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 const INSTANCES: &str = "instances";
+/// How long a command waits for another one. A child of one that has failed may have the right for a moment longer.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// The longest record that is read.
 const RECORD_BYTES: u64 = 1 << 20;
 
@@ -242,7 +244,8 @@ impl Instance {
     /// Makes the directory of an instance, if there is none, and takes the right to start it.
     ///
     /// # Errors
-    /// [`Error::Busy`] if another command has that right; [`Error::Runs`] if it runs; [`Error::File`].
+    /// [`Error::Busy`] if another command has that right, and keeps it for a second; [`Error::Runs`] if it runs;
+    /// [`Error::File`].
     pub fn claim(store: &Store, name: &Name) -> Result<(Self, Claim), Error> {
         for path in [parent(store), parent(store).join(name.as_str())] {
             let made = rustix::fs::mkdir(&path, Mode::RWXU);
@@ -254,12 +257,19 @@ impl Instance {
         }
         let Some(instance) = Self::find(store, name)? else { return Err(Error::Busy) };
         let lock = instance.create("lock", OFlags::RDWR)?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(Error::Busy),
-            Err(errno) => return Err(Error::File { path: instance.path.join("lock"), source: errno.into() }),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok((instance, Claim(lock))),
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(Errno::WOULDBLOCK) => return Err(Error::Busy),
+                Err(errno) => {
+                    return Err(Error::File { path: instance.path.join("lock"), source: errno.into() });
+                }
+            }
         }
-        Ok((instance, Claim(lock)))
     }
 
     /// Returns its name.

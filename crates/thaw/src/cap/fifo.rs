@@ -48,9 +48,8 @@ pub(super) fn hold(fifo: &Fifo, pipe: &Pipe) -> Result<Holder, Error> {
 /// Makes a fifo that has no name any more: at its old path if that is free, so that the kernel calls it as it did.
 fn make_deleted(file: &FileRef) -> rustix::io::Result<OwnedFd> {
     let old = file.path.as_path();
-    let elsewhere = ["/var/tmp", "/tmp"].map(|directory| {
-        std::path::Path::new(directory).join(format!("frost-{}-{}", std::process::id(), file.identity.inode))
-    });
+    let elsewhere =
+        ["/var/tmp", "/tmp"].map(|directory| std::path::Path::new(directory).join(super::nobodys_name()));
     let mut result = Err(rustix::io::Errno::NOENT);
     for path in [old, &elsewhere[0], &elsewhere[1]] {
         let mode = Mode::from_raw_mode(file.identity.mode & 0o7777);

@@ -420,6 +420,14 @@ fn place(checkpoint: &Checkpoint, capability: &Capability) -> Option<BytePath> {
     Some(path.clone())
 }
 
+/// A name that nobody else has. A pid would not do: it is there once in each pid namespace.
+fn nobodys_name() -> String {
+    let mut random = [0; 8];
+    // There are random numbers from the first moments of the machine on (getrandom(2)).
+    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+    format!("frost-{:016x}", u64::from_ne_bytes(random))
+}
+
 /// Makes every description as planned. `pack` is the pack of the image, to be read at offsets.
 ///
 /// # Errors

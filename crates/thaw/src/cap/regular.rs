@@ -102,7 +102,7 @@ impl Replaced {
         from: BorrowedFd<'_>,
     ) -> Result<OwnedFd, Error> {
         let path = file.path.as_path();
-        let name = format!(".frost-thaw-{}-{}", std::process::id(), self.0.len());
+        let name = format!(".{}", super::nobodys_name());
         let beside = path.with_file_name(name);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::open(&beside, flags, Mode::RUSR | Mode::WUSR).about("make", beside.display())?;

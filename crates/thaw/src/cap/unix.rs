@@ -317,9 +317,7 @@ impl Servers {
                 clear(name)?;
             }
             if !usable || bind(&server, name).is_err() {
-                used = UnixName::Abstract(
-                    format!("frost-{}-{}", std::process::id(), self.made.len()).into_bytes(),
-                );
+                used = UnixName::Abstract(super::nobodys_name().into_bytes());
                 bind(&server, &used)?;
             }
             rustix::net::listen(&server, 16)?;
@@ -427,7 +425,7 @@ fn make_single(
         if let UnixState::Listening { backlog, .. } = socket.state {
             if sock::unix_socket_name(&fd, false).about("find", what())?.is_none() {
                 // Its path is another's by now. Nobody reached it by that, but without a name it could not listen.
-                let name = format!("\0frost-{}-{index}", std::process::id());
+                let name = format!("\0{}", super::nobodys_name());
                 bind_unix(&fd, name.as_bytes()).about("bind", what())?;
             }
             let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
