@@ -4,6 +4,7 @@ It listens at a path, at an abstract name, and at ports that it writes into `por
 (SO_REUSEPORT), one that it closes when a file `close` appears; the third it holds without listening.
 """
 import os
+import random
 import select
 import socket
 import sys
@@ -21,14 +22,23 @@ def listen(family, address, *options):
     return door
 
 
+def choose(bind):
+    """Binds to a port that is free, and that no connection gets by itself while nobody has it."""
+    while True:
+        try:
+            return bind(("127.0.0.1", random.randrange(20000, 32768)))
+        except OSError:
+            pass
+
+
 path = listen(socket.AF_UNIX, "door")
 name = listen(socket.AF_UNIX, "\0" + directory)
-first = listen(socket.AF_INET, ("127.0.0.1", 0), socket.SO_REUSEPORT)
+first = choose(lambda address: listen(socket.AF_INET, address, socket.SO_REUSEPORT))
 shared = first.getsockname()[1]
 second = listen(socket.AF_INET, ("127.0.0.1", shared), socket.SO_REUSEPORT)
-closing = listen(socket.AF_INET, ("127.0.0.1", 0))
+closing = choose(lambda address: listen(socket.AF_INET, address))
 held = socket.socket()
-held.bind(("127.0.0.1", 0))
+choose(held.bind)
 doors = [path, name, first, second, closing]
 
 by_number = {door.fileno(): door for door in doors}
