@@ -11,6 +11,7 @@ use frost_model::{Checkpoint, Obstacle};
 use frost_sys::sysv::{self, Attached, Kind};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
+use std::time::{Duration, Instant};
 
 /// What the objects mean for a thaw.
 #[derive(Debug, Default)]
@@ -34,6 +35,11 @@ enum Standing {
     /// Another, or changed.
     Different(String),
 }
+
+/// How long a set of semaphores may take to become what it was. Those who end undo what they did in it behind all that is
+/// seen of them: of a thaw that was killed they may be on their way (`exit_mm` and then `exit_sem` in `do_exit`,
+/// kernel/exit.c).
+const DYING: Duration = Duration::from_millis(500);
 
 /// An object of the image.
 #[derive(Clone, Copy)]
@@ -112,7 +118,14 @@ impl<'a> Object<'a> {
     fn same_content(self, count: u64) -> Result<bool, Errno> {
         Ok(match self {
             Self::Segment(segment) => digest(segment)? == segment.digest,
-            Self::Semaphores(set) => sysv::values(set.ipc.id, set.values.len())? == set.undone(),
+            Self::Semaphores(set) => {
+                let same = || Ok(sysv::values(set.ipc.id, set.values.len())? == set.undone());
+                let deadline = Instant::now() + DYING;
+                while !same()? && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                same()?
+            }
             Self::Queue(queue) => {
                 if count != queue.messages.len() as u64 {
                     return Ok(false);
