@@ -72,9 +72,10 @@ if child == 0:
     serve()
     os._exit(0)
 server = os.read(reader, 16).decode()
+# Else our own end would wait for an answer, as long as we have it open ourselves.
+os.close(device)
 if where == "outside":
     os.waitpid(child, 0)
-    os.close(device)
 file = open("served/file", "w")
 file.write("content")
 file.flush()

@@ -143,15 +143,16 @@ fn the_guardian_dies_while_a_queue_is_looked_at() {
 /// What is moved for an instant so that all of it can be seen is put back without the guardian.
 #[test]
 fn the_guardian_dies_while_something_is_moved() {
-    let of_root = [("tcp_full", "freeze.repair")].into_iter().filter(|_| is_root());
+    // A program that is let go by a kill may write before the repair of its connection is ended, and be told of an error.
+    let of_root = [("tcp_full", "freeze.repair", &["EIO"][..])].into_iter().filter(|_| is_root());
     let of_all = [
-        ("unix_datagram", "freeze.peek"),
-        ("unix_seqpacket", "freeze.peek"),
-        ("udp_queued", "freeze.peek"),
-        ("sysv_segment_detached", "freeze.segment"),
+        ("unix_datagram", "freeze.peek", &["kill", "EIO"][..]),
+        ("unix_seqpacket", "freeze.peek", &["kill", "EIO"]),
+        ("udp_queued", "freeze.peek", &["kill", "EIO"]),
+        ("sysv_segment_detached", "freeze.segment", &["kill", "EIO"]),
     ];
-    for (name, step) in of_all.into_iter().chain(of_root) {
-        for fault in ["kill", "EIO"] {
+    for (name, step, faults) in of_all.into_iter().chain(of_root) {
+        for fault in faults {
             let Some(scene) = Scene::new(Who::Myself) else { return };
             let traveller = set_out(&scene, name);
             let pid = traveller.pid.to_string();
@@ -308,8 +309,8 @@ fn all_or_nothing(scene: &Scene, mut traveller: Traveller<'_>, outcome: &Outcome
 
 fn thaw_fault_at_each_stage(kind: &str, who: Who) {
     let tally = Tally::default();
-    each_below(frost_thaw::Stage::ALL.len(), |index| {
-        let stage = frost_thaw::Stage::ALL[index];
+    // One after another: objects of System V have numbers that belong to the whole machine.
+    for (index, stage) in frost_thaw::Stage::ALL.iter().copied().enumerate() {
         let Some(scene) = Scene::new(who) else { return };
         let mut traveller = set_out(
             &scene,
@@ -328,7 +329,7 @@ fn thaw_fault_at_each_stage(kind: &str, who: Who) {
         let round = tally.begin();
         let outcome = frost_with_fault(&scene, &["thaw", "victim"], &fault);
         round.end(hit(&outcome, stage.name()), all_or_nothing(&scene, traveller, &outcome, &fault));
-    });
+    }
 }
 
 #[test]

@@ -175,10 +175,11 @@ fn display(who: Who) {
     let ask = |program: &str, arguments: &[&str]| {
         scene.run(scene.command(program).args(["-display", &display]).args(arguments), LIMIT).ok().stdout
     };
-    ask("xprop", &["-root", "-f", "WORD", "8s", "-set", "WORD", "kept"]);
     let count =
         || fs::read_to_string(scene.stage("lines")).ok().and_then(|text| text.trim().parse::<u64>().ok());
     until("the terminal's program counts", || count().is_some());
+    // Not before: a server forgets all when its only client leaves.
+    ask("xprop", &["-root", "-f", "WORD", "8s", "-set", "WORD", "kept"]);
     let geometry = || {
         let told = ask("xwininfo", &["-name", "counter"]);
         told.lines().filter(|line| line.contains("Width") || line.contains("Height")).collect::<String>()
