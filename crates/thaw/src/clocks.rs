@@ -6,7 +6,7 @@ use frost_model::Checkpoint;
 use frost_model::clock::Timespec;
 use rustix::io::Errno;
 use rustix::time::ClockId;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The offsets of our own time namespace, in nanoseconds, which our own clocks show already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Own {
 }
 
 /// Prepares a time namespace for our children, in which CLOCK_MONOTONIC and CLOCK_BOOTTIME show what they showed when
-/// the program was stopped. May be called again, for children to come.
+/// the program was stopped, and a tick more. May be called again, for children to come.
 ///
 /// Returns when they went on: from then on the program's timeouts run, however long it takes to build it.
 pub(crate) fn go_on(checkpoint: &Checkpoint, own: Own) -> Result<Option<Instant>, Error> {
@@ -43,10 +43,14 @@ pub(crate) fn go_on(checkpoint: &Checkpoint, own: Own) -> Result<Option<Instant>
     }
     let stage = Stage::Namespaces;
     frost_sys::time::unshare_time().at(stage, || "a time namespace".to_owned())?;
+    // The coarse clocks stand still between two ticks, and have the same offset: the one that was read a moment before the
+    // freeze may be by so much ahead of the one that is read first (`do_hres` and `do_coarse`, lib/vdso/gettimeofday.c).
+    let tick = rustix::time::clock_getres(ClockId::MonotonicCoarse);
+    let tick = Duration::new(tick.tv_sec.unsigned_abs(), tick.tv_nsec.unsigned_abs() as u32);
     let line = |name: &str, clock: ClockId, ours: i128, then: Timespec| {
         let now = rustix::time::clock_gettime(clock);
         let now = Timespec { sec: now.tv_sec, nsec: now.tv_nsec }.as_nanos();
-        let offset = Timespec::from_nanos(ours + then.as_nanos() - now);
+        let offset = Timespec::from_nanos(ours + then.as_nanos() + tick.as_nanos() as i128 - now);
         format!("{name} {} {}\n", offset.sec, offset.nsec)
     };
     let began = Instant::now();
@@ -55,7 +59,7 @@ pub(crate) fn go_on(checkpoint: &Checkpoint, own: Own) -> Result<Option<Instant>
     std::fs::write("/proc/self/timens_offsets", offsets)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
         .at(stage, || "the clocks of a time namespace".to_owned())?;
-    Ok(Some(began))
+    Ok(Some(began.checked_sub(tick).unwrap_or(began)))
 }
 
 #[cfg(test)]
