@@ -779,7 +779,7 @@ fn written_files(
     if mapped.is_empty() {
         return Ok((files, obstacles));
     }
-    let leases = Leases::read();
+    let leases = Leases::recent();
     for (process, mappings) in living.iter().zip(maps) {
         for mapping in mappings.iter().filter(written) {
             let path = sight::of(proc::as_path(&mapping.name));

@@ -221,11 +221,9 @@ impl Precopy {
             .sum();
         pack.require_space(resident).map_err(|error| freeze.failed(&error))?;
         precopy.passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
-        // What comes next finds what was written meanwhile, which is less as a rule.
-        let room = resident.clamp(STASH_BYTES.start, STASH_BYTES.end);
-        let expected = precopy.passes.last().map_or(0, |copied| copied + STASH_BYTES.start);
-        precopy.stash =
-            Stash::with_room(room as usize, expected as usize).map_err(|errno| freeze.failed(&errno))?;
+        // All of it: a page that is touched in the stop for the first time may take milliseconds to be found.
+        let room = resident.clamp(STASH_BYTES.start, STASH_BYTES.end) as usize;
+        precopy.stash = Stash::with_room(room, room).map_err(|errno| freeze.failed(&errno))?;
         freeze.step("precopy.copy")?;
         precopy.last_passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
         freeze.step("precopy.last")?;

@@ -124,7 +124,7 @@ pub(crate) fn backing(mapping: &Mapping, files: &mut FileCache) -> Result<Backin
     }
     let before = files.before.get(name);
     let found = files.found.entry(name.to_vec()).or_insert_with(|| {
-        let leases = files.leases.get_or_insert_with(Leases::read);
+        let leases = files.leases.get_or_insert_with(Leases::recent);
         look(name, mapping, before, leases)
     });
     match found {

@@ -150,7 +150,7 @@ fn adopt_deleted(
             }
             let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
             let access = if written { OFlags::RDWR } else { OFlags::RDONLY };
-            let opened = Leases::read().open(proc::path(process.through, &name), access);
+            let opened = Leases::recent().open(proc::path(process.through, &name), access);
             let Ok(file) = opened else { continue };
             if rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_nlink > 0) {
                 linked.insert((device, inode));

@@ -8,9 +8,11 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, Stat, major, minor};
 use rustix::io::{Errno, Result};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The files with leases that are shown in our pid namespace, by device and inode.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Leases(Vec<(u32, u32, u64)>);
 
 impl Leases {
@@ -18,6 +20,21 @@ impl Leases {
     pub fn read() -> Self {
         let text = crate::proc::file(Path::new("/proc/locks")).unwrap_or_default();
         Self(String::from_utf8_lossy(&text).lines().filter_map(parse).collect())
+    }
+
+    /// Those of a moment ago, if they were read then: the kernel waits for all processors to read them (`locks_start`,
+    /// fs/locks.c), which takes some 10 ms that a stopped program would stand still for.
+    pub fn recent() -> Self {
+        static LAST: Mutex<Option<(Instant, Leases)>> = Mutex::new(None);
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((when, leases)) if when.elapsed() < Duration::from_secs(1) => leases.clone(),
+            _ => {
+                let leases = Self::read();
+                *last = Some((Instant::now(), leases.clone()));
+                leases
+            }
+        }
     }
 
     /// Returns whether somebody has a lease on a file.
