@@ -221,9 +221,8 @@ impl Precopy {
             .sum();
         pack.require_space(resident).map_err(|error| freeze.failed(&error))?;
         precopy.passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
-        // All of it: a page that is touched in the stop for the first time may take milliseconds to be found.
         let room = resident.clamp(STASH_BYTES.start, STASH_BYTES.end) as usize;
-        precopy.stash = Stash::with_room(room, room).map_err(|errno| freeze.failed(&errno))?;
+        precopy.stash = Stash::with_room(room).map_err(|errno| freeze.failed(&errno))?;
         freeze.step("precopy.copy")?;
         precopy.last_passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
         freeze.step("precopy.last")?;

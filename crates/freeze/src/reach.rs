@@ -46,7 +46,7 @@ impl Mount {
     /// Reads a line of proc_pid_mountinfo(5): `36 35 0:42 / /mnt rw shared:1 - fuse.sshfs host: rw`.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|byte| *byte == b' ');
-        let place = plain(fields.nth(4)?);
+        let place = proc::unescape(fields.nth(4)?);
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
         let served = kind.starts_with(b"fuse") && kind != b"fusectl" || SERVED.contains(&kind);
         served.then(|| Self { place, kind: kind.to_vec() })
@@ -56,27 +56,6 @@ impl Mount {
         let below = |rest: &[u8]| rest.is_empty() || rest[0] == b'/' || self.place == b"/";
         path.strip_prefix(self.place.as_slice()).is_some_and(below)
     }
-}
-
-/// Takes back what mountinfo writes as `\040`.
-fn plain(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let code =
-            after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                plain.push(*first);
-                rest = after;
-            }
-        }
-    }
-    plain
 }
 
 /// Lists the file systems that processes use and that do not answer. Nothing of theirs is touched by us.

@@ -4,8 +4,8 @@
 //! to be copied, it goes to memory that was touched before, and from there to the pack when the program runs again. A
 //! page has one slot, however often it is copied.
 //!
-//! It is touched as far as is expected to be needed: a page takes as long to be found by the kernel as to be copied several
-//! times. Beyond that it grows by huge pages, where the kernel has some.
+//! All of it is touched before: a page that the kernel has to find first takes as long as several copies, and a huge one of a
+//! virtual machine milliseconds.
 
 use frost_model::PAGE_SIZE;
 use frost_sys::own::Anonymous;
@@ -42,17 +42,16 @@ pub(crate) struct Kept {
 }
 
 impl Stash {
-    /// Has room for `len_bytes`, of which the first `touched_bytes` are touched.
+    /// Has room for `len_bytes`, all of it touched; in huge pages, where the kernel has some.
     ///
     /// # Errors
     /// If there is no room for so much in our address space.
-    pub(crate) fn with_room(len_bytes: usize, touched_bytes: usize) -> Result<Self, Errno> {
-        let touched = touched_bytes.min(len_bytes);
+    pub(crate) fn with_room(len_bytes: usize) -> Result<Self, Errno> {
         let mut bytes = Anonymous::map(len_bytes.next_multiple_of(PAGE))?;
         // Without them it takes longer, no more.
         let _ = bytes.prefer_huge_pages();
-        bytes[..touched].iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);
-        Ok(Self { bytes: Some(bytes), used: 0, slots: HashMap::with_capacity(touched / PAGE) })
+        bytes.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);
+        Ok(Self { bytes: Some(bytes), used: 0, slots: HashMap::with_capacity(len_bytes / PAGE) })
     }
 
     /// Copies pages by `read` until `end`, or until there is no `room`; returns how far it came.
@@ -159,7 +158,7 @@ mod tests {
 
     #[test]
     fn each_page_is_there_once_as_it_was_last() {
-        let mut stash = Stash::with_room(64 * PAGE, 16 * PAGE).unwrap();
+        let mut stash = Stash::with_room(64 * PAGE).unwrap();
         let mut naive: BTreeMap<(i32, u64), u8> = BTreeMap::new();
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         for round in 0..2000_u64 {
@@ -193,7 +192,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_read_has_no_copy() {
-        let mut stash = Stash::with_room(8 * PAGE, 8 * PAGE).unwrap();
+        let mut stash = Stash::with_room(8 * PAGE).unwrap();
         stash.copy(1, (0, 4 * PAGE_SIZE), Room::All, all(1)).unwrap();
         assert_eq!(stash.copy(1, (PAGE_SIZE, 2 * PAGE_SIZE), Room::All, |_, _| Err(())), Err(()));
         assert_eq!([0, 1, 2, 3].map(|page| stash.has(1, page * PAGE_SIZE)), [true, false, true, true]);

@@ -152,7 +152,7 @@ pub fn command(pid: i32) -> String {
 }
 
 /// Decodes the octal escapes (`\012`) that `/proc` puts into paths.
-fn unescape(bytes: &[u8]) -> Vec<u8> {
+pub fn unescape(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while let [first, tail @ ..] = rest {
