@@ -354,7 +354,10 @@ fn capture(
     exact: bool,
     urgent: &Urgent,
 ) -> Result<Captures, Failure> {
-    let mut files = memory.precopy.as_mut().map(Precopy::begin_stop).unwrap_or_default();
+    if let Some(precopy) = &mut memory.precopy {
+        precopy.begin_stop();
+    }
+    let mut files = FileCache::default();
     let ahead = Ahead::of(tree, urgent);
     let living: Vec<&StoppedProcess> = tree.processes().iter().filter(|process| !process.zombie).collect();
     let users: Vec<reach::User> = living
@@ -439,12 +442,12 @@ fn capture(
     let mut deleted = ram::DeletedFiles::new();
     for process in &living {
         for mapping in &known[&process.pid].mappings {
-            if let Ok(backing) = rm::backing(mapping, &mut files)
+            if let Ok(backing) = rm::backing(mapping, process.through, &mut files)
                 && ram::needs_windows(&backing, &catalog)
             {
                 ram::note_shared(&mut unnamed, process.through, mapping, &backing);
             }
-            if let Ok(Backing::Deleted { device, inode }) = rm::backing(mapping, &mut files)
+            if let Ok(Backing::Deleted { device, inode }) = rm::backing(mapping, process.through, &mut files)
                 && catalog.description_of(device, inode).is_none()
             {
                 ram::note_deleted(&mut deleted, process.through, mapping);
@@ -467,7 +470,7 @@ fn capture(
         for mapping in &known[&process.pid].mappings {
             if mapping.shared
                 && mapping.flags.has(*b"mw")
-                && let Ok(Backing::File(file)) = rm::backing(mapping, &mut files)
+                && let Ok(Backing::File(file)) = rm::backing(mapping, process.through, &mut files)
             {
                 let command = String::from_utf8_lossy(&process.stat.comm);
                 catalog.note_mapped(file.path.as_bytes(), Pid::new(process.pid), &command);
@@ -891,7 +894,7 @@ fn capture_process(
     let mut own_placed = ram::Placed::new();
     let mut regions = Vec::with_capacity(known.mappings.len());
     for mapping in &known.mappings {
-        let backing = rm::backing(mapping, files).unwrap_or(Backing::Anonymous);
+        let backing = rm::backing(mapping, pid, files).unwrap_or(Backing::Anonymous);
         let kin = kin.as_ref();
         let (private, guards) = memory.place(process, &pagemap, mapping, &backing, kin, regions.len())?;
         let runs = private.runs.iter();

@@ -22,7 +22,7 @@ use crate::patience::Patience;
 use crate::persist::Freeze;
 use crate::places::{Piece, Places};
 use crate::ram;
-use crate::rm::{self, Backing, FileCache};
+use crate::rm::Backing;
 use crate::stash::{Room, Stash};
 use crate::urgent::Urgent;
 use crate::{Options, survey};
@@ -79,7 +79,6 @@ pub(crate) struct Precopy {
     assumed: Vec<(i32, Vec<Mapping>)>,
     /// Reads the flags that they have behind the stop.
     reading: Option<JoinHandle<Read>>,
-    files: FileCache,
     pause: Duration,
 }
 
@@ -171,7 +170,6 @@ impl Precopy {
             kin: None,
             assumed: Vec::new(),
             reading: None,
-            files: FileCache::default(),
             pause,
         };
         for Entered { pid, inner, parent, start_time, tracker, known } in trackers {
@@ -183,8 +181,6 @@ impl Precopy {
             let before = before.map_or_else(|| proc::mappings(pid), Ok);
             // Whatever has ended meanwhile is not looked at.
             if let (Ok(before), Ok(pagemap), Ok(mem)) = (before, Pagemap::open(pid), ram::open_mem(pid)) {
-                // Looked up here, build-ids need not be read in the stop.
-                before.iter().for_each(|mapping| _ = rm::backing(mapping, &mut precopy.files));
                 let tracker = Some(tracker).filter(|_| pagemap.can_scan());
                 let mut member = Member {
                     start_time,
@@ -308,7 +304,6 @@ impl Precopy {
                 && let Ok(mut now) = proc::mappings(*pid)
             {
                 member.hide_tracking(&mut now);
-                now.iter().for_each(|mapping| _ = rm::backing(mapping, &mut self.files));
                 member.before = now;
             }
         }
@@ -345,14 +340,13 @@ impl Precopy {
         })
     }
 
-    /// Begins a stop: forgets what an earlier one has found, and gives the files that are known.
-    pub(crate) fn begin_stop(&mut self) -> FileCache {
+    /// Begins a stop: forgets what an earlier one has found.
+    pub(crate) fn begin_stop(&mut self) {
         self.stopped_bytes = 0;
         self.looked.clear();
         self.populated.clear();
         self.kin = None;
         self.assumed.clear();
-        self.files.to_be_confirmed()
     }
 
     /// Reads the mappings of a stopped process, with the flags that they had before if they are known; `exact` reads

@@ -2,15 +2,12 @@
 
 use crate::file;
 use frost_model::Obstacle;
-use frost_model::cap::{FileIdentity, FileRef};
+use frost_model::cap::FileRef;
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::path::BytePath;
 use frost_model::rm::{Attachment, Bounds, PageRange, Protection, RegionFlags, SpecialRegion, Vdso};
-use frost_sys::lease::Leases;
 use frost_sys::proc::{self, Mapping, Stat};
-use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 
 /// What a mapping shows, before it is known how the image refers to it.
@@ -47,31 +44,17 @@ pub(crate) trait Behind {
 
 /// Files that were looked at already: a library is mapped some five times in each process.
 #[derive(Debug, Default)]
-pub(crate) struct FileCache {
-    found: HashMap<Vec<u8>, Result<FileRef, String>>,
-    /// What was found before the stop: still true of a file that has the same identity.
-    before: HashMap<Vec<u8>, FileIdentity>,
-    /// Files that must not be opened; read at the first look.
-    leases: Option<Leases>,
-}
+pub(crate) struct FileCache(HashMap<Vec<u8>, Result<FileRef, String>>);
 
-impl FileCache {
-    /// Gives a cache that looks at each file anew, but reads of none that is still the same.
-    pub(crate) fn to_be_confirmed(&self) -> Self {
-        let known = self.found.iter().filter_map(|(name, file)| Some((name, file.as_ref().ok()?)));
-        Self {
-            found: HashMap::new(),
-            before: known.map(|(name, file)| (name.clone(), file.identity.clone())).collect(),
-            leases: None,
-        }
-    }
-}
-
-/// Says what a mapping shows.
+/// Says what a mapping of process `pid` shows.
 ///
 /// # Errors
 /// Why it cannot be carried, and what to do.
-pub(crate) fn backing(mapping: &Mapping, files: &mut FileCache) -> Result<Backing, (String, String)> {
+pub(crate) fn backing(
+    mapping: &Mapping,
+    pid: i32,
+    files: &mut FileCache,
+) -> Result<Backing, (String, String)> {
     let refuse = |why: &str, remedy: &str| Err((why.to_owned(), remedy.to_owned()));
     let (device, inode) = (mapping.device, mapping.inode);
     match mapping.name.as_slice() {
@@ -122,12 +105,7 @@ pub(crate) fn backing(mapping: &Mapping, files: &mut FileCache) -> Result<Backin
     if name.ends_with(file::DELETED) {
         return Ok(Backing::Deleted { device, inode });
     }
-    let before = files.before.get(name);
-    let found = files.found.entry(name.to_vec()).or_insert_with(|| {
-        let leases = files.leases.get_or_insert_with(Leases::recent);
-        look(name, mapping, before, leases)
-    });
-    match found {
+    match files.0.entry(name.to_vec()).or_insert_with(|| look(name, mapping, pid)) {
         Ok(file) if file.identity.inode == inode => Ok(Backing::File(file.clone())),
         Ok(_) => {
             refuse("the file was replaced by another of the same name", "restart the program, then freeze it")
@@ -149,33 +127,29 @@ pub(crate) fn segment_key(mapping: &Mapping) -> i32 {
     digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0) as i32
 }
 
-fn look(
-    name: &[u8],
-    mapping: &Mapping,
-    before: Option<&FileIdentity>,
-    leases: &Leases,
-) -> Result<FileRef, String> {
+/// Looks at a file that is mapped without opening it: that would break a lease on it (F_SETLEASE), and to read which there
+/// are takes some 10 ms, as the kernel waits for all processors then (`locks_start`, fs/locks.c).
+fn look(name: &[u8], mapping: &Mapping, pid: i32) -> Result<FileRef, String> {
     let path = frost_sys::sight::of(proc::as_path(name));
-    let opened = match leases.open(&path, OFlags::RDONLY) {
-        // It is looked at only, then.
-        Err(Errno::AGAIN) => rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()),
-        opened => opened,
-    };
-    let opened = opened.map_err(|errno| format!("the file cannot be opened: {errno}"))?;
-    let stat = rustix::fs::fstat(&opened).map_err(|errno| errno.to_string())?;
+    let found = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let found = found.map_err(|errno| format!("the file cannot be opened: {errno}"))?;
+    let stat = rustix::fs::fstat(&found).map_err(|errno| errno.to_string())?;
     let mut identity = file::identity(&stat);
-    let same = before.filter(|before| FileIdentity { build_id: None, ..(*before).clone() } == identity);
-    if let Some(before) = same {
-        identity.build_id.clone_from(&before.build_id);
-    } else if mapping.execute || mapping.offset == 0 {
-        identity.build_id = frost_sys::elf::build_id(opened.as_fd());
+    if mapping.offset == 0 {
+        // A linker puts the note near the headers, so that they are mapped together.
+        identity.build_id = frost_sys::elf::build_id_by(|bytes, offset| {
+            let rest = (mapping.end - mapping.start).checked_sub(offset)?;
+            let len = usize::try_from(rest).map_or(bytes.len(), |rest| rest.min(bytes.len()));
+            frost_sys::memory::read(pid, mapping.start + offset, &mut bytes[..len]).ok()
+        });
     }
     Ok(FileRef { path: BytePath::new(name), identity })
 }
 
-/// Lists every mapping of a process that cannot be carried. `linked` are files that have another name than the one that
+/// Lists every mapping of a process that cannot be carried, which we see as `through`. `linked` are files that have another name than the one that
 /// was deleted.
 pub(crate) fn survey(
+    through: i32,
     pid: frost_model::Pid,
     command: &str,
     mappings: &[Mapping],
@@ -184,7 +158,7 @@ pub(crate) fn survey(
 ) -> Vec<Obstacle> {
     let mut obstacles: Vec<Obstacle> = Vec::new();
     for mapping in mappings {
-        let why = match backing(mapping, files) {
+        let why = match backing(mapping, through, files) {
             Ok(Backing::Deleted { device, inode }) if linked.contains(&(device, inode)) => Some((
                 "this name of the mapped file was deleted, while it has another one, which the kernel does not tell"
                     .to_owned(),

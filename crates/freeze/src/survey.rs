@@ -86,7 +86,14 @@ pub(crate) fn look(
     }));
     for process in seen.iter().filter(|process| !inner.contains(&process.pid)) {
         obstacles.extend(target::survey(process.through, process.inner, process.status, keeper));
-        obstacles.extend(rm::survey(process.inner, &process.command, process.mappings, &linked, files));
+        obstacles.extend(rm::survey(
+            process.through,
+            process.inner,
+            &process.command,
+            process.mappings,
+            &linked,
+            files,
+        ));
         for (link, object) in [("exe", "binary"), ("cwd", "working directory"), ("root", "root directory")] {
             if let Err(reason) = file::behind_link(&proc::path(process.through, link)) {
                 obstacles.push(Obstacle {
@@ -142,7 +149,10 @@ fn adopt_deleted(
     let mut linked = HashSet::new();
     for process in seen {
         for mapping in process.mappings {
-            let Ok(rm::Backing::Deleted { device, inode }) = rm::backing(mapping, files) else { continue };
+            let Ok(rm::Backing::Deleted { device, inode }) = rm::backing(mapping, process.through, files)
+            else {
+                continue;
+            };
             // Once for reading; what is mapped for writing must be opened so.
             let written = mapping.shared && mapping.flags.has(*b"mw");
             if catalog.has_description(device, inode, written) || linked.contains(&(device, inode)) {

@@ -6,8 +6,13 @@ use rustix::fd::BorrowedFd;
 ///
 /// Source: elf(5).
 pub fn build_id(file: BorrowedFd<'_>) -> Option<Vec<u8>> {
+    build_id_by(|bytes, offset| rustix::io::pread(file, bytes, offset).ok())
+}
+
+/// Reads it through `read`, which gives the bytes of the file from an offset, and says how many.
+pub fn build_id_by(read: impl Fn(&mut [u8], u64) -> Option<usize>) -> Option<Vec<u8>> {
     let mut head = [0u8; 4096];
-    let got = rustix::io::pread(file, &mut head, 0).ok()?;
+    let got = read(&mut head, 0)?;
     let head = &head[..got];
     if !head.starts_with(b"\x7fELF\x02\x01") {
         return None;
@@ -22,7 +27,7 @@ pub fn build_id(file: BorrowedFd<'_>) -> Option<Vec<u8>> {
         }
         let len = word(at.checked_add(32)?)?.min(4096) as usize;
         let mut notes = vec![0u8; len];
-        let got = rustix::io::pread(file, &mut notes, word(at.checked_add(8)?)?).ok()?;
+        let got = read(&mut notes, word(at.checked_add(8)?)?)?;
         if let Some(id) = find_note(&notes[..got]) {
             return Some(id);
         }

@@ -4,7 +4,7 @@
 //! `/proc/sys/fs/lease-break-time`; with O_NONBLOCK the open fails, but the signal is sent all the same (`__break_lease`,
 //! fs/locks.c). So it has to be known before.
 
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, Stat, major, minor};
 use rustix::io::{Errno, Result};
 use std::path::Path;
@@ -60,6 +60,14 @@ impl Leases {
     }
 }
 
+/// Returns whether an open file description has a lease for writing, which any other opening of its file breaks.
+///
+/// Nobody else can have one: only who alone has a file open gets it (`check_conflicting_open`, fs/locks.c).
+pub fn is_exclusive(fd: impl AsFd) -> bool {
+    // SAFETY: F_GETLEASE takes nothing.
+    unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_GETLEASE) == libc::F_WRLCK }
+}
+
 /// Reads a line of `/proc/locks`, if it tells of a lease: `1: LEASE  ACTIVE    WRITE 1234 fd:01:5678 0 EOF`.
 fn parse(line: &str) -> Option<(u32, u32, u64)> {
     let mut fields = line.split_ascii_whitespace().skip(1);
@@ -89,13 +97,13 @@ mod tests {
         std::fs::write(&path, "content").unwrap();
         let file = std::fs::File::open(&path).unwrap();
         let open = || Leases::read().open(&path, OFlags::RDONLY).map(drop);
+        assert!(!is_exclusive(&file));
         assert_eq!(open(), Ok(()));
         // SAFETY: F_SETLEASE takes an integer.
         let set = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
         assert_eq!(set, 0, "a file system without leases");
         assert_eq!(open(), Err(Errno::AGAIN));
-        // SAFETY: as above; F_GETLEASE takes nothing.
-        assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) }, libc::F_WRLCK);
+        assert!(is_exclusive(&file));
         std::fs::remove_file(&path).unwrap();
     }
 }

@@ -7,7 +7,6 @@ use super::Error;
 use frost_model::cap::{Lock, Owner};
 use frost_model::{BytePath, Pid};
 use frost_sys::fdinfo::FdInfo;
-use frost_sys::lease::Leases;
 use frost_sys::sock::set_int_option;
 use frost_sys::undo::Undo;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -98,9 +97,9 @@ impl Held {
     }
 
     /// Opens the same file with a description of its own, to read without moving the program's offset; not one with a
-    /// lease, which that would break.
+    /// lease that this would break.
     pub(super) fn open_anew(&self) -> Result<OwnedFd> {
-        if Leases::read().has(&self.stat) {
+        if frost_sys::lease::is_exclusive(&self.fd) {
             return Err(Errno::AGAIN);
         }
         let path = own_path(self.fd.as_fd());
