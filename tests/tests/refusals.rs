@@ -327,7 +327,7 @@ fn odd_names() {
     unharmed(&scene, traveller);
 }
 
-/// The name of another program's image: a version more, and the older one stays.
+/// The name of another program's image: a version more, which is said, and the older one stays.
 #[test]
 fn a_name_that_exists() {
     let scene = scene();
@@ -340,6 +340,12 @@ fn a_name_that_exists() {
     scene.frost(&["freeze", &sleeper.pid().to_string(), "--to", "victim"]).ok();
     sleeper.wait("a frozen program", LIMIT);
     let mut traveller = set_out(&scene, "anonymous_stack");
+    let pid = traveller.pid.to_string();
+    let snapshot = |name: &str| scene.frost(&["freeze", &pid, "--to", name, "--leave-running"]).ok().stderr;
+    let said = snapshot("victim");
+    assert!(said.contains("victim@1 is of another program (`sleep 1000`)"), "{said}");
+    let said = [snapshot("victim"), snapshot("own"), snapshot("own")].concat();
+    assert!(!said.contains("of another program"), "{said}");
     traveller.freeze();
     let listed = scene.frost(&["list", "--json"]).ok().stdout;
     assert!(listed.contains("\"version\":1") && listed.contains("\"version\":2"), "{listed}");
@@ -492,6 +498,21 @@ fn a_store_that_others_can_write() {
     unharmed(&scene, traveller);
 }
 
+#[test]
+fn a_store_that_is_none() {
+    let scene = scene();
+    let traveller = set_out(&scene, "anonymous_stack");
+    let stray = scene.path("stray");
+    fs::create_dir(&stray).expect("our own directory");
+    fs::write(stray.join("letter"), "dear").expect("our own file");
+    let store = stray.to_str().expect("a plain path");
+    scene.frost(&["--store", store, "list"]).refused(USAGE, "letter");
+    let pid = traveller.pid.to_string();
+    scene.frost(&["--store", store, "freeze", &pid, "--to", "victim"]).refused(USAGE, "is no store");
+    assert_eq!(fs::read_dir(&stray).expect("our own directory").count(), 1, "something was put there");
+    unharmed(&scene, traveller);
+}
+
 /// A file system of 8 MiB, until this is dropped.
 struct Mounted(PathBuf);
 
@@ -534,8 +555,7 @@ fn a_program_that_ends_on_a_full_disk() {
     assert_eq!(scene.frost(&["wait", "ends"]).status, Some(128 + 15));
     // One that could not be started leaves nothing.
     scene.frost(&["run", "--detach", "--name", "late", "--", "sleep", "1000"]).refused(125, "No space left");
-    let outcome = scene.frost(&["ps", "late", "--json"]).ok();
-    assert_eq!(outcome.stdout, "", "{outcome}");
+    scene.frost(&["ps", "late"]).refused(MISSING, "no program late was started or frozen here");
     fs::remove_file(filler).expect("it is ours");
     // Nothing is told that is not so.
     let (keeper, _filler) = ends();

@@ -12,7 +12,7 @@ pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
     let status = match &error {
         Store::NoSpace { .. } => Status::NoSpace,
         Store::OtherOwner { .. } | Store::Writable { .. } => Status::Denied,
-        Store::Name { .. } => Status::Usage,
+        Store::Name { .. } | Store::NoStore { .. } => Status::Usage,
         Store::Image { source: frost_image::Error::OtherArchitecture { .. }, .. } => Status::Unsupported,
         Store::NoSuchImage { .. } => Status::Missing,
         Store::IsMachine { .. } => Status::Unsupported,
@@ -34,6 +34,9 @@ pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
         Store::OtherOwner { user: 0, .. } => {
             Some("--trust-owner uses it all the same; its images hold code that would run as root".to_owned())
         }
+        Store::NoStore { .. } => Some(
+            "name an empty directory, or one that there is not yet: --store DIR, or FROST_HOME".to_owned(),
+        ),
         Store::OtherOwner { .. } => Some("use a store of your own: --store DIR, or FROST_HOME".to_owned()),
         Store::Writable { path, .. } => {
             Some(format!("look at what it holds; if you trust it: chmod go-w {}", path.display()))

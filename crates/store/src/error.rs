@@ -57,6 +57,14 @@ pub enum Error {
         /// How it shows.
         why: &'static str,
     },
+    /// What was to be the store is a directory of something else.
+    #[error("{} is no store, and it holds {found:?}", path.display())]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+        /// Something in it that frost did not make.
+        found: String,
+    },
     /// What was given is no name.
     #[error("{spec:?} names no image")]
     Name {

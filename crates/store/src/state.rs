@@ -11,7 +11,7 @@ use crate::image::read_header;
 use crate::instance::{Liveness, liveness};
 use crate::root::{Root, STATE, dir_of, read_full_at, write_all_at};
 use crate::store::Store;
-use frost_image::{Header, ImageId, Instance, Then};
+use frost_image::{Header, ImageId, Instance, Name, Then};
 use rustix::fd::AsFd;
 use rustix::fs::OFlags;
 use std::os::unix::ffi::OsStrExt;
@@ -93,6 +93,23 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// Finds an image of that name that is of another program than `instance`: not made of it, and not thawed to it.
+    ///
+    /// # Errors
+    /// [`Error::Io`]. Images that cannot be read are passed over.
+    pub fn of_another(&self, name: &Name, instance: &Instance) -> Result<Option<Header>> {
+        let mut other = None;
+        for version in versions(&self.root, name)? {
+            let id = ImageId { name: name.clone(), version };
+            let Ok(header) = read_header(&self.root, &id) else { continue };
+            if header.origin == *instance || read(&self.root, &id)?.as_ref() == Some(instance) {
+                return Ok(None);
+            }
+            other = Some(header);
+        }
+        Ok(other)
     }
 }
 

@@ -11,6 +11,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// What there may be in the directory of a store before it holds images: of other parts of frost, and of a file system.
+const OURS: &[&str] =
+    &[IMAGES, DRAFTS, "lock", "instances", "copies", "bundles", "scenarios", "vm", "lost+found"];
+
 /// Where a store is, and whom to trust.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
@@ -46,7 +50,8 @@ impl Store {
     /// Opens a store, making its directory if there is none, and sweeps what dead processes left in it.
     ///
     /// # Errors
-    /// [`Error::OtherOwner`] if it is not ours; [`Error::Writable`] if others may write to it.
+    /// [`Error::OtherOwner`] if it is not ours; [`Error::Writable`] if others may write to it; [`Error::NoStore`] if it is a
+    /// directory of something else.
     pub fn open(options: &OpenOptions) -> Result<Self> {
         let path = &options.root;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -73,6 +78,11 @@ impl Store {
             return Err(Error::Writable { path: path.clone(), mode: stat.st_mode & 0o7777 });
         }
         let root = Arc::new(Root::new(fd, path.clone(), (stat.st_uid, stat.st_gid)));
+        if root.open_dir(IMAGES).is_err()
+            && let Some(found) = root.names(".")?.into_iter().find(|name| !OURS.contains(&name.as_str()))
+        {
+            return Err(Error::NoStore { path: path.clone(), found });
+        }
         for dir in [IMAGES, DRAFTS] {
             // A store on a read-only medium can be read without them.
             if let Err(error) = root.make_dir(dir)

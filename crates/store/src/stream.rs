@@ -144,7 +144,7 @@ impl Store {
     }
 }
 
-const INPUT: &str = "input";
+const INPUT: &str = "the stream";
 
 fn bad(source: frost_image::Error) -> Error {
     Error::Image { path: INPUT.into(), source }

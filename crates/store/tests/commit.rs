@@ -162,6 +162,24 @@ fn a_store_that_others_can_write_is_refused() {
 }
 
 #[test]
+fn a_directory_of_something_else_does_not_become_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = OpenOptions { root: dir.path().to_owned(), trust_owner: false };
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let stray = dir.path().join("passwd");
+    std::fs::write(&stray, "").unwrap();
+    let error = Store::open(&options).unwrap_err();
+    assert!(matches!(&error, Error::NoStore { found, .. } if found == "passwd"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    std::fs::remove_file(&stray).unwrap();
+    let store = Store::open(&options).unwrap();
+    // One that is a store stays it, whatever is put there.
+    std::fs::write(&stray, "").unwrap();
+    let id = commit(&store, "web", &pages(7));
+    assert!(Store::open(&options).unwrap().open_image(&id).is_ok());
+}
+
+#[test]
 fn a_store_of_another_user_is_refused() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root can make a store of another user");

@@ -131,6 +131,11 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             (pid, name(&store, options, pid)?, None)
         }
     };
+    let failed = |error| trouble::of_store(what(), error);
+    let other = match (&keeper, frost_store::observe(pid).map_err(failed)?) {
+        (None, Some(instance)) => store.of_another(&name, &instance).map_err(failed)?,
+        _ => None,
+    };
     let progress = Progress::start(format!("freezing {}", options.target));
     let how = frost_freeze::Options {
         progress: (!invocation.global.json && progress.is_shown()).then_some(&progress),
@@ -152,6 +157,12 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     invocation.steps.extend(frozen.steps.clone());
     for warning in &frozen.warnings {
         output::note(&format!("warning: {warning}"));
+    }
+    if let Some(other) = other {
+        output::note(&format!(
+            "{} is of another program (`{}`); --to gives this one a name of its own",
+            other.id, other.command
+        ));
     }
     if invocation.global.json {
         output::record(&Record {

@@ -1,6 +1,6 @@
 //! `frost ps`: programs, running and frozen.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
@@ -72,6 +72,13 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     let mut all: Vec<String> = names.iter().map(Name::to_string).chain(images.keys().cloned()).collect();
     all.sort();
     all.dedup();
+    if let Some(missing) = options.names.iter().find(|name| !all.contains(name)) {
+        return Err(Told::new(Status::Missing, format!("cannot list {}", output::printable(missing)))
+            .cause(format!("no program {} was started or frozen here", output::printable(missing)))
+            .state(format!("the store is {}", store.path().display()))
+            .hint("`frost ps` without a name shows what there is")
+            .into());
+    }
     all.retain(|name| options.names.is_empty() || options.names.contains(name));
     let mut records = Vec::new();
     for name in all {
