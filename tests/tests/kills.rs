@@ -423,7 +423,9 @@ fn the_guardian_of_a_snapshot_dies_at_any_moment() {
             guardian.into_iter().for_each(kill);
             let outcome = finish(&scene, command, &how);
             life.story.push(format!("{how} behind {}: {:?}", trail.last(), outcome.status));
-            assert!(is_alive(traveller.pid), "{how}: it is gone");
+            // It ends by itself if it finds harm.
+            let told = || fs::read_to_string(scene.stage("result")).unwrap_or_default();
+            assert!(is_alive(traveller.pid), "{how}: it is gone: {:?}\n{outcome}", told());
             as_before(&scene, &traveller, open, &how);
             let is_there = newest(&images(&scene)) > before;
             let is_over = outcome.status == Some(0);

@@ -47,6 +47,7 @@ moving! {
     moving_counters
     moving_leader
     moving_mappings
+    moving_remapped
     moving_stack
     moving_file
     anonymous_huge_pages

@@ -562,6 +562,7 @@ carried! {
     moving_counters
     moving_leader
     moving_mappings
+    moving_remapped
     moving_stack
     moving_file
     outside_standard

@@ -12,6 +12,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("moving_counters", counters),
     ("moving_leader", leader),
     ("moving_mappings", mappings),
+    ("moving_remapped", remapped),
     ("moving_stack", stack),
     ("moving_file", file),
     ("moving_direct", direct),
@@ -210,6 +211,40 @@ fn mappings(stage: &Stage) -> Verdict {
         nap(Duration::from_micros(300));
     }
     slots.iter().try_for_each(Slot::check)
+}
+
+/// A mapping that is moved as a whole without pause, and others that come and go at its old places: never is it two.
+fn remapped(stage: &Stage) -> Verdict {
+    let len = 72 * MIB;
+    let mut area = map(len, READ_WRITE, MAP_PRIVATE)?;
+    fill(area, len, 1);
+    let mut places = [0usize; 2];
+    for place in &mut places {
+        *place = map(len, libc::PROT_NONE, MAP_PRIVATE)? as usize;
+    }
+    stage.ready();
+    let mut round = 0;
+    while !stage.gone() {
+        round += 1;
+        let to = places[round % 2];
+        let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let old = std::mem::replace(&mut places[round % 2], area as usize);
+        area = sys!(mremap(area.cast(), len, len, how, to))?.cast();
+        check!(area as usize == old, "it was moved to {area:?}");
+        // Something shorter, for an instant, where it was.
+        let fixed = MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        let short = (1 + round % 5) * MIB + (round % 7) * PAGE;
+        let at = places[round % 2] as *mut libc::c_void;
+        sys!(mmap(at, short, READ_WRITE, fixed, -1, 0))?;
+        fill(at.cast(), PAGE, round as u64);
+        let shorter = sys!(mremap(at, short, short - PAGE, 0))?;
+        check!(shorter == at, "it was moved to {shorter:?}");
+        sys!(mmap(at, len, libc::PROT_NONE, fixed, -1, 0))?;
+        if round % 64 == 0 {
+            nap(Duration::from_micros(100));
+        }
+    }
+    check_fill("what was moved", area, len, 1)
 }
 
 /// A stack that grows and shrinks, each frame knowing what it holds.

@@ -39,6 +39,8 @@ pub(crate) enum Error {
 pub(crate) struct Tracker {
     tracker: WriteTracker,
     registered: BTreeSet<(u64, u64)>,
+    /// Whether it was registered since pages were taken last.
+    is_fresh: bool,
     /// Before Linux 6.13 pages that mremap(2) took out of a tracked mapping keep their protection, though writes lift it
     /// no more. Where such a mapping is tracked again they would read as unwritten ("mm: clear uffd-wp PTE/PMD state on
     /// mremap()"; older kernels may have it, too, and then this only takes time).
@@ -46,7 +48,7 @@ pub(crate) struct Tracker {
 }
 
 impl Tracker {
-    /// Makes the stopped process create a userfaultfd, and takes it away from it.
+    /// Makes the stopped process create a userfaultfd, takes it away from it, and registers its mappings.
     pub(crate) fn enter(process: &StoppedProcess, mappings: &[Mapping]) -> Result<Self, Error> {
         let kernel = |source| Error::Kernel { source };
         let mut area = Area::map(process, mappings)?;
@@ -61,13 +63,17 @@ impl Tracker {
         })?;
         area.unmap()?;
         let tracker = WriteTracker::new(taken.map_err(kernel)?).map_err(kernel)?;
-        Ok(Self { tracker, registered: BTreeSet::new(), moved_keep_protection: kernel_version() < (6, 13) })
+        let moved_keep_protection = kernel_version() < (6, 13);
+        let mut entered =
+            Self { tracker, registered: BTreeSet::new(), is_fresh: false, moved_keep_protection };
+        entered.register(mappings);
+        Ok(entered)
     }
 
     /// Goes on with a tracker that somebody else has kept.
     pub(crate) fn adopt(descriptor: OwnedFd, registered: BTreeSet<(u64, u64)>) -> Self {
         let moved_keep_protection = kernel_version() < (6, 13);
-        Self { tracker: WriteTracker::adopt(descriptor), registered, moved_keep_protection }
+        Self { tracker: WriteTracker::adopt(descriptor), registered, is_fresh: false, moved_keep_protection }
     }
 
     /// Returns what was registered.
@@ -75,27 +81,29 @@ impl Tracker {
         &self.registered
     }
 
-    /// Registers the mappings that are not yet, as far as they can be tracked.
+    /// Registers all mappings that can be tracked, of a process that stands still.
     pub(crate) fn register(&mut self, mappings: &[Mapping]) {
-        for mapping in mappings.iter().filter(|mapping| is_trackable(mapping)) {
-            let range = (mapping.start, mapping.end);
-            // What cannot be registered (MAP_DROPPABLE; by the program itself; gone meanwhile) reads as written.
-            if self.registered.insert(range)
-                && self.tracker.register(range.0, range.1).is_ok()
-                && self.moved_keep_protection
-            {
-                for (start, end) in strides(range.0, range.1) {
-                    let _ = self.tracker.unprotect(start, end);
-                }
+        self.registered.clear();
+        let trackable: Vec<_> = mappings.iter().filter(|mapping| is_trackable(mapping)).collect();
+        for beside in trackable.chunk_by(|left, right| left.end == right.start) {
+            let (start, end) = (beside[0].start, beside[beside.len() - 1].end);
+            // One call for all, unless one of them cannot be registered (MAP_DROPPABLE; by the program itself): that reads
+            // as written.
+            if self.tracker.register(start, end).is_err() {
+                beside.iter().for_each(|mapping| _ = self.tracker.register(mapping.start, mapping.end));
             }
+            self.registered.extend(beside.iter().map(|mapping| (mapping.start, mapping.end)));
         }
+        self.is_fresh = true;
     }
 
-    /// Forgets what lies nowhere any more, so that something new at that place is registered.
-    pub(crate) fn forget_all_but(&mut self, mappings: &[Mapping]) {
-        let there: BTreeSet<(u64, u64)> =
-            mappings.iter().map(|mapping| (mapping.start, mapping.end)).collect();
-        self.registered.retain(|range| there.contains(range));
+    /// Does what has to be done before pages are taken for the first time behind a registration.
+    pub(crate) fn begin(&mut self) {
+        if std::mem::take(&mut self.is_fresh) && self.moved_keep_protection {
+            for (start, end) in self.registered.iter().flat_map(|(start, end)| strides(*start, *end)) {
+                let _ = self.tracker.unprotect(start, end);
+            }
+        }
     }
 
     /// Returns whether a mapping overlaps what was registered.
@@ -104,15 +112,24 @@ impl Tracker {
         before.is_some_and(|range| range.1 > mapping.start)
     }
 
-    /// Ends the tracking range by range; dropping it does the same in one go, which stalls the program longer.
-    ///
-    /// While this goes on the kernel has one mapping in two pieces.
-    pub(crate) fn release(self, mappings: &[Mapping]) {
-        for mapping in mappings.iter().filter(|mapping| self.covers(mapping)) {
-            for (start, end) in strides(mapping.start, mapping.end) {
-                // Not registered, or gone: as good.
-                let _ = self.tracker.unregister(start, end);
-            }
+    /// Lifts all protection while the process runs, range by range so that it is not stalled; returns the ranges.
+    pub(crate) fn lift(&self, mappings: &[Mapping]) -> Vec<(u64, u64)> {
+        let tracked = mappings.iter().filter(|mapping| self.covers(mapping));
+        let lifted = |mapping: &&Mapping| {
+            strides(mapping.start, mapping.end).all(|(start, end)| self.tracker.unprotect(start, end).is_ok())
+        };
+        tracked.filter(lifted).map(|mapping| (mapping.start, mapping.end)).collect()
+    }
+
+    /// Ends the tracking of ranges that were lifted, of a process that stands still. That of all others ends when this is
+    /// dropped, with a walk of the kernel over their pages.
+    pub(crate) fn leave(&self, lifted: &[(u64, u64)], mappings: &[Mapping]) {
+        let is_lifted = |mapping: &&Mapping| {
+            lifted.iter().any(|(start, end)| *start <= mapping.start && mapping.end <= *end)
+        };
+        for mapping in mappings.iter().filter(|mapping| is_trackable(mapping)).filter(is_lifted) {
+            // Not registered, or gone: as good.
+            let _ = self.tracker.unregister(mapping.start, mapping.end);
         }
     }
 }

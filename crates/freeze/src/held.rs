@@ -8,7 +8,7 @@
 use crate::Keeper;
 use crate::dirty::Tracker;
 use frost_image::Digest;
-use frost_sys::proc::{self, Mapping, VmFlags};
+use frost_sys::proc::{Mapping, VmFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -130,46 +130,25 @@ impl Held {
     pub(crate) fn covers(&self, processes: &[(i32, u64)]) -> bool {
         processes.iter().all(|process| self.trackers.contains_key(process))
     }
-
-    /// Ends all tracking.
-    pub(crate) fn release(self) {
-        for ((pid, _), Tracked { tracker, .. }) in self.trackers {
-            tracker.release(&proc::bare_mappings(pid).unwrap_or_default());
-        }
-    }
 }
 
-/// Lets a keeper hold trackers until the next freeze, each of a process with these mappings. Those that it cannot are given
-/// back.
-pub(crate) fn hold(
-    keeper: &dyn Keeper,
-    since: &Since,
-    trackers: Vec<(i32, u64, Tracker, Vec<Mapping>)>,
-) -> Vec<(i32, Tracker)> {
+/// Lets a keeper hold trackers until the next freeze, each of a process with these mappings. Those that it cannot hold end.
+pub(crate) fn hold(keeper: &dyn Keeper, since: &Since, trackers: Vec<(i32, u64, Tracker, Vec<Mapping>)>) {
     let pair =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
-    let Ok((ours, theirs)) = pair else {
-        return trackers.into_iter().map(|(pid, _, tracker, _)| (pid, tracker)).collect();
-    };
-    let mut refused = Vec::new();
-    let mut sent = Vec::new();
+    let Ok((ours, theirs)) = pair else { return };
     for (pid, start_time, tracker, mappings) in trackers {
         let registered = tracker.registered().clone();
         let known = Known::of(&mappings);
         let mut note = Note { since: since.clone(), pid, start_time, registered, known };
-        let mut was_sent = send(&ours, &note, &tracker);
-        if !was_sent {
+        if !send(&ours, &note, &tracker) {
             note.known = Known::default();
-            was_sent = send(&ours, &note, &tracker);
+            send(&ours, &note, &tracker);
         }
-        let list = if was_sent { &mut sent } else { &mut refused };
-        list.push((pid, tracker));
     }
     if let Err(why) = keeper.hold(theirs.as_fd()) {
         tracing::debug!("the keeper holds no trackers: {why}");
-        refused.append(&mut sent);
     }
-    refused
 }
 
 fn send(socket: &OwnedFd, note: &Note, tracker: &Tracker) -> bool {
@@ -207,7 +186,7 @@ mod tests {
 
     fn mappings() -> Vec<Mapping> {
         // Other threads of the test may map memory between two looks.
-        proc::mappings(std::process::id() as i32).unwrap()
+        frost_sys::proc::mappings(std::process::id() as i32).unwrap()
     }
 
     fn bare(mappings: &[Mapping]) -> Vec<Mapping> {

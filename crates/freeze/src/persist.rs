@@ -162,11 +162,8 @@ pub(crate) fn run(
     if let Some(found) = options.keeper.and_then(Held::take) {
         // Of no use beside another image, nor if all is copied while the program stands still.
         let fits = |earlier: &Earlier| found.is_since(earlier.since());
-        if copies_before && earlier.as_ref().is_some_and(fits) {
-            held = Some(found);
-        } else {
-            found.release();
-        }
+        let is_of_use = copies_before && earlier.as_ref().is_some_and(fits);
+        held = is_of_use.then_some(found);
     }
     let mut precopy = if copies_before {
         Precopy::run(&mut freeze, pid, options, draft.pack(), &mut earlier, held, &mut patience)?
@@ -224,7 +221,7 @@ pub(crate) fn run(
     let exact = !options.leave_running;
     let (mut captures, mut stopped, pause) =
         stop(&mut freeze, &mut precopy, &mut draft, &mut earlier, exact)?;
-    let mut releasing = None;
+    let mut lifting = None;
     if let Some(precopy) = &mut precopy {
         if options.leave_running {
             precopy.look_again();
@@ -247,9 +244,9 @@ pub(crate) fn run(
         freeze.step("precopy.verify")?;
         if options.keeper.is_none() {
             // While the device writes.
-            let release = precopy.as_mut().map(Precopy::release);
-            let named = || std::thread::Builder::new().name("frost-release".to_owned());
-            releasing = release.and_then(|release| named().spawn(release).ok());
+            let lift = precopy.as_mut().map(Precopy::lift);
+            let named = || std::thread::Builder::new().name("frost-lift".to_owned());
+            lifting = lift.and_then(|lift| named().spawn(lift).ok());
         }
     }
     let Captures { mut checkpoint, written, own } = captures;
@@ -286,9 +283,9 @@ pub(crate) fn run(
     }
     let then = if options.leave_running { Then::GoOn } else { Then::End };
     let committed = draft.commit(&checkpoint, origin, then);
-    if let Some(releasing) = releasing {
-        // What it has left the kernel does when we end.
-        let _ = releasing.join();
+    if let Some(Ok(lifted)) = lifting.map(std::thread::JoinHandle::join) {
+        let pause = lifted.leave(pid, keeper, options.stop_timeout);
+        frozen.pause_us = frozen.pause_us.max(pause.as_micros() as u64);
     }
     let committed = committed.map_err(|error| freeze.failed(&error))?;
     tracing::info!(bytes = committed.bytes, "{} is complete and synced", committed.id);

@@ -1,6 +1,6 @@
 //! Pre-copy: most of the memory is written while the program runs, and it stops only for what changed last.
 //!
-//! A first, short stop makes each process create what tracks its writes ([`Tracker`]). Then, in passes, written pages
+//! A first, short stop makes each process create what tracks its writes ([`Tracker`]), and registers its memory. Then, in passes, written pages
 //! are protected and copied, in this order: a page that is written while it is copied is found again. First they go to
 //! the pack; when less is left than the [`Stash`] has room for, or the program writes as fast as that, they are copied
 //! to memory, which is much faster, so that the next pass finds less. When that becomes no shorter the tree is stopped
@@ -9,6 +9,9 @@
 //!
 //! What is in the stash goes to the pack when the program runs again. A page keeps its place there however often it is
 //! copied, if the program goes on; if it is ended, it gets a new one each time.
+//!
+//! Tracking begins and ends only while the program stands still: it would else be registered, or not any more, for a part
+//! of a mapping at times, which makes two of it, and an mremap(2) of the program over both fails.
 //!
 //! The flags of mappings cannot be read without a walk over all page tables, so they are those that were read before;
 //! after the stop they are read once more, and if a single one differs the stop is repeated with that walk in it.
@@ -52,6 +55,11 @@ const LITTLE_BYTES: u64 = 64 << 10;
 const MOST_PASSES: usize = 12;
 /// How often is copied to memory, whatever is left.
 const MOST_LAST_PASSES: usize = 12;
+/// If so much memory came into being behind the first stop, the tree is stopped once more so that it is tracked; less is
+/// copied in the last stop in less time than that would take.
+const UNTRACKED_BYTES: u64 = 1 << 20;
+/// The end of tracking of a process that has no more is a walk of the kernel of 1 ms.
+const SMALL_BYTES: u64 = 32 << 20;
 /// What is copied to memory before some of it is written to the pack, in the stop if need be; of a small program it is
 /// as much as that has.
 const STASH_BYTES: Range<u64> = 1 << 20..48 << 20;
@@ -104,6 +112,8 @@ struct Member {
     afresh: bool,
     /// Where our part of the pack begins.
     own_from: u64,
+    /// Memory that the last pass has found to have come into being since the mappings were registered.
+    untracked_bytes: u64,
 }
 
 /// A process that was made to create what tracks it.
@@ -198,6 +208,7 @@ impl Precopy {
                         .unwrap_or_default(),
                     afresh: !options.leave_running,
                     own_from: pack.len_bytes(),
+                    untracked_bytes: 0,
                 };
                 let mut before = std::mem::take(&mut member.before);
                 member.hide_tracking(&mut before);
@@ -216,7 +227,7 @@ impl Precopy {
             .map(|pid| proc::status(*pid).map_or(0, |status| status.resident_bytes))
             .sum();
         pack.require_space(resident).map_err(|error| freeze.failed(&error))?;
-        precopy.passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
+        precopy.passes(freeze, pid, options, pack, earlier)?;
         let room = resident.clamp(STASH_BYTES.start, STASH_BYTES.end) as usize;
         precopy.stash = Stash::with_room(room).map_err(|errno| freeze.failed(&errno))?;
         freeze.step("precopy.copy")?;
@@ -226,15 +237,51 @@ impl Precopy {
     }
 
     /// Copies what was written since it was copied last to the pack, until little is left or it becomes no less.
-    fn passes(&mut self, pack: &mut PackWriter, earlier: &mut Option<Earlier>) -> Result<(), ram::Error> {
+    fn passes(
+        &mut self,
+        freeze: &Freeze<'_>,
+        root: i32,
+        options: Options<'_>,
+        pack: &mut PackWriter,
+        earlier: &mut Option<Earlier>,
+    ) -> Result<(), Failure> {
         let mut last = u64::MAX;
         while self.passes.len() < MOST_PASSES {
-            let copied = self.pass(false, pack, earlier)?;
+            let copied = self.pass(false, pack, earlier).map_err(|error| freeze.failed(&error))?;
+            let untracked: u64 = self.members.values().map(|member| member.untracked_bytes).sum();
+            if untracked > UNTRACKED_BYTES {
+                self.register(freeze, root, options)?;
+                // What is tracked from now on is copied once more.
+                last = u64::MAX;
+                continue;
+            }
             if copied <= FEW_BYTES || copied > last / 10 * 8 {
                 break;
             }
             last = copied;
         }
+        Ok(())
+    }
+
+    /// Stops the tree for an instant, and has all that its processes have mapped since tracked.
+    fn register(&mut self, freeze: &Freeze<'_>, root: i32, options: Options<'_>) -> Result<(), Failure> {
+        let mut urgent = Urgent::first();
+        urgent.beside(root);
+        let pause = Instant::now();
+        let keeper = options.keeper.map(crate::Keeper::pid);
+        let tree = StoppedTree::stop(root, keeper, options.stop_timeout)
+            .map_err(|error| freeze.stop_failed(&error))?;
+        for process in tree.processes() {
+            if let Some(member) = self.members.get_mut(&process.pid)
+                && member.is(process)
+                && let Some(tracker) = &mut member.tracker
+            {
+                let mappings = proc::bare_mappings(process.pid).map_err(|errno| freeze.failed(&errno))?;
+                tracker.register(&mappings);
+            }
+        }
+        tree.resume();
+        self.pause = self.pause.max(pause.elapsed());
         Ok(())
     }
 
@@ -521,6 +568,7 @@ impl Precopy {
             places: Places::default(),
             afresh: false,
             own_from: 0,
+            untracked_bytes: 0,
         };
         self.members.insert(process.pid, member);
         Ok(())
@@ -599,21 +647,62 @@ impl Precopy {
             let known = std::mem::take(&mut member.before);
             trackers.extend(member.tracker.take().map(|tracker| (*pid, member.start_time, tracker, known)));
         }
-        for (pid, tracker) in held::hold(keeper, since, trackers) {
-            tracker.release(&proc::bare_mappings(pid).unwrap_or_default());
-        }
+        held::hold(keeper, since, trackers);
     }
 
-    /// Ends the tracking of a tree that runs on. What is returned does it: it takes a walk over all page tables.
-    pub(crate) fn release(&mut self) -> impl FnOnce() + Send + use<> {
+    /// Lifts the protection of the memory of a tree that runs on. What is returned does it: it takes a walk over all page
+    /// tables.
+    pub(crate) fn lift(&mut self) -> impl FnOnce() -> Lifted + Send + use<> {
         let members = self.members.iter_mut();
-        let trackers: Vec<_> =
-            members.filter_map(|(pid, member)| Some((*pid, member.tracker.take()?))).collect();
+        let trackers: Vec<_> = members
+            .filter_map(|(pid, member)| Some((*pid, member.start_time, member.tracker.take()?)))
+            .collect();
         move || {
-            for (pid, tracker) in trackers {
-                tracker.release(&proc::bare_mappings(pid).unwrap_or_default());
+            let lift = |(pid, start_time, tracker): (i32, u64, Tracker)| {
+                // The kernel does it as soon when the tracking ends.
+                let is_small = proc::status(pid).is_ok_and(|status| status.resident_bytes < SMALL_BYTES);
+                let mappings = proc::bare_mappings(pid).ok().filter(|_| !is_small)?;
+                let ranges = tracker.lift(&mappings);
+                Some(LiftedProcess { pid, start_time, tracker, ranges })
+            };
+            Lifted(trackers.into_iter().filter_map(lift).collect())
+        }
+    }
+}
+
+/// Trackers of processes, with the ranges of which the protection is lifted.
+pub(crate) struct Lifted(Vec<LiftedProcess>);
+
+struct LiftedProcess {
+    pid: i32,
+    start_time: u64,
+    tracker: Tracker,
+    ranges: Vec<(u64, u64)>,
+}
+
+impl Lifted {
+    /// Ends the tracking of the tree of `root`, for which it stands still an instant; returns how long.
+    ///
+    /// It ends in any case; yet where it cannot be stopped, what has a fault meanwhile waits for longer.
+    pub(crate) fn leave(self, root: i32, keeper: Option<i32>, timeout: Duration) -> Duration {
+        if self.0.is_empty() {
+            return Duration::ZERO;
+        }
+        let mut urgent = Urgent::first();
+        urgent.beside(root);
+        let pause = Instant::now();
+        let Ok(tree) = StoppedTree::stop(root, keeper, timeout) else { return Duration::ZERO };
+        for process in tree.processes() {
+            let is_this = |lifted: &&LiftedProcess| {
+                lifted.pid == process.pid && lifted.start_time == process.stat.starttime
+            };
+            if let Some(lifted) = self.0.iter().find(is_this) {
+                let mappings = proc::bare_mappings(process.pid).unwrap_or_default();
+                lifted.tracker.leave(&lifted.ranges, &mappings);
             }
         }
+        tree.resume();
+        pause.elapsed()
     }
 }
 
@@ -711,15 +800,18 @@ impl Member {
             self.tracker = None;
             return Ok(0);
         }
-        tracker.forget_all_but(&mappings);
-        tracker.register(&mappings);
+        tracker.begin();
         let mut copied = 0;
+        self.untracked_bytes = 0;
         let mut buffer = vec![0; CHUNK_BYTES as usize];
         for mapping in mappings.iter().filter(|mapping| dirty::is_trackable(mapping)) {
             for (start, end) in dirty::strides(mapping.start, mapping.end) {
                 // Gone, or its address space is.
                 let Ok(written) = dirty::take(&self.pagemap, start, end) else { return Ok(copied) };
                 for region in written {
+                    if region.categories & category::WPALLOWED == 0 {
+                        self.untracked_bytes += region.end - region.start;
+                    }
                     self.forget_places(region.start, region.end);
                     let shared =
                         kin.and_then(|kin| kin.split(pid, &self.pagemap, region.start, region.end).ok());

@@ -182,7 +182,7 @@ impl Pagemap {
                 arg.flags = WP_MATCHING;
                 arg.category_mask = category::PFNZERO | category::WRITTEN;
                 arg.category_anyof_mask = populated;
-                arg.return_mask = category::WRITTEN;
+                arg.return_mask = category::WRITTEN | category::WPALLOWED;
             }
         }
         let mut found: Vec<PageRegion> = Vec::new();

@@ -25,6 +25,7 @@ const UFFD_USER_MODE_ONLY: i32 = 1;
 const UFFD_API: u64 = 0xaa;
 const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 const FEATURE_WP_ASYNC: u64 = 1 << 15;
+const REGISTER_MODE_MISSING: u64 = 1 << 0;
 const REGISTER_MODE_WP: u64 = 1 << 1;
 const WRITEPROTECT_MODE_WP: u64 = 1;
 const UFFDIO_API: u64 = 0xc018_aa3f;
@@ -86,23 +87,34 @@ impl WriteTracker {
 
     /// Registers the mappings of a range. No page is protected by it.
     ///
+    /// A mapping of which the range is a part becomes two for the kernel, and mremap(2) over both of them fails with EFAULT.
+    /// So the program must stand still since its mappings were read.
+    ///
     /// # Errors
     /// [`Errno::BUSY`] if they are registered elsewhere, as by the program itself; [`Errno::INVAL`] for memory that
     /// cannot be tracked (MAP_DROPPABLE) or that is not there; [`Errno::NOMEM`] if the address space is gone.
     pub fn register(&self, start: u64, end: u64) -> Result<()> {
+        self.register_as(start, end, REGISTER_MODE_WP)
+    }
+
+    fn register_as(&self, start: u64, end: u64, mode: u64) -> Result<()> {
         let range = Range { start, len: end - start };
-        let mut register = Register { range, mode: REGISTER_MODE_WP, ioctls: 0 };
+        let mut register = Register { range, mode, ioctls: 0 };
         // SAFETY: as above, struct uffdio_register.
         check(unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_REGISTER as _, &raw mut register) }).map(drop)
     }
 
-    /// Ends the registration of a range and lifts what is left of its protection.
+    /// Ends the registration of mappings in a range, of which no page is protected any more, while the program stands still.
     ///
-    /// This holds the lock of the address space for a walk over the range.
+    /// The kernel walks over all pages of what was registered for WP, 100 ns each, and holds the lock of the address space
+    /// for so long. Once registered for missing pages instead, which takes no walk, it has nothing to lift
+    /// (`userfaultfd_set_vm_flags` and `userfaultfd_clear_vma`, fs and mm/userfaultfd.c). Between the two a fault would wait,
+    /// or fail.
     ///
     /// # Errors
     /// As [`register`](Self::register).
     pub fn unregister(&self, start: u64, end: u64) -> Result<()> {
+        self.register_as(start, end, REGISTER_MODE_MISSING)?;
         let mut range = Range { start, len: end - start };
         // SAFETY: as above, struct uffdio_range.
         check(unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_UNREGISTER as _, &raw mut range) }).map(drop)
@@ -231,7 +243,10 @@ mod tests {
         let seen = pages(&map, Scan::Look, start, len);
         let populated: u64 = seen.iter().map(|run| run.1 - run.0).sum();
         assert_eq!(populated, 4096 - 3 - 2048, "{seen:?}");
+        tracker.unprotect(start, start + len).unwrap();
         tracker.unregister(start, start + len).unwrap();
+        memory[4000 * PAGE] = 2;
+        assert!(memory[600 * PAGE] == 0 && memory[4095 * PAGE] == 1);
         assert!(pages(&map, Scan::Look, start, len).iter().all(|run| !run.2));
     }
 }
