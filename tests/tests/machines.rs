@@ -265,7 +265,7 @@ redis-cli -n 1 debug populate 10000 key 100 > /dev/null
     let forward = format!("{port}:6379");
     start(&scene, "redis", &["--root", root.to_str().unwrap(), "--port", &forward], script);
     later(&scene, "redis", 3);
-    let client = || {
+    let client = |port: u16| {
         let mut answer = None;
         until("redis answers", || {
             answer = ask(port, "SELECT 1\r\n").and_then(|_| ask(port, "CLIENT LIST\r\n"));
@@ -281,14 +281,22 @@ redis-cli -n 1 debug populate 10000 key 100 > /dev/null
         });
         inside.expect("the client is connected")
     };
-    let before = client();
+    let before = client(port);
     for _ in 0..rounds() {
         scene.frost(&["freeze", "redis"]).ok();
         scene.is_empty_soon();
         scene.frost(&["thaw", "redis"]).ok();
         later(&scene, "redis", 3);
-        assert_eq!(client(), before);
+        assert_eq!(client(port), before);
     }
+    // Somebody else has the port meanwhile: another one leads to the same of the guest.
+    scene.frost(&["freeze", "redis"]).ok();
+    let _taken = TcpListener::bind(("127.0.0.1", port)).expect("nobody has it");
+    scene.frost(&["thaw", "redis"]).refused(1, "is in use");
+    scene.frost(&["thaw", "redis", "--port", "http"]).refused(2, "no pair of ports");
+    let port = free_port();
+    scene.frost(&["thaw", "redis", "--port", &format!("{port}:6379")]).ok();
+    assert_eq!(client(port), before);
     until("all keys are there", || {
         let mut stream = match TcpStream::connect(("127.0.0.1", port)) {
             Ok(stream) => stream,
@@ -513,7 +521,7 @@ fn what_cannot_be_is_refused_before_anything_starts() {
     };
     run(&["--ram", "16M"]).refused(125, "96 MiB");
     run(&["--ram", "much"]).refused(125, "no size");
-    run(&["--port", "80"]).refused(125, "ports");
+    run(&["--port", "80"]).refused(125, "no pair of ports");
     run(&["--kernel", "/etc/passwd"]).refused(125, "cannot be used as a guest's kernel");
     run(&["--kernel", "/nonexistent"]).refused(125, "/nonexistent");
     run(&["--root", "/nonexistent"]).refused(125, "/nonexistent");

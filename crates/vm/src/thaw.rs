@@ -5,17 +5,19 @@ use crate::disk::copy_sparse;
 use crate::error::{Error, Result};
 use crate::place::Place;
 use crate::{disk, qemu, run};
-use frost_model::machine::{DiskBase, Machine};
+use frost_model::machine::{DiskBase, Forward, Machine};
 use frost_runtime::instance::{Claim, Instance, Record, Standing};
 use frost_store::{Image, Name, Store};
 use rustix::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 /// How to thaw.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// A copy beside whatever runs, with ports of its own.
     pub clone: bool,
+    /// Ports instead of those that lead to the same of the guest, or beside them.
+    pub forwards: Vec<Forward>,
 }
 
 /// Thaws an image of a virtual machine; its memory is mapped from the pack and not read.
@@ -24,7 +26,7 @@ pub struct Options {
 ///
 /// # Errors
 /// Nothing runs then, and the image is as it was. [`Error::Disk`] names a disk that is not what it was.
-pub fn thaw(store: &Store, image: &Image, options: Options) -> Result<Started> {
+pub fn thaw(store: &Store, image: &Image, options: &Options) -> Result<Started> {
     let Some(machine) = &image.checkpoint().machine else {
         return Err(Error::Stream { what: "it is an image of processes".to_owned() });
     };
@@ -45,6 +47,10 @@ pub fn thaw(store: &Store, image: &Image, options: Options) -> Result<Started> {
         let id = image.id().clone();
         return Err(frost_store::Error::Runs { id, instance: running.clone() }.into());
     }
+    for chosen in &options.forwards {
+        machine.forwards.retain(|forward| forward.guest != chosen.guest);
+    }
+    machine.forwards.extend(options.forwards.iter().cloned());
     let command = machine.guest.as_ref().map_or(&machine.arguments, |guest| &guest.command);
     let record = Record {
         command: command.iter().map(ToString::to_string).collect(),
@@ -149,7 +155,7 @@ fn prepare_and_start(
     machine: Machine,
     instance: &Instance,
     record: &Record,
-    options: Options,
+    options: &Options,
     claim: &mut Option<Claim>,
 ) -> Result<Started> {
     let pack = image.pack()?;

@@ -47,13 +47,7 @@ pub(super) fn run(options: &super::run::Options, invocation: &mut Invocation) ->
     let memory_bytes = super::set::size(ram).ok_or_else(|| {
         usage(format!("{ram:?} is no size of memory"), "a number with K, M or G behind it, as 512M")
     })?;
-    let forwards: Option<Vec<Forward>> = options.port.iter().map(|text| forward(text)).collect();
-    let forwards = forwards.ok_or_else(|| {
-        usage(
-            format!("{:?} are no ports", options.port.join(" ")),
-            "a port of this machine and one of the guest, as 8080:80",
-        )
-    })?;
+    let forwards = forwards(&options.port).map_err(|cause| usage(cause, PORTS))?;
     let store = invocation.store()?;
     let name = super::run::name(options)?;
     let failed = |error| trouble(what(), error);
@@ -149,6 +143,14 @@ pub(super) fn executes(accelerator: &Accelerator) -> String {
             )
         }
     }
+}
+
+/// What a pair of ports is, for those who gave none.
+const PORTS: &str = "a port of this machine and one of the guest, as 8080:80";
+
+/// Reads pairs of ports; else says what is none.
+fn forwards(given: &[String]) -> Result<Vec<Forward>, String> {
+    given.iter().map(|text| forward(text).ok_or_else(|| format!("{text:?} is no pair of ports"))).collect()
 }
 
 fn forward(text: &str) -> Option<Forward> {
@@ -299,8 +301,11 @@ pub(super) fn thaw(
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let how = frost_vm::thaw::Options { clone: options.clone };
-    let started = frost_vm::thaw::thaw(store, image, how).map_err(|error| trouble(what(), error))?;
+    let forwards = forwards(&options.port).map_err(|cause| {
+        Told::new(Status::Usage, what()).cause(cause).state("the image is as it was").hint(PORTS)
+    })?;
+    let how = frost_vm::thaw::Options { clone: options.clone, forwards };
+    let started = frost_vm::thaw::thaw(store, image, &how).map_err(|error| trouble(what(), error))?;
     invocation.steps.end("vm.thaw");
     if options.attach {
         return stay(store, started);

@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// (`docs/routes.md`)
     #[arg(long, value_name = "FILE")]
     route: Option<PathBuf>,
+    /// Of a virtual machine: a port of this machine that leads to one of the guest, in place of the one that did
+    #[arg(long, value_name = "HOST:GUEST")]
+    pub(super) port: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -55,8 +58,12 @@ impl Options {
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
     if super::scenario::is_frozen(&options.image, invocation) {
-        let given =
-            [(options.plan, "--plan"), (options.clone, "--clone"), (options.route.is_some(), "--route")];
+        let given = [
+            (options.plan, "--plan"),
+            (options.clone, "--clone"),
+            (options.route.is_some(), "--route"),
+            (!options.port.is_empty(), "--port"),
+        ];
         trouble::not_for("a scenario", format!("cannot thaw {}", options.image), &given)?;
         return super::scenario::thaw(&options.image, options.attach, invocation);
     }
@@ -76,6 +83,11 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
         trouble::not_for("a virtual machine", what(), &[(options.route.is_some(), "--route")])?;
         return super::guest::thaw(options, &store, &image, invocation);
     }
+    trouble::not_for(
+        "a program outside of a virtual machine",
+        what(),
+        &[(!options.port.is_empty(), "--port")],
+    )?;
     let given = crate::routes::given(options.route.as_deref(), &what(), "the image stays as it was")?;
     let mut runtime = image.checkpoint().host.runtime.clone();
     if let Some(runtime) = &mut runtime {
