@@ -42,6 +42,7 @@ const NEEDS: &[Need] = &[
     Need { program: "whiptail", package: "whiptail" },
     Need { program: "busybox", package: "busybox-static" },
     Need { program: "/usr/sbin/mkfs.ext4", package: "e2fsprogs" },
+    Need { program: "/usr/sbin/mkfs.xfs", package: "xfsprogs" },
     Need { program: "Xvfb", package: "xvfb" },
     Need { program: "xclock", package: "x11-apps" },
     Need { program: "xterm", package: "xterm" },

@@ -1,7 +1,8 @@
-//! Collection: freeing what nobody needs, and packing what is needed seldom.
+//! Collection: freeing what nobody needs or stands there twice, and packing what is needed seldom.
 
 use crate::cold::{Compressed, compress, reclaim};
 use crate::draft::versions;
+use crate::duplicates::Duplicates;
 use crate::error::{Error, Result};
 use crate::image::read_header;
 use crate::root::{COLD, PACK, STATE, dir_of};
@@ -18,11 +19,13 @@ pub struct GcOptions {
     pub compress_after: Option<Duration>,
     /// The level of zstd, 1 to 19; 3 is its default, and inflates as fast as any.
     pub level: i32,
+    /// Reads all packs that are raw for pages that several have, and lets them share these if the file system can.
+    pub duplicates: bool,
 }
 
 impl Default for GcOptions {
     fn default() -> Self {
-        Self { compress_after: None, level: 3 }
+        Self { compress_after: None, level: 3, duplicates: false }
     }
 }
 
@@ -37,6 +40,8 @@ pub struct Collected {
     pub compressed: Vec<Compressed>,
     /// Bytes of disk that no image referred to any more, in packs that several versions share or shared.
     pub reclaimed_bytes: u64,
+    /// What several packs have, if it was asked for.
+    pub duplicates: Option<Duplicates>,
     /// Bytes of disk that all this freed.
     pub freed_bytes: u64,
     /// Images that could not be compressed, and why: a damaged one stays as it is.
@@ -44,7 +49,7 @@ pub struct Collected {
 }
 
 impl Store {
-    /// Removes what is left over, and compresses what is cold.
+    /// Removes what is left over, compresses what is cold, and shares what is there twice.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Busy`]. What was done by then stays done.
@@ -88,11 +93,16 @@ impl Store {
                 }
             }
         }
+        if options.duplicates {
+            let found = self.share_duplicates()?;
+            done.freed_bytes += found.shared_bytes;
+            done.duplicates = Some(found);
+        }
         Ok(done)
     }
 
     /// Returns the images of a name whose packs are raw, those together that share one, the one that has all of it last.
-    fn groups(&self, name: &Name) -> Result<Vec<Vec<ImageId>>> {
+    pub(crate) fn groups(&self, name: &Name) -> Result<Vec<Vec<ImageId>>> {
         let mut groups: BTreeMap<(u64, u64), Vec<ImageId>> = BTreeMap::new();
         for version in versions(&self.root, name)? {
             let id = ImageId { name: name.clone(), version };

@@ -31,6 +31,7 @@
 
 mod cold;
 mod draft;
+mod duplicates;
 mod error;
 mod frame;
 mod gc;
@@ -48,6 +49,7 @@ mod verify;
 
 pub use cold::Compressed;
 pub use draft::{Committed, Draft, Intent};
+pub use duplicates::Duplicates;
 pub use error::{Error, Result, SpaceLimit};
 pub use frost_image::{Header, ImageId, Instance, Name, NameError, Then};
 pub use gc::{Collected, GcOptions};

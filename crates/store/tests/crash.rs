@@ -7,6 +7,7 @@
 mod sample;
 
 use frost_store::{Error, GcOptions, ImageId, Instance, Name, OpenOptions, SpaceLimit, Store, Then};
+use rustix::fd::AsFd;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -98,6 +99,7 @@ fn child() {
         "power loss" => power_loss(root),
         "read only" => read_only(root),
         "small files" => small_files(root),
+        "duplicates" => duplicates(&root.join("disk/store"), true),
         other => panic!("no such job: {other}"),
     }
 }
@@ -194,6 +196,70 @@ fn what_was_committed_survives_a_power_loss() {
     let make = "truncate -s 40m DIR/image && mkfs.ext4 -q -m 0 -I 256 DIR/image && mkdir DIR/disk DIR/after && \
                 mount -o loop DIR/image DIR/disk && mkdir DIR/disk/store";
     in_mount(make, "power loss");
+}
+
+#[test]
+fn what_two_images_have_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    duplicates(dir.path(), false);
+}
+
+#[test]
+fn what_two_images_have_lies_on_an_xfs_once() {
+    let make = "truncate -s 400m DIR/image && mkfs.xfs -q DIR/image && mkdir DIR/disk && mount -o loop DIR/image DIR/disk && \
+                mkdir -m 700 DIR/disk/store";
+    in_mount(make, "duplicates");
+}
+
+/// Two programs that have much in common, at other places and with other pages between, and one with nothing.
+fn duplicates(dir: &Path, shares: bool) {
+    let store = open(dir);
+    let mut random = 7u64;
+    let mut pages = |count: usize| -> Vec<u8> {
+        let mut word = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 32) as u32
+        };
+        (0..count * 1024).flat_map(|_| word().to_le_bytes()).collect()
+    };
+    let (common, more) = (pages(1000), pages(300));
+    let contents = [
+        [&common[..], &pages(50)].concat(),
+        [&pages(3), &common[..600 * 4096], &vec![0; 90 * 4096], &pages(1), &common[600 * 4096..], &more]
+            .concat(),
+        // Too short to be of use, and a range that it has twice itself.
+        [&pages(200), &common[..9 * 4096], &pages(40), &more[..80 * 4096], &pages(1), &more[..80 * 4096]]
+            .concat(),
+    ];
+    let ids: Vec<ImageId> = contents
+        .iter()
+        .zip(["one", "two", "three"])
+        .map(|(content, name)| {
+            let mut draft = store.begin(&Name::new(name).unwrap()).unwrap();
+            draft.pack().append(content).unwrap();
+            draft.commit(&sample::checkpoint(), Instance::default(), Then::End).unwrap().id
+        })
+        .collect();
+    let how = GcOptions { duplicates: true, ..GcOptions::default() };
+    let found = store.gc(&how).unwrap().duplicates.unwrap();
+    let expected = (1000 + 80 + 80) * 4096;
+    assert_eq!(found.found_bytes, expected);
+    for (id, content) in ids.iter().zip(&contents) {
+        let image = store.open_image(id).unwrap();
+        let pack = image.pack().unwrap();
+        image.verify_pack(pack.as_fd()).unwrap();
+        let mut read = vec![0; content.len()];
+        rustix::io::pread(&pack, &mut read, 0).unwrap();
+        assert!(read == *content, "{id}");
+    }
+    let again = store.gc(&how).unwrap().duplicates.unwrap();
+    if shares {
+        assert_eq!((found.shared_bytes, again.found_bytes), (expected, 0));
+        // A removed one takes nothing along.
+        store.remove(&ids[0]).unwrap();
+        let image = store.open_image(&ids[1]).unwrap();
+        image.verify_pack(image.pack().unwrap().as_fd()).unwrap();
+    }
 }
 
 #[test]
@@ -337,7 +403,8 @@ fn full_disk(root: &Path) {
     println!("import: {error}");
     assert_eq!(assert_whole(&store), [1, 2]);
 
-    let done = store.gc(&GcOptions { compress_after: Some(Duration::ZERO), level: 3 }).unwrap();
+    let done =
+        store.gc(&GcOptions { compress_after: Some(Duration::ZERO), level: 3, duplicates: false }).unwrap();
     assert_eq!(done.compressed.len(), 2, "{:?}", done.problems);
     commit(&store, 4 << 20).unwrap();
     let error = store.open_image(&large).unwrap().pack().unwrap_err();

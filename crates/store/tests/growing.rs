@@ -217,7 +217,7 @@ fn versions_that_share_a_pack_are_compressed_together() {
     let mut second = first.clone();
     let draft = second.change(&store, &id1, 2, &[7, 8, 9]);
     let id2 = second.commit(draft);
-    let all = GcOptions { compress_after: Some(Duration::ZERO), level: 3 };
+    let all = GcOptions { compress_after: Some(Duration::ZERO), level: 3, duplicates: false };
     let collected = store.gc(&all).unwrap();
     assert_eq!((collected.compressed.len(), collected.problems.len()), (1, 0));
     for id in [&id1, &id2] {

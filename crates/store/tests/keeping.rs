@@ -59,7 +59,7 @@ fn drafts(store: &Store) -> usize {
     std::fs::read_dir(store.path().join("drafts")).unwrap().count()
 }
 
-const ALL: GcOptions = GcOptions { compress_after: Some(Duration::ZERO), level: 3 };
+const ALL: GcOptions = GcOptions { compress_after: Some(Duration::ZERO), level: 3, duplicates: false };
 
 #[test]
 fn a_list_tells_of_each_image_even_of_a_damaged_one() {

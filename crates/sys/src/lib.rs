@@ -9,6 +9,7 @@ pub mod clone;
 pub mod elf;
 pub mod enclose;
 pub mod epoll;
+pub mod extent;
 pub mod fault;
 pub mod fcntl;
 pub mod fdinfo;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Removes what dead commands left, and compresses images that lie long
+/// Removes what dead commands left, compresses images that lie long, and shares what several have
 ///
 /// No image is removed. A compressed image is inflated when it is thawed, which takes longer.
 #[derive(Args, Debug)]
@@ -18,6 +18,10 @@ pub(crate) struct Options {
     /// Compress images that were neither frozen nor thawed for so many days
     #[arg(long, value_name = "DAYS")]
     compress_after: Option<u64>,
+    /// Read all images that are not compressed for memory that several have, so that it lies on the disk once: it takes a file
+    /// system whose files can share, as btrfs and XFS
+    #[arg(long)]
+    duplicates: bool,
 }
 
 #[derive(Serialize)]
@@ -25,6 +29,12 @@ struct Record {
     freed_bytes: u64,
     leftovers: usize,
     compressed: Vec<String>,
+    /// Memory that stood on the disk more than once, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duplicate_bytes: Option<u64>,
+    /// How much of that is shared now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared_bytes: Option<u64>,
     problems: Vec<String>,
 }
 
@@ -32,9 +42,11 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     let store = invocation.store()?;
     let how = GcOptions {
         compress_after: options.compress_after.map(|days| Duration::from_secs(days.saturating_mul(86_400))),
+        duplicates: options.duplicates,
         ..GcOptions::default()
     };
-    let progress = Progress::start("compressing".to_owned());
+    let doing = if options.duplicates { "collecting" } else { "compressing" };
+    let progress = Progress::start(doing.to_owned());
     progress.watch(&store);
     let done = store.gc(&how).map_err(|error| trouble::of_store("cannot collect", error))?;
     drop(progress);
@@ -46,6 +58,8 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             + frost_runtime::budget::sweep()
             + frost_runtime::layer::sweep_copies(&store),
         compressed: done.compressed.iter().map(|compressed| compressed.id.to_string()).collect(),
+        duplicate_bytes: done.duplicates.map(|found| found.found_bytes),
+        shared_bytes: done.duplicates.map(|found| found.shared_bytes),
         problems: done
             .problems
             .iter()
@@ -62,6 +76,14 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
                 output::bytes(compressed.before_bytes),
                 output::bytes(compressed.after_bytes)
             ))?;
+        }
+        if let Some(found) = done.duplicates {
+            let shared = if found.shared_bytes < found.found_bytes {
+                "; the file system of the store cannot let files share it, as btrfs and XFS can"
+            } else {
+                ""
+            };
+            output::line(&format!("{} stood there twice{shared}", output::bytes(found.found_bytes)))?;
         }
         output::line(&format!("{} freed", output::bytes(record.freed_bytes)))?;
     }
