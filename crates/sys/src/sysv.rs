@@ -198,17 +198,14 @@ pub fn place_is_taken(kind: Kind, id: i32) -> bool {
     })
 }
 
-/// Returns whether our IPC namespace has any object of System V at all.
-pub fn any() -> Result<bool> {
-    for kind in Kind::ALL {
-        let text = std::fs::read(format!("/proc/sysvipc/{}", kind.file()));
-        let text = text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        // The first line names the columns.
-        if text.iter().filter(|byte| **byte == b'\n').count() > 1 {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// Lists the objects of a kind that our IPC namespace has, by identifier.
+pub fn ids(kind: Kind) -> Result<Vec<i32>> {
+    let text = std::fs::read(format!("/proc/sysvipc/{}", kind.file()));
+    let text = text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    // The first line names the columns, of which the second is the identifier.
+    let lines = String::from_utf8_lossy(&text);
+    let id = |line: &str| line.split_ascii_whitespace().nth(1)?.parse().ok();
+    Ok(lines.lines().skip(1).filter_map(id).collect())
 }
 
 /// Makes an object of a chosen identifier, which nobody but root can use until its mode is [`set`].

@@ -351,10 +351,10 @@ pub(crate) fn capture(
 ) -> Result<Found, Error> {
     let Some((first, _)) = living.first() else { return Ok(Found::default()) };
     let shared = shares_namespace(first.through);
-    if shared && sysv::any() == Ok(false) {
+    let tree = Tree::of(living, shared);
+    if shared && !tree.is_concerned(living) {
         return Ok(Found::default());
     }
-    let tree = Tree::of(living, shared);
     // All of them are in one namespace.
     let calls = [
         libc::SYS_shmctl,
@@ -422,6 +422,24 @@ impl Tree {
         self.waits.iter().any(|(call, first)| *first == id && calls.contains(call))
     }
 
+    /// Whether any object of our namespace may be the tree's, as far as we can tell without asking one of its processes, which
+    /// takes longer: servers of databases have one as a rule, all that lives on the same machine has none.
+    fn is_concerned(&self, living: &[(&StoppedProcess, &[Mapping])]) -> bool {
+        let operated = |kind: Kind, id: &i32| {
+            sysv::last_pids(kind, *id)
+                .map_or(true, |pids| pids.iter().any(|pid| self.outer_pids.contains(pid)))
+        };
+        let is_any = |kind: Kind, also: &dyn Fn(&i32) -> bool| {
+            sysv::ids(kind).map_or(true, |ids| ids.iter().any(|id| also(id) || operated(kind, id)))
+        };
+        is_any(Kind::Segment, &|id| self.windows.contains_key(id))
+            || is_any(Kind::Queue, &|id| self.waits(*id, &[libc::SYS_msgrcv, libc::SYS_msgsnd]))
+            || is_any(Kind::Semaphores, &|id| self.waits(*id, &[libc::SYS_semop, libc::SYS_semtimedop]))
+            || !self.windows.is_empty()
+            || sysv::ids(Kind::Semaphores).map_or(true, |ids| !ids.is_empty())
+                && living.iter().any(|(process, _)| has_undo(process))
+    }
+
     /// Whether a process that lives outside of the tree was the last to operate on an object: the only sign there is of
     /// others that use it.
     fn is_used(&self, kind: Kind, id: i32) -> bool {
@@ -429,6 +447,12 @@ impl Tree {
         let other = |pid: &i32| *pid != 0 && !self.outer_pids.contains(pid) && alive(*pid);
         sysv::last_pids(kind, id).map_or(true, |pids| pids.iter().any(other))
     }
+}
+
+/// Whether the end of a process may undo what it did to semaphores.
+fn has_undo(process: &StoppedProcess) -> bool {
+    // We have no list of that; a process that has none either is equal to us.
+    kcmp(process.through, std::process::id() as i32, Resource::SysVSem) != Ok(Ordering::Equal)
 }
 
 fn ipc(id: i32, status: &Status) -> Ipc {
@@ -475,10 +499,8 @@ fn capture_by(
         }
     }
     let mut undo: Vec<Vec<SemaphoreUndo>> = vec![Vec::new(); sets.len()];
-    let own = std::process::id() as i32;
     for (process, mappings) in living.iter().filter(|_| !sets.is_empty()) {
-        // We have no list of what to undo; a process that has none either is equal to us in that.
-        if kcmp(process.through, own, Resource::SysVSem) == Ok(Ordering::Equal) {
+        if !has_undo(process) {
             continue;
         }
         if !may(process, libc::SYS_semop) {
