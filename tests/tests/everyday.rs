@@ -246,7 +246,7 @@ fn make(who: Who) {
     let Some(quiet) = Scene::new(who) else { return };
     let Some(scene) = Scene::new(who) else { return };
     let mut undisturbed = quiet.start(&mut project(&quiet), frost_tests::Stdio::Files);
-    assert!(undisturbed.wait("the undisturbed build", LIMIT).success());
+    assert!(undisturbed.wait("the undisturbed build", 10 * LIMIT).success());
     let mut traveller = start(&scene, &mut project(&scene));
     for round in 1..=rounds() {
         until("objects are built", || objects(&scene).len() > files * round / (rounds() + 2));
@@ -317,7 +317,7 @@ fn ffmpeg(who: Who) {
     let Some(quiet) = Scene::new(who) else { return };
     let Some(scene) = Scene::new(who) else { return };
     let mut undisturbed = quiet.start(&mut transcode(&quiet), frost_tests::Stdio::Files);
-    assert!(undisturbed.wait("the undisturbed transcode", LIMIT).success());
+    assert!(undisturbed.wait("the undisturbed transcode", 10 * LIMIT).success());
     let expected = fs::read(quiet.stage("out.h264")).expect("it was written");
     let mut traveller = start(&scene, &mut transcode(&scene));
     let len = || fs::metadata(scene.stage("out.h264")).map_or(0, |file| file.len());
