@@ -560,6 +560,10 @@ impl Seizing {
             if let Stop::Group(signal) = context.stop {
                 job_stop = Some(signal);
             }
+            let asleep = self.asleep.get(&tid).map(|asleep| match last_cpu(tid) {
+                Some(cpu) => asleep.or_on(cpu),
+                None => *asleep,
+            });
             threads.push(StoppedThread {
                 tid,
                 // In our own pid namespace both numbers are one, and asking thousands of threads takes its time.
@@ -567,8 +571,8 @@ impl Seizing {
                 registers: context.registers,
                 mask: context.mask,
                 reissue: context.reissue,
-                asleep: self.asleep.get(&tid).copied(),
-                slept: self.asleep.get(&tid).and_then(|asleep| asleep.since()),
+                asleep,
+                slept: asleep.and_then(Asleep::since),
                 stood: context.stopped.elapsed(),
                 stopped: context.stopped,
             });
@@ -702,4 +706,18 @@ fn examine(tid: i32, stop: Stop) -> Result<Option<Context>, Error> {
 /// Returns a thread's number in its own pid namespace.
 fn inner(tid: i32) -> i32 {
     proc::status(tid).ok().and_then(|status| status.inner_pids.last().copied()).unwrap_or(tid)
+}
+
+/// Returns the CPU that a stopped thread was on when it was last outside of the kernel; `None` if it has not registered
+/// restartable sequences, which tell it.
+fn last_cpu(tid: i32) -> Option<u32> {
+    /// Of `struct rseq` (include/uapi/linux/rseq.h).
+    const CPU_ID: u64 = 4;
+    let rseq = ptrace::rseq_configuration(tid).ok().filter(|rseq| rseq.address != 0)?;
+    let mut cpu = [0; 4];
+    let got = frost_sys::memory::read(tid, rseq.address.checked_add(CPU_ID)?, &mut cpu).ok()?;
+    // It is the program's memory, which may hold anything.
+    (got == cpu.len())
+        .then(|| u32::from_le_bytes(cpu))
+        .filter(|cpu| *cpu < rustix::thread::CpuSet::MAX_CPU as u32)
 }
