@@ -7,10 +7,11 @@ use crate::graph::Graph;
 use crate::image::Image;
 use crate::scenario::{self, Scenario};
 use crate::status::State;
-use crate::{budget, place, source};
+use crate::{budget, place, shelf, source, voice};
 use clap::{Parser, Subcommand, ValueEnum};
 use frost_component::wire::is_name;
 use frost_component::{Content, Error, Session};
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
@@ -65,6 +66,9 @@ enum Verb {
         /// Its file, if it is not where it was
         #[arg(long)]
         file: Option<PathBuf>,
+        /// Go back to it, though documents that persist are newer
+        #[arg(long)]
+        back: bool,
         /// Stay with it, as `frost up` does
         #[arg(long)]
         attach: bool,
@@ -81,6 +85,31 @@ enum Verb {
     /// Takes such an image from standard input
     #[command(hide = true)]
     Import,
+    /// Lists scenarios, running, frozen, and with documents that persist
+    #[command(hide = true)]
+    List {
+        /// Only these
+        scenarios: Vec<String>,
+    },
+    /// Tells what a scenario keeps
+    #[command(hide = true)]
+    Inspect {
+        /// Its name
+        scenario: String,
+    },
+    /// Compares the digests of all that scenarios keep
+    #[command(hide = true)]
+    Verify {
+        /// Only these
+        scenarios: Vec<String>,
+    },
+    /// Removes scenarios with all that they keep
+    #[command(hide = true)]
+    Rm {
+        /// Their names
+        #[arg(required = true)]
+        scenarios: Vec<String>,
+    },
     /// Shows how components and documents stand
     Status {
         /// Which one, if several run
@@ -163,9 +192,15 @@ impl Arguments {
             Verb::Up { file, detach, prove, left } => up(&file, detach, prove, left, json),
             Verb::Down { scenario } => down(scenario.as_deref(), json),
             Verb::Freeze { scenario } => freeze(scenario.as_deref(), json),
-            Verb::Thaw { scenario, file, attach, left } => thaw(&scenario, file, attach, left, json),
+            Verb::Thaw { scenario, file, back, attach, left } => {
+                thaw(&scenario, file, back, attach, left, json)
+            }
             Verb::Export { scenario } => export(&scenario),
             Verb::Import => import(json),
+            Verb::List { scenarios } => list(&scenarios, json),
+            Verb::Inspect { scenario } => inspect(&scenario, json),
+            Verb::Verify { scenarios } => verify(scenarios, json),
+            Verb::Rm { scenarios } => remove(&scenarios, json),
             Verb::Status { scenario } => status(scenario.as_deref(), json),
             Verb::Replace { name, binary, to_version, timeout, scenario, arguments } => {
                 let span = scenario::parse_duration(&timeout).ok_or_else(|| {
@@ -224,6 +259,12 @@ fn load_to_run(file: &Path) -> Result<(String, Scenario), Failure> {
 fn up(file: &Path, detach: bool, prove: Option<u64>, left: bool, json: bool) -> Result<(), Failure> {
     let (name, scenario) = load_to_run(file)?;
     let home = place::scenarios()?.join(&name);
+    if !left && home.join(crate::image::IMAGE).exists() {
+        voice::tell(format_args!(
+            "note: scenario {name} was frozen; `frost thaw {name}` starts it from there, this starts it with the documents \
+             that persist only"
+        ));
+    }
     if detach {
         let words = [OsStr::new("up"), OsStr::new("--left"), file.as_os_str()];
         return leave(&words, &home, &name, json);
@@ -247,14 +288,21 @@ fn supervise(
         // It shall not end with the terminal at which it was started.
         rustix::process::setsid().map_err(|errno| failed(errno.into()))?;
     }
-    let lock = place::claim(home, name)?;
+    let lock = place::claim(home, name, "start")?;
+    if left {
+        voice::is_log(home.join("log"));
+    }
     let file = std::path::absolute(file).map_err(failed)?;
     let mut engine = Engine::new(home, &file, name, scenario, image).map_err(|error| {
         let told = error.to_string();
         let (why, hint) = split(&told);
-        Failure::new(Status::Failed, format!("cannot start scenario {name}"), why).hint(hint)
+        let status = match error.kind() {
+            io::ErrorKind::InvalidData => Status::Damaged,
+            _ => Status::Failed,
+        };
+        Failure::new(status, format!("cannot start scenario {name}"), why).hint(hint)
     })?;
-    eprintln!("scenario {name} is up; `frost status` shows it, `frost down {name}` ends it");
+    voice::tell(format_args!("scenario {name} is up; `frost status` shows it, `frost down {name}` ends it"));
     if let Some(rounds) = prove {
         engine.begin_proof(rounds);
     }
@@ -274,9 +322,10 @@ fn supervise(
 fn leave(words: &[&OsStr], home: &Path, name: &str, json: bool) -> Result<(), Failure> {
     let failed =
         |error: io::Error| Failure::new(Status::Failed, format!("cannot start scenario {name}"), error);
-    drop(place::claim(home, name)?);
+    drop(place::claim(home, name, "start")?);
     let log = home.join("log");
-    let output = std::fs::File::create(&log).map_err(failed)?;
+    let _ = std::fs::rename(&log, voice::older(&log));
+    let output = std::fs::File::options().create(true).append(true).open(&log).map_err(failed)?;
     let mut command = Command::new("/proc/self/exe");
     command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
     let mut child = command.spawn().map_err(failed)?;
@@ -328,7 +377,14 @@ fn freeze(name: Option<&str>, json: bool) -> Result<(), Failure> {
     say(json, &record, &told)
 }
 
-fn thaw(name: &str, file: Option<PathBuf>, attach: bool, left: bool, json: bool) -> Result<(), Failure> {
+fn thaw(
+    name: &str,
+    file: Option<PathBuf>,
+    back: bool,
+    attach: bool,
+    left: bool,
+    json: bool,
+) -> Result<(), Failure> {
     let what = format!("cannot thaw scenario {name}");
     if !is_name(name) {
         return Err(Failure::new(Status::Usage, what, "that can be no scenario's name"));
@@ -341,11 +397,38 @@ fn thaw(name: &str, file: Option<PathBuf>, attach: bool, left: bool, json: bool)
         let why = format!("{} is the file of scenario {found}", file.display());
         return Err(Failure::new(Status::Usage, what, why).hint("name its own by `--file`"));
     }
+    if !back && let Some((label, ours, theirs)) = newer(&home, &scenario, &image, &what)? {
+        let why = format!("{label}, which persists, is version {ours}, and {theirs} in the image");
+        let hint = format!(
+            "`frost up {}` goes on from there; `frost-scenario thaw {name} --back` goes back to the image",
+            file.display()
+        );
+        return Err(Failure::new(Status::Failed, what, why).hint(hint));
+    }
     if attach || left {
         return supervise(name, &home, &file, scenario, Some(image), None, left);
     }
-    let words = ["thaw", "--left", name, "--file"].map(OsStr::new);
+    let words = ["thaw", "--left", "--back", name, "--file"].map(OsStr::new);
     leave(&[&words[..], &[file.as_os_str()]].concat(), &home, name, json)
+}
+
+/// Finds a document that was acknowledged, and made to persist, after the image was made: to thaw it would lose that. Returns
+/// its version now, and that of the image.
+fn newer(
+    home: &Path,
+    scenario: &Scenario,
+    image: &Image,
+    what: &str,
+) -> Result<Option<(String, u64, u64)>, Failure> {
+    let (kept, _) = crate::vault::load(&home.join("documents"))
+        .map_err(|error| Failure::new(Status::Failed, what, error))?;
+    let persists = kept.into_iter().filter(|(label, ..)| scenario.persisted.contains(label));
+    let mut newer = persists.filter_map(|(label, ours, _)| {
+        let theirs =
+            image.documents().find(|(known, ..)| *known == label).map_or(0, |(_, version, _)| version);
+        (ours > theirs).then(|| (label.to_string(), ours, theirs))
+    });
+    Ok(newer.next())
 }
 
 /// Reads the image of a frozen scenario.
@@ -366,7 +449,7 @@ fn export(name: &str) -> Result<(), Failure> {
     }
     let image = image_of(name, &what)?;
     for member in image.members.values() {
-        eprintln!("note: {member} is an image of its own: `frost export {member}`");
+        voice::tell(format_args!("note: {member} is an image of its own: `frost export {member}`"));
     }
     let bytes = image.encode().map_err(|error| Failure::new(Status::Failed, &what, error))?;
     let mut out = io::stdout().lock();
@@ -391,11 +474,13 @@ fn import(json: bool) -> Result<(), Failure> {
     }
     let what = format!("cannot import scenario {name}");
     let home = place::scenarios()?.join(&name);
-    let _lock = place::claim(&home, &name)?;
+    let _lock = place::claim(&home, &name, "import")?;
     if home.join(crate::image::IMAGE).exists() {
         let why = "there is an image of that name here, which it would replace";
         return Err(Failure::new(Status::Failed, what, why)
-            .hint(format!("`frost thaw {name}` starts that one; `--store DIR` names another store")));
+            .hint(format!(
+                "`frost thaw {name}` starts that one, `frost rm {name}` removes it; `--store DIR` names another store"
+            )));
     }
     image.write(&home).map_err(|error| Failure::new(Status::Failed, &what, error))?;
     let record = Done {
@@ -405,7 +490,9 @@ fn import(json: bool) -> Result<(), Failure> {
         ..Done::of(&name)
     };
     for member in image.members.values() {
-        eprintln!("note: it needs {member}, an image of its own, which is to be imported as well");
+        voice::tell(format_args!(
+            "note: it needs {member}, an image of its own, which is to be imported as well"
+        ));
     }
     let told = format!(
         "scenario {name}: {} documents, {} bytes; its file is {}",
@@ -433,8 +520,125 @@ fn denied(what: &str, error: Error) -> Failure {
     }
 }
 
+/// Ends the programs that a supervisor which is not there any more has left behind. Returns whether there were any.
+fn end_orphans(name: &str) -> Result<bool, Failure> {
+    let home = place::scenarios()?.join(name);
+    if !is_name(name) || crate::members::started(&home).is_empty() {
+        return Ok(false);
+    }
+    let _lock = place::claim(&home, name, "end")?;
+    crate::members::end_orphans(&home, name).map_err(|why| {
+        Failure::new(Status::Failed, format!("cannot end {name}"), why)
+            .state("its supervisor has ended before")
+    })
+}
+
+fn list(names: &[String], json: bool) -> Result<(), Failure> {
+    let list = shelf::list(names)?;
+    if json {
+        return list.iter().try_for_each(record);
+    }
+    let mut rows = vec![["SCENARIO", "STATE", "DOCUMENTS", "FILE"].map(str::to_owned).to_vec()];
+    for scenario in list {
+        let file = scenario.file.map(|file| file.display().to_string()).unwrap_or_default();
+        rows.push(vec![scenario.scenario, scenario.state.to_owned(), scenario.documents.to_string(), file]);
+    }
+    print(&table(&rows))
+}
+
+fn inspect(name: &str, json: bool) -> Result<(), Failure> {
+    let content = shelf::inspect(name)?;
+    if json {
+        return record(&content);
+    }
+    let scenario = &content.shelved;
+    let mut text = match (scenario.image_bytes, scenario.pid) {
+        (Some(bytes), Some(pid)) => {
+            format!("scenario {name}: an image of {bytes} bytes; it runs as process {pid}\n")
+        }
+        (Some(bytes), None) => format!("scenario {name}: frozen, an image of {bytes} bytes\n"),
+        (None, Some(pid)) => {
+            format!("scenario {name}: runs as process {pid}, `frost status {name}` tells more\n")
+        }
+        (None, None) => format!("scenario {name}: ended; these documents persist\n"),
+    };
+    if let Some(file) = &scenario.file {
+        text.push_str(&format!("its file: {}\n", file.display()));
+    }
+    for program in &scenario.programs {
+        text.push_str(&format!("a program of it: {program}, an image of its own\n"));
+    }
+    for (name, binary) in &content.replaced {
+        let binary = binary.as_deref().unwrap_or(Path::new("")).display();
+        text.push_str(&format!("{name} was replaced by {binary}\n"));
+    }
+    let mut rows = vec![["DOCUMENT", "VERSION", "BYTES"].map(str::to_owned).to_vec()];
+    for held in &content.documents {
+        let bytes = held.len_bytes.map_or_else(|| "empty".to_owned(), |bytes| bytes.to_string());
+        rows.push(vec![held.name.clone(), held.version.to_string(), bytes]);
+    }
+    print(&format!("{text}\n{}", table(&rows)))
+}
+
+fn verify(names: Vec<String>, json: bool) -> Result<(), Failure> {
+    let names = if names.is_empty() { shelf::names()? } else { names };
+    let mut damaged = 0;
+    for name in &names {
+        let verdict = shelf::verify(name)?;
+        damaged += u32::from(!verdict.sound);
+        if json {
+            record(&verdict)?;
+        } else if verdict.sound {
+            print(&format!("scenario {name}: sound\n"))?;
+        } else {
+            for problem in &verdict.problems {
+                print(&format!("scenario {name}: {problem}\n"))?;
+            }
+        }
+    }
+    if damaged == 0 {
+        return Ok(());
+    }
+    let scenarios = if names.len() == 1 { "scenario" } else { "scenarios" };
+    let what = format!("{damaged} of {} {scenarios} cannot be started as it stood", names.len());
+    Err(Failure::new(Status::Damaged, what, "what was written is not what is there")
+        .hint("import it again, or begin anew without what is damaged"))
+}
+
+fn remove(names: &[String], json: bool) -> Result<(), Failure> {
+    for removed in shelf::remove(names)? {
+        for program in &removed.programs {
+            voice::tell(format_args!("note: {program} is an image of its own: `frost rm {program}`"));
+        }
+        if json {
+            record(&removed)?;
+        } else {
+            print(&format!("removed scenario {}, {} bytes freed\n", removed.scenario, removed.bytes))?;
+        }
+    }
+    Ok(())
+}
+
+fn record(record: &impl Serialize) -> Result<(), Failure> {
+    output(writeln!(io::stdout().lock(), "{}", serde_json::to_string(record).unwrap_or_default()))
+}
+
+/// Prints a text, of which no part shall talk to the terminal.
+fn print(text: &str) -> Result<(), Failure> {
+    let plain: String = text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect();
+    output(io::stdout().lock().write_all(plain.as_bytes()))
+}
+
 fn down(name: Option<&str>, json: bool) -> Result<(), Failure> {
-    let (name, mut session) = place::connect(name, "end a scenario")?;
+    let connected = place::connect(name, "end a scenario");
+    if let (Err(_), Some(name)) = (&connected, name)
+        && end_orphans(name)?
+    {
+        let record = Done { state: Some("ended"), ..Done::of(name) };
+        let told = format!("scenario {name} had ended without its programs; they have ended now");
+        return say(json, &record, &told);
+    }
+    let (name, mut session) = connected?;
     match session.ask("down", "", &[], None) {
         Ok(_) | Err(Error::Gone) => {
             let record = Done { state: Some("ended"), ..Done::of(&name) };
@@ -590,6 +794,12 @@ fn show(scenario: Option<&str>, verb: &str, name: &str, follow: bool, json: bool
             let bytes = version.content.as_deref();
             let written = if json {
                 writeln!(out, "{}", document_record(name, version.number, bytes))
+            } else if bytes.is_none() {
+                // An empty line would be a document.
+                if !follow {
+                    voice::tell(format_args!("note: nothing is reported there now"));
+                }
+                Ok(())
             } else {
                 let bytes = bytes.unwrap_or_default();
                 let newline: &[u8] = if bytes.ends_with(b"\n") || bytes.is_empty() { b"" } else { b"\n" };
@@ -604,9 +814,26 @@ fn show(scenario: Option<&str>, verb: &str, name: &str, follow: bool, json: bool
         if !follow {
             return Ok(());
         }
+        if !session.has_signals() && is_unheard(&session) {
+            return Ok(());
+        }
         match session.wait() {
             Err(Error::Gone) => return Ok(()),
             waited => drop(waited.map_err(|error| denied(&what, error))?),
+        }
+    }
+}
+
+/// Waits for a signal; returns whether whoever reads our output has gone meanwhile, as `head` does.
+fn is_unheard(session: &Session) -> bool {
+    let out = io::stdout();
+    loop {
+        let mut fds = [PollFd::new(session, PollFlags::IN), PollFd::new(&out, PollFlags::empty())];
+        match poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            // Of a pipe that has no reader, and of a terminal that was hung up.
+            Ok(_) if fds[1].revents().intersects(PollFlags::ERR | PollFlags::HUP) => return true,
+            _ => return false,
         }
     }
 }

@@ -80,6 +80,12 @@ impl Engine {
                 image.replaced.insert(name.clone(), replacement);
             }
         }
+        // What waits for the disk is safe when the image is, and would be lost else: it is on disk later, and is then newer.
+        for (label, waiting) in &self.pending {
+            if let Some(newest) = waiting.last() {
+                image.put(label, newest.version, &newest.content);
+            }
+        }
         // Programs first: they are what may refuse.
         image.members = self.freeze_members()?;
         let bytes = match image.write(&self.home) {
@@ -99,7 +105,8 @@ impl Engine {
         let label = Label::parse(name).ok_or("a report is named COMPONENT/REPORT")?;
         let is_known = self.documents.iter().any(|(known, _)| *known == label)
             || self.scenario.routes.iter().any(|route| route.from == label)
-            || self.writers.contains_key(&label);
+            || self.writers.contains_key(&label)
+            || self.may_come(&label);
         if !is_known {
             let known: Vec<String> = self.documents.iter().map(|(label, _)| label.to_string()).collect();
             return Err(format!(
@@ -114,6 +121,18 @@ impl Engine {
         // Whoever looks from outside sees what sticks as well.
         self.attach(client, name, label, true, false);
         Ok(String::new())
+    }
+
+    /// Whether a component may report that, which has not done so yet. One that does not name its reports may report anything;
+    /// when it has, a name that it has not used is a wrong one.
+    fn may_come(&self, label: &Label) -> bool {
+        self.slots.get(&label.writer).is_some_and(|slot| match &slot.spec.reports {
+            Some(reports) => reports.contains(&label.report),
+            None => {
+                self.documents.written_by(&label.writer) == 0
+                    && !self.writers.keys().any(|known| known.writer == label.writer)
+            }
+        })
     }
 
     fn view_rom(&mut self, client: u64, name: &str) -> Result<String, String> {

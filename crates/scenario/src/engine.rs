@@ -58,6 +58,8 @@ pub(crate) enum Timer {
     Resume(u64),
     /// Look for reports of a life that are files.
     Reports(u64),
+    /// Write a ROM of a life that is a file once more.
+    Rom(u64, String),
     /// A successor has not reported.
     Late(u64),
     /// Look whether something of a life was ended for want of memory, so many times.
@@ -109,6 +111,8 @@ pub(crate) struct Engine {
     /// The life that writes a document.
     pub(crate) writers: BTreeMap<Label, u64>,
     pub(crate) pending: BTreeMap<Label, Vec<Pending>>,
+    /// What was found on disk when it began.
+    safe: BTreeMap<Label, (u64, Content)>,
     /// The connections that wait for the end, and what they are told then.
     pub(crate) told_at_end: Vec<(u64, String)>,
     /// Components that were replaced before the scenario was frozen.
@@ -192,6 +196,7 @@ impl Engine {
             file_readers: BTreeMap::new(),
             writers: BTreeMap::new(),
             pending: BTreeMap::new(),
+            safe: BTreeMap::new(),
             told_at_end: Vec::new(),
             replaced: BTreeMap::new(),
             members: BTreeMap::new(),
@@ -216,10 +221,15 @@ impl Engine {
         };
         let (documents, damaged) = vault::load(&kept)?;
         for (label, version, content) in documents {
+            engine.safe.insert(label.clone(), (version, content.clone()));
             engine.documents.restore(label, version, Some(content));
         }
-        for path in damaged {
-            eprintln!("frost-scenario: {path} is damaged and was left out");
+        if let Some(path) = damaged.first() {
+            // To go on without it would write over it.
+            let why = format!(
+                "{path}, a document that persists, is damaged; put it back, or begin without it: remove it"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         if let Some(image) = image {
             image.restore(&mut engine.documents)?;
@@ -228,6 +238,8 @@ impl Engine {
             engine.replaced = image.replaced;
         }
         engine.apply(scenario);
+        // From here on they change.
+        engine.safe.clear();
         Ok(engine)
     }
 
@@ -255,7 +267,7 @@ impl Engine {
                 Some(number)
             }
             Err(error) => {
-                eprintln!("frost-scenario: a connection is refused: {error}");
+                crate::voice::tell(format_args!("frost-scenario: a connection is refused: {error}"));
                 None
             }
         }
@@ -270,6 +282,13 @@ impl Engine {
     pub(crate) fn after(&mut self, span: Duration, timer: Timer) {
         let number = self.fresh();
         self.timers.insert((Instant::now() + span, number), timer);
+    }
+
+    /// Does something later, if that is not to be done yet.
+    pub(crate) fn once_after(&mut self, span: Duration, timer: Timer) {
+        if !self.timers.values().any(|waiting| *waiting == timer) {
+            self.after(span, timer);
+        }
     }
 
     /// Lets components be killed and compared with themselves, so many times; then the scenario ends.
@@ -353,6 +372,7 @@ impl Engine {
             Timer::Heartbeat(life) => self.heartbeat(life),
             Timer::Resume(client) => self.resume(client),
             Timer::Reports(life) => self.take_late(life),
+            Timer::Rom(life, name) => self.write_rom(life, &name),
             Timer::Late(life) => self.successor_is_late(life),
             Timer::Want(life, looks) => self.look_for_want(life, looks),
             Timer::Groups(life) => self.settle_groups(life),
@@ -443,7 +463,8 @@ impl Engine {
 
     /// Replaces a document for all its readers, and answers its writer; at once, or when it is safe.
     pub(crate) fn publish(&mut self, label: &Label, content: Content, from: Option<Origin>) {
-        if self.scenario.persisted.contains(label) {
+        // What was to persist until just now is in its turn still: a newer version must not be overtaken by it.
+        if self.scenario.persisted.contains(label) || self.pending.contains_key(label) {
             let waiting = self.pending.entry(label.clone()).or_default();
             let last = waiting.last().map(|pending| pending.version);
             let version = last.unwrap_or_else(|| self.documents.get(label).version) + 1;
@@ -456,6 +477,19 @@ impl Engine {
         self.signal(label);
         if let Some(Origin { client, name, is_answered: true }) = from {
             self.send(client, format!("submitted {name} {version}"), None);
+        }
+    }
+
+    /// Makes documents safe that persist from now on, though they were reported before.
+    pub(crate) fn keep_what_persists(&mut self, before: &BTreeSet<Label>) {
+        for label in self.scenario.persisted.difference(before) {
+            let document = self.documents.get(label);
+            let Some(content) = document.content else { continue };
+            // What waits for the disk is newer.
+            let waits = self.pending.contains_key(label);
+            if !waits && self.safe.get(label) != Some(&(document.version, content.clone())) {
+                self.vault.keep(label.clone(), document.version, content);
+            }
         }
     }
 
@@ -473,6 +507,9 @@ impl Engine {
                 if self.writers.contains_key(&label) {
                     self.documents.revive(&label);
                 }
+            }
+            if let (Err(why), true) = (&result, done.is_empty()) {
+                crate::voice::tell(format_args!("frost-scenario: {label} cannot be kept: {why}"));
             }
             for Pending { version, from, .. } in done {
                 let Some(Origin { client, name, is_answered }) = from else { continue };
@@ -522,9 +559,7 @@ impl Engine {
         if let Some(last) = self.last_state
             && last.elapsed() < STATE_SPAN
         {
-            if !self.timers.values().any(|timer| *timer == Timer::State) {
-                self.after(STATE_SPAN - last.elapsed().min(STATE_SPAN), Timer::State);
-            }
+            self.once_after(STATE_SPAN - last.elapsed().min(STATE_SPAN), Timer::State);
             return;
         }
         self.is_news = false;
@@ -547,7 +582,10 @@ impl Engine {
             Err(unusable) => {
                 let text = format!("{}; {}", unusable.why, unusable.remedy);
                 if self.trouble.as_ref() != Some(&text) {
-                    eprintln!("frost-scenario: {} is not used: {text}", self.file.display());
+                    crate::voice::tell(format_args!(
+                        "frost-scenario: {} is not used: {text}",
+                        self.file.display()
+                    ));
                 }
                 self.trouble = Some(text);
             }

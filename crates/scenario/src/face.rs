@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What a watch is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,9 @@ pub(crate) struct Files {
     is_late: bool,
 }
 
+/// When a ROM is written once more that could not be.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What is said when a file of the scenario is whole: it was closed, or renamed to its name.
 const WHOLE: WatchFlags = WatchFlags::CLOSE_WRITE.union(WatchFlags::MOVED_TO);
 
@@ -48,9 +52,10 @@ impl Engine {
             }
             match inotify::add_watch(&self.watch, &directory, WHOLE) {
                 Ok(watch) => drop(self.watched.insert(watch, Watched::Files(directory))),
-                Err(errno) => {
-                    eprintln!("frost-scenario: changes in {} are not seen: {errno}", directory.display())
-                }
+                Err(errno) => crate::voice::tell(format_args!(
+                    "frost-scenario: changes in {} are not seen: {errno}",
+                    directory.display()
+                )),
             }
         }
     }
@@ -124,10 +129,13 @@ impl Engine {
         let written = std::fs::write(&draft, &**content)
             .and_then(|()| std::fs::rename(&draft, sessions.join("rom").join(name)));
         if let Err(error) = written {
-            return eprintln!(
+            // The disk is full, perhaps: its reader is to reach the newest version nevertheless, once it is not.
+            self.once_after(AGAIN, Timer::Rom(life, name.to_owned()));
+            let Some(owner) = self.lives.get(&life) else { return };
+            return crate::voice::tell(format_args!(
                 "frost-scenario: the ROM {name} of {} is not as it should be: {error}",
                 owner.component
-            );
+            ));
         }
         // A fifo that nobody reads takes one line only.
         let fifo = self.lives.get(&life).and_then(|life| life.files.as_ref()).map(|files| &files.changed);
@@ -178,7 +186,7 @@ impl Engine {
         }
         if let Err(why) = result {
             let component = self.lives.get(&life).map(|life| life.component.clone()).unwrap_or_default();
-            eprintln!("frost-scenario: a report of {component} is not taken: {why}");
+            crate::voice::tell(format_args!("frost-scenario: a report of {component} is not taken: {why}"));
             if let Some(slot) = self.slots.get_mut(&component) {
                 slot.complaint = Some(why);
             }

@@ -34,6 +34,9 @@ pub(crate) struct Image {
     /// Programs that were frozen with it, by their names: image and version.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) members: BTreeMap<String, String>,
+    /// When it was made, in seconds since 1970; 0 in older ones.
+    #[serde(default)]
+    created: i64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,7 +69,37 @@ impl Image {
             replaced: BTreeMap::new(),
             documents,
             members: BTreeMap::new(),
+            created: rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec,
         }
+    }
+
+    /// Puts a newer version of a document in, which was not seen by readers yet.
+    pub(crate) fn put(&mut self, label: &Label, version: u64, content: &Content) {
+        let is_it = |kept: &&mut Kept| kept.writer == label.writer && kept.report == label.report;
+        let bytes = ByteBuf::from(content.to_vec());
+        match self.documents.iter_mut().find(is_it) {
+            Some(kept) => (kept.version, kept.content) = (version, Some(bytes)),
+            None => self.documents.push(Kept {
+                writer: label.writer.clone(),
+                report: label.report.clone(),
+                version,
+                is_live: true,
+                content: Some(bytes),
+            }),
+        }
+    }
+
+    /// When it was made, in seconds since 1970, if it tells.
+    pub(crate) fn created(&self) -> Option<i64> {
+        Some(self.created).filter(|created| *created != 0)
+    }
+
+    /// Returns all documents: each with its version, and what it said.
+    pub(crate) fn documents(&self) -> impl Iterator<Item = (Label, u64, Option<&[u8]>)> {
+        self.documents.iter().map(|kept| {
+            let bytes = kept.content.as_ref().map(|bytes| &bytes[..]);
+            (Label::new(&kept.writer, &kept.report), kept.version, bytes)
+        })
     }
 
     /// Gives all documents back. Those of components have no writer yet; the scenario's own are as they were.

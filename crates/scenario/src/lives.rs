@@ -80,6 +80,8 @@ pub(crate) struct Life {
     /// It is compared with the one that has the place, which it will not take.
     pub(crate) is_on_trial: bool,
     pub(crate) has_reported: bool,
+    /// How much it has asked for, and reported.
+    pub(crate) acts: u64,
     /// We have asked it to end.
     pub(crate) is_ending: bool,
     /// Why we have killed it.
@@ -143,7 +145,9 @@ impl Engine {
                     self.documents.replace(&label, content);
                     self.signal(&label);
                 }
-                Err(errno) => eprintln!("frost-scenario: {label} stays as it was: {errno}"),
+                Err(errno) => {
+                    crate::voice::tell(format_args!("frost-scenario: {label} stays as it was: {errno}"))
+                }
             }
         }
         let gone: Vec<String> =
@@ -195,6 +199,7 @@ impl Engine {
                 Some(_) => {}
             }
         }
+        self.keep_what_persists(&old.persisted);
         self.apply_members(&old.programs);
         self.watch_files();
         self.is_news = true;
@@ -310,6 +315,7 @@ impl Engine {
             staged: is_beside.then(BTreeMap::new),
             is_on_trial: false,
             has_reported: false,
+            acts: 0,
             is_ending: false,
             why: None,
             skipped: 0,
@@ -342,7 +348,10 @@ impl Engine {
             Ok(count) if count > 0 => {
                 let path = self.home.join("logs").join(&life.component);
                 if let Err(error) = append(&path, &bytes[..count], life.spec.log_bytes) {
-                    eprintln!("frost-scenario: {} is not complete: {error}", path.display());
+                    crate::voice::tell(format_args!(
+                        "frost-scenario: {} is not complete: {error}",
+                        path.display()
+                    ));
                 }
                 true
             }

@@ -22,11 +22,13 @@ mod place;
 mod proof;
 mod scenario;
 mod sessions;
+mod shelf;
 mod source;
 mod spot;
 mod stage;
 mod status;
 mod vault;
+mod voice;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
     match command::Arguments::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            voice::tell(&failure);
             ExitCode::from(failure.status)
         }
     }

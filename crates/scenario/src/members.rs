@@ -34,6 +34,13 @@ struct Known {
     pid: Option<i32>,
 }
 
+impl Known {
+    /// Whether it runs, or that cannot be told.
+    fn may_run(&self) -> bool {
+        matches!(self.state.as_str(), "running" | "unknown")
+    }
+}
+
 /// What `frost freeze --json` tells.
 #[derive(Deserialize)]
 struct Frozen {
@@ -87,9 +94,16 @@ impl Frost {
         self.ask(&words).map(drop)
     }
 
+    /// Ends a member, if it runs; that it has ended before is as good.
     fn kill(&self, name: &str) -> Result<(), String> {
         let instance = self.instance(name);
-        self.ask(&["kill", "--signal", "KILL", &instance].map(OsStr::new))?;
+        if let Err(why) = self.ask(&["kill", "--signal", "KILL", &instance].map(OsStr::new)) {
+            // It may have ended, or never have been started.
+            return match self.known(&[name])?.get(&instance) {
+                Some(known) if known.may_run() => Err(why),
+                _ => Ok(()),
+            };
+        }
         // It exits with the program's status; that it has ended is what counts.
         let _ = self.ask(&["wait", &instance].map(OsStr::new));
         Ok(())
@@ -109,13 +123,18 @@ impl Frost {
         self.ask(&["thaw", image].map(OsStr::new)).map(drop)
     }
 
-    /// How all that frost knows stands, by name.
-    fn known(&self) -> BTreeMap<String, Known> {
-        let told = self.ask(&["--json", "ps"].map(OsStr::new)).unwrap_or_default();
-        told.lines()
-            .filter_map(|line| serde_json::from_str::<Known>(line).ok())
-            .map(|known| (known.name.clone(), known))
-            .collect()
+    /// How those of these members stand that frost knows, by the names that it knows them by. That it does not answer is an
+    /// error: it does not mean that none runs.
+    fn known(&self, names: &[&str]) -> Result<BTreeMap<String, Known>, String> {
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let instances: BTreeSet<String> = names.iter().map(|name| self.instance(name)).collect();
+        // All of them, since a name that it does not know is an error to it.
+        let told = self.ask(&["--json", "ps"].map(OsStr::new))?;
+        let known = told.lines().filter_map(|line| serde_json::from_str::<Known>(line).ok());
+        let ours = known.filter(|known| instances.contains(&known.name));
+        Ok(ours.map(|known| (known.name.clone(), known)).collect())
     }
 }
 
@@ -138,6 +157,20 @@ const STARTED: &str = "programs";
 pub(crate) fn started(home: &Path) -> BTreeSet<String> {
     let text = std::fs::read_to_string(home.join(STARTED)).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
+}
+
+/// Ends the members that a supervisor has left behind which is not there any more. Returns whether there were any.
+pub(crate) fn end_orphans(home: &Path, scenario: &str) -> Result<bool, String> {
+    let (frost, started) = (Frost::of(home, scenario), started(home));
+    let known = frost.known(&started.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let mut any = false;
+    for name in &started {
+        if known.get(&frost.instance(name)).is_some_and(Known::may_run) {
+            frost.kill(name).map_err(|why| format!("the program {name}: {why}"))?;
+            any = true;
+        }
+    }
+    Ok(any)
 }
 
 impl Engine {
@@ -163,15 +196,19 @@ impl Engine {
             && known.get(&frost.instance(name)).is_some_and(|known| known.state == "running")
     }
 
-    /// Ends a member, if it runs.
-    fn end_member(&mut self, name: &str, frost: &Frost, known: &BTreeMap<String, Known>) {
-        if !self.is_running(name, frost, known) {
+    /// Ends a member, if this scenario has started it.
+    ///
+    /// Whether it runs is not asked first: on a machine with too much to do that may fail, and it would be left behind.
+    fn end_member(&mut self, name: &str, frost: &Frost) {
+        if !self.started.contains(name) {
             return;
         }
         match frost.kill(name) {
             // It is not there any more, so that it is not noted matters to nobody.
             Ok(()) => drop(self.note(name, false)),
-            Err(why) => eprintln!("frost-scenario: the program {name} cannot be ended: {why}"),
+            Err(why) => {
+                crate::voice::tell(format_args!("frost-scenario: the program {name} cannot be ended: {why}"))
+            }
         }
     }
 
@@ -182,13 +219,25 @@ impl Engine {
             return;
         }
         let frost = self.frost();
-        let known = frost.known();
         for (name, program) in old {
             if new.get(name) != Some(program) {
-                self.end_member(name, &frost, &known);
+                self.end_member(name, &frost);
             }
         }
         self.members.retain(|name, _| new.contains_key(name));
+        let known = match frost.known(&new.keys().map(String::as_str).collect::<Vec<_>>()) {
+            Ok(known) => known,
+            Err(why) => {
+                // The next change of the file tries it again.
+                for name in new.keys().filter(|name| !old.contains_key(*name)) {
+                    crate::voice::tell(format_args!(
+                        "frost-scenario: the program {name} cannot be started: {why}"
+                    ));
+                    self.members.insert(name.clone(), format!("cannot be started: {why}"));
+                }
+                return;
+            }
+        };
         for (name, program) in &new {
             // One that an earlier supervisor has started, or that was thawed, goes on.
             let goes_on = !old.contains_key(name) && self.is_running(name, &frost, &known);
@@ -200,7 +249,12 @@ impl Engine {
                 || known.get(&frost.instance(name)).is_none_or(|known| known.state != "running");
             let run = if is_free {
                 let noted = self.note(name, true).map_err(|error| error.to_string());
-                noted.and_then(|()| frost.run(name, program))
+                let run = noted.and_then(|()| frost.run(name, program));
+                if run.is_err() {
+                    // What somebody else starts under that name is not ours.
+                    let _ = self.note(name, false);
+                }
+                run
             } else {
                 let instance = frost.instance(name);
                 Err(format!(
@@ -211,7 +265,9 @@ impl Engine {
             match run {
                 Ok(()) => drop(self.members.remove(name)),
                 Err(why) => {
-                    eprintln!("frost-scenario: the program {name} cannot be started: {why}");
+                    crate::voice::tell(format_args!(
+                        "frost-scenario: the program {name} cannot be started: {why}"
+                    ));
                     self.members.insert(name.clone(), format!("cannot be started: {why}"));
                 }
             }
@@ -224,9 +280,8 @@ impl Engine {
             return;
         }
         let frost = self.frost();
-        let known = frost.known();
         for name in self.scenario.programs.clone().into_keys() {
-            self.end_member(&name, &frost, &known);
+            self.end_member(&name, &frost);
         }
     }
 
@@ -237,7 +292,7 @@ impl Engine {
             return Ok(images);
         }
         let frost = self.frost();
-        let known = frost.known();
+        let known = frost.known(&self.scenario.programs.keys().map(String::as_str).collect::<Vec<_>>())?;
         for name in self.scenario.programs.keys() {
             if !self.is_running(name, &frost, &known) {
                 continue;
@@ -257,7 +312,9 @@ impl Engine {
     pub(crate) fn thaw_members(&self, images: &BTreeMap<String, String>) {
         for (name, image) in images {
             if let Err(why) = self.frost().thaw(image) {
-                eprintln!("frost-scenario: the program {name} stays frozen, as {image}: {why}");
+                crate::voice::tell(format_args!(
+                    "frost-scenario: the program {name} stays frozen, as {image}: {why}"
+                ));
             }
         }
     }
@@ -272,7 +329,7 @@ impl Engine {
             return Ok(());
         }
         let frost = self.frost();
-        let known = frost.known();
+        let known = frost.known(&images.keys().map(String::as_str).collect::<Vec<_>>())?;
         let mut thawed = Vec::new();
         for (name, image) in images.iter().filter(|(name, _)| scenario.programs.contains_key(*name)) {
             if self.is_running(name, &frost, &known) {
@@ -296,14 +353,17 @@ impl Engine {
             return Vec::new();
         }
         let frost = self.frost();
-        let known = frost.known();
+        let known = frost.known(&self.scenario.programs.keys().map(String::as_str).collect::<Vec<_>>());
         let state = |name: &String| {
             let instance = frost.instance(name);
-            let known = known.get(&instance);
+            let (known, unknown) = match &known {
+                Ok(known) => (known.get(&instance), "ended".to_owned()),
+                Err(why) => (None, format!("unknown: {why}")),
+            };
             let state = match (self.members.get(name), known) {
                 (Some(why), _) => why.clone(),
                 (None, Some(known)) => known.state.clone(),
-                (None, None) => "ended".to_owned(),
+                (None, None) => unknown,
             };
             let pid = known.filter(|_| self.started.contains(name)).and_then(|known| known.pid);
             MemberState { name: name.clone(), instance, state, pid }

@@ -28,21 +28,18 @@ pub(crate) fn scenarios() -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::new(Status::Failed, format!("cannot use {}", store.display()), error))
 }
 
-/// Takes a scenario's directory for this process, which holds the file that is returned for as long as it lives.
-pub(crate) fn claim(home: &Path, name: &str) -> Result<File, Failure> {
+/// Takes a scenario's directory for this process, which holds the file that is returned for as long as it lives. `doing` is
+/// what for, as `start`.
+pub(crate) fn claim(home: &Path, name: &str, doing: &str) -> Result<File, Failure> {
+    let what = format!("cannot {doing} scenario {name}");
     let failed = |error: std::io::Error| {
-        Failure::new(
-            Status::Failed,
-            format!("cannot start scenario {name}"),
-            format!("{}: {error}", home.display()),
-        )
-        .hint("name another directory by FROST_HOME, or make that one writable")
+        Failure::new(Status::Failed, what.clone(), format!("{}: {error}", home.display()))
+            .hint("name another directory by FROST_HOME, or make that one writable")
     };
     // "c/" + a number + "/s/session"; sun_path takes 107 bytes.
     if home.as_os_str().len() > 107 - 24 {
         let why = format!("the directory {} is too long a name for sockets in it", home.display());
-        return Err(Failure::new(Status::Failed, format!("cannot start scenario {name}"), why)
-            .hint("set FROST_HOME to a shorter one"));
+        return Err(Failure::new(Status::Failed, what, why).hint("set FROST_HOME to a shorter one"));
     }
     let mut builder = std::fs::DirBuilder::new();
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700)
@@ -52,16 +49,23 @@ pub(crate) fn claim(home: &Path, name: &str) -> Result<File, Failure> {
     let lock =
         File::options().create(true).truncate(false).write(true).open(home.join("lock")).map_err(failed)?;
     if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Err(Failure::new(Status::Failed, format!("cannot start scenario {name}"), "it runs already")
-            .hint(format!(
-                "`frost status` shows it, `frost down {name}` ends it; editing its file changes it"
-            )));
+        return Err(Failure::new(Status::Failed, what, "it runs already").hint(format!(
+            "`frost status` shows it, `frost down {name}` ends it; editing its file changes it"
+        )));
     }
     // What a dead supervisor has left; its components have ended with it.
     match std::fs::remove_dir_all(home.join("c")) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
         _ => Ok(lock),
     }
+}
+
+/// Returns the process that supervises a scenario, if it runs; it is not asked.
+pub(crate) fn supervisor(home: &Path) -> Option<i32> {
+    let session = Session::connect_to(&home.join("control")).ok()?;
+    // Of the one that listens: taken when it began to.
+    let peer = rustix::net::sockopt::socket_peercred(&session).ok()?;
+    Some(rustix::process::Pid::as_raw(Some(peer.pid)))
 }
 
 /// Returns the names of the scenarios that run.

@@ -6,6 +6,7 @@
 //! and that is shown.
 
 use crate::engine::{Engine, Timer};
+use crate::lives::Phase;
 use crate::scenario::Label;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,6 +17,12 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How long versions have to stay before a difference counts: nobody can tell whether a component is still at work.
 const SETTLED: Duration = Duration::from_secs(2);
 
+/// How long one that was started anew may take until it asks for anything: the machine may have much else to do.
+const BIRTH: Duration = Duration::from_secs(60);
+
+/// How long it is waited for a component that has reported, and so can be compared.
+const IDLE: Duration = Duration::from_secs(30);
+
 /// How a proof stands.
 #[derive(Debug)]
 pub(crate) struct Proof {
@@ -24,6 +31,8 @@ pub(crate) struct Proof {
     done: u64,
     seed: u64,
     now: Option<Round>,
+    /// Since when there is nothing to compare.
+    idle: Option<Instant>,
     /// What was found.
     pub(crate) found: Option<String>,
 }
@@ -35,14 +44,16 @@ struct Round {
     old: u64,
     new: u64,
     versions: BTreeMap<Label, u64>,
+    /// How much both have done.
+    acts: u64,
     since: Instant,
 }
 
 impl Proof {
     pub(crate) fn new(rounds: u64) -> Self {
         let seed = u64::from(std::process::id()) | 1 << 40;
-        eprintln!("proof: {rounds} rounds, seed {seed}");
-        Self { rounds, done: 0, seed, now: None, found: None }
+        crate::voice::tell(format_args!("proof: {rounds} rounds, seed {seed}"));
+        Self { rounds, done: 0, seed, now: None, idle: None, found: None }
     }
 
     fn random(&mut self) -> u64 {
@@ -63,7 +74,15 @@ impl Engine {
         }
         match proof.now.take() {
             None if proof.done >= proof.rounds => self.end_all(),
-            None => proof.now = self.begin_round(&mut proof),
+            None => {
+                proof.now = self.begin_round(&mut proof);
+                if proof.now.is_some() {
+                    proof.idle = None;
+                } else if let Some(why) = self.unprovable(*proof.idle.get_or_insert_with(Instant::now)) {
+                    proof.found = Some(why);
+                    self.end_all();
+                }
+            }
             Some(round) => match self.judge(&round) {
                 Verdict::Same => {
                     proof.done += 1;
@@ -71,21 +90,36 @@ impl Engine {
                     self.kill(round.old);
                 }
                 Verdict::Void => self.end(round.new),
-                Verdict::Open(versions) if versions == round.versions => {
-                    if round.since.elapsed() < SETTLED {
+                Verdict::Open(versions, acts) if versions == round.versions && acts == round.acts => {
+                    let born = |life: &u64| {
+                        self.lives.get(life).is_some_and(|life| life.has_reported || !life.clients.is_empty())
+                    };
+                    let patience = if born(&round.new) { SETTLED } else { BIRTH };
+                    if round.since.elapsed() < patience {
                         proof.now = Some(round);
                     } else {
                         proof.found = Some(self.accuse(&round));
                         self.end_all();
                     }
                 }
-                Verdict::Open(versions) => {
-                    proof.now = Some(Round { versions, since: Instant::now(), ..round })
+                Verdict::Open(versions, acts) => {
+                    proof.now = Some(Round { versions, acts, since: Instant::now(), ..round })
                 }
             },
         }
         self.proof = Some(proof);
         self.after(LOOK, Timer::Prove);
+    }
+
+    /// Why there is nothing to prove; nothing if there may be yet.
+    fn unprovable(&self, since: Instant) -> Option<String> {
+        let given_up = self.slots.iter().find(|(_, slot)| slot.phase == Phase::GivenUp);
+        if let Some((name, slot)) = given_up {
+            let why = slot.last_end.clone().unwrap_or_default();
+            return Some(format!("{name} has failed too often, and was given up: {why}"));
+        }
+        let is_over = self.slots.values().all(|slot| slot.phase == Phase::Ended) || since.elapsed() > IDLE;
+        is_over.then(|| "none of its components reports anything that could be compared".to_owned())
     }
 
     /// Starts a component beside itself, chosen among those that have reported.
@@ -103,7 +137,7 @@ impl Engine {
         let spec = self.lives.get(&old)?.spec.clone();
         let new = self.give_birth(&component, &spec, true).ok()?;
         self.lives.get_mut(&new)?.is_on_trial = true;
-        Some(Round { component, old, new, versions: BTreeMap::new(), since: Instant::now() })
+        Some(Round { component, old, new, versions: BTreeMap::new(), acts: 0, since: Instant::now() })
     }
 
     fn judge(&self, round: &Round) -> Verdict {
@@ -123,6 +157,7 @@ impl Engine {
         let files = self.scenario.routes_of(&round.component).into_iter().map(|route| route.from.clone());
         Verdict::Open(
             labels.chain(files).map(|label| (label.clone(), self.documents.get(&label).version)).collect(),
+            old.acts + new.acts,
         )
     }
 
@@ -174,6 +209,6 @@ enum Verdict {
     Same,
     /// It cannot be judged: one of them has gone.
     Void,
-    /// They differ, having read these.
-    Open(BTreeMap<Label, u64>),
+    /// They differ, having read these, and done so much.
+    Open(BTreeMap<Label, u64>, u64),
 }

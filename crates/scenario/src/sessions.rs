@@ -29,6 +29,9 @@ impl Engine {
             }
             return true;
         }
+        if let Some(life) = self.lives.get_mut(&life) {
+            life.acts += 1;
+        }
         if verb == "next" {
             return self.next(client, &name);
         }
@@ -279,6 +282,7 @@ impl Engine {
     ) -> bool {
         let Some(writer) = self.lives.get_mut(&life) else { return true };
         writer.has_reported = true;
+        writer.acts += 1;
         let component = writer.component.clone();
         if let Some(staged) = &mut writer.staged {
             staged.insert(name.to_owned(), content);

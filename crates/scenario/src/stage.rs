@@ -85,7 +85,7 @@ pub(crate) fn find(binary: &Path) -> io::Result<PathBuf> {
 /// The life of a stage.
 pub(crate) fn run(text: &str) -> u8 {
     let failed = |what: String| {
-        eprintln!("frost-scenario: {what}");
+        crate::voice::tell(format_args!("frost-scenario: {what}"));
         126
     };
     let Ok(surroundings) = serde_json::from_str::<Surroundings>(text) else {

@@ -183,27 +183,52 @@ impl Drawers {
 /// A document as it was kept: its version and content.
 type Kept = (Label, u64, Content);
 
-/// Reads all documents that were kept. What is damaged is told, with its path, and left out.
+/// Reads all documents that were kept, and tells the paths of those that are damaged.
+///
+/// # Errors
+/// One that cannot be read, with its path.
 pub(crate) fn load(directory: &Path) -> io::Result<(Vec<Kept>, Vec<String>)> {
     let (mut found, mut damaged) = (Vec::new(), Vec::new());
-    let entries = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((found, damaged)),
-        entries => entries?,
-    };
-    for home in entries {
-        let home = home?.path();
-        for entry in std::fs::read_dir(&home)? {
-            let path = entry?.path();
-            let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or("").to_owned();
-            // A draft was not finished; what it replaces is still there.
-            let Some(label) = Label::parse(&format!("{}/{}", name(&home), name(&path))) else { continue };
-            match decode(&std::fs::read(&path)?) {
-                Some((version, content)) => found.push((label, version, Content::new(content)?)),
-                None => damaged.push(path.display().to_string()),
-            }
+    for (label, path) in files(directory)? {
+        let bytes = std::fs::read(&path).map_err(|error| about(&path, &error))?;
+        match decode(&bytes) {
+            Some((version, content)) => found.push((label, version, Content::new(content)?)),
+            None => damaged.push(path.display().to_string()),
         }
     }
     Ok((found, damaged))
+}
+
+/// Tells which documents were kept, as far as that can be told.
+pub(crate) fn labels(directory: &Path) -> Vec<Label> {
+    files(directory).unwrap_or_default().into_iter().map(|(label, _)| label).collect()
+}
+
+fn files(directory: &Path) -> io::Result<Vec<(Label, PathBuf)>> {
+    let entries = |path: &Path| -> io::Result<Vec<PathBuf>> {
+        let entries = match std::fs::read_dir(path) {
+            // A file that somebody has put there is no document.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(Vec::new());
+            }
+            entries => entries.map_err(|error| about(path, &error))?,
+        };
+        entries.map(|entry| entry.map(|entry| entry.path())).collect()
+    };
+    let mut files = Vec::new();
+    for home in entries(directory)? {
+        for path in entries(&home)? {
+            let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or("").to_owned();
+            // A draft was not finished; what it replaces is still there.
+            let label = Label::parse(&format!("{}/{}", name(&home), name(&path)));
+            files.extend(label.map(|label| (label, path)));
+        }
+    }
+    Ok(files)
+}
+
+fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn decode(bytes: &[u8]) -> Option<(u64, &[u8])> {

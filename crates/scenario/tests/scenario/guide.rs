@@ -6,18 +6,40 @@ use std::path::Path;
 use std::process::Command;
 
 as_each_user! {
+    the_first_session_of_the_guide_goes_as_it_says
     the_scenario_of_the_guide_runs
 }
 
 const GUIDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/component.md");
 const UPPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/upper.py");
 
-/// The first block of the guide in a language that holds some words.
-fn block(language: &str, holds: &str) -> String {
+/// The first block of the guide in a language of which that is so.
+fn block(language: &str, is_it: impl Fn(&&str) -> bool) -> String {
     let guide = std::fs::read_to_string(GUIDE).unwrap();
     let begin = format!("```{language}\n");
     let blocks = guide.split(&begin).skip(1).map(|rest| rest.split("```").next().unwrap());
-    blocks.into_iter().find(|block| block.contains(holds)).unwrap().to_owned()
+    blocks.into_iter().find(is_it).unwrap().to_owned()
+}
+
+fn the_first_session_of_the_guide_goes_as_it_says() {
+    let stage = Stage::new("");
+    if !stage.bring_frost() {
+        return;
+    }
+    // As it stands there, typed into a shell in an empty directory.
+    let script = format!("set -e\n{}", block("sh", |block| block.contains("frost up")));
+    std::fs::write(stage.place.path().join("session"), script).unwrap();
+    let path = stage.program("frost", &[]).get_program().to_owned();
+    let bin = Path::new(&path).parent().unwrap().display().to_string();
+    let mut command = stage.shell("session");
+    command.env("PATH", format!("{bin}:{}", std::env::var("PATH").unwrap()));
+    let output = command.output().unwrap();
+    let told =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}");
+    for said in ["HELLO", "AGAIN", "has ended", "removed scenario shout"] {
+        assert!(told.contains(said), "{said}: {told}");
+    }
 }
 
 fn the_scenario_of_the_guide_runs() {
@@ -27,7 +49,8 @@ fn the_scenario_of_the_guide_runs() {
     let mut stage = Stage::new("");
     let upper = stage.place.path().join("upper.py");
     std::fs::copy(UPPER, &upper).unwrap();
-    let (mut text, place) = (block("toml", "[component.upper]"), upper.display().to_string());
+    let (mut text, place) =
+        (block("toml", |block| block.contains("[component.upper]")), upper.display().to_string());
     // The paths are of the reader's machine, and its name is that of the file here.
     for (theirs, ours) in [
         ("/opt/upper.py", place.as_str()),
@@ -47,7 +70,7 @@ fn the_scenario_of_the_guide_runs() {
     stage.until_report("upper/loud", "AGAIN");
     assert_eq!(stage.component("upper")["starts"], 1);
     // The component in a shell in its place.
-    let shell = block("sh", "FROST_CHANGED");
+    let shell = block("sh", |block| block.starts_with("while read"));
     let text = format!(
         "[component.upper]\nbinary = \"/bin/sh\"\narguments = [\"-c\", \'\'\'\n{shell}\'\'\']\nfiles = true\n[document.text]\n\
          content = \"shell\"\n[[route]]\nmatch = {{ component = \"upper\", rom = \"text\" }}\nfrom = \"document/text\"\n"

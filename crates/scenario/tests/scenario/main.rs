@@ -5,6 +5,7 @@ mod basics;
 mod budgets;
 mod confined;
 mod guide;
+mod kept;
 mod members;
 mod rounds;
 mod stage;

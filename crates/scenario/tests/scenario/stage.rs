@@ -90,6 +90,9 @@ pub(crate) fn built() -> &'static Path {
 impl Stage {
     pub(crate) fn new(text: &str) -> Self {
         let place = tempfile::Builder::new().prefix("fs").tempdir().unwrap();
+        // The scenario's file lies in the store, beside what a store has; a directory of other things would not become one.
+        let images = place.path().join("images");
+        std::fs::create_dir(&images).unwrap();
         let (who, mut bin, mut relay) =
             (WHO.get(), built().to_owned(), built().join("examples").join("relay"));
         if who == Who::Ordinary {
@@ -100,7 +103,9 @@ impl Stage {
                 give(&from, &bin.join(name));
             }
             relay = bin.join("relay");
-            std::os::unix::fs::chown(place.path(), Some(ORDINARY), Some(ORDINARY)).unwrap();
+            for place in [place.path(), &images] {
+                std::os::unix::fs::chown(place, Some(ORDINARY), Some(ORDINARY)).unwrap();
+            }
         }
         let stage = Self { place, supervisor: None, who, bin, relay, entrances: Vec::new() };
         stage.write(text);
@@ -157,6 +162,17 @@ impl Stage {
         command.env("HOME", self.place.path()).env_remove("XDG_CONFIG_HOME").env_remove("FROST_LOG");
         if self.who == Who::Ordinary {
             // Its groups go with that, since root has called it.
+            command.uid(ORDINARY).gid(ORDINARY);
+        }
+        command
+    }
+
+    /// A script in the stage's directory, as its user.
+    pub(crate) fn shell(&self, script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.arg(script).current_dir(self.place.path()).env("FROST_HOME", self.place.path());
+        command.env("HOME", self.place.path()).env_remove("XDG_CONFIG_HOME").env_remove("FROST_LOG");
+        if self.who == Who::Ordinary {
             command.uid(ORDINARY).gid(ORDINARY);
         }
         command

@@ -9,6 +9,7 @@ as_each_user! {
     a_cycle_comes_to_rest
     one_without_manners_is_answered_and_nobody_else_notices
     status_tells_who_is_silent_and_who_was_given_up
+    a_proof_of_what_cannot_be_compared_ends_and_says_so
     a_wrong_file_is_refused_with_the_place_and_the_nearest_name
 }
 
@@ -186,4 +187,17 @@ fn a_wrong_file_is_refused_with_the_place_and_the_nearest_name() {
         assert_eq!(output.status.code(), Some(2), "{error}");
         assert!(told.iter().all(|told| error.contains(told)), "{text}{error}");
     }
+}
+
+fn a_proof_of_what_cannot_be_compared_ends_and_says_so() {
+    let text = "[component.a]\nRELAY\narguments = [\"crash\"]\nbackoff = \"1ms\"\nattempts = 2\n";
+    let output = Stage::new(text).run(&["up", "s.toml", "--prove"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("a has failed too often") && told.contains("ended with status 3"), "{told}");
+    let text = "[component.a]\nbinary = \"true\"\n";
+    let output = Stage::new(text).run(&["up", "s.toml", "--prove"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("none of its components reports anything"), "{told}");
 }

@@ -1,0 +1,248 @@
+//! What a scenario keeps, by the verbs that programs have; and that neither a full disk nor a dead supervisor loses any of it.
+
+use crate::stage::{Stage, as_each_user, random};
+use serde_json::Value;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+as_each_user! {
+    nobody_who_hears_it_is_no_reason_to_end
+    programs_of_a_supervisor_that_died_end_by_down
+    a_damaged_document_is_not_written_over
+    what_persists_from_now_on_is_safe_though_it_was_reported_before
+    freezing_at_any_moment_keeps_what_was_acknowledged_and_thawing_loses_nothing_newer
+    a_rom_that_could_not_be_written_is_written_later
+}
+
+const TEXT: &str = r#"
+[component.a]
+RELAY
+arguments = ["relay", "a"]
+[component.b]
+RELAY
+arguments = ["relay", "b"]
+[document.text]
+content = "x"
+[[route]]
+match = { component = "a", rom = "in" }
+from = "document/text"
+[[route]]
+match = { component = "b", rom = "in" }
+from = "a/out"
+sticky = true
+"#;
+
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn records(output: &Output) -> Vec<Value> {
+    String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn end(stage: &mut Stage, verb: &str) {
+    let output = stage.run(&[verb, "s"]);
+    assert!(output.status.success(), "{output:?}");
+    stage.supervisor.take().unwrap().wait().unwrap();
+}
+
+fn die(stage: &mut Stage) {
+    let mut supervisor = stage.supervisor.take().unwrap();
+    supervisor.kill().unwrap();
+    supervisor.wait().unwrap();
+}
+
+fn nobody_who_hears_it_is_no_reason_to_end() {
+    let mut stage = Stage::new(TEXT);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let supervisor = stage.command(&["up", "s.toml"]).stderr(full).stdout(Stdio::null()).spawn().unwrap();
+    stage.supervisor = Some(supervisor);
+    stage.until("it is up", |stage| stage.run(&["status", "s"]).status.success());
+    // It has something to say about this.
+    stage.write("[component.a]\nbinary = 3\n");
+    stage.until("it has read that", |stage| stage.status()["trouble"].is_string());
+    stage.until_report("b/out", "bax");
+    // A terminal that has gone.
+    end(&mut stage, "down");
+    stage.write(TEXT);
+    let mut supervisor =
+        stage.command(&["up", "s.toml"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    drop(supervisor.stderr.take());
+    stage.supervisor = Some(supervisor);
+    stage.until_report("b/out", "bax");
+    stage.write("[component.a]\nbinary = 3\n");
+    stage.until("it has read that", |stage| stage.status()["trouble"].is_string());
+    end(&mut stage, "down");
+}
+
+fn programs_of_a_supervisor_that_died_end_by_down() {
+    let mut stage = Stage::new("[program.sleeper]\ncommand = [\"sleep\", \"1000\"]\n");
+    if !stage.bring_frost() {
+        return;
+    }
+    stage.start();
+    stage.until("it runs", |stage| stage.status()["programs"][0]["state"] == "running");
+    let pid = stage.status()["programs"][0]["pid"].as_i64().unwrap();
+    die(&mut stage);
+    let output = stage.run(&["down", "s"]);
+    assert!(output.status.success() && told(&output).contains("they have ended now"), "{output:?}");
+    let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(state().is_empty() || state().contains(") Z"), "{}", state());
+    assert_eq!(stage.run(&["down", "s"]).status.code(), Some(6));
+}
+
+/// Documents that persist: what a source says, and somebody else reads.
+const PERSISTS: &str = r#"
+[component.source]
+binary = "frost-scenario"
+arguments = ["source"]
+config = '''
+[[step]]
+report = "n"
+content = "first"
+'''
+[component.reader]
+RELAY
+arguments = ["relay", "r"]
+[[route]]
+match = { component = "reader", rom = "in" }
+from = "source/n"
+sticky = true
+"#;
+
+fn a_damaged_document_is_not_written_over() {
+    let mut stage = Stage::up(&format!("{PERSISTS}persist = true\n"));
+    stage.until_report("reader/out", "rfirst");
+    end(&mut stage, "down");
+    let path = stage.place.path().join("scenarios/s/documents/source/n");
+    let sound = std::fs::read(&path).unwrap();
+    let mut damaged = sound.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, &damaged).unwrap();
+    for arguments in [&["up", "s.toml"][..], &["up", "s.toml", "--detach"]] {
+        let output = stage.run(arguments);
+        assert_eq!(output.status.code(), Some(4), "{output:?}");
+        assert!(
+            told(&output).contains("documents/source/n") && told(&output).contains("damaged"),
+            "{output:?}"
+        );
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), damaged);
+    assert_eq!(stage.run(&["verify", "s"]).status.code(), Some(4));
+    // What cannot be read is told by its path; what is no document is let be.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let output = stage.run(&["up", "s.toml"]);
+    assert!(!output.status.success() && told(&output).contains("documents/source/n"), "{output:?}");
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::write(&path, &sound).unwrap();
+    std::fs::write(stage.place.path().join("scenarios/s/documents/README"), "not mine").unwrap();
+    stage.start();
+    stage.until_report("reader/out", "rfirst");
+}
+
+fn what_persists_from_now_on_is_safe_though_it_was_reported_before() {
+    let mut stage = Stage::up(PERSISTS);
+    stage.until_report("reader/out", "rfirst");
+    let kept = stage.place.path().join("scenarios/s/documents/source/n");
+    assert!(!kept.exists());
+    // Its writer has nothing new to say.
+    stage.write(&format!("{PERSISTS}persist = true\n"));
+    stage.until("it is kept", |_| kept.exists());
+    die(&mut stage);
+    let silent = format!("{PERSISTS}persist = true\n").replace("report = \"n\"\ncontent = \"first\"", "");
+    stage.write(&silent);
+    stage.start();
+    stage.until_report("reader/out", "rfirst");
+    // An image that moves to another store is worth as much as what it was made of.
+    end(&mut stage, "freeze");
+    std::fs::remove_dir_all(stage.place.path().join("scenarios/s/documents")).unwrap();
+    let mut command = stage.command(&["thaw", "s", "--attach"]);
+    stage.supervisor = Some(command.stdout(Stdio::null()).spawn().unwrap());
+    stage.until("it is kept", |_| kept.exists());
+    die(&mut stage);
+    stage.start();
+    stage.until_report("reader/out", "rfirst");
+}
+
+fn freezing_at_any_moment_keeps_what_was_acknowledged_and_thawing_loses_nothing_newer() {
+    let mut stage = Stage::new("");
+    let acknowledged = stage.place.path().join("acknowledged");
+    stage.write(&format!(
+        r#"
+[component.counter]
+RELAY
+arguments = ["acked", {acknowledged:?}]
+isolated = false
+[component.reader]
+RELAY
+arguments = ["silent"]
+[[route]]
+match = {{ component = "reader", rom = "in" }}
+from = "counter/out"
+persist = true
+"#
+    ));
+    let mut seed = u64::from(std::process::id()) | 1 << 42;
+    eprintln!("seed {seed}");
+    let told_last =
+        || -> u64 { std::fs::read_to_string(&acknowledged).unwrap_or_default().parse().unwrap_or(0) };
+    let held = |stage: &Stage| {
+        let output = stage.run(&["inspect", "s", "--json"]);
+        let held = records(&output)[0]["held"].as_array().unwrap().clone();
+        held.iter().find(|held| held["name"] == "counter/out").unwrap()["version"].as_u64().unwrap()
+    };
+    stage.start();
+    for _ in 0..6 {
+        let before = told_last();
+        stage.until("it counts", |_| told_last() > before);
+        std::thread::sleep(Duration::from_micros(random(&mut seed) % 40_000));
+        end(&mut stage, "freeze");
+        let (kept, acknowledged) = (held(&stage), told_last());
+        assert!(kept >= acknowledged, "{kept} is in the image, and {acknowledged} was acknowledged");
+        // It is the newest there is, so nothing is in its way.
+        let mut command = stage.command(&["thaw", "s", "--attach"]);
+        stage.supervisor = Some(command.stdout(Stdio::null()).spawn().unwrap());
+        stage.until("it is up", |stage| stage.run(&["status", "s"]).status.success());
+    }
+    // What was acknowledged since the image was made is not lost by thawing that once more.
+    let before = held(&stage);
+    stage.until("it counts", |_| told_last() > before);
+    die(&mut stage);
+    let output = stage.run(&["thaw", "s"]);
+    let why = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{why}");
+    assert!(why.contains("counter/out") && why.contains("`frost up ") && why.contains("--back"), "{why}");
+    let mut command = stage.command(&["thaw", "s", "--back", "--attach"]);
+    stage.supervisor = Some(command.stdout(Stdio::null()).spawn().unwrap());
+    stage.until("it is up", |stage| stage.run(&["status", "s"]).status.success());
+}
+
+fn a_rom_that_could_not_be_written_is_written_later() {
+    let text = r#"
+[component.shell]
+binary = "/bin/sh"
+arguments = ["-c", '''
+while read -r _ <&3; do
+    tr a-z A-Z <"$FROST_ROM/text" >"$FROST_REPORT/.new" && mv "$FROST_REPORT/.new" "$FROST_REPORT/loud"
+done 3<"$FROST_CHANGED"
+''']
+files = true
+[document.text]
+content = "hello"
+[[route]]
+match = { component = "shell", rom = "text" }
+from = "document/text"
+"#;
+    let stage = Stage::up(text);
+    stage.until_report("shell/loud", "HELLO");
+    let lives = stage.place.path().join("scenarios/s/c");
+    let life = std::fs::read_dir(lives).unwrap().flatten().find(|entry| entry.file_name() != "root").unwrap();
+    // What stands in its way, as a full disk would.
+    let obstacle = life.path().join("draft");
+    std::fs::create_dir(&obstacle).unwrap();
+    stage.write(&text.replace("hello", "again"));
+    stage.until("it was tried", |stage| stage.document("document/text")["version"].as_u64() > Some(1));
+    std::fs::remove_dir(&obstacle).unwrap();
+    stage.until_report("shell/loud", "AGAIN");
+}
