@@ -21,7 +21,7 @@ use std::process::ExitCode;
 /// Tells what an image holds, without thawing it
 ///
 /// The processes as a tree, and each with its threads, its memory by kind and its descriptors. Reads header and manifest
-/// only, not the memory. -v also lists the memory regions.
+/// only, not the memory. -v also lists the memory regions. Of a scenario it tells the documents and their versions.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// The image: a name for its newest version, or NAME@VERSION
@@ -206,6 +206,9 @@ struct DescriptorRecord {
 }
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    if super::scenario::is_kept(&options.image, invocation) {
+        return super::scenario::inspect(&options.image, invocation);
+    }
     let store = invocation.store()?;
     let failed = |error| trouble::of_store(format!("cannot inspect {}", options.image), error);
     let id = store.resolve(&options.image).map_err(failed)?;

@@ -1,6 +1,7 @@
 //! `frost list`: what there is.
 
 use super::inspect::state_word;
+use super::scenario::Shelved;
 use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 /// So much of a command tells which it is; records have all of it.
 const COMMAND_WIDTH: usize = 48;
 
-/// Lists the images
+/// Lists the images, of programs and of scenarios
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Only the images of these names
@@ -47,7 +48,12 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     let store = invocation.store()?;
     let summaries = store.list().map_err(|error| trouble::of_store("cannot list the images", error))?;
     invocation.steps.end("store.list");
-    let absent = |name: &&String| !summaries.iter().any(|summary| summary.id.name.as_str() == name.as_str());
+    let mut scenarios = super::scenario::list(&options.names, invocation)?;
+    scenarios.retain(|scenario| scenario.image_bytes.is_some());
+    let absent = |name: &&String| {
+        !summaries.iter().any(|summary| summary.id.name.as_str() == name.as_str())
+            && !scenarios.iter().any(|scenario| scenario.scenario == **name)
+    };
     if let Some(missing) = options.names.iter().find(absent) {
         return Err(Told::new(Status::Missing, format!("cannot list {}", output::printable(missing)))
             .cause(format!("there is no image {}", output::printable(missing)))
@@ -65,15 +71,19 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         for summary in wanted {
             output::record(&record(summary))?;
         }
+        for scenario in &scenarios {
+            scenario.print()?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    if wanted.is_empty() {
+    if wanted.is_empty() && scenarios.is_empty() {
         output::note(&format!("no images in {}", store.path().display()));
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows =
         vec![["IMAGE", "STATE", "SIZE", "PROCESSES", "FROZEN (UTC)", "COMMAND"].map(str::to_owned).to_vec()];
     rows.extend(wanted.into_iter().map(|summary| row(&record(summary))));
+    rows.extend(scenarios.iter().map(row_of_scenario));
     output::line(output::table(&rows).trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -93,6 +103,22 @@ fn record(summary: &Summary) -> Record<'_> {
         command: header.map(|header| header.command.as_str()),
         problem: summary.header.as_ref().err().map(trouble::chained),
     }
+}
+
+fn row_of_scenario(scenario: &Shelved) -> Vec<String> {
+    let state = match (&scenario.problem, scenario.pid) {
+        (Some(_), _) => "damaged".to_owned(),
+        (None, Some(pid)) => format!("running as {pid}"),
+        (None, None) => scenario.state.clone(),
+    };
+    vec![
+        scenario.scenario.clone(),
+        state,
+        scenario.image_bytes.map_or_else(String::new, output::bytes),
+        "scenario".to_owned(),
+        scenario.created.map_or_else(String::new, output::time),
+        output::printable(&scenario.problem.clone().unwrap_or_else(|| scenario.words())),
+    ]
 }
 
 fn row(record: &Record<'_>) -> Vec<String> {

@@ -18,7 +18,7 @@ const COMMAND_WIDTH: usize = 40;
 /// Lists the programs, running and frozen
 ///
 /// Those of `frost run`, and those of which there is an image. One that ended is listed until its name is taken by
-/// another, or removed by `frost rm`.
+/// another, or removed by `frost rm`. Scenarios are listed as well; `frost status` tells more of one that runs.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Only the programs of these names
@@ -29,7 +29,7 @@ pub(crate) struct Options {
 #[derive(Default, Serialize)]
 struct Record {
     name: String,
-    /// `running`, `frozen`, `ended`, `lost`.
+    /// `running`, `frozen`, `ended`, `lost`, `unknown`.
     state: &'static str,
     /// Why, where the state alone does not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,7 +72,10 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     let mut all: Vec<String> = names.iter().map(Name::to_string).chain(images.keys().cloned()).collect();
     all.sort();
     all.dedup();
-    if let Some(missing) = options.names.iter().find(|name| !all.contains(name)) {
+    let scenarios = super::scenario::list(&options.names, invocation)?;
+    let is_known =
+        |name: &String| all.contains(name) || scenarios.iter().any(|known| known.scenario == *name);
+    if let Some(missing) = options.names.iter().find(|name| !is_known(name)) {
         return Err(Told::new(Status::Missing, format!("cannot list {}", output::printable(missing)))
             .cause(format!("no program {} was started or frozen here", output::printable(missing)))
             .state(format!("the store is {}", store.path().display()))
@@ -96,9 +99,12 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         for record in &records {
             output::record(record)?;
         }
+        for scenario in &scenarios {
+            scenario.print()?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    if records.is_empty() {
+    if records.is_empty() && scenarios.is_empty() {
         output::note("no program was started or frozen here");
         return Ok(ExitCode::SUCCESS);
     }
@@ -113,6 +119,23 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             row.insert(row.len() - 1, network.to_owned());
         }
     }
+    rows.extend(
+        scenarios
+            .iter()
+            .map(|scenario| {
+                let mut row = vec![String::new(); rows[0].len()];
+                row[0].clone_from(&scenario.scenario);
+                row[1].clone_from(&scenario.state);
+                row[2] = scenario.pid.map_or_else(String::new, |pid| pid.to_string());
+                row[3] = "scenario".to_owned();
+                row[7] = scenario.image_bytes.map_or_else(String::new, output::bytes);
+                row[8] = scenario.created.map_or_else(String::new, output::time);
+                let last = row.len() - 1;
+                row[last] = output::cut(&output::printable(&scenario.words()), COMMAND_WIDTH);
+                row
+            })
+            .collect::<Vec<_>>(),
+    );
     output::line(output::table(&rows).trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -180,6 +203,8 @@ fn add(record: &mut Record, instance: &Instance, images: &[&Summary]) {
     let standing = match instance.standing() {
         Ok(standing) => standing,
         Err(error) => {
+            // That its keeper cannot be asked does not mean that it has ended.
+            record.state = "unknown";
             record.what = Some(error.to_string());
             return;
         }

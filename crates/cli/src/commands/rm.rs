@@ -5,14 +5,15 @@ use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
 use frost_runtime::instance::Instance;
-use frost_store::Name;
+use frost_store::{Name, Store};
 use serde::Serialize;
 use std::process::ExitCode;
 
 /// Removes images
 ///
 /// NAME@VERSION removes that version, NAME all versions and the name, with the log of a program that ended and the keeper
-/// of one that is frozen. A program that runs does not need its image.
+/// of one that is frozen. A program that runs does not need its image. A scenario goes with the documents that persist, one
+/// that runs keeps all but its image.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// What to remove
@@ -26,11 +27,20 @@ struct Record<'a> {
     version: u32,
 }
 
+/// Whether it is the name of a scenario, and of no program.
+fn is_scenario(store: &Store, name: &str, invocation: &Invocation) -> bool {
+    let program =
+        || Name::new(name).is_ok_and(|name| matches!(Instance::find(store, &name), Ok(Some(_)) | Err(_)));
+    super::scenario::is_kept(name, invocation) && !program()
+}
+
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
     let store = invocation.store()?;
     // All are looked up before the first one goes.
     let mut found = Vec::new();
-    for image in &options.images {
+    let (scenarios, images): (Vec<&String>, Vec<&String>) =
+        options.images.iter().partition(|image| is_scenario(&store, image, invocation));
+    for image in images {
         let failed = |error| trouble::of_runtime(format!("cannot remove {image}"), error);
         let instance = match Name::new(image) {
             Ok(name) => Instance::find(&store, &name).map_err(failed)?,
@@ -74,5 +84,9 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         }
     }
     invocation.steps.end("store.remove");
-    Ok(ExitCode::SUCCESS)
+    if scenarios.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let scenarios: Vec<&str> = scenarios.into_iter().map(String::as_str).collect();
+    super::scenario::remove(&scenarios, invocation)
 }

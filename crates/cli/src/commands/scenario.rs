@@ -7,6 +7,7 @@ use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::output;
 use clap::Args;
+use serde::Deserialize;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -79,10 +80,107 @@ pub(crate) fn thaw(name: &str, attach: bool, invocation: &Invocation) -> Result<
     hand_on("thaw", &arguments, invocation)
 }
 
+/// Whether the store keeps a scenario of this name, running or not, and no image of a program.
+pub(crate) fn is_kept(name: &str, invocation: &Invocation) -> bool {
+    is_scenario(name, "", invocation)
+}
+
+/// Tells what a scenario keeps.
+pub(crate) fn inspect(name: &str, invocation: &Invocation) -> Result<ExitCode, Failure> {
+    hand_on("inspect", &[name.into()], invocation)
+}
+
+/// Verifies scenarios, all if none is named; the exit status says whether all are sound.
+pub(crate) fn verify(names: &[&str], invocation: &Invocation) -> Result<ExitCode, Failure> {
+    apart("verify", names, invocation)
+}
+
+/// Removes scenarios.
+pub(crate) fn remove(names: &[&str], invocation: &Invocation) -> Result<ExitCode, Failure> {
+    apart("rm", names, invocation)
+}
+
+/// Runs a command beside this one, unless there is nothing that it could be about.
+fn apart(verb: &str, names: &[&str], invocation: &Invocation) -> Result<ExitCode, Failure> {
+    if names.is_empty() && !has_any(invocation) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let names: Vec<OsString> = names.iter().map(OsString::from).collect();
+    let status = command(verb, &names, invocation).status().map_err(|error| missing(&error))?;
+    Ok(status_of(status))
+}
+
+/// How a scenario stands.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Shelved {
+    pub(crate) scenario: String,
+    pub(crate) state: String,
+    pub(crate) pid: Option<i32>,
+    pub(crate) image_bytes: Option<u64>,
+    #[serde(default)]
+    pub(crate) created: Option<i64>,
+    documents: u64,
+    #[serde(default)]
+    programs: Vec<String>,
+    #[serde(default)]
+    file: Option<String>,
+    #[serde(default)]
+    pub(crate) problem: Option<String>,
+    /// The record that told all this.
+    #[serde(skip)]
+    record: String,
+}
+
+impl Shelved {
+    /// What it is, in a few words.
+    pub(crate) fn words(&self) -> String {
+        let file = self.file.as_ref().map(|file| format!(" of {file}")).unwrap_or_default();
+        let documents =
+            output::count(u32::try_from(self.documents).unwrap_or(u32::MAX), "document", "documents");
+        let programs = match self.programs.len() {
+            0 => String::new(),
+            count => format!(", {}", output::count(count as u32, "program", "programs")),
+        };
+        format!("scenario{file}: {documents}{programs}")
+    }
+
+    /// Prints its record.
+    pub(crate) fn print(&self) -> Result<(), Failure> {
+        Ok(output::line(&self.record)?)
+    }
+}
+
+/// Tells how scenarios stand: those of these names, all if none is named.
+pub(crate) fn list(names: &[String], invocation: &Invocation) -> Result<Vec<Shelved>, Failure> {
+    let mut arguments: Vec<OsString> = vec!["--json".into()];
+    let known = names.iter().filter(|name| is_kept(name, invocation));
+    arguments.extend(known.map(OsString::from));
+    if !has_any(invocation) || !names.is_empty() && arguments.len() == 1 {
+        return Ok(Vec::new());
+    }
+    let mut command = command("list", &arguments, invocation);
+    let told = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let lines = told.map_err(|error| missing(&error))?.stdout;
+    let records = String::from_utf8_lossy(&lines);
+    let read = |line: &str| {
+        let shelved: Shelved = serde_json::from_str(line).ok()?;
+        Some(Shelved { record: line.to_owned(), ..shelved })
+    };
+    Ok(records.lines().filter_map(read).collect())
+}
+
+/// Whether the store keeps scenarios at all.
+fn has_any(invocation: &Invocation) -> bool {
+    let Ok(place) = invocation.place() else { return false };
+    std::fs::read_dir(place.directory.join("scenarios")).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 fn is_scenario(name: &str, file: &str, invocation: &Invocation) -> bool {
     let Ok(place) = invocation.place() else { return false };
-    let is_name =
-        !name.contains('/') && !name.starts_with('.') && !name.bytes().all(|byte| byte.is_ascii_digit());
+    let is_name = !name.is_empty()
+        && !name.contains(['/', '@'])
+        && !name.starts_with('.')
+        && !name.bytes().all(|byte| byte.is_ascii_digit());
     let store = place.directory;
     is_name
         && !store.join("images").join(name).exists()
@@ -157,7 +255,7 @@ fn command(verb: &str, arguments: &[OsString], invocation: &Invocation) -> Comma
     let mut command = Command::new(beside.unwrap_or_else(|| PROGRAM.into()));
     // Global options are taken here; what it needs of them it gets as it would find them.
     command.arg(verb);
-    if invocation.global.json {
+    if invocation.global.json && !arguments.iter().any(|argument| argument == "--json") {
         command.arg("--json");
     }
     command.args(arguments);

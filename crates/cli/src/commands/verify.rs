@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 /// Reads images whole and compares every digest
 ///
-/// The exit status is 4 if one is damaged, cut short or too new.
+/// Of scenarios also the documents that persist. The exit status is 4 if one is damaged, cut short or too new.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Images: a name for its newest version, or NAME@VERSION [default: all]
@@ -28,12 +28,21 @@ struct Record<'a> {
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
     let store = invocation.store()?;
+    let (scenarios, images): (Vec<&str>, Vec<&str>) = options
+        .images
+        .iter()
+        .map(String::as_str)
+        .partition(|image| super::scenario::is_kept(image, invocation));
+    let mut of_scenarios = ExitCode::SUCCESS;
+    if options.images.is_empty() || !scenarios.is_empty() {
+        of_scenarios = super::scenario::verify(&scenarios, invocation)?;
+    }
     let ids = if options.images.is_empty() {
         let all = store.list().map_err(|error| trouble::of_store("cannot list the images", error))?;
         all.into_iter().map(|summary| summary.id).collect()
     } else {
         let mut ids = Vec::new();
-        for image in &options.images {
+        for image in images {
             ids.push(
                 store
                     .resolve(image)
@@ -70,7 +79,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     drop(progress);
     invocation.steps.end("store.verify");
     if damaged == 0 {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(of_scenarios);
     }
     Err(Told::new(
         Status::Damaged,

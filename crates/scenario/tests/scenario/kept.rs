@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 as_each_user! {
+    a_frozen_scenario_is_listed_inspected_verified_moved_and_removed
     nobody_who_hears_it_is_no_reason_to_end
     programs_of_a_supervisor_that_died_end_by_down
     a_damaged_document_is_not_written_over
@@ -32,6 +33,10 @@ from = "a/out"
 sticky = true
 "#;
 
+fn frost(stage: &Stage, arguments: &[&str]) -> Output {
+    stage.program("frost", arguments).output().unwrap()
+}
+
 fn told(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
@@ -50,6 +55,73 @@ fn die(stage: &mut Stage) {
     let mut supervisor = stage.supervisor.take().unwrap();
     supervisor.kill().unwrap();
     supervisor.wait().unwrap();
+}
+
+fn a_frozen_scenario_is_listed_inspected_verified_moved_and_removed() {
+    let mut stage = Stage::new(TEXT);
+    if !stage.bring_frost() {
+        return;
+    }
+    stage.start();
+    stage.until_report("b/out", "bax");
+    let running = records(&frost(&stage, &["ps", "--json"]));
+    assert_eq!((&running[0]["scenario"], &running[0]["state"]), (&"s".into(), &"running".into()));
+    assert_eq!(running[0]["pid"], stage.supervisor.as_ref().unwrap().id());
+    // There is no image of it, so there is none to be listed, nor to be removed.
+    assert!(frost(&stage, &["list", "--json"]).stdout.is_empty());
+    let output = frost(&stage, &["rm", "s"]);
+    assert!(output.status.code() == Some(1) && told(&output).contains("`frost down s`"), "{output:?}");
+    end(&mut stage, "freeze");
+    for verb in ["list", "ps"] {
+        let found = records(&frost(&stage, &[verb, "--json"]));
+        assert_eq!((&found[0]["scenario"], &found[0]["state"]), (&"s".into(), &"frozen".into()), "{verb}");
+        let shown = told(&frost(&stage, &[verb, "s"]));
+        assert!(shown.contains("frozen") && shown.contains("scenario"), "{shown}");
+    }
+    let content = records(&frost(&stage, &["inspect", "s", "--json"])).remove(0);
+    let held = content["held"].as_array().unwrap();
+    let held = held.iter().find(|held| held["name"] == "b/out").unwrap();
+    assert_eq!((held["version"].as_u64(), held["len_bytes"].as_u64()), (Some(1), Some(3)));
+    let shown = told(&frost(&stage, &["inspect", "s"]));
+    assert!(shown.contains("s.toml") && shown.contains("b/out"), "{shown}");
+    let export = stage.place.path().join("exported");
+    let output = frost(&stage, &["export", "s", export.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    // Sound, with nothing named and by its name; and damaged.
+    for arguments in [&["verify"][..], &["verify", "s"]] {
+        let output = frost(&stage, arguments);
+        assert!(output.status.success() && told(&output).contains("scenario s: sound"), "{output:?}");
+    }
+    let image = stage.place.path().join("scenarios/s/image");
+    let mut bytes = std::fs::read(&image).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&image, bytes).unwrap();
+    for (arguments, status) in
+        [(&["verify"][..], 4), (&["verify", "s"], 4), (&["inspect", "s"], 4), (&["list"], 0)]
+    {
+        let output = frost(&stage, arguments);
+        assert!(output.status.code() == Some(status) && told(&output).contains("damaged"), "{output:?}");
+    }
+    let output = frost(&stage, &["rm", "s", "--json"]);
+    let removed = records(&output);
+    assert_eq!((&removed[0]["scenario"], &removed[0]["state"]), (&"s".into(), &"removed".into()));
+    assert!(!stage.place.path().join("scenarios/s").exists());
+    assert!(frost(&stage, &["ps", "--json"]).stdout.is_empty());
+    for verb in ["inspect", "rm", "thaw", "list"] {
+        assert_eq!(frost(&stage, &[verb, "s"]).status.code(), Some(6), "{verb}");
+    }
+    // And back it comes.
+    let output = frost(&stage, &["import", export.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let output = frost(&stage, &["thaw", "s"]);
+    assert!(output.status.success(), "{output:?}");
+    stage.until_report("b/out", "bax");
+    // One that runs does not need its image.
+    let output = frost(&stage, &["rm", "s"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(!image.exists());
+    stage.until_report("b/out", "bax");
+    assert!(stage.run(&["down", "s"]).status.success());
 }
 
 fn nobody_who_hears_it_is_no_reason_to_end() {
