@@ -89,8 +89,9 @@ fn receive_into(socket: impl AsFd, flags: RecvFlags, bytes: &mut [u8]) -> Result
     let received = loop {
         let mut parts = [IoSliceMut::new(bytes)];
         match rustix::net::recvmsg(&socket, &mut parts, &mut ancillary, flags) {
-            Err(Errno::INTR) => {}
-            Err(Errno::CONNRESET) => return Ok(None),
+            // A peer that has ended without reading all it was sent is told of so, once and before what it has sent itself,
+            // which is in the queue still, and behind that its end (Linux 6.18, `unix_release_sock`, `sock_error`).
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             other => break other?,
         }
     };

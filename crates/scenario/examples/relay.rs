@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         "acked" => acked(&word),
         "probe" => probe(&word),
         "large" => large(&word),
+        "brief" => brief(),
         _ => Err(Error::Alone),
     };
     match done {
@@ -134,6 +135,17 @@ fn probe(outside: &str) -> Result<(), Error> {
     loop {
         session.wait()?;
     }
+}
+
+/// Reports without waiting for answers, and ends at once; what it was told meanwhile it does not read.
+fn brief() -> Result<(), Error> {
+    let mut session = Session::connect()?;
+    session.report("out")?;
+    session.rom("in")?;
+    for report in ["first", "second", "third", "last"] {
+        session.put("out", report.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Passes a large document on: its length and whether all is there.

@@ -34,7 +34,7 @@ enum Verb {
     /// Starts a scenario: its components, wired as its file says
     ///
     /// Editing the file changes the scenario: a changed document is a new version of a ROM, a changed component or route
-    /// restarts that component, a removed one ends. SIGINT and SIGTERM end it, as `frost down` does.
+    /// restarts that component, a removed one ends. SIGINT, SIGTERM and SIGHUP end it, as `frost down` does.
     Up {
         /// The file
         #[arg(value_name = "SCENARIO.toml")]
@@ -372,8 +372,10 @@ fn freeze(name: Option<&str>, json: bool) -> Result<(), Failure> {
         programs: Some(members),
         ..Done::of(&name)
     };
-    let told =
-        format!("scenario {name}: {documents} documents, {bytes} bytes{programs}; its components are gone");
+    let told = format!(
+        "scenario {name}: {documents} {}, {bytes} bytes{programs}; its components are gone",
+        plural(documents)
+    );
     say(json, &record, &told)
 }
 
@@ -392,7 +394,12 @@ fn thaw(
     let home = place::scenarios()?.join(name);
     let image = image_of(name, &what)?;
     let file = file.unwrap_or_else(|| image.file.clone());
-    let (found, scenario) = load_to_run(&file)?;
+    let (found, scenario) = load_to_run(&file).map_err(|failure| match file.exists() {
+        true => failure,
+        false => failure.hint(format!(
+            "it lay there when it was frozen; `frost-scenario thaw {name} --file FILE` takes another"
+        )),
+    })?;
     if found != name {
         let why = format!("{} is the file of scenario {found}", file.display());
         return Err(Failure::new(Status::Usage, what, why).hint("name its own by `--file`"));
@@ -495,12 +502,17 @@ fn import(json: bool) -> Result<(), Failure> {
         ));
     }
     let told = format!(
-        "scenario {name}: {} documents, {} bytes; its file is {}",
+        "scenario {name}: {} {}, {} bytes; its file is {}",
         image.len(),
+        plural(&image.len().to_string()),
         bytes.len(),
         image.file.display()
     );
     say(json, &record, &told)
+}
+
+fn plural(count: &str) -> &'static str {
+    if count == "1" { "document" } else { "documents" }
 }
 
 /// What is wrong, and what to do about it.

@@ -146,8 +146,14 @@ pub(crate) struct Engine {
     next: u64,
 }
 
-/// SIGINT and SIGTERM, as a mask.
-const END_SIGNALS: u64 = 1 << 1 | 1 << 14;
+/// The signals that end a scenario, as a mask: SIGINT, SIGTERM, and SIGHUP, when the terminal has gone at which it was started,
+/// unless whoever has started it has it ignored, as nohup(1) does; a signalfd would tell of it nevertheless.
+fn end_signals() -> u64 {
+    const HANGUP: u64 = 1;
+    let status = frost_sys::proc::status(std::process::id() as i32);
+    let ignored = status.map_or(0, |status| status.ignored);
+    (1 << 1 | 1 << 14) | (HANGUP & !ignored)
+}
 
 /// State is told at most so often.
 const STATE_SPAN: Duration = Duration::from_millis(50);
@@ -164,12 +170,13 @@ impl Engine {
         scenario: Scenario,
         image: Option<Image>,
     ) -> io::Result<Self> {
-        frost_sys::signals::set_mask(END_SIGNALS)?;
+        let end_signals = end_signals();
+        frost_sys::signals::set_mask(end_signals)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let kept = home.join("documents");
         let control = listen(&home.join("control"))?;
-        let signals = frost_sys::signalfd::signalfd(END_SIGNALS)?;
+        let signals = frost_sys::signalfd::signalfd(end_signals)?;
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let mut tokens = BTreeMap::new();
         let always = [
@@ -507,6 +514,12 @@ impl Engine {
                 if self.writers.contains_key(&label) {
                     self.documents.revive(&label);
                 }
+            }
+            // Its own log may be on the same disk: status tells it, until one is kept again.
+            if let Some(slot) = self.slots.get_mut(&label.writer) {
+                slot.complaint =
+                    result.as_ref().err().map(|why| format!("{} cannot be kept: {why}", label.report));
+                self.is_news = true;
             }
             if let (Err(why), true) = (&result, done.is_empty()) {
                 crate::voice::tell(format_args!("frost-scenario: {label} cannot be kept: {why}"));

@@ -8,6 +8,7 @@ use crate::scenario::{Component, DOCUMENT, Label, Restart, Route, SCENARIO, Scen
 use crate::stage::{self, Surroundings};
 use frost_component::Content;
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::net::RecvFlags;
 use rustix::process::{PidfdFlags, Signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, PipeReader};
@@ -108,6 +109,9 @@ impl Life {
 
 /// How many connections a component may have: it needs one.
 const CONNECTIONS: usize = 16;
+
+/// How many packets are taken of a life that has ended.
+const QUEUE: usize = 1024;
 
 /// How much of what a component prints is taken at once.
 const PRINT_BYTES: usize = 64 << 10;
@@ -437,6 +441,18 @@ impl Engine {
         self.after(span, Timer::Heartbeat(number));
     }
 
+    /// Takes what a life had said before it ended: that its end is found first is chance.
+    fn hear_out(&mut self, number: u64, client: u64) {
+        // A queue holds less, as a rule; but somebody whom it has left behind may go on.
+        for _ in 0..QUEUE {
+            let Some(connection) = self.clients.get(&client) else { return };
+            match frost_component::wire::receive(&connection.socket, RecvFlags::DONTWAIT) {
+                Ok(Some(packet)) => drop(self.request(client, number, packet)),
+                _ => return,
+            }
+        }
+    }
+
     /// A process has ended: its sessions end, and it may be started again.
     pub(crate) fn life_ended(&mut self, number: u64) {
         let Some(life) = self.lives.get_mut(&number) else { return };
@@ -445,7 +461,12 @@ impl Engine {
             Ok(None) => return,
             Err(_) => ExitStatus::from_raw(0),
         };
-        for client in life.clients.clone() {
+        let (clients, is_successor) = (life.clients.clone(), life.staged.is_some());
+        for client in clients {
+            // A successor that has ended takes nobody's place.
+            if !is_successor {
+                self.hear_out(number, client);
+            }
             self.drop_client(client);
         }
         self.forget_files(number);

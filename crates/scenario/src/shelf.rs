@@ -47,6 +47,9 @@ pub(crate) struct Content {
     pub(crate) documents: Vec<Held>,
     /// Components that were replaced by what its file does not name: the name, and the binary.
     pub(crate) replaced: Vec<(String, Option<PathBuf>)>,
+    /// What its file said when it was frozen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) text: Option<String>,
 }
 
 /// A document that is kept.
@@ -176,9 +179,10 @@ pub(crate) fn inspect(name: &str) -> Result<Content, Failure> {
             found.iter().map(|(label, version, content)| held(label, *version, Some(content))).collect()
         }
     };
-    let replaced = image.map(|image| image.replaced).unwrap_or_default();
+    let (replaced, text) = image.map(|image| (image.replaced, image.text)).unzip();
+    let replaced: std::collections::BTreeMap<_, _> = replaced.unwrap_or_default();
     let replaced = replaced.into_iter().map(|(name, wish)| (name, wish.binary)).collect();
-    Ok(Content { shelved, documents, replaced })
+    Ok(Content { shelved, documents, replaced, text })
 }
 
 /// Reads all that a scenario keeps, and compares the digests.
@@ -227,7 +231,10 @@ pub(crate) fn remove(names: &[String]) -> Result<Vec<Removed>, Failure> {
         }
         let scenarios = home.parent().unwrap_or(&home);
         std::fs::File::open(scenarios).and_then(|directory| directory.sync_all()).map_err(failed)?;
-        removed.push(Removed { v: 1, scenario: name, state: "removed", bytes, programs: shelved.programs });
+        let images = scenarios.with_file_name("images");
+        let is_there = |image: &String| images.join(image.split('@').next().unwrap_or(image)).exists();
+        let programs = shelved.programs.into_iter().filter(is_there).collect();
+        removed.push(Removed { v: 1, scenario: name, state: "removed", bytes, programs });
     }
     Ok(removed)
 }

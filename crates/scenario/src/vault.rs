@@ -135,9 +135,11 @@ fn work((lock, changed): &(Mutex<Shared>, Condvar), directory: &Path, bell: &Own
         let batch = std::mem::take(&mut shared.waiting);
         drop(shared);
         for (label, (version, content)) in batch {
-            let result = drawers
-                .write(&Machine, directory, &label, version, &content)
-                .map_err(|error| error.to_string());
+            let result = drawers.write(&Machine, directory, &label, version, &content).map_err(|error| {
+                // Its directory may have gone.
+                drawers.0.remove(&directory.join(&label.writer));
+                error.to_string()
+            });
             lock.lock().unwrap_or_else(PoisonError::into_inner).done.push((label, version, result));
         }
         let _ = rustix::io::write(bell, &1u64.to_ne_bytes());

@@ -25,7 +25,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
-    if super::scenario::is_frozen(&options.image, invocation) {
+    if super::scenario::is_kept(&options.image, invocation) {
         return super::scenario::export(&options.image, &options.file, invocation);
     }
     let store = invocation.store()?;

@@ -63,11 +63,6 @@ pub(crate) fn runs(name: &str, invocation: &Invocation) -> bool {
     is_scenario(name, "control", invocation)
 }
 
-/// Whether a scenario was frozen under this name, and no image of a program has it.
-pub(crate) fn is_frozen(name: &str, invocation: &Invocation) -> bool {
-    is_scenario(name, "image", invocation)
-}
-
 /// Freezes a scenario.
 pub(crate) fn freeze(name: &str, invocation: &Invocation) -> Result<ExitCode, Failure> {
     hand_on("freeze", &[name.into()], invocation)
@@ -141,7 +136,8 @@ impl Shelved {
             0 => String::new(),
             count => format!(", {}", output::count(count as u32, "program", "programs")),
         };
-        format!("scenario{file}: {documents}{programs}")
+        let persist = if self.image_bytes.is_none() { " kept" } else { "" };
+        format!("scenario{file}: {documents}{persist}{programs}")
     }
 
     /// Prints its record.

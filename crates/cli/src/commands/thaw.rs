@@ -57,7 +57,7 @@ impl Options {
 }
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
-    if super::scenario::is_frozen(&options.image, invocation) {
+    if super::scenario::is_kept(&options.image, invocation) {
         let given = [
             (options.plan, "--plan"),
             (options.clone, "--clone"),

@@ -13,6 +13,9 @@ as_each_user! {
     what_persists_from_now_on_is_safe_though_it_was_reported_before
     freezing_at_any_moment_keeps_what_was_acknowledged_and_thawing_loses_nothing_newer
     a_rom_that_could_not_be_written_is_written_later
+    what_cannot_be_kept_is_told_and_goes_on_when_it_can
+    what_a_component_says_last_is_heard_though_it_ends_at_once
+    a_terminal_that_is_hung_up_ends_a_scenario_with_its_programs
 }
 
 const TEXT: &str = r#"
@@ -67,7 +70,15 @@ fn a_frozen_scenario_is_listed_inspected_verified_moved_and_removed() {
     let running = records(&frost(&stage, &["ps", "--json"]));
     assert_eq!((&running[0]["scenario"], &running[0]["state"]), (&"s".into(), &"running".into()));
     assert_eq!(running[0]["pid"], stage.supervisor.as_ref().unwrap().id());
-    // There is no image of it, so there is none to be listed, nor to be removed.
+    // There is no image of it, so there is none to be listed, nor to be removed or moved.
+    for verb in ["export", "thaw"] {
+        let output = frost(&stage, &[verb, "s"]);
+        assert_eq!(output.status.code(), Some(6), "{output:?}");
+        assert!(
+            told(&output).contains("it has no image") && told(&output).contains("`frost freeze`"),
+            "{output:?}"
+        );
+    }
     assert!(frost(&stage, &["list", "--json"]).stdout.is_empty());
     let output = frost(&stage, &["rm", "s"]);
     assert!(output.status.code() == Some(1) && told(&output).contains("`frost down s`"), "{output:?}");
@@ -87,6 +98,13 @@ fn a_frozen_scenario_is_listed_inspected_verified_moved_and_removed() {
     let export = stage.place.path().join("exported");
     let output = frost(&stage, &["export", "s", export.to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");
+    // Where its file has gone it is told how another one is named; the image knows what it said.
+    let (file, aside) = (stage.place.path().join("s.toml"), stage.place.path().join("aside.toml"));
+    std::fs::rename(&file, &aside).unwrap();
+    let output = frost(&stage, &["thaw", "s"]);
+    assert!(!output.status.success() && told(&output).contains("--file"), "{output:?}");
+    std::fs::rename(&aside, &file).unwrap();
+    assert_eq!(content["text"], std::fs::read_to_string(&file).unwrap());
     // Sound, with nothing named and by its name; and damaged.
     for arguments in [&["verify"][..], &["verify", "s"]] {
         let output = frost(&stage, arguments);
@@ -317,4 +335,66 @@ from = "document/text"
     stage.until("it was tried", |stage| stage.document("document/text")["version"].as_u64() > Some(1));
     std::fs::remove_dir(&obstacle).unwrap();
     stage.until_report("shell/loud", "AGAIN");
+}
+
+fn what_a_component_says_last_is_heard_though_it_ends_at_once() {
+    let mut text = "[document.text]\ncontent = \"x\"\n".to_owned();
+    let names: Vec<String> = (0..20).map(|number| format!("c{number}")).collect();
+    for name in &names {
+        text.push_str(&format!(
+            "[component.{name}]\nRELAY\narguments = [\"brief\"]\n[[route]]\nmatch = {{ component = \"{name}\", rom = \"in\" }}\n\
+             from = \"document/text\"\n"
+        ));
+    }
+    let stage = Stage::up(&text);
+    for name in &names {
+        stage.until("it has ended", |stage| stage.component(name)["state"] == "ended");
+        assert_eq!(stage.component(name)["last_end"], "ended");
+        assert_eq!(stage.report(&format!("{name}/out")), "last", "{name}");
+    }
+}
+
+fn a_terminal_that_is_hung_up_ends_a_scenario_with_its_programs() {
+    let mut stage = Stage::new("[program.sleeper]\ncommand = [\"sleep\", \"1000\"]\n");
+    if !stage.bring_frost() {
+        return;
+    }
+    let hang_up = |stage: &Stage| {
+        let pid = rustix::process::Pid::from_raw(stage.supervisor.as_ref().unwrap().id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    };
+    stage.start();
+    stage.until("it runs", |stage| stage.status()["programs"][0]["state"] == "running");
+    hang_up(&stage);
+    assert!(stage.supervisor.take().unwrap().wait().unwrap().success());
+    let records = records(&frost(&stage, &["ps", "s.sleeper", "--json"]));
+    assert_eq!(records[0]["state"], "ended", "{records:?}");
+    // Whoever was told to ignore it goes on.
+    let program = stage.command(&[]).get_program().display().to_string();
+    std::fs::write(stage.place.path().join("ignore"), format!("trap '' HUP\nexec {program} up s.toml\n"))
+        .unwrap();
+    stage.supervisor = Some(stage.shell("ignore").spawn().unwrap());
+    stage.until("it runs", |stage| stage.run(&["status", "s"]).status.success());
+    hang_up(&stage);
+    stage.until("it runs", |stage| stage.status()["programs"][0]["state"] == "running");
+    end(&mut stage, "down");
+}
+
+fn what_cannot_be_kept_is_told_and_goes_on_when_it_can() {
+    let text = format!("{PERSISTS}persist = true\n").replace(
+        "[[step]]\nreport = \"n\"\ncontent = \"first\"",
+        "[[step]]\nloop = [{ report = \"n\", content = \"{n}\" }, { sleep = \"5ms\" }]",
+    );
+    let stage = Stage::up(&text);
+    stage.until("it is kept", |stage| stage.document("source/n")["version"].as_u64() > Some(1));
+    // What stands in its way, as a full disk would.
+    let place = stage.place.path().join("scenarios/s/documents/source");
+    std::fs::rename(&place, stage.place.path().join("aside")).unwrap();
+    std::fs::write(&place, "").unwrap();
+    let complaint = |stage: &Stage| stage.component("source")["complaint"].clone();
+    stage.until("that is told", |stage| complaint(stage).to_string().contains("n cannot be kept: "));
+    let version = stage.document("source/n")["version"].as_u64();
+    std::fs::remove_file(&place).unwrap();
+    stage.until("it goes on", |stage| stage.document("source/n")["version"].as_u64() > version);
+    stage.until("no more is told", |stage| complaint(stage).is_null());
 }
