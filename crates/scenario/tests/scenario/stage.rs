@@ -243,6 +243,21 @@ impl Drop for Stage {
         if far.exists() {
             let _ = self.command(&["down", "s"]).env("FROST_HOME", far).output();
         }
+        // The keeper of a program that is frozen stays until its image is removed.
+        for home in [self.place.path().to_owned(), self.place.path().join("far")] {
+            if !home.join("instances").exists() {
+                continue;
+            }
+            let frost =
+                |arguments: &[&str]| self.program("frost", arguments).env("FROST_HOME", &home).output();
+            let told = frost(&["--json", "ps"]).map(|output| output.stdout).unwrap_or_default();
+            for line in String::from_utf8_lossy(&told).lines() {
+                let record: Value = serde_json::from_str(line).unwrap_or_default();
+                if let Some(name) = record["name"].as_str() {
+                    let _ = frost(&["rm", name]);
+                }
+            }
+        }
         if let Some(mut supervisor) = self.supervisor.take() {
             // Its components end with it.
             let _ = supervisor.kill();
