@@ -1,41 +1,68 @@
 //! Regular files, with and without a name.
 
+use super::held::own_path;
 use super::recognise::{Found, Refusal};
 use super::{Error, Held, Sink, content};
 use crate::file::identity;
 use frost_model::BytePath;
 use frost_model::cap::{Capability, Content, FileRef, RegularFile, Unnamed};
 use frost_model::id::ObjectId;
+use rustix::fd::AsFd;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
+use std::ffi::CString;
 
 /// Decides what a file of the file system is: it has a name, none, or one that leads elsewhere.
 pub(super) fn recognise(held: &Held) -> Result<Found, Refusal> {
-    if held.stat.st_nlink == 0 {
-        if held.flags.contains(OFlags::PATH)
-            && FileType::from_raw_mode(held.stat.st_mode) != FileType::RegularFile
-        {
-            return Err(Refusal::new(
-                "O_PATH descriptor of a deleted node",
-                "a node that is no regular file cannot be made again without a name",
-                "close it first",
-            ));
+    if held.stat.st_nlink > 0 {
+        let named = named_path(held);
+        // While the program runs it may be deleted before its name is looked up, as one that another replaces.
+        let is_deleted = || rustix::fs::fstat(&held.fd).is_ok_and(|stat| stat.st_nlink == 0);
+        if named.is_ok() || !is_deleted() {
+            return named.map(Found::Named);
         }
-        return Ok(Found::Unnamed);
     }
-    named_path(held).map(Found::Named)
+    if held.flags.contains(OFlags::PATH)
+        && FileType::from_raw_mode(held.stat.st_mode) != FileType::RegularFile
+    {
+        return Err(Refusal::new(
+            "O_PATH descriptor of a deleted node",
+            "a node that is no regular file cannot be made again without a name",
+            "close it first",
+        ));
+    }
+    Ok(Found::Unnamed)
 }
 
+/// How often a file is looked for that is renamed meanwhile.
+const MOST_LOOKS: usize = 10;
+
 /// Returns the path of a file, if that path leads to this very file.
+///
+/// While the program runs it may be given another name before that is looked up, as one that is written and then renamed.
 pub(super) fn named_path(held: &Held) -> Result<BytePath, Refusal> {
-    let Some(link) = &held.link else {
+    let mut link = held.link.clone();
+    let mut found = path_of_link(held, link.as_deref());
+    for _ in 0..MOST_LOOKS {
+        let now = rustix::fs::readlink(own_path(held.fd.as_fd()), Vec::new()).ok().map(CString::into_bytes);
+        if found.is_ok() || now == link {
+            break;
+        }
+        found = path_of_link(held, now.as_deref());
+        link = now;
+    }
+    found
+}
+
+fn path_of_link(held: &Held, link: Option<&[u8]>) -> Result<BytePath, Refusal> {
+    let Some(link) = link else {
         return Err(Refusal::new(
             "file",
             "its path is longer than 4095 bytes, so it cannot be opened again",
             "move it to a shorter path",
         ));
     };
-    let path = BytePath::new(link.as_slice());
+    let path = BytePath::new(link);
     let found = if FileType::from_raw_mode(held.stat.st_mode) == FileType::Symlink {
         rustix::fs::lstat(frost_sys::sight::of(path.as_path()))
     } else {
