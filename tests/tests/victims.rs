@@ -332,6 +332,15 @@ fn a_full_connection_is_carried_by_root() {
     journey::refused_for(binary(), "tcp_full", "receiver does not read", Who::Ordinary);
 }
 
+/// An environment has a /proc of its own.
+#[test]
+fn files_of_proc_in_an_environment() {
+    for who in [Who::Myself, Who::Ordinary] {
+        journey::thawed_in_the_runtime(binary(), "regular_proc_global", who);
+        journey::thawed_in_the_runtime(binary(), "regular_proc", who);
+    }
+}
+
 /// Filters of system calls: root reads them; an ordinary user's are remembered by the keeper.
 macro_rules! filtered {
     ($($name:ident)*) => {$(
@@ -643,6 +652,7 @@ carried! {
     regular_lease_lowered_writer
     regular_owner
     regular_proc
+    regular_proc_global
     regular_namespaces
     restart_nanosleep
     restart_nanosleep_interrupted

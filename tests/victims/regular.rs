@@ -32,6 +32,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_lease_lowered_writer", lease_lowered_writer),
     ("regular_owner", owner),
     ("regular_proc", proc),
+    ("regular_proc_global", proc_global),
     ("regular_namespaces", namespaces),
     ("regular_namespace_of_another", namespace_of_another),
 ];
@@ -493,6 +494,25 @@ fn proc(stage: &Stage) -> Verdict {
     let text = read_all(fd, 4096)?;
     let pid = format!("Pid:\t{}\n", unsafe { libc::getpid() });
     check!(String::from_utf8_lossy(&text).contains(&pid), "it tells about another process");
+    Ok(())
+}
+
+/// Files of /proc that are not about one process, one of them read in part.
+fn proc_global(stage: &Stage) -> Verdict {
+    let at = |name: &str| open(&std::path::Path::new("/proc").join(name), O_RDONLY);
+    let (systems, kind, directory) = (at("filesystems")?, at("sys/kernel/ostype")?, at("sys/kernel")?);
+    let all = std::fs::read("/proc/filesystems").map_err(|why| why.to_string())?;
+    let mut seen = read_all(systems, 40)?;
+    stage.freeze_here()?;
+    while let part = read_all(systems, 4096)?
+        && !part.is_empty()
+    {
+        seen.extend(part);
+    }
+    same!(seen, all, "the list of file systems");
+    same!(read_all(kind, 100)?, b"Linux\n", "a setting");
+    let again = sys!(openat(directory, c"ostype".as_ptr(), O_RDONLY))?;
+    same!(read_all(again, 100)?, b"Linux\n", "a setting by its directory");
     Ok(())
 }
 

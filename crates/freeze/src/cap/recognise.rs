@@ -196,8 +196,7 @@ fn is_queue(held: &Held) -> bool {
 
 /// Recognises what lies below `/proc/PID`, in our instance of procfs or in that of the tree's pid namespace.
 fn of_process(held: &Held, members: &Members) -> Option<(Pid, BytePath)> {
-    // PROC_SUPER_MAGIC of include/uapi/linux/magic.h.
-    if rustix::fs::fstatfs(&held.fd).ok()?.f_type as u32 != 0x9fa0 {
+    if !regular::is_proc(held) {
         return None;
     }
     let link = held.link.as_deref()?.strip_prefix(b"/proc/")?;

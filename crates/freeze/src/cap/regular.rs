@@ -71,6 +71,8 @@ fn path_of_link(held: &Held, link: Option<&[u8]>) -> Result<BytePath, Refusal> {
     let what = format!("file {path}");
     match found {
         Ok(stat) if (stat.st_dev, stat.st_ino) == held.key() => Ok(path),
+        // Each pid namespace has an instance of its own, in which what is not of a process is the same by name.
+        Ok(stat) if stat.st_mode == held.stat.st_mode && is_proc(held) && is_on_proc(&path) => Ok(path),
         Ok(_) => Err(Refusal::new(
             what,
             "its path leads to another file (another mount namespace, or something mounted over it)",
@@ -92,6 +94,18 @@ fn path_of_link(held: &Held, link: Option<&[u8]>) -> Result<BytePath, Refusal> {
             "freeze it as a user who may",
         )),
     }
+}
+
+// PROC_SUPER_MAGIC of include/uapi/linux/magic.h.
+const PROC: u32 = 0x9fa0;
+
+/// Returns whether a description is of a file of procfs.
+pub(super) fn is_proc(held: &Held) -> bool {
+    rustix::fs::fstatfs(&held.fd).is_ok_and(|stat| stat.f_type as u32 == PROC)
+}
+
+fn is_on_proc(path: &BytePath) -> bool {
+    rustix::fs::statfs(frost_sys::sight::of(path.as_path())).is_ok_and(|stat| stat.f_type as u32 == PROC)
 }
 
 /// Makes a reference to a named file, with its identity as of now.
