@@ -15,7 +15,7 @@ const TEXT: &str = r#"
 RELAY
 arguments = ["relay", "a"]
 [program.counter]
-command = ["/bin/sh", "-c", "n=0; while :; do n=$((n+1)); echo $n >>PLACE/n; sleep 0.01; done"]
+command = ["/bin/sh", "-c", "n=0; while :; do n=$((n+1)); echo $n >PLACE/n~; mv PLACE/n~ PLACE/n; sleep 0.01; done"]
 [document.text]
 content = "x"
 [[route]]
@@ -26,8 +26,7 @@ sticky = true
 
 fn count(stage: &Stage) -> u64 {
     let text = std::fs::read_to_string(stage.place.path().join("n")).unwrap_or_default();
-    // It ends each line at once with its number.
-    text.lines().last().and_then(|line| line.parse().ok()).unwrap_or(0)
+    text.trim().parse().unwrap_or(0)
 }
 
 fn a_program_is_frozen_with_the_scenario_and_goes_on_counting() {
