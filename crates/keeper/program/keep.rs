@@ -7,6 +7,8 @@ use crate::raw::{self, Area, PollFd};
 
 /// How many commands may talk to it at once.
 const CLIENTS: usize = 24;
+/// How many packets of one client are taken at once, before others have their turn.
+const PACKETS: usize = 64;
 /// How long the log may be before it is put aside as `log.1`, so that both take twice as much at most.
 const LOG_BYTES: u64 = 1 << 20;
 /// How long a command that shows the terminal may keep all others waiting, before it is left out.
@@ -224,6 +226,11 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
             shown_bytes = count;
             keeper.show(&shown[..count]);
         }
+        // Who asks now may come behind the end of what the one before had to do.
+        keeper.look_at_gate(shown);
+        if let Some(worker) = keeper.worker {
+            keeper.hear_out(worker, packet);
+        }
         for index in 0..CLIENTS {
             if fds[FIXED + index].revents & raw::POLLOUT != 0 && keeper.clients[index].owed {
                 keeper.send_shown(index, &shown[..shown_bytes]);
@@ -331,6 +338,8 @@ impl Keeper {
         }
         self.setup.root = root;
         (self.frozen, self.fresh) = (false, false);
+        // Nothing is left to do for who has thawed it; a process of theirs may have the connection for a moment longer.
+        self.worker = None;
         // They are the program's again, which may close them.
         replace(&mut self.kept, -1);
         self.tell(Message::new(say::LIVES, root, 0, 0));
@@ -493,6 +502,20 @@ impl Keeper {
             }
             self.lapses_at = raw::now_ms() + LAPSE_MS;
             self.deserted = true;
+        }
+    }
+
+    /// Does all that a client has asked for until now, and lets it go if it has left.
+    fn hear_out(&mut self, index: usize, packet: &mut [u8]) {
+        for _ in 0..PACKETS {
+            if self.clients[index].fd < 0 {
+                return;
+            }
+            match raw::receive(self.clients[index].fd, packet) {
+                Ok((count @ 1.., fd)) => self.asked(index, &packet[..count], fd),
+                Err(raw::EAGAIN) => return,
+                Ok((0, _)) | Err(_) => return self.leave(index),
+            }
         }
     }
 
