@@ -86,7 +86,12 @@ fn exported(scene: &Scene, image: &str) -> String {
 }
 
 fn a_program_is_thawed_where_there_are_none_of_its_files(scene: &Scene) {
-    let directory = start(scene, &[], SCRIPT);
+    // It may be frozen while it writes, and is thawed as a copy when the original is gone.
+    let share = scene.stage("routes.toml");
+    fs::write(&share, "[[route]]\nmatch = { path = \"/**/told.new\" }\nshare = true\n")
+        .expect("our directory");
+    scene.give(&share);
+    let directory = start(scene, &["--route", text(&share)], SCRIPT);
     let bytes = |version: &str| scene.frost(&["inspect", version, "--json"]).ok().number("bytes");
     scene.frost(&["freeze", "moved", "--leave-running", "--full"]).ok();
     let frozen = scene.frost(&["freeze", "moved", "--bundle", "--cold"]).ok();
