@@ -1,8 +1,9 @@
 //! The command line as a whole: the commands in groups, and what `frost help` shows.
 
-use crate::commands::Command;
+use crate::commands::{self, Command};
 use crate::invocation::Global;
-use clap::{CommandFactory, Parser};
+use clap::{Args, CommandFactory, Parser};
+use std::ffi::OsStr;
 use std::sync::LazyLock;
 
 /// Freezes a running program, keeps it, and thaws it
@@ -34,9 +35,17 @@ const GROUPS: [(&str, &[&str]); 6] = [
 ];
 
 /// Builds the parser as it is needed for what is right: it has no text of help yet, and builds but the one command that
-/// is asked for.
-pub(crate) fn parser() -> clap::Command {
-    Arguments::command().version(VERSION.as_str())
+/// is asked for. Where that is one which a program waits for, its parser knows no other.
+pub(crate) fn parser(first: Option<&OsStr>) -> clap::Command {
+    let alone = first.and_then(|word| commands::URGENT.iter().find(|(name, _)| word == *name));
+    let command = match alone {
+        Some((name, options)) => {
+            let command = clap::Command::new("frost").subcommand_required(true);
+            Global::augment_args(command).subcommand(options(clap::Command::new(*name)))
+        }
+        None => Arguments::command(),
+    };
+    command.version(VERSION.as_str())
 }
 
 /// Builds the parser with all that it tells. That of what is right takes a third of the time and memory, which the start
@@ -59,7 +68,7 @@ pub(crate) fn command() -> clap::Command {
     let template = format!(
         "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n{groups}\nOptions:\n{{options}}{{after-help}}"
     );
-    parser().help_template(template).after_help("`frost help COMMAND` tells all of one command.")
+    parser(None).help_template(template).after_help("`frost help COMMAND` tells all of one command.")
 }
 
 #[cfg(test)]
@@ -69,6 +78,24 @@ mod tests {
     #[test]
     fn the_definition_holds_together() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_parser_of_one_command_reads_what_that_of_all_reads() {
+        let lines: [&[&str]; 4] = [
+            &["frost", "run", "-d", "--json", "--name", "x", "--", "sleep", "-v"],
+            &["frost", "freeze", "x", "--cold", "-vv"],
+            &["frost", "thaw", "x@1", "--store", "/s", "--clone"],
+            &["frost", "run"],
+        ];
+        for line in lines {
+            let read = |parser: clap::Command| {
+                let matches = parser.try_get_matches_from(line).map_err(|error| error.kind())?;
+                let arguments = <Arguments as clap::FromArgMatches>::from_arg_matches(&matches);
+                Ok::<_, clap::error::ErrorKind>(format!("{:?}", arguments.expect("it matched")))
+            };
+            assert_eq!(read(parser(Some(OsStr::new(line[1])))), read(parser(None)), "{line:?}");
+        }
     }
 
     #[test]

@@ -41,7 +41,8 @@ fn dispatch(arguments: help::Arguments) -> Result<ExitCode, Failure> {
 
 /// Runs the command that the arguments of this process ask for.
 pub fn run() -> ExitCode {
-    let matches = match help::parser().try_get_matches() {
+    let first = std::env::args_os().nth(1);
+    let matches = match help::parser(first.as_deref()).try_get_matches() {
         Err(error) if error.kind() != clap::error::ErrorKind::DisplayVersion => {
             // Once more, by the parser that can tell all that there is to say.
             help::command().try_get_matches()

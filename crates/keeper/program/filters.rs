@@ -23,6 +23,9 @@ static NOTE: Area<[u8; HEAD_BYTES + MOST_INSTRUCTIONS * 8]> = Area::new([0; HEAD
 /// The place where notes are made.
 pub(crate) struct Notes {
     listener: i32,
+    /// Where the file lies that takes them; -1 if nobody freezes the program by a name, as a copy.
+    directory: i32,
+    /// That file, once there is something to be noted: few programs install a filter.
     file: i32,
     note: &'static mut [u8],
 }
@@ -30,7 +33,7 @@ pub(crate) struct Notes {
 impl Notes {
     /// Begins with what a listener, which may be -1, will tell of.
     pub(crate) fn begin(listener: i32, directory: i32) -> Self {
-        let mut notes = Self { listener: -1, file: -1, note: NOTE.lend() };
+        let mut notes = Self { listener: -1, directory: -1, file: -1, note: NOTE.lend() };
         notes.listen(listener, directory);
         notes
     }
@@ -42,9 +45,10 @@ impl Notes {
                 raw::close(fd);
             }
         }
-        self.listener = listener;
-        // A copy has no directory; nobody freezes it by a name.
-        self.file = if directory >= 0 { raw::create(directory, FILTERS_NOTE).unwrap_or(-1) } else { -1 };
+        (self.listener, self.directory, self.file) = (listener, directory, -1);
+        if directory >= 0 {
+            raw::remove(directory, FILTERS_NOTE);
+        }
     }
 
     /// The descriptor to poll, -1 if there is none.
@@ -61,11 +65,14 @@ impl Notes {
             return;
         }
         let Some(notice) = raw::next_notice(self.listener) else { return };
-        if let Some(length) = self.describe(&notice)
-            && self.file >= 0
-        {
-            // One that is cut short is noticed by whoever reads it.
-            let _ = raw::write(self.file, &self.note[..length]);
+        if let Some(length) = self.describe(&notice) {
+            if self.file < 0 && self.directory >= 0 {
+                self.file = raw::create(self.directory, FILTERS_NOTE).unwrap_or(-1);
+            }
+            if self.file >= 0 {
+                // One that is cut short is noticed by whoever reads it.
+                let _ = raw::write(self.file, &self.note[..length]);
+            }
         }
         raw::let_go_on(self.listener, &notice);
     }

@@ -230,6 +230,12 @@ pub(crate) fn remove_directory(directory: i32, path: &core::ffi::CStr) -> Result
     unsafe { call(UNLINKAT, [directory as usize, path.as_ptr() as usize, AT_REMOVEDIR, 0, 0, 0]) }.map(drop)
 }
 
+/// Removes a file.
+pub(crate) fn remove(directory: i32, path: &core::ffi::CStr) {
+    // SAFETY: the path ends in NUL and lives.
+    let _ = unsafe { call(UNLINKAT, [directory as usize, path.as_ptr() as usize, 0, 0, 0, 0]) };
+}
+
 /// Makes a counter to be notified by.
 pub(crate) fn counter() -> Result<i32> {
     const NONBLOCK_CLOEXEC: usize = 0o2_004_000;

@@ -187,8 +187,11 @@ pub fn begin_network(user: bool) -> std::result::Result<(), Failed> {
     Ok(())
 }
 
-/// What there is in `/dev` of the host's. Shared memory is among it, since it has a name that a thaw finds again.
-const DEVICES: [&str; 7] = ["null", "zero", "full", "random", "urandom", "tty", "shm"];
+/// What there is in `/dev` of the host's: devices, and the directory [`SHARED`].
+const DEVICES: [&str; 7] = ["null", "zero", "full", "random", "urandom", "tty", SHARED];
+
+/// Shared memory is among it, since it has a name that a thaw finds again.
+const SHARED: &str = "shm";
 
 /// Where the terminal of whoever started the program has a name, since it is not among those of `/dev/pts`.
 const CONSOLE: &str = "/dev/console";
@@ -204,25 +207,30 @@ pub fn mount_dev(console: Option<&std::path::Path>) -> std::result::Result<(), F
         let path = path.to_owned();
         move |errno| (path, errno)
     };
-    let named = DEVICES.iter().map(|name| format!("/dev/{name}")).map(|path| (path.clone(), path));
-    let console = console.map(|path| (path.to_string_lossy().into_owned(), CONSOLE.to_owned()));
+    let named = DEVICES.iter().map(|name| {
+        let path = format!("/dev/{name}");
+        (path.clone(), path, *name == SHARED)
+    });
+    let console = console.map(|path| (path.to_string_lossy().into_owned(), CONSOLE.to_owned(), false));
     let mut trees = Vec::new();
-    for (from, to) in named.chain(console) {
-        let Ok(stat) = rustix::fs::stat(&from) else { continue };
+    for (from, to, is_directory) in named.chain(console) {
         // A bound /dev/ptmx would not find its devpts (`path_pts`, fs/namei.c); all others are good as they are.
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        let tree = rustix::mount::open_tree(CWD, &from, flags).map_err(about(&from))?;
-        trees.push((to, tree, FileType::from_raw_mode(stat.st_mode)));
+        match rustix::mount::open_tree(CWD, &from, flags) {
+            Ok(tree) => trees.push((to, tree, is_directory)),
+            Err(Errno::NOENT | Errno::ACCESS) => {}
+            Err(errno) => return Err(about(&from)(errno)),
+        }
     }
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     rustix::mount::mount("frost", "/dev", "tmpfs", flags, Some(c"mode=755,size=64k"))
         .map_err(about("a /dev of its own"))?;
-    for (path, tree, kind) in trees {
-        if kind == FileType::Directory {
+    for (path, tree, is_directory) in trees {
+        if is_directory {
             rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)).map_err(about(&path))?;
         } else {
-            rustix::fs::open(&path, OFlags::CREATE | OFlags::CLOEXEC, Mode::empty()).map_err(about(&path))?;
+            rustix::fs::mknodat(CWD, &path, FileType::RegularFile, Mode::empty(), 0).map_err(about(&path))?;
         }
         rustix::mount::move_mount(&tree, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(about(&path))?;

@@ -15,9 +15,11 @@ use frost_store::{Name, Store};
 use frost_sys::proc;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
 use std::io::Read;
 
-/// The file in which a keeper notes the filters of its program.
+/// The file in which a keeper notes the filters of its program, if that installs one.
 const FILTERS_NOTE: &str = "filters";
 /// How much of it is read at most: some thousand filters.
 const NOTES_BYTES: u64 = 64 << 20;
@@ -30,7 +32,8 @@ pub struct Keeper {
     root: i32,
     runtime: Runtime,
     filters: u32,
-    notes: Option<std::fs::File>,
+    /// Where those notes lie, once there is one.
+    directory: OwnedFd,
     stay: bool,
     layers: Vec<Source>,
     bundled: bool,
@@ -64,7 +67,7 @@ impl Keeper {
             },
             connection: kept.connection,
             filters: outer + 1,
-            notes: instance.open(FILTERS_NOTE)?,
+            directory: instance.directory()?,
             stay,
             layers: layer::sources(store, instance.name(), &record.layers, record.bundle.as_ref())?,
             bundled: record.bundle.is_some(),
@@ -94,10 +97,10 @@ impl frost_freeze::Keeper for Keeper {
 
     fn notes(&self) -> Vec<Note> {
         let mut bytes = Vec::new();
-        if let Some(file) = &self.notes {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Ok(file) = rustix::fs::openat(&self.directory, FILTERS_NOTE, flags, Mode::empty()) {
             // Whatever is missing is missed by whoever counts filters.
-            let _ = std::io::Seek::rewind(&mut &*file);
-            let _ = file.take(NOTES_BYTES).read_to_end(&mut bytes);
+            let _ = File::from(file).take(NOTES_BYTES).read_to_end(&mut bytes);
         }
         notes::read(&bytes)
     }

@@ -1,7 +1,7 @@
 //! Instances by their names.
 //!
 //! ```text
-//! <store>/instances/<name>/lock     held by whoever starts or thaws it
+//! <store>/instances/<name>/         locked by whoever starts or thaws it
 //! <store>/instances/<name>/record   what it was started as; written before it starts
 //! <store>/instances/<name>/socket   where its keeper listens: who can be connected to lives
 //! <store>/instances/<name>/log      what its terminal showed; before that log.1
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
 const INSTANCES: &str = "instances";
@@ -33,7 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const RECORD_BYTES: u64 = 1 << 20;
 
 /// Room for the note of its end.
-const NOTE_BYTES: u64 = 32;
+const NOTE_BYTES: usize = 32;
+/// A file system that takes other room for what is written over something (include/uapi/linux/magic.h).
+const BTRFS_SUPER_MAGIC: u32 = 0x9123_683e;
 
 /// What an instance was started as.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,28 +259,55 @@ impl Instance {
     /// [`Error::Busy`] if another command has that right, and keeps it for a second; [`Error::Runs`] if it runs;
     /// [`Error::File`].
     pub fn claim(store: &Store, name: &Name) -> Result<(Self, Claim), Error> {
-        for path in [parent(store), parent(store).join(name.as_str())] {
-            let made = rustix::fs::mkdir(&path, Mode::RWXU);
-            if let Err(errno) = made
-                && errno != Errno::EXIST
-            {
-                return Err(Error::File { path, source: errno.into() });
-            }
-        }
-        let Some(instance) = Self::find(store, name)? else { return Err(Error::Busy) };
-        let lock = instance.create("lock", OFlags::RDWR)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok((instance, Claim(lock))),
-                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                Err(Errno::WOULDBLOCK) => return Err(Error::Busy),
-                Err(errno) => {
-                    return Err(Error::File { path: instance.path.join("lock"), source: errno.into() });
+            for path in [parent(store), parent(store).join(name.as_str())] {
+                let made = rustix::fs::mkdir(&path, Mode::RWXU);
+                if let Err(errno) = made
+                    && errno != Errno::EXIST
+                {
+                    return Err(Error::File { path, source: errno.into() });
                 }
             }
+            if let Some(instance) = Self::find(store, name)?
+                && let Some(lock) = instance.lock()?
+            {
+                return Ok((instance, Claim(lock)));
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Busy);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Locks its directory; `None` if another has done so, or it was removed meanwhile.
+    ///
+    /// A file for that would have to be made for each program and removed with it, of which the making takes longest: a
+    /// file system looks for an inode that was not in use a moment ago.
+    fn lock(&self) -> Result<Option<OwnedFd>, Error> {
+        let failed = |errno: Errno| Error::File { path: self.path.clone(), source: errno.into() };
+        let take = |lock: &OwnedFd| rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive);
+        // A description of its own: the keeper gets the other one.
+        let mut lock = match open_directory(&self.path) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.map_err(failed)?,
+        };
+        let taken = match take(&lock) {
+            Err(Errno::BADF) => {
+                // NFS locks only what can be written.
+                lock = self.create("lock", OFlags::RDWR)?;
+                take(&lock)
+            }
+            taken => taken,
+        };
+        match taken {
+            Ok(()) => {
+                let is_there = rustix::fs::fstat(&self.directory).map_err(failed)?.st_nlink > 0;
+                Ok(is_there.then_some(lock))
+            }
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(failed(errno)),
         }
     }
 
@@ -289,6 +319,14 @@ impl Instance {
     /// Returns its directory, for messages.
     pub fn path(&self) -> &std::path::Path {
         &self.path
+    }
+
+    /// Returns its directory.
+    ///
+    /// # Errors
+    /// [`Error::File`], if we have too many files open.
+    pub(crate) fn directory(&self) -> Result<OwnedFd, Error> {
+        self.directory.try_clone().map_err(|source| Error::File { path: self.path.clone(), source })
     }
 
     fn create(&self, name: &str, flags: OFlags) -> Result<OwnedFd, Error> {
@@ -339,9 +377,8 @@ impl Instance {
         }
         self.write_record(record)?;
         self.reserve_note()?;
-        let failed = |source| Error::File { path: self.path.join("socket"), source };
-        let directory = self.directory.try_clone().map_err(failed)?;
-        let mut held = Held::at(self.name.as_str(), directory).map_err(|errno| failed(errno.into()))?;
+        let failed = |errno: Errno| Error::File { path: self.path.join("socket"), source: errno.into() };
+        let mut held = Held::at(self.name.as_str(), self.directory()?).map_err(failed)?;
         if record.detached {
             held.log = Some(self.create("log", OFlags::WRONLY | OFlags::APPEND)?);
         }
@@ -350,13 +387,25 @@ impl Instance {
 
     /// Takes the room for the note of its end, which is written over what is there: a program also ends when the
     /// disk is full, and what is not told then is taken for a keeper that was killed.
+    ///
+    /// What is written and not stored yet has its room as well (delayed allocation), and is gone at once when the file
+    /// is removed: ext4 lets whoever removes one whose room fallocate(2) took wait for a millisecond.
     fn reserve_note(&self) -> Result<(), Error> {
-        let file = self.create("end.new", OFlags::WRONLY)?;
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, NOTE_BYTES) {
-            // Few file systems cannot; there it is as good as it can be.
-            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
-            Err(errno) => Err(Error::File { path: self.path.join("end.new"), source: errno.into() }),
+        let failed = |source| Error::File { path: self.path.join("end.new"), source };
+        let mut file = File::from(self.create("end.new", OFlags::WRONLY)?);
+        let writes_elsewhere =
+            rustix::fs::fstatfs(&file).is_ok_and(|stat| stat.f_type as u32 == BTRFS_SUPER_MAGIC);
+        if writes_elsewhere {
+            return rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, NOTE_BYTES as u64)
+                .map_err(|errno| failed(errno.into()));
         }
+        file.write_all(&[b' '; NOTE_BYTES]).map_err(failed)
+    }
+
+    /// Whether the keeper has noted that its program has ended, which is the last that it does.
+    fn has_ended(&self) -> Result<bool, Error> {
+        let note = self.read("end")?.unwrap_or_default();
+        Ok(note.starts_with(b"ended ") || note.starts_with(b"starved "))
     }
 
     /// Writes what it was started as.
@@ -438,7 +487,9 @@ impl Instance {
     /// # Errors
     /// [`Error::Busy`]; [`Error::Runs`]; [`Error::File`].
     pub fn remove(self, _claim: Claim) -> Result<(), Error> {
-        if let Standing::Kept(kept) = self.standing()? {
+        if !self.has_ended()?
+            && let Standing::Kept(kept) = self.standing()?
+        {
             return Err(Error::Runs { name: self.name.to_string(), pid: kept.root().unwrap_or(0) });
         }
         crate::layer::sweep(&self, &[]);
@@ -479,7 +530,10 @@ fn open_directory(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
 
 /// Returns the identity of this boot.
 pub(crate) fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim_end().to_owned()
+    static BOOT_ID: LazyLock<String> = LazyLock::new(|| {
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim_end().to_owned()
+    });
+    BOOT_ID.clone()
 }
 
 /// Returns the present, in seconds since 1970.

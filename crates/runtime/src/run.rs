@@ -72,7 +72,7 @@ pub struct Started {
 /// What the keeper to be tells whoever started it, a line each.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
-    /// The environment is there; an empty line as answer starts the program.
+    /// The environment is there, and the way out of it can be made; an empty line as answer starts the program.
     Ready,
     /// It was started: the pid of its root inside.
     Started { root: i32 },
@@ -356,8 +356,9 @@ impl Birth<'_> {
                 std::process::exit(1);
             }
         };
-        let told = tell(&Report::Ready);
-        if told.is_err() || (&stream).read_exact(&mut [0]).is_err() {
+        if self.environment.outward
+            && (tell(&Report::Ready).is_err() || (&stream).read_exact(&mut [0]).is_err())
+        {
             std::process::exit(1);
         }
         let spawned = match self.program.take() {

@@ -65,6 +65,16 @@ pub(crate) enum Command {
     Wait(wait::Options),
 }
 
+/// Adds the options of a command to its parser.
+pub(crate) type Augment = fn(clap::Command) -> clap::Command;
+
+/// Commands that are to begin at once.
+pub(crate) const URGENT: [(&str, Augment); 3] = [
+    ("freeze", <freeze::Options as clap::Args>::augment_args),
+    ("run", <run::Options as clap::Args>::augment_args),
+    ("thaw", <thaw::Options as clap::Args>::augment_args),
+];
+
 impl Command {
     /// Returns whether small exit statuses are those of the program it runs.
     pub(crate) fn returns_status_of_program(&self) -> bool {
