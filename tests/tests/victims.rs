@@ -453,6 +453,9 @@ fn filters_with_a_listener_are_refused_by_name() {
 
 refused! {
     mqueue_notified "POSIX message queue"
+    unix_datagram_disconnected "error that was not read yet"
+    unix_out_of_band "out of band"
+    unix_peer_reset_left "error that was not read yet"
     unix_pending_data "not accepted"
     unix_pending_closed "closed before it was accepted"
     unix_pending_closed_data "closed before it was accepted"
@@ -513,10 +516,15 @@ carried! {
     epoll_many
     epoll_other_number
     epoll_shared
+    epoll_exclusive
+    epoll_in_flight
+    epoll_closed_elsewhere
     eventfd_count
     eventfd_semaphore
     eventfd_shared
     eventfd_full
+    eventfd_blocked_reader
+    eventfd_blocked_writer
     fifo_deleted
     fifo_open
     fifo_one_end
@@ -590,6 +598,11 @@ carried! {
     pipe_blocked_writer
     pipe_reopened
     pipe_stream
+    pipe_packet_alone
+    pipe_packets_full
+    pipe_spliced
+    pipe_both_ends
+    pipe_blocked_several
     place_directory
     place_deleted_directory
     place_deleted_with_parent
@@ -626,6 +639,10 @@ carried! {
     pty_background_stopped
     pty_dev_tty
     pty_nested
+    pty_packet_status
+    pty_typed_full
+    pty_two_sessions
+    pty_stopped_writer
     registers_of_leader
     registers_of_threads
     registers_segment_base
@@ -654,6 +671,11 @@ carried! {
     regular_proc
     regular_proc_global
     regular_namespaces
+    regular_link_itself
+    regular_tmpfile_linked_later
+    regular_replaced
+    regular_flags
+    regular_names
     restart_nanosleep
     restart_nanosleep_interrupted
     restart_clock_nanosleep
@@ -695,6 +717,7 @@ carried! {
     shared_part_unmapped
     signalfd_pending
     signalfd_epoll
+    signalfd_blocked_reader
     signals_actions
     signals_pending_process
     signals_pending_thread
@@ -752,6 +775,8 @@ carried! {
     timerfd_absolute
     timerfd_unarmed
     timerfd_due
+    timerfd_blocked_reader
+    timerfd_cancelled
     timers_interval_real
     timers_interval_cpu
     timers_interval_far
@@ -818,6 +843,18 @@ carried! {
     unix_many_to_one
     unix_bound_over
     unix_credentials
+    unix_backlog_full
+    unix_datagram_full
+    unix_seqpacket_shutdown
+    unix_shutdown_read
+    unix_shutdown_both
+    unix_peer_reset
+    unix_datagram_peer_closed
+    unix_rights_listener
+    unix_rights_many
+    unix_rights_cycle
+    unix_seqpacket_listening
+    unix_both_full
     volatile_open
     volatile_mapped
     volatile_sparse

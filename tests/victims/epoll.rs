@@ -13,6 +13,9 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("epoll_many", many),
     ("epoll_other_number", other_number),
     ("epoll_shared", shared),
+    ("epoll_exclusive", exclusive),
+    ("epoll_in_flight", in_flight),
+    ("epoll_closed_elsewhere", closed_elsewhere),
 ];
 
 fn add(epoll: i32, fd: i32, events: i32, data: u64) -> Verdict {
@@ -141,4 +144,57 @@ fn shared(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     write_all(event, &1u64.to_ne_bytes())?;
     stage.reap(child)
+}
+
+/// Watches of two instances of which one is told; and ready ones that were not asked for yet.
+fn exclusive(stage: &Stage) -> Verdict {
+    let event = sys!(eventfd(0, libc::EFD_NONBLOCK))?;
+    let both = [sys!(epoll_create1(0))?, sys!(epoll_create1(0))?];
+    for (data, epoll) in both.into_iter().enumerate() {
+        add(epoll, event, EPOLLIN | libc::EPOLLEXCLUSIVE, data as u64)?;
+    }
+    stage.freeze_here()?;
+    let mut change = libc::epoll_event { events: EPOLLIN as u32, u64: 1 };
+    let changed = sys!(epoll_ctl(both[0], EPOLL_CTL_MOD, event, &mut change));
+    check!(changed.is_err(), "it is not exclusive any more");
+    write_all(event, &1u64.to_ne_bytes())?;
+    for (data, epoll) in both.into_iter().enumerate() {
+        same!(ready(epoll)?, [(EPOLLIN as u32, data as u64)], "what is ready");
+    }
+    Ok(())
+}
+
+/// An instance that lies in a queue, and watches that queue's other end.
+fn in_flight(stage: &Stage) -> Verdict {
+    let mut pair = [0; 2];
+    sys!(socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0, pair.as_mut_ptr()))?;
+    let epoll = sys!(epoll_create1(0))?;
+    add(epoll, pair[0], EPOLLIN, 11)?;
+    crate::unix::send_descriptor(pair[0], epoll)?;
+    sys!(close(epoll))?;
+    stage.freeze_here()?;
+    let epoll = crate::unix::receive_descriptor(pair[1])?;
+    same!(ready(epoll)?, [], "what is ready");
+    write_all(pair[1], b"x")?;
+    same!(ready(epoll)?, [(EPOLLIN as u32, 11)], "what is ready then");
+    Ok(())
+}
+
+/// Watched by one process under a number that it closed, while another still has the file.
+fn closed_elsewhere(stage: &Stage) -> Verdict {
+    let epoll = sys!(epoll_create1(0))?;
+    let (reader, writer) = pipe(0)?;
+    add(epoll, reader, EPOLLIN, 21)?;
+    let child = stage.fork(|| {
+        same!(read_some(reader, 1)?, b"x", "what the child read");
+        Ok(())
+    })?;
+    sys!(close(reader))?;
+    crate::call::until("the child reads", || crate::call::is_in_call(child, libc::SYS_read))?;
+    stage.freeze_here()?;
+    same!(ready(epoll)?, [], "what is ready");
+    write_all(writer, b"xy")?;
+    stage.reap(child)?;
+    same!(ready(epoll)?, [], "the last one that had it is gone");
+    Ok(())
 }

@@ -9,6 +9,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("eventfd_semaphore", semaphore),
     ("eventfd_shared", shared),
     ("eventfd_full", full),
+    ("eventfd_blocked_reader", blocked_reader),
+    ("eventfd_blocked_writer", blocked_writer),
 ];
 
 fn read(fd: i32) -> Result<u64, String> {
@@ -51,5 +53,31 @@ fn full(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     check!(write_all(fd, &1u64.to_ne_bytes()).is_err(), "it is no longer full");
     same!(read(fd)?, u64::MAX - 1, "the count");
+    Ok(())
+}
+
+fn blocked_reader(stage: &Stage) -> Verdict {
+    let fd = sys!(eventfd(0, libc::EFD_SEMAPHORE))?;
+    let take = || {
+        same!(read(fd)?, 1, "what was read");
+        Ok(())
+    };
+    let children = [stage.fork(take)?, stage.fork(take)?];
+    let waits = |pid: &i32| crate::call::is_in_call(*pid, libc::SYS_read);
+    crate::call::until("both wait", || children.iter().all(waits))?;
+    stage.freeze_here()?;
+    write_all(fd, &2u64.to_ne_bytes())?;
+    children.into_iter().try_for_each(|pid| stage.reap(pid))
+}
+
+fn blocked_writer(stage: &Stage) -> Verdict {
+    let fd = sys!(eventfd(0, 0))?;
+    write_all(fd, &(u64::MAX - 2).to_ne_bytes())?;
+    let child = stage.fork(|| write_all(fd, &7u64.to_ne_bytes()))?;
+    crate::call::until("the child waits", || crate::call::is_in_call(child, libc::SYS_write))?;
+    stage.freeze_here()?;
+    same!(read(fd)?, u64::MAX - 2, "the count");
+    stage.reap(child)?;
+    same!(read(fd)?, 7, "what was added then");
     Ok(())
 }

@@ -133,6 +133,12 @@ fn descriptors(facts: &mut BTreeMap<String, String>) {
         if let Some((kind, _)) = target.split_once(":[") {
             target = kind.to_owned();
         }
+        // One that never had a name is called by its inode.
+        if let (Some((directory, number)), true) = (target.rsplit_once("/#"), target.ends_with(" (deleted)"))
+            && number.trim_end_matches(" (deleted)").bytes().all(|byte| byte.is_ascii_digit())
+        {
+            target = format!("{directory}/# (deleted)");
+        }
         // So may a terminal get another number, where its own is taken; one of /dev/tty comes back by its own name.
         if target.starts_with("/dev/pts/") || target == "/dev/tty" {
             target = "a terminal".to_owned();

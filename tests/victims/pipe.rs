@@ -18,6 +18,11 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("pipe_blocked_writer", blocked_writer),
     ("pipe_reopened", reopened),
     ("pipe_stream", stream),
+    ("pipe_packet_alone", packet_alone),
+    ("pipe_packets_full", packets_full),
+    ("pipe_spliced", spliced),
+    ("pipe_both_ends", both_ends),
+    ("pipe_blocked_several", blocked_several),
 ];
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -215,4 +220,110 @@ fn stream(stage: &Stage) -> Verdict {
     stage.reap(writer)?;
     stage.reap(middle)?;
     stage.reap(last)
+}
+
+/// What is written behind the only packet that waits does not become part of it.
+fn packet_alone(stage: &Stage) -> Verdict {
+    let (reader, writer) = pipe(O_DIRECT | O_NONBLOCK)?;
+    let (plain_reader, plain_writer) = pipe(O_NONBLOCK)?;
+    for writer in [writer, plain_writer] {
+        write_all(writer, b"first")?;
+    }
+    stage.freeze_here()?;
+    for writer in [writer, plain_writer] {
+        write_all(writer, b"second")?;
+    }
+    same!(read_some(reader, 3)?, b"fir", "the begin of the packet, whose rest is lost by that");
+    same!(read_some(reader, 100)?, b"second", "the packet written after");
+    same!(read_some(plain_reader, 100)?, b"firstsecond", "what is no packet");
+    Ok(())
+}
+
+/// As many packets as there is room for, each of one byte; then a writer waits.
+fn packets_full(stage: &Stage) -> Verdict {
+    let (reader, writer) = pipe(O_DIRECT)?;
+    let room = sys!(fcntl(writer, F_GETPIPE_SZ))? as u32 / 4096;
+    let child = stage.fork(|| {
+        sys!(close(reader))?;
+        (0..room + 3).try_for_each(|n| write_all(writer, &[n as u8]))
+    })?;
+    sys!(close(writer))?;
+    until("the child waits", || crate::call::is_in_call(child, libc::SYS_write))?;
+    stage.freeze_here()?;
+    for n in 0..room + 3 {
+        same!(read_some(reader, 100)?, [n as u8], "a packet");
+    }
+    same!(read_some(reader, 100)?, b"", "the end");
+    stage.reap(child)
+}
+
+/// Pages of a file and of the program itself lie in it, each in part, so that there is no room though little is in it.
+fn spliced(stage: &Stage) -> Verdict {
+    let path = stage.path("file");
+    std::fs::write(&path, pattern(9000)).map_err(|why| why.to_string())?;
+    let file = crate::call::open(&path, libc::O_RDONLY)?;
+    let (reader, writer) = pipe(O_NONBLOCK)?;
+    let own = pattern(300);
+    let part = libc::iovec { iov_base: own.as_ptr().cast_mut().cast(), iov_len: own.len() };
+    let mut expected = Vec::new();
+    let mut place = 0i64;
+    loop {
+        let begin = place as usize;
+        if sys!(splice(file, &mut place, writer, std::ptr::null_mut(), 100, libc::SPLICE_F_NONBLOCK)).is_err()
+        {
+            break;
+        }
+        expected.extend_from_slice(&pattern(9000)[begin..place as usize]);
+        if sys!(vmsplice(writer, &part, 1, libc::SPLICE_F_NONBLOCK)).is_ok() {
+            expected.extend_from_slice(&own);
+        }
+    }
+    std::fs::write(stage.path("other"), b"x").map_err(|why| why.to_string())?;
+    stage.freeze_here()?;
+    check!(read_all(reader, expected.len())? == expected, "the content changed");
+    is_empty(reader)
+}
+
+/// One description is both ends.
+fn both_ends(stage: &Stage) -> Verdict {
+    let (reader, writer) = pipe(0)?;
+    let path = format!("/proc/self/fd/{reader}");
+    let both = crate::call::open(std::path::Path::new(&path), libc::O_RDWR | O_NONBLOCK)?;
+    sys!(close(reader))?;
+    sys!(close(writer))?;
+    write_all(both, b"within")?;
+    stage.freeze_here()?;
+    same!(read_some(both, 100)?, b"within", "what waits in it");
+    check!(read_some(both, 1).is_err() && crate::call::errno() == libc::EAGAIN, "it looks ended");
+    write_all(both, b"again")?;
+    same!(read_some(both, 100)?, b"again", "what is written then");
+    Ok(())
+}
+
+/// Two processes wait to read and one to be told that it may; each is given what it waits for.
+fn blocked_several(stage: &Stage) -> Verdict {
+    let (reader, writer) = pipe(O_DIRECT)?;
+    let read = || {
+        sys!(close(writer))?;
+        same!(read_some(reader, 16)?, b"packet", "what was read");
+        Ok(())
+    };
+    let readers = [stage.fork(read)?, stage.fork(read)?];
+    let watcher = stage.fork(|| {
+        let mut poll = libc::pollfd { fd: reader, events: 0, revents: 0 };
+        sys!(close(writer))?;
+        same!(sys!(poll(&mut poll, 1, -1))?, 1, "what is told of");
+        same!(poll.revents, libc::POLLHUP, "what is told");
+        Ok(())
+    })?;
+    let in_call = |pid, call| crate::call::is_in_call(pid, call);
+    until("all wait", || {
+        readers.iter().all(|pid| in_call(*pid, libc::SYS_read)) && in_call(watcher, libc::SYS_poll)
+    })?;
+    stage.freeze_here()?;
+    write_all(writer, b"packet")?;
+    write_all(writer, b"packet")?;
+    readers.into_iter().try_for_each(|pid| stage.reap(pid))?;
+    sys!(close(writer))?;
+    stage.reap(watcher)
 }

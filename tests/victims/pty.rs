@@ -32,6 +32,10 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("pty_background_stopped", background_stopped),
     ("pty_dev_tty", dev_tty),
     ("pty_nested", nested),
+    ("pty_packet_status", packet_status),
+    ("pty_typed_full", typed_full),
+    ("pty_two_sessions", two_sessions),
+    ("pty_stopped_writer", stopped_writer),
 ];
 
 const TIOCGPTPEER: u64 = 0x5441;
@@ -595,4 +599,91 @@ fn nested(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     write_all(master, b"deep\n")?;
     stage.reap(outer)
+}
+
+/// A status waits for the master beside output: which queue was flushed, that output was stopped.
+fn packet_status(stage: &Stage) -> Verdict {
+    const STOP: u8 = 4;
+    const FLUSH_READ: u8 = 1;
+    let (flushed, halted, quiet) = (pair()?, pair()?, pair()?);
+    for (master, slave) in [flushed, halted, quiet] {
+        sys!(ioctl(master, TIOCPKT, &1i32))?;
+        no_echo(slave)?;
+        write_all(slave, b"data")?;
+    }
+    // What changing the settings told of is taken first.
+    for (master, _) in [flushed, halted, quiet] {
+        until("the output arrives", || events(master) & POLLIN != 0)?;
+    }
+    sys!(tcflush(flushed.1, libc::TCIFLUSH))?;
+    sys!(tcflow(halted.1, libc::TCOOFF))?;
+    stage.freeze_here()?;
+    same!(read_some(flushed.0, 100)?, [FLUSH_READ], "the status of the one that was flushed");
+    same!(read_some(halted.0, 100)?, [STOP], "the status of the one that was stopped");
+    for (master, _) in [flushed, halted, quiet] {
+        same!(read_some(master, 100)?, b"\0data", "the output");
+    }
+    sys!(tcflow(halted.1, libc::TCOON))?;
+    same!(read_some(halted.0, 100)?, [8], "that it goes on");
+    Ok(())
+}
+
+/// As much is typed as there is room for, and somebody waits to type more.
+fn typed_full(stage: &Stage) -> Verdict {
+    let (master, slave) = pair()?;
+    raw(slave)?;
+    let bytes: Vec<u8> = (0..90_000u32).map(|n| (n % 241) as u8).collect();
+    let typist = stage.fork(|| write_all(master, &bytes))?;
+    until("the child waits for room", || {
+        is_in_call(typist, libc::SYS_write) && state_of(typist) == Some('S') && events(master) & POLLOUT == 0
+    })?;
+    stage.freeze_here()?;
+    check!(read_all(slave, bytes.len())? == bytes, "what was typed changed");
+    stage.reap(typist)
+}
+
+/// Two sessions, each on a terminal of its own, and their keys.
+fn two_sessions(stage: &Stage) -> Verdict {
+    let words = shared_words::<4>()?;
+    let mut sessions = Vec::new();
+    for index in 0..2 {
+        let (master, slave) = pair()?;
+        let child = stage.fork(|| {
+            sys!(setsid())?;
+            sys!(ioctl(slave, libc::TIOCSCTTY, 0))?;
+            unsafe { libc::signal(libc::SIGQUIT, count as *const () as usize) };
+            COUNT.store(std::ptr::from_ref(&words[2 + index]).cast_mut(), SeqCst);
+            let own = unsafe { libc::getpid() };
+            words[index].store(1, SeqCst);
+            stage.wait();
+            same!(ids(slave)?, (own, own), "session and foreground");
+            until("the key comes", || words[2 + index].load(SeqCst) == 1)
+        })?;
+        sessions.push((master, child));
+    }
+    until("both stand", || words[0].load(SeqCst) + words[1].load(SeqCst) == 2)?;
+    stage.freeze_here()?;
+    for (index, (master, child)) in sessions.into_iter().enumerate() {
+        same!(ids(master)?, (child, child), "session and foreground");
+        write_all(master, b"\x1c")?;
+        stage.reap(child)?;
+        same!(words[2 + index].load(SeqCst), 1, "how often the key was heard");
+    }
+    Ok(())
+}
+
+/// Output was stopped by a key, and somebody waits to write.
+fn stopped_writer(stage: &Stage) -> Verdict {
+    let (master, slave) = pair()?;
+    no_echo(slave)?;
+    write_all(slave, b"before")?;
+    write_all(master, b"\x13")?;
+    until("it is stopped", || events(slave) & POLLOUT == 0)?;
+    let writer = stage.fork(|| write_all(slave, b" after"))?;
+    until("the child waits", || is_in_call(writer, libc::SYS_write) && state_of(writer) == Some('S'))?;
+    stage.freeze_here()?;
+    same!(read_some(master, 100)?, b"before", "the output");
+    write_all(master, b"\x11")?;
+    same!(read_all(master, 6)?, b" after", "the output then");
+    stage.reap(writer)
 }

@@ -35,6 +35,11 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_proc_global", proc_global),
     ("regular_namespaces", namespaces),
     ("regular_namespace_of_another", namespace_of_another),
+    ("regular_link_itself", link_itself),
+    ("regular_tmpfile_linked_later", tmpfile_linked_later),
+    ("regular_replaced", replaced),
+    ("regular_flags", flags),
+    ("regular_names", names),
 ];
 
 fn text(stage: &Stage, name: &str, content: &str) -> Result<std::path::PathBuf, String> {
@@ -551,4 +556,83 @@ fn namespace_of_another(stage: &Stage) -> Verdict {
     words[1].store(1, SeqCst);
     stage.reap(child)?;
     stage.freeze_here()
+}
+
+/// The symbolic link, not what it leads to.
+fn link_itself(stage: &Stage) -> Verdict {
+    let link = stage.path("link");
+    std::os::unix::fs::symlink("nowhere at all", &link).map_err(|why| why.to_string())?;
+    let fd = open(&link, O_PATH | libc::O_NOFOLLOW)?;
+    stage.freeze_here()?;
+    let mut target = [0u8; 64];
+    let len = sys!(readlinkat(fd, c"".as_ptr(), target.as_mut_ptr().cast(), 64))?;
+    same!(&target[..len as usize], b"nowhere at all", "where it leads");
+    Ok(())
+}
+
+/// One without a name may be given one later, unless it was opened so that it may not.
+fn tmpfile_linked_later(stage: &Stage) -> Verdict {
+    let path = c(&stage.path("").to_string_lossy());
+    let fd = sys!(open(path.as_ptr(), libc::O_TMPFILE | O_RDWR, 0o640))?;
+    write_all(fd, b"not yet named")?;
+    stage.freeze_here()?;
+    let own = c(&format!("/proc/self/fd/{fd}"));
+    let name = stage.path(if stage.was_copied() { "copy" } else { "name" });
+    let to = c(&name.to_string_lossy());
+    sys!(linkat(libc::AT_FDCWD, own.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::AT_SYMLINK_FOLLOW))?;
+    same!(std::fs::read(name).map_err(|why| why.to_string())?, b"not yet named", "the file");
+    Ok(())
+}
+
+/// Another file has its name by now, as when an editor saves.
+fn replaced(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "old content")?;
+    let (fd, other) = (open(&path, O_RDWR)?, text(stage, "new", "new")?);
+    std::fs::rename(other, &path).map_err(|why| why.to_string())?;
+    let new = open(&path, O_RDONLY)?;
+    stage.freeze_without_facts()?;
+    same!(read_all(fd, 20)?, b"old content", "the old file");
+    same!(read_all(new, 20)?, b"new", "the new file");
+    write_all(fd, b" of it")?;
+    same!(std::fs::read(path).map_err(|why| why.to_string())?, b"new", "the file by its name");
+    Ok(())
+}
+
+/// What open(2) was told beside the mode.
+fn flags(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "content")?;
+    let mut held = Vec::new();
+    for more in [libc::O_SYNC, libc::O_DSYNC, libc::O_NOATIME, libc::O_DIRECT, libc::O_NONBLOCK, O_APPEND] {
+        if let Ok(fd) = open(&path, O_RDONLY | more) {
+            held.push((fd, sys!(fcntl(fd, libc::F_GETFL))?));
+        }
+    }
+    check!(held.len() >= 5, "{} of them could be opened", held.len());
+    stage.freeze_here()?;
+    for (fd, before) in held {
+        same!(sys!(fcntl(fd, libc::F_GETFL))?, before, "the flags of a file");
+    }
+    Ok(())
+}
+
+/// Two names of one file, each opened, and a lock by one of them.
+fn names(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "content")?;
+    let other = stage.path("other");
+    std::fs::hard_link(&path, &other).map_err(|why| why.to_string())?;
+    let (one, two) = (open(&path, O_RDONLY)?, open(&other, O_RDONLY)?);
+    sys!(flock(one, libc::LOCK_EX))?;
+    stage.freeze_here()?;
+    let mut numbers = [0; 2];
+    for (number, fd) in numbers.iter_mut().zip([one, two]) {
+        let mut stat: libc::stat = zeroed();
+        sys!(fstat(fd, &mut stat))?;
+        *number = stat.st_ino;
+        same!(read_all(fd, 20)?, b"content", "the file by one of its names");
+    }
+    same!(numbers[0], numbers[1], "the numbers of the file");
+    if !stage.was_copied() {
+        check!(sys!(flock(two, libc::LOCK_SH | libc::LOCK_NB)).is_err(), "the lock is lost");
+    }
+    Ok(())
 }

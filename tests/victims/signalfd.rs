@@ -4,7 +4,8 @@ use crate::Victim;
 use crate::call::{read_some, zeroed};
 use crate::stage::{Stage, Verdict};
 
-pub(crate) const VICTIMS: &[Victim] = &[("signalfd_pending", pending), ("signalfd_epoll", epoll)];
+pub(crate) const VICTIMS: &[Victim] =
+    &[("signalfd_pending", pending), ("signalfd_epoll", epoll), ("signalfd_blocked_reader", blocked_reader)];
 
 fn signalfd(signals: &[i32]) -> Result<i32, String> {
     let mut set: libc::sigset_t = zeroed();
@@ -46,4 +47,18 @@ fn epoll(stage: &Stage) -> Verdict {
     same!(sys!(epoll_wait(epoll, events.as_mut_ptr(), 2, 1000))?, 1, "what is ready then");
     same!(next(fd)?.0, libc::SIGTERM, "the signal");
     Ok(())
+}
+
+/// A child waits for a signal to itself by a descriptor that its parent made.
+fn blocked_reader(stage: &Stage) -> Verdict {
+    let fd = signalfd(&[libc::SIGUSR1])?;
+    sys!(fcntl(fd, libc::F_SETFL, 0))?;
+    let child = stage.fork(|| {
+        same!(next(fd)?, (libc::SIGUSR1, 7), "the signal");
+        Ok(())
+    })?;
+    crate::call::until("the child waits", || crate::call::is_in_call(child, libc::SYS_read))?;
+    stage.freeze_here()?;
+    sys!(sigqueue(child, libc::SIGUSR1, libc::sigval { sival_ptr: 7 as *mut _ }))?;
+    stage.reap(child)
 }

@@ -12,6 +12,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("timerfd_absolute", absolute),
     ("timerfd_unarmed", unarmed),
     ("timerfd_due", due),
+    ("timerfd_blocked_reader", blocked_reader),
+    ("timerfd_cancelled", cancelled),
 ];
 
 const FAR: Duration = Duration::from_secs(5000);
@@ -118,5 +120,40 @@ fn due(stage: &Stage) -> Verdict {
     crate::call::until("it is due", || ticks(fd).is_ok())?;
     near("it was due after", monotonic() - start, Duration::from_millis(2000))?;
     stage.wait();
+    Ok(())
+}
+
+fn blocked_reader(stage: &Stage) -> Verdict {
+    let fd = timerfd(libc::CLOCK_MONOTONIC, 0, FAR, Duration::ZERO)?;
+    sys!(fcntl(fd, libc::F_SETFL, 0))?;
+    let child = stage.fork(|| {
+        same!(ticks(fd)?, 1, "how often it was due");
+        Ok(())
+    })?;
+    crate::call::until("the child waits", || crate::call::is_in_call(child, libc::SYS_read))?;
+    stage.freeze_here()?;
+    let soon = libc::itimerspec {
+        it_interval: timespec(Duration::ZERO),
+        it_value: timespec(Duration::from_millis(1)),
+    };
+    sys!(timerfd_settime(fd, 0, &soon, std::ptr::null_mut()))?;
+    stage.reap(child)
+}
+
+/// One that is to tell when the clock is set.
+fn cancelled(stage: &Stage) -> Verdict {
+    let flags = libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET;
+    let fd = timerfd(libc::CLOCK_REALTIME, flags, now(libc::CLOCK_REALTIME) + FAR, Duration::ZERO)?;
+    let settings = || {
+        let info =
+            std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).map_err(|why| why.to_string())?;
+        let line = info.lines().find(|line| line.starts_with("settime flags"));
+        Ok::<_, String>(line.unwrap_or_default().to_owned())
+    };
+    let before = settings()?;
+    stage.freeze_here()?;
+    same!(settings()?, before, "how it was set");
+    check!(ticks(fd).is_err(), "it is due");
+    check!(left(fd)?.0 > FAR - Duration::from_secs(1000), "what it has left");
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! Unix sockets inside the tree.
 
 use crate::Victim;
-use crate::call::{open, read_all, read_some, sys_socket_option, write_all, zeroed};
+use crate::call::{c, open, read_all, read_some, sys_socket_option, write_all, zeroed};
 use crate::stage::{Stage, Verdict};
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 pub(crate) const VICTIMS: &[Victim] = &[
@@ -33,6 +33,21 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("unix_bound_over", bound_over),
     ("unix_credentials", credentials),
     ("unix_listener_credentials", listener_credentials),
+    ("unix_backlog_full", backlog_full),
+    ("unix_datagram_full", datagram_full),
+    ("unix_seqpacket_shutdown", seqpacket_shutdown),
+    ("unix_shutdown_read", shutdown_read),
+    ("unix_shutdown_both", shutdown_both),
+    ("unix_peer_reset", peer_reset),
+    ("unix_peer_reset_left", peer_reset_left),
+    ("unix_datagram_disconnected", datagram_disconnected),
+    ("unix_datagram_peer_closed", datagram_peer_closed),
+    ("unix_rights_listener", rights_listener),
+    ("unix_rights_many", rights_many),
+    ("unix_rights_cycle", rights_cycle),
+    ("unix_out_of_band", out_of_band),
+    ("unix_seqpacket_listening", seqpacket_listening),
+    ("unix_both_full", both_full),
 ];
 
 fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
@@ -493,4 +508,324 @@ fn listener_credentials(stage: &Stage) -> Verdict {
     text((&server).read_exact(&mut bytes))?;
     same!(&bytes, b"hello", "what came to the first");
     Ok(())
+}
+
+/// As many clients as the backlog takes, and one that waits for room in it.
+fn backlog_full(stage: &Stage) -> Verdict {
+    let path = stage.path("socket");
+    let listener = text(UnixListener::bind(&path))?;
+    sys!(listen(listener.as_raw_fd(), 1))?;
+    let early = [text(UnixStream::connect(&path))?, text(UnixStream::connect(&path))?];
+    let child = stage.fork(|| {
+        let mut late = text(UnixStream::connect(&path))?;
+        text(late.write_all(b"late"))
+    })?;
+    crate::call::until("the child waits", || crate::call::is_in_call(child, libc::SYS_connect))?;
+    stage.freeze_here()?;
+    for client in &early {
+        let (server, _) = text(listener.accept())?;
+        text((&*client).write_all(b"early"))?;
+        same!(read_all(server.as_raw_fd(), 5)?, b"early", "what came of one that was in time");
+    }
+    let (server, _) = text(listener.accept())?;
+    same!(read_all(server.as_raw_fd(), 100)?, b"late", "what came of the one that waited");
+    stage.reap(child)
+}
+
+/// A queue of datagrams without room, and one that waits for it.
+fn datagram_full(stage: &Stage) -> Verdict {
+    let server = text(UnixDatagram::bind(stage.path("server")))?;
+    let count = stage.path("count");
+    let child = stage.fork(|| {
+        let client = text(UnixDatagram::unbound())?;
+        text(client.set_nonblocking(true))?;
+        let send = |n: u32| client.send_to(&n.to_ne_bytes(), stage.path("server"));
+        let mut sent = 0;
+        while send(sent).is_ok() {
+            sent += 1;
+        }
+        text(std::fs::write(&count, sent.to_string()))?;
+        text(client.set_nonblocking(false))?;
+        (sent..sent + 3).try_for_each(|n| text(send(n).map(drop)))
+    })?;
+    crate::call::until("the child waits", || {
+        count.exists() && crate::call::is_in_call(child, libc::SYS_sendto)
+    })?;
+    stage.freeze_here()?;
+    let all: u32 = text(std::fs::read_to_string(&count))?.parse().map_err(|_| "a number".to_owned())?;
+    for n in 0..all + 3 {
+        same!(read_some(server.as_raw_fd(), 100)?, n.to_ne_bytes(), "a datagram");
+    }
+    stage.reap(child)
+}
+
+fn shut(fd: i32, how: i32) -> Verdict {
+    sys!(shutdown(fd, how))?;
+    Ok(())
+}
+
+fn cannot_send(fd: i32) -> Verdict {
+    let sent = sys!(send(fd, b"x".as_ptr().cast(), 1, libc::MSG_NOSIGNAL));
+    check!(sent.is_err() && crate::call::errno() == libc::EPIPE, "sending: {sent:?}");
+    Ok(())
+}
+
+fn seqpacket_shutdown(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_SEQPACKET)?;
+    for message in [&b"last"[..], b"words"] {
+        sys!(send(one, message.as_ptr().cast(), message.len(), 0))?;
+    }
+    sys!(send(two, b"back".as_ptr().cast(), 4, 0))?;
+    shut(one, libc::SHUT_WR)?;
+    stage.freeze_here()?;
+    for message in [&b"last"[..], b"words", b""] {
+        same!(read_some(two, 100)?, message, "a message");
+    }
+    cannot_send(one)?;
+    same!(read_some(one, 100)?, b"back", "the other way");
+    sys!(send(two, b"more".as_ptr().cast(), 4, 0))?;
+    same!(read_some(one, 100)?, b"more", "the other way");
+    Ok(())
+}
+
+/// One that reads no more, with something left that it may still read.
+fn shutdown_read(stage: &Stage) -> Verdict {
+    let pairs = [pair(SOCK_STREAM)?, pair(SOCK_SEQPACKET)?];
+    for [one, two] in pairs {
+        sys!(send(two, b"left".as_ptr().cast(), 4, 0))?;
+        shut(one, libc::SHUT_RD)?;
+    }
+    stage.freeze_here()?;
+    for [one, two] in pairs {
+        cannot_send(two)?;
+        same!(read_some(one, 100)?, b"left", "what was left");
+        same!(read_some(one, 100)?, b"", "the end");
+        sys!(send(one, b"on".as_ptr().cast(), 2, 0))?;
+        same!(read_some(two, 100)?, b"on", "the other way");
+    }
+    Ok(())
+}
+
+fn shutdown_both(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    let [three, four] = pair(SOCK_DGRAM)?;
+    for (from, to) in [(one, two), (three, four)] {
+        sys!(send(from, b"left".as_ptr().cast(), 4, 0))?;
+        sys!(send(to, b"lost".as_ptr().cast(), 4, 0))?;
+        shut(from, libc::SHUT_RDWR)?;
+    }
+    stage.freeze_here()?;
+    for (from, to) in [(one, two), (three, four)] {
+        cannot_send(from)?;
+        same!(read_some(to, 100)?, b"left", "what was left");
+        same!(read_some(from, 100)?, b"lost", "what was left for it");
+        same!(read_some(from, 100)?, b"", "its end");
+    }
+    same!(read_some(two, 100)?, b"", "the end");
+    cannot_send(two)
+}
+
+fn told_reset(fd: i32) -> Verdict {
+    let got = sys!(recv(fd, [0u8; 8].as_mut_ptr().cast(), 8, 0));
+    same!((got.is_err(), crate::call::errno()), (true, libc::ECONNRESET), "what is told");
+    Ok(())
+}
+
+/// Closes one end with something unread in it, and `left` by it for the other.
+fn reset(kind: i32, left: &[u8]) -> Result<i32, String> {
+    let [stays, goes] = pair(kind)?;
+    if !left.is_empty() {
+        sys!(send(goes, left.as_ptr().cast(), left.len(), 0))?;
+    }
+    sys!(send(stays, b"unread".as_ptr().cast(), 6, 0))?;
+    sys!(close(goes))?;
+    Ok(stays)
+}
+
+/// The peer was closed with something unread: an error is told once.
+fn peer_reset(stage: &Stage) -> Verdict {
+    let (stream, empty) = (reset(SOCK_STREAM, b"left")?, reset(SOCK_STREAM, b"")?);
+    let packets = reset(SOCK_SEQPACKET, b"")?;
+    stage.freeze_here()?;
+    same!(read_some(stream, 100)?, b"left", "what was left");
+    for stays in [stream, empty, packets] {
+        told_reset(stays)?;
+        same!(read_some(stays, 100)?, b"", "the end");
+        cannot_send(stays)?;
+    }
+    Ok(())
+}
+
+/// An error that would be told before what is left.
+fn peer_reset_left(stage: &Stage) -> Verdict {
+    let stays = reset(SOCK_SEQPACKET, b"left")?;
+    stage.freeze_here()?;
+    told_reset(stays)?;
+    same!(read_some(stays, 100)?, b"left", "what was left");
+    same!(read_some(stays, 100)?, b"", "the end");
+    Ok(())
+}
+
+/// The other end of a pair of datagram sockets has turned to another, with something unread: an error tells of it.
+fn datagram_disconnected(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_DGRAM)?;
+    let other = text(UnixDatagram::bind(stage.path("other")))?;
+    sys!(send(two, b"unread".as_ptr().cast(), 6, 0))?;
+    let turning = unsafe { std::mem::ManuallyDrop::new(UnixDatagram::from_raw_fd(one)) };
+    text(turning.connect(stage.path("other")))?;
+    stage.freeze_here()?;
+    told_reset(two)?;
+    sys!(send(one, b"turned".as_ptr().cast(), 6, 0))?;
+    same!(read_some(other.as_raw_fd(), 100)?, b"turned", "what comes to the other");
+    Ok(())
+}
+
+fn datagram_peer_closed(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_DGRAM)?;
+    for message in [&b"last"[..], b"", b"words"] {
+        sys!(send(one, message.as_ptr().cast(), message.len(), 0))?;
+    }
+    sys!(close(one))?;
+    sys!(fcntl(two, libc::F_SETFL, libc::O_NONBLOCK))?;
+    stage.freeze_here()?;
+    for message in [&b"last"[..], b"", b"words"] {
+        same!(read_some(two, 100)?, message, "a message");
+    }
+    let again = sys!(recv(two, [0u8; 8].as_mut_ptr().cast(), 8, 0));
+    same!((again.is_err(), crate::call::errno()), (true, libc::EAGAIN), "what comes then");
+    let sent = sys!(send(two, b"x".as_ptr().cast(), 1, libc::MSG_NOSIGNAL));
+    same!((sent.is_err(), crate::call::errno()), (true, libc::ECONNREFUSED), "sending");
+    Ok(())
+}
+
+/// A listening socket that is only in a queue, with a client that waits to be accepted.
+fn rights_listener(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    let path = stage.path("socket");
+    let listener = text(UnixListener::bind(&path))?;
+    let mut client = text(UnixStream::connect(&path))?;
+    send_descriptor(one, listener.as_raw_fd())?;
+    drop(listener);
+    stage.freeze_here()?;
+    text(client.write_all(b"hello"))?;
+    let received = receive_descriptor(two)?;
+    let accepted = sys!(accept(received, std::ptr::null_mut(), std::ptr::null_mut()))?;
+    same!(read_all(accepted, 5)?, b"hello", "what came through");
+    text(UnixStream::connect(&path).map(drop))
+}
+
+/// Messages with descriptors one behind the other, most of them of one description.
+fn rights_many(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    let (reader, writer) = crate::call::pipe(0)?;
+    for n in 0..150 {
+        send_descriptor(one, if n % 3 == 0 { writer } else { reader })?;
+        if n % 7 == 0 {
+            write_all(one, b"-")?;
+        }
+    }
+    sys!(close(one))?;
+    sys!(close(writer))?;
+    stage.freeze_here()?;
+    for n in 0..150 {
+        let received = receive_descriptor(two)?;
+        if n % 7 == 0 {
+            same!(read_all(two, 1)?, b"-", "what lies between");
+        }
+        match n % 3 {
+            0 => write_all(received, &[n as u8])?,
+            1 => same!(read_all(received, 1)?, [(n - 1) as u8], "what came through the pipe"),
+            _ => {}
+        }
+        sys!(close(received))?;
+    }
+    same!(read_some(two, 1)?, b"", "the end");
+    same!(read_some(reader, 1)?, b"", "the end of the pipe");
+    Ok(())
+}
+
+/// Each of two sockets lies in the other's queue, and nowhere else.
+fn rights_cycle(stage: &Stage) -> Verdict {
+    let ([one, to_one], [two, to_two]) = (pair(SOCK_SEQPACKET)?, pair(SOCK_STREAM)?);
+    send_descriptor(to_one, two)?;
+    send_descriptor(to_two, one)?;
+    sys!(close(two))?;
+    stage.freeze_here()?;
+    let two = receive_descriptor(one)?;
+    let again = receive_descriptor(two)?;
+    sys!(close(one))?;
+    sys!(send(to_one, b"hello".as_ptr().cast(), 5, 0))?;
+    same!(read_some(again, 100)?, b"hello", "what came through");
+    write_all(to_two, b"there")?;
+    same!(read_all(two, 5)?, b"there", "what came through the other");
+    Ok(())
+}
+
+/// A byte out of band amid others.
+fn out_of_band(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    write_all(one, b"before")?;
+    if sys!(send(one, b"!".as_ptr().cast(), 1, libc::MSG_OOB)).is_err() {
+        eprintln!("skipped: this kernel has no such bytes");
+    } else {
+        write_all(one, b"after")?;
+        stage.freeze_here()?;
+        let mut byte = 0u8;
+        same!(sys!(recv(two, (&raw mut byte).cast(), 1, libc::MSG_OOB))?, 1, "bytes out of band");
+        same!(byte, b'!', "the byte");
+    }
+    same!(read_some(two, 100)?, b"before", "what comes before it");
+    same!(read_some(two, 100)?, b"after", "what comes after it");
+    Ok(())
+}
+
+fn seqpacket_listening(stage: &Stage) -> Verdict {
+    let path = c(&stage.path("socket").to_string_lossy());
+    let bytes = path.as_bytes_with_nul();
+    let mut address: libc::sockaddr_un = zeroed();
+    address.sun_family = libc::AF_UNIX as u16;
+    check!(bytes.len() <= address.sun_path.len(), "the directory's name is too long");
+    bytes.iter().enumerate().for_each(|(index, byte)| address.sun_path[index] = *byte as libc::c_char);
+    let len = size_of::<libc::sockaddr_un>() as u32;
+    let socket = || sys!(socket(libc::AF_UNIX, SOCK_SEQPACKET, 0));
+    let (listener, accepted_of, waiting) = (socket()?, socket()?, socket()?);
+    sys!(bind(listener, (&raw const address).cast(), len))?;
+    sys!(listen(listener, 4))?;
+    let accept = || sys!(accept(listener, std::ptr::null_mut(), std::ptr::null_mut()));
+    sys!(connect(accepted_of, (&raw const address).cast(), len))?;
+    let accepted = accept()?;
+    sys!(send(accepted, b"one".as_ptr().cast(), 3, 0))?;
+    sys!(send(accepted, b"two".as_ptr().cast(), 3, 0))?;
+    sys!(connect(waiting, (&raw const address).cast(), len))?;
+    stage.freeze_here()?;
+    same!(read_some(accepted_of, 100)?, b"one", "a message");
+    same!(read_some(accepted_of, 100)?, b"two", "a message");
+    let late = accept()?;
+    sys!(send(waiting, b"late".as_ptr().cast(), 4, 0))?;
+    same!(read_some(late, 100)?, b"late", "a message of the one that waited");
+    Ok(())
+}
+
+/// Each way is full, and somebody waits at each end.
+fn both_full(stage: &Stage) -> Verdict {
+    let [one, two] = pair(SOCK_STREAM)?;
+    let block: Vec<u8> = (0..3000u32).map(|i| ((i * 13) >> 2) as u8).collect();
+    let words = crate::call::shared_words::<1>()?;
+    let play = |own: i32, other: i32| {
+        sys!(close(other))?;
+        (0..400).try_for_each(|_| write_all(own, &block))?;
+        words[0].fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Ok(())
+    };
+    let children = [stage.fork(|| play(one, two))?, stage.fork(|| play(two, one))?];
+    crate::call::until("both wait", || {
+        children.iter().all(|pid| crate::call::is_in_call(*pid, libc::SYS_write))
+    })?;
+    stage.freeze_here()?;
+    for fd in [one, two] {
+        for index in 0..400 {
+            check!(read_all(fd, block.len())? == block, "block {index} changed");
+        }
+    }
+    children.into_iter().try_for_each(|pid| stage.reap(pid))
 }

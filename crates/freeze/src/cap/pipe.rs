@@ -23,7 +23,8 @@ pub(super) struct Ends {
 
 /// Returns the events that a description shows right now.
 pub(super) fn events(fd: impl AsFd) -> PollFlags {
-    let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP)];
+    let all = PollFlags::IN | PollFlags::PRI | PollFlags::OUT | PollFlags::RDHUP;
+    let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), all)];
     match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
         Ok(_) => fds[0].revents(),
         Err(_) => PollFlags::empty(),
@@ -72,7 +73,9 @@ pub(super) fn capture(ends: &Ends, held: &Held, reader: Option<BorrowedFd<'_>>) 
 /// Copies what waits in a pipe without taking it: one element for each packet, one in all for a stream.
 ///
 /// tee(2) refers to the same pages from a pipe of ours, slot by slot, so ours has as many slots. Reading ours then
-/// stops at the end of each packet (O_DIRECT), since the marks are copied too (link_pipe, fs/splice.c).
+/// stops at the end of each packet (O_DIRECT), since the marks are copied too (link_pipe, fs/splice.c). One more byte
+/// behind it all tells a packet that is alone, behind which the reading stops as well, from a stream: what is written
+/// behind that would become part of it. An empty element then follows it.
 pub(super) fn content(
     held: &Held,
     reader: BorrowedFd<'_>,
@@ -85,19 +88,31 @@ pub(super) fn content(
     }
     let (ours, into) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(fail)?;
     // Refused beyond the limits of an ordinary user; then it may still have slots enough.
-    let _ = rustix::pipe::fcntl_setpipe_size(&into, capacity_bytes as usize);
+    let _ = rustix::pipe::fcntl_setpipe_size(&into, (capacity_bytes as usize).max(2 * PACKET_MAX));
     let copied = rustix::pipe::tee(reader, &into, i32::MAX as usize, SpliceFlags::NONBLOCK).map_err(fail)?;
     if (copied as u64) < waiting {
         return Err(held.error(Errno::NOBUFS));
     }
+    // Without room for it, there are several slots, of which no packet is the only one.
+    let marked = rustix::io::write(&into, b"|").is_ok();
     let mut content = Vec::new();
-    let mut buffer = vec![0u8; copied];
+    let mut buffer = vec![0u8; copied + 1];
     loop {
         match rustix::io::read(&ours, &mut buffer[..]) {
-            Ok(0) | Err(Errno::AGAIN) => return Ok(content),
+            Ok(0) | Err(Errno::AGAIN) => break,
             Ok(got) => content.push(serde_bytes::ByteBuf::from(&buffer[..got])),
             Err(Errno::INTR) => {}
             Err(error) => return Err(fail(error)),
         }
     }
+    if marked {
+        content.last_mut().and_then(|last| last.pop());
+        if content.len() > 2 && content.last().is_some_and(|last| last.is_empty()) {
+            content.pop();
+        }
+    }
+    Ok(content)
 }
+
+/// The longest packet: a page. Longer ones are split (pipe(2)).
+const PACKET_MAX: usize = 4096;

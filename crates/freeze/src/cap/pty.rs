@@ -5,7 +5,7 @@
 //! so that our death in between loses nothing.
 //!
 //! Not seen from outside, so not carried: what was typed before the slave was ever opened, since who opens it is seen by
-//! the master; a quote (Ctrl-V) whose character was not typed yet; a status that waits for a master in packet mode.
+//! the master; a quote (Ctrl-V) whose character was not typed yet.
 
 use super::aside::aside;
 use super::{Error, Held, Members};
@@ -116,6 +116,7 @@ impl Pair {
             lines: waiting.lines.into_iter().map(ByteBuf::from).collect(),
             typed: waiting.typed,
             output: waiting.output,
+            status: waiting.status,
         })
     }
 }
@@ -152,11 +153,13 @@ fn waiting(
         }
         Ok(taken)
     };
-    let (lines, typed, output, flow) = aside("freeze.terminals", || {
+    let (lines, typed, output, flow, status) = aside("freeze.terminals", || {
         let taken = look()?;
         let lines = taken.lines.into_iter().map(ByteBuf::from).collect::<Vec<_>>();
-        Ok((lines, ByteBuf::from(taken.typed), ByteBuf::from(taken.output), taken.flow as u8))
+        let (typed, output) = (ByteBuf::from(taken.typed), ByteBuf::from(taken.output));
+        Ok((lines, typed, output, taken.flow as u8, taken.status))
     })?;
     let lines = lines.into_iter().map(ByteBuf::into_vec).collect();
-    Ok(Waiting { lines, typed: typed.into_vec(), output: output.into_vec(), flow: pty::Flow::of(flow) })
+    let flow = pty::Flow::of(flow);
+    Ok(Waiting { lines, typed: typed.into_vec(), output: output.into_vec(), flow, status })
 }

@@ -56,9 +56,36 @@ impl Table {
 
     /// Returns whether something waits in the queue of a socket.
     pub(super) fn has_queue(&self, held: &Held) -> bool {
-        self.of(held).is_some_and(|socket| socket.state != LISTENING && socket.receive_queue != 0)
-            // A datagram of no bytes counts nothing; poll tells of it.
-            || (kind(held) != UnixType::Stream && pipe::events(&held.fd).contains(PollFlags::IN))
+        // One that listens has connections in its queue.
+        let Some(socket) = self.of(held).filter(|socket| socket.state != LISTENING) else { return false };
+        if kind(held) == UnixType::Stream {
+            return socket.receive_queue != 0;
+        }
+        let events = pipe::events(&held.fd);
+        // A datagram of no bytes counts nothing; poll tells of it. Where an error waits, a look would take that first
+        // (__skb_try_recv_datagram, net/core/datagram.c): what has both is refused.
+        (socket.receive_queue != 0 || events.contains(PollFlags::IN)) && !events.contains(PollFlags::ERR)
+    }
+
+    /// Refuses what a look at the queue would take from the program, or not see.
+    fn look_is_harmless(&self, held: &Held, socket: &unix_diag::UnixSocket) -> Result<(), Refusal> {
+        let events = pipe::events(&held.fd);
+        let queue = socket.receive_queue != 0 || kind(held) == UnixType::Datagram;
+        if kind(held) != UnixType::Stream && events.contains(PollFlags::ERR) && queue {
+            return Err(Refusal::passing(
+                "unix socket with an error that was not read yet",
+                "what it received cannot be looked at without taking that error from the program",
+                "try again in a moment, when the program has used the socket",
+            ));
+        }
+        if events.contains(PollFlags::PRI) {
+            return Err(Refusal::passing(
+                "unix socket with a byte out of band that was not read yet",
+                "the kernel does not tell where in its queue that byte stands",
+                "try again in a moment, when the program has read it",
+            ));
+        }
+        Ok(())
     }
 
     /// Finds out what `held` is connected to; `inside` finds the descriptions of the tree by inode.
@@ -70,6 +97,9 @@ impl Table {
                 "freeze it from within its network namespace",
             ));
         };
+        if socket.state != LISTENING {
+            self.look_is_harmless(held, socket)?;
+        }
         let id = |inode: &u32| inside.get(inode).map(|index| DescriptionId::new(*index as u32));
         Ok(match (socket.state, socket.peer) {
             // Whether it sent something is told by nobody: the accepting end is listed only once it is accepted.

@@ -15,7 +15,7 @@ pub struct PipeEnd {
 pub struct Pipe {
     /// F_GETPIPE_SZ in bytes.
     pub capacity_bytes: u32,
-    /// Unread bytes, in order. For a pipe in packet mode each element is a packet; else there is at most one.
+    /// Unread bytes, in order: one element, or one for each packet (O_DIRECT); a packet alone has an empty one behind it.
     pub content: Vec<serde_bytes::ByteBuf>,
     /// Whether a reader existed. Without one, and with no reader among the descriptions, writes give EPIPE.
     pub readers: bool,

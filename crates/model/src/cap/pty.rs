@@ -75,4 +75,11 @@ pub struct Pty {
     /// Output that the master has not read.
     #[serde(with = "serde_bytes")]
     pub output: Vec<u8>,
+    /// What a master in packet mode is told next (TIOCPKT_FLUSHREAD and so on), 0 for nothing.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub status: u8,
+}
+
+fn is_nothing(status: &u8) -> bool {
+    *status == 0
 }

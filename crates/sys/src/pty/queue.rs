@@ -10,8 +10,9 @@
 
 use super::{TERMIOS2_BYTES, is_packet_mode, set_packet_mode, set_settings, set_stopped, settings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::{Errno, Result};
+use rustix::termios::QueueSelector;
 use std::time::{Duration, Instant};
 
 /// What waits in a pseudoterminal.
@@ -25,6 +26,8 @@ pub struct Waiting {
     pub output: Vec<u8>,
     /// Whether output is stopped.
     pub flow: Flow,
+    /// What a master in packet mode is told next: TIOCPKT_ bits, 0 for nothing.
+    pub status: u8,
 }
 
 /// Whether output is stopped, and by what.
@@ -57,7 +60,7 @@ impl Waiting {
 
     /// Whether [`take`] has changed anything.
     pub fn is_to_be_put_back(&self) -> bool {
-        !self.is_empty() || self.flow == Flow::StoppedByKey
+        !self.is_empty() || self.flow == Flow::StoppedByKey || self.status != 0
     }
 }
 
@@ -188,21 +191,34 @@ const BUFFER_BYTES: usize = 4096;
 pub fn take(master: impl AsFd, slave: Option<impl AsFd>) -> Result<Waiting> {
     let (master, slave) = (master.as_fd(), slave.as_ref().map(AsFd::as_fd));
     let mut waiting = Waiting::default();
-    // A line discipline that gave away all it has gets more from the buffer behind it, so that is asked each time.
-    if is_ready(master, PollFlags::IN)? {
-        let packets = is_packet_mode(master)?;
-        if packets {
-            // Each read would begin with a byte that tells of the packet.
-            set_packet_mode(master, false)?;
+    let packets = is_packet_mode(master)?;
+    if packets {
+        if is_ready(master, PollFlags::PRI)? {
+            waiting.status = read_status(master)?;
         }
-        while is_ready(master, PollFlags::IN)? {
-            read_into(master, &mut waiting.output)?;
-        }
-        if packets {
-            set_packet_mode(master, true)?;
-        }
+        // Each read would begin with a byte that tells of the packet, and the master would be told of what happens here.
+        set_packet_mode(master, false)?;
     }
-    let Some(slave) = slave else { return Ok(waiting) };
+    let taken = take_all(master, slave, &mut waiting);
+    if packets {
+        set_packet_mode(master, true)?;
+    }
+    taken.map(|()| waiting)
+}
+
+/// Reads the status alone: a read gives it before all else, and nothing with it (n_tty_read).
+fn read_status(master: impl AsFd) -> Result<u8> {
+    let mut status = [0];
+    rustix::io::read(master, &mut status)?;
+    Ok(status[0])
+}
+
+fn take_all(master: BorrowedFd<'_>, slave: Option<BorrowedFd<'_>>, waiting: &mut Waiting) -> Result<()> {
+    // A line discipline that gave away all it has gets more from the buffer behind it, so that is asked each time.
+    while is_ready(master, PollFlags::IN)? {
+        read_into(master, &mut waiting.output)?;
+    }
+    let Some(slave) = slave else { return Ok(()) };
     let modes = Modes(settings(master)?);
     if modes.is_canonical() && modes.flags(LOCAL) & EXTPROC == 0 {
         // In canonical mode a terminal is readable if there is a line; one read takes one line.
@@ -226,7 +242,7 @@ pub fn take(master: impl AsFd, slave: Option<impl AsFd>) -> Result<Waiting> {
     if !is_ready(slave, PollFlags::OUT)? {
         waiting.flow = why_stopped(master, slave, &modes)?;
     }
-    Ok(waiting)
+    Ok(())
 }
 
 /// Finds out what has stopped output: only the key that lets it go on undoes what a key did, and only the call what a
@@ -274,8 +290,14 @@ pub fn put(
     let modes = Modes(*settings);
     let packets = is_packet_mode(master)?;
     if packets {
-        // It would be told of what happens here.
+        // It would be told of what happens here; and this forgets what it is told so far.
         set_packet_mode(master, false)?;
+        if waiting.status != 0 {
+            // First, or it would be told which keys stop output now.
+            set_settings(slave, settings)?;
+            set_packet_mode(master, true)?;
+            put_status(slave, waiting.status)?;
+        }
     }
     if waiting.flow == Flow::StoppedByCall {
         set_stopped(slave, false)?;
@@ -314,7 +336,34 @@ pub fn put(
     }
     set_settings(slave, settings)?;
     if packets {
+        // Where it is on already, this changes nothing.
         set_packet_mode(master, true)?;
+    }
+    Ok(())
+}
+
+/// Makes a status that the master will be told, while nothing waits: by doing what it tells of.
+///
+/// What is put back behind it may add that output goes on or is stopped, or by which keys it is; both are then true.
+fn put_status(slave: impl AsFd, status: u8) -> Result<()> {
+    // include/uapi/asm-generic/ioctls.h: FLUSHREAD, FLUSHWRITE, STOP, START, NOSTOP, DOSTOP, IOCTL. Where output is stopped
+    // in the end, it will be by what tells of that; and with IOCTL, each change of settings does.
+    for (bit, queue) in [(1, QueueSelector::IFlush), (2, QueueSelector::OFlush)] {
+        if status & bit != 0 {
+            rustix::termios::tcflush(&slave, queue)?;
+        }
+    }
+    if status & 8 != 0 {
+        set_stopped(&slave, true)?;
+        set_stopped(&slave, false)?;
+    }
+    if status & (16 | 32) != 0 {
+        // Told whenever those keys begin or end to be Ctrl-S and Ctrl-Q (pty_set_termios, drivers/tty/pty.c).
+        let now = Modes(super::settings(&slave)?);
+        let mut other = now;
+        other.set_flags(INPUT, now.flags(INPUT) ^ IXON);
+        set_settings(&slave, &other.0)?;
+        set_settings(&slave, &now.0)?;
     }
     Ok(())
 }
@@ -418,6 +467,7 @@ mod tests {
         let taken = take(master, Some(slave)).unwrap();
         assert_eq!(settings(slave).unwrap(), now, "the settings stay");
         let (other_master, other_slave) = pair();
+        set_packet_mode(&other_master, is_packet_mode(master).unwrap()).unwrap();
         put(&other_master, &other_slave, &now, &taken).unwrap();
         assert_eq!(settings(&other_slave).unwrap(), now, "the settings are set");
         let again = take(&other_master, Some(&other_slave)).unwrap();
@@ -529,6 +579,26 @@ mod tests {
         let mut packet = Vec::new();
         read_into(&master, &mut packet).unwrap();
         assert_eq!(packet, b"\0hello");
+    }
+
+    #[test]
+    fn what_a_master_is_told_next_is_told_once() {
+        for told in [1u8, 2, 3, 8, 32, 1 | 32, 4] {
+            let (master, slave) = pair();
+            set_packet_mode(&master, true).unwrap();
+            put_status(&slave, told).unwrap();
+            if told == 4 {
+                set_stopped(&slave, true).unwrap();
+            }
+            let (taken, again) = carried(&master, &slave);
+            assert_eq!((taken.status, &again), (told, &taken));
+            let now = settings(&slave).unwrap();
+            put(&master, &slave, &now, &taken).unwrap();
+            let mut packet = Vec::new();
+            read_into(&master, &mut packet).unwrap();
+            assert_eq!(packet, [told]);
+            assert!(!is_ready(&master, PollFlags::IN).unwrap());
+        }
     }
 
     #[test]

@@ -234,7 +234,7 @@ pub fn plan(
                 }
                 Content::Unnamed(object) => {
                     match checkpoint.objects.unnamed.get(object.index()).and_then(regular::place) {
-                        Some(regular::Place::OldPath) => {}
+                        Some(regular::Place::OldPath | regular::Place::Nameless(_)) => {}
                         Some(regular::Place::In(directory)) => {
                             effect = Some(format!("it lies in {} without a name", directory.display()));
                         }

@@ -68,6 +68,8 @@ impl Made {
         };
         tcsetwinsize(master, size)?;
         let settings = pty.settings.as_slice().try_into().map_err(|_| Errno::INVAL)?;
+        // Before its status is made, which is forgotten when this begins.
+        pty::set_packet_mode(master, pty.packet_mode)?;
         // A slave that is opened and closed again is one that its master sees closed.
         let slave =
             pty.opened.then(|| pty::open_slave(master, OFlags::RDWR | OFlags::NONBLOCK)).transpose()?;
@@ -77,6 +79,7 @@ impl Made {
                     lines: pty.lines.iter().map(|line| line.to_vec()).collect(),
                     typed: pty.typed.clone(),
                     output: pty.output.clone(),
+                    status: pty.status,
                     flow: match pty.flow {
                         Flow::Runs => pty::Flow::Runs,
                         Flow::StoppedByKey => pty::Flow::StoppedByKey,
@@ -91,7 +94,6 @@ impl Made {
             }
             None => pty::set_settings(master, settings)?,
         }
-        pty::set_packet_mode(master, pty.packet_mode)?;
         pty::set_locked(master, pty.locked)?;
         Ok(slave.filter(|_| pty.session.is_some()))
     }

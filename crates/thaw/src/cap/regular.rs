@@ -15,8 +15,17 @@ use std::path::{Path, PathBuf};
 pub(super) enum Place {
     /// Under its old path, and unlinked at once: the kernel then calls it as it did.
     OldPath,
+    /// Without a name in this directory, where it never had one.
+    Nameless(PathBuf),
     /// Without a name in this directory, since its old path is taken or may not be used.
     In(PathBuf),
+}
+
+/// Whether it was made by O_TMPFILE: the kernel calls such a file by its number (d_mark_tmpfile, fs/dcache.c). It may be
+/// given a name by linkat(2), which one that had a name may not.
+fn was_never_named(unnamed: &Unnamed) -> bool {
+    let name = unnamed.path.as_path().file_name();
+    name.is_some_and(|name| *name == *format!("#{}", unnamed.identity.inode))
 }
 
 /// Finds a place for a file without a name, trying nothing that could be seen.
@@ -27,6 +36,9 @@ pub(super) fn place(unnamed: &Unnamed) -> Option<Place> {
     use rustix::fs::{Access, access};
     let path = unnamed.path.as_path();
     let directory = path.parent()?;
+    if was_never_named(unnamed) && path.is_absolute() && temporary(directory).is_ok() {
+        return Some(Place::Nameless(directory.to_owned()));
+    }
     let writable =
         path.is_absolute() && access(sight::of(directory), Access::WRITE_OK | Access::EXEC_OK).is_ok();
     if writable && matches!(rustix::fs::lstat(sight::of(path)), Err(rustix::io::Errno::NOENT)) {
@@ -62,7 +74,9 @@ pub(super) fn make(unnamed: &Unnamed, pack: BorrowedFd<'_>) -> Result<OwnedFd, E
             Err(_) => place = Place::In(path.parent().map_or_else(|| "/tmp".into(), Path::to_owned)),
         }
     }
-    let Place::In(directory) = place else { return Err(no_room).about("find a place for", &name) };
+    let (Place::In(directory) | Place::Nameless(directory)) = place else {
+        return Err(no_room).about("find a place for", &name);
+    };
     let fd = temporary(&directory).about("make", &name)?;
     fill(&fd, unnamed, pack).about("write", &name)?;
     Ok(fd)
