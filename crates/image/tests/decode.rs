@@ -13,7 +13,7 @@ use frost_model::host::Runtime;
 use frost_model::layer::{Node, Written};
 use frost_model::machine::{Changed, Extent};
 use frost_model::network::{Address, Network, Setting};
-use frost_model::ram::{Pages, Run};
+use frost_model::ram::{MemoryPolicy, Pages, Run};
 use frost_model::rm::Attachment;
 use frost_model::{BytePath, Checkpoint, ObjectId, Pid};
 use proptest::prelude::*;
@@ -336,6 +336,34 @@ fn only_a_program_of_the_runtime_has_processes_without_parents_and_their_session
     last.cpu.threads.clear();
     last.pd.life = frost_model::pd::Life::Zombie { status: 0 };
     assert!(!is_read(&ended));
+}
+
+#[test]
+fn memory_policies_name_nodes_that_there_may_be_by_ascending_number() {
+    let is_read = |nodes: &[u32], of_region: bool| {
+        let mut checkpoint = sample::checkpoint();
+        let policy = Some(MemoryPolicy { mode: u32::MAX, nodes: nodes.to_vec() });
+        let process = &mut checkpoint.processes[0];
+        match of_region {
+            true => process.rm.regions[0].policy = policy,
+            false => process.cpu.threads[0].scheduling.memory_policy = policy,
+        }
+        let (_, bytes) = written(&checkpoint, sample::PACK_BYTES);
+        match read(&bytes) {
+            Ok(read) => {
+                assert_eq!(read.1.checkpoint, checkpoint);
+                true
+            }
+            Err(Error::Malformed { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    for of_region in [true, false] {
+        assert!(is_read(&[], of_region) && is_read(&[0, 63, 64, 1023], of_region));
+        for hostile in [&[1024][..], &[u32::MAX], &[3, 3], &[4, 3], &[0, 1, u32::MAX]] {
+            assert!(!is_read(hostile, of_region), "{hostile:?}");
+        }
+    }
 }
 
 fn with_sysv() -> Checkpoint {

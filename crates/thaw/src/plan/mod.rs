@@ -17,11 +17,12 @@ use crate::error::{Context, Error};
 use crate::kept::Kept;
 use crate::stage::Stage;
 use frost_keeper::house::Home;
+use frost_model::ram::MemoryPolicy;
 use frost_model::rm::{Attachment, Region};
 use frost_model::route::Rule;
 use frost_model::{Checkpoint, Obstacle, Pid, Process};
 use frost_store::{Image, State, Store};
-use frost_sys::network;
+use frost_sys::{network, sched};
 use serde::{Deserialize, Serialize};
 
 /// How to thaw.
@@ -250,7 +251,38 @@ fn notes(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<String> {
     if checkpoint.processes.iter().any(|process| process.pd.root.is_some()) {
         notes.push("a process has a root directory of its own".to_owned());
     }
+    notes.extend(places(checkpoint));
     notes
+}
+
+/// Says which parts of this machine, to which a program was bound, are not here. It runs without them: they make it fast,
+/// and nothing depends on them.
+fn places(checkpoint: &Checkpoint) -> impl Iterator<Item = String> {
+    let threads = || checkpoint.processes.iter().flat_map(|process| &process.cpu.threads);
+    let regions = checkpoint.processes.iter().flat_map(|process| &process.rm.regions);
+    let mut policies: Vec<&MemoryPolicy> = Vec::new();
+    let named = threads().filter_map(|thread| thread.scheduling.memory_policy.as_ref());
+    for policy in named.chain(regions.filter_map(|region| region.policy.as_ref())) {
+        if !policies.contains(&policy) {
+            policies.push(policy);
+        }
+    }
+    let mut bound: Vec<&[u32]> = Vec::new();
+    for thread in threads() {
+        // Most are bound to the same as the one before.
+        let cpus = thread.scheduling.affinity.as_slice();
+        if !cpus.is_empty() && !bound.contains(&cpus) {
+            bound.push(cpus);
+        }
+    }
+    let is_here = |result: rustix::io::Result<()>| result != Err(rustix::io::Errno::INVAL);
+    let policy = policies.iter().any(|policy| !is_here(sched::try_memory_policy(policy.mode, &policy.nodes)));
+    let affinity = bound.iter().any(|cpus| !is_here(sched::try_affinity(cpus)));
+    let policy = policy.then_some(
+        "none of the nodes of a memory policy is here, or none such: that memory comes from wherever there is some",
+    );
+    let affinity = affinity.then_some("none of the processors of a thread is here: it runs wherever it can");
+    policy.into_iter().chain(affinity).map(str::to_owned)
 }
 
 /// Makes an obstacle found in `process`.
