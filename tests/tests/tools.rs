@@ -8,7 +8,7 @@ use frost_tests::{LIMIT, Scene, Who, skip, until};
 use std::fs;
 use std::io::Write;
 
-frost_tests::programs! { sqlite perl php lua r agent bus display }
+frost_tests::programs! { sqlite perl php lua r tcl scheme lisp agent bus display }
 
 /// Freezes and thaws a program once for each round, and lets it be asked after each.
 fn rounds_of(traveller: &mut Traveller<'_>, mut ask: impl FnMut(usize)) {
@@ -83,6 +83,24 @@ fn r(who: Who) {
                   while (length(line <- readLines(input, 1)) > 0) { \
                   sum <- sum + as.integer(line); cat(sum, '\\n', sep = ''); flush(stdout()) }";
     sums(who, &["Rscript", "-e", script], "", |number| number.to_string());
+}
+
+fn tcl(who: Who) {
+    sums(who, &["tclsh"], "set sum 1000", |number| format!("puts [incr sum {number}]"));
+}
+
+/// Its collector looks for its roots on stacks and in registers, and its threads wait for signals from it.
+fn scheme(who: Who) {
+    let script = "(let loop ((sum (+ 1000 (read)))) \
+                  (write sum) (newline) (force-output) (loop (+ sum (read))))";
+    sums(who, &["guile", "--no-auto-compile", "-c", script], "", |number| number.to_string());
+}
+
+/// Its memory is an image of its own, mapped at fixed addresses, whose pages its collector protects.
+fn lisp(who: Who) {
+    let script = "(let ((sum 1000)) (loop (incf sum (read)) (format t \"~a~%\" sum) (finish-output)))";
+    let program = ["sbcl", "--noinform", "--non-interactive", "--no-userinit", "--eval", script];
+    sums(who, &program, "", |number| number.to_string());
 }
 
 /// It keeps its keys from everybody but root: nobody else can look into it.

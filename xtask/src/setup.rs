@@ -52,6 +52,9 @@ const NEEDS: &[Need] = &[
     Need { program: "/usr/sbin/haproxy", package: "haproxy" },
     Need { program: "/usr/sbin/lighttpd", package: "lighttpd" },
     Need { program: "emacs", package: "emacs-nox" },
+    Need { program: "tclsh", package: "tcl" },
+    Need { program: "guile", package: "guile-3.0" },
+    Need { program: "sbcl", package: "sbcl" },
     Need { program: "/usr/lib/python3/dist-packages/ipykernel", package: "python3-ipykernel" },
 ];
 
