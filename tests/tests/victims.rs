@@ -705,6 +705,7 @@ carried! {
     restart_open_fifo
     restart_wait4
     restart_waitid
+    restart_nanosleep_signalled
     restart_pause
     restart_sigsuspend
     restart_flock

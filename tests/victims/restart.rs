@@ -46,6 +46,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("restart_open_fifo", open_fifo),
     ("restart_wait4", wait4),
     ("restart_waitid", waitid),
+    ("restart_nanosleep_signalled", nanosleep_signalled),
     ("restart_pause", pause),
     ("restart_sigsuspend", sigsuspend),
     ("restart_flock", flock),
@@ -795,4 +796,48 @@ fn threads(stage: &Stage, least: Least) -> Verdict {
             .into_iter()
             .try_for_each(|thread| thread.join().map_err(|_| "a thread panicked".to_owned())?)
     })
+}
+
+/// Children that sleep for moments are signalled as soon as it shows that they were away, when some may not have gone to
+/// sleep again yet; none sleeps longer for it.
+fn nanosleep_signalled(stage: &Stage) -> Verdict {
+    catch_signal(libc::SIGUSR1)?;
+    let words = crate::call::shared_words::<2>()?;
+    let mut children = Vec::new();
+    for _ in 0..24 {
+        children.push(stage.fork(|| {
+            words[0].fetch_add(1, SeqCst);
+            while words[1].load(SeqCst) == 0 {
+                nap(Duration::from_millis(30));
+            }
+            Ok(())
+        })?);
+    }
+    crate::call::until("all stand", || words[0].load(SeqCst) == 24)?;
+    let signal = || {
+        for child in &children {
+            unsafe { libc::kill(*child, libc::SIGUSR1) };
+        }
+    };
+    // What the world's clock is ahead of ours grows only while we are away.
+    let ahead = || crate::call::now(libc::CLOCK_REALTIME).saturating_sub(monotonic());
+    let mut before = ahead();
+    stage.ready();
+    while !stage.gone() {
+        if ahead().abs_diff(before) > Duration::from_millis(2) {
+            signal();
+            before = ahead();
+        }
+    }
+    signal();
+    words[1].store(1, SeqCst);
+    for child in children {
+        let mut status = 0;
+        crate::call::until("each child has slept", || unsafe {
+            libc::waitpid(child, &mut status, libc::WNOHANG) == child
+        })?;
+        stage.forget(child);
+        same!(status, 0, "how child {child} ended");
+    }
+    Ok(())
 }

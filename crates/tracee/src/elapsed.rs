@@ -59,6 +59,11 @@ fn remaining_after(thread: &StoppedThread, slept: Option<Duration>, stood: Durat
 /// to 64.
 pub(crate) const ROOM_BYTES: u64 = 128;
 
+/// How far below the stack a timeout is put if there is room. A signal that comes when the thread has been let go, but has
+/// not issued its call yet, has the kernel write a frame just below the red zone, and a handler run below that: what the
+/// call then read there was the end of the frame, and it waited for 37 years (FP_XSTATE_MAGIC2 as seconds).
+const DEPTH_BYTES: u64 = 32 * 1024;
+
 /// Returns the registers with which thread `tid`, stopped with `registers` in a call that is issued again, waits for
 /// `left` only; `None` if what is left is not known, or nothing can be made of it.
 ///
@@ -95,7 +100,8 @@ pub fn shortened(
     };
     let left = left?;
     // Never over the one that the call was issued with: it is what will be asked for as the whole timeout once more.
-    let room = frame::room_on_stack(registers[RSP], 32, mappings)?;
+    let room = frame::room_on_stack(registers[RSP], DEPTH_BYTES, mappings)
+        .or_else(|| frame::room_on_stack(registers[RSP], 32, mappings))?;
     let address = if registers[argument] == room { room + 16 } else { room };
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&left.as_secs().to_ne_bytes());
