@@ -7,7 +7,7 @@ use crate::{output, trouble};
 use clap::Args;
 use frost_runtime::freeze::Keeper;
 use frost_runtime::instance::Kept;
-use frost_store::{ImageId, Name, Store};
+use frost_store::{Header, ImageId, Name, Store};
 use frost_sys::proc;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -158,7 +158,13 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     for warning in &frozen.warnings {
         output::note(&format!("warning: {warning}"));
     }
-    if let Some(other) = other {
+    let image = || Some(ImageId { name: Name::new(&frozen.name).ok()?, version: frozen.version });
+    let is_another = |other: &Header| {
+        let new = image().and_then(|id| store.open_any(&id).ok());
+        new.is_some_and(|new| new.header().command != other.command)
+    };
+    // A new run of the same command is what one expects under its name.
+    if let Some(other) = other.filter(is_another) {
         output::note(&format!(
             "{} is of another program (`{}`); --to gives this one a name of its own",
             other.id, other.command
