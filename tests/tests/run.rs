@@ -4,9 +4,8 @@
 
 use frost_tests::journey::tracks_writes;
 use frost_tests::program::has;
-use frost_tests::{LIMIT, Scene, Started, Stdio, Who, is_alive, is_root, skip, until};
+use frost_tests::{LIMIT, Scene, Started, Stdio, Who, is_alive, skip, until};
 use std::fs;
-use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -28,9 +27,6 @@ frost_tests::as_each_user! {
     a_program_in_the_foreground_is_frozen_from_elsewhere
     servers_and_interpreters_are_frozen_under_load
     a_daemon_goes_on_when_what_started_it_has_ended
-    what_was_put_into_the_background_keeps_its_terminal
-    servers_that_daemonize_are_frozen_by_their_name
-    a_key_that_stops_jobs_stops_nothing_that_nobody_could_continue
     who_asks_is_told_of_freeze_and_thaw
     names_that_are_none_are_refused
     one_of_two_freezes_is_told_that_it_is_late
@@ -435,15 +431,6 @@ fn told(scene: &Scene, names: &[&str]) -> Option<Vec<(u64, String)>> {
     names.iter().map(read).collect()
 }
 
-/// A place of a process, of whose session the root has become the leader.
-fn of_root(place: &str) -> String {
-    let mut words: Vec<&str> = place.split(' ').collect();
-    if words[2] == "1" {
-        words[2] = "2";
-    }
-    words.join(" ")
-}
-
 fn processes_whose_parents_have_ended_belong_to_the_program(scene: &Scene) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/orphans.py");
     fs::copy(script, scene.stage("orphans.py")).expect("our own directory");
@@ -459,9 +446,6 @@ fn processes_whose_parents_have_ended_belong_to_the_program(scene: &Scene) {
     }
     let obstacles = scene.frost(&["check", "tree"]);
     assert_eq!(obstacles.status, Some(0), "{obstacles}");
-    // Pid, parent, session, group. Its keeper leads the session of the terminal until the root does.
-    let later: Vec<String> = places(&first).iter().map(|place| of_root(place)).collect();
-    assert!(later != places(&first));
     for cold in [false, true, false, true] {
         let cold: &[&str] = if cold { &["--cold"] } else { &[] };
         scene.frost(&[&["freeze", "tree", "--json"], cold].concat()).ok();
@@ -470,7 +454,7 @@ fn processes_whose_parents_have_ended_belong_to_the_program(scene: &Scene) {
         assert_eq!(thawed.number("processes"), all.len() as i64);
         let goes_on = |now: &[(u64, String)]| now.iter().zip(&frozen).all(|(now, then)| now.0 > then.0 + 1);
         until("all of it goes on", || told(scene, &all).is_some_and(|now| goes_on(&now)));
-        assert_eq!(places(&told(scene, &all).expect("it goes on")), later);
+        assert_eq!(places(&told(scene, &all).expect("it goes on")), places(&first));
     }
     scene.frost(&["kill", "tree"]).ok();
     scene.is_empty_soon();
@@ -586,150 +570,23 @@ while True:
     os.rename('own.new', 'own')
     time.sleep(0.01)
 ";
+    let run = ["run", "--name", "daemon", "--", "/usr/bin/python3", "-c", script];
+    assert_eq!(scene.frost(&run).status, Some(0));
+    goes_on(scene);
     let own = || scene.await_file("own");
-    for detached in [&[][..], &["--detach"]] {
-        let run = [&["run", "--name", "daemon"], detached, &["--", "/usr/bin/python3", "-c", script]];
-        assert_eq!(scene.frost(&run.concat()).status, Some(0));
-        until("what started it has ended", || own().split(' ').nth(1) == Some("1"));
+    let before = own();
+    assert_eq!(state(scene, "daemon"), "running");
+    for more in [&[][..], &["--cold"]] {
+        scene.frost(&[&["freeze", "daemon"], more].concat()).ok();
+        scene.frost(&["thaw", "daemon"]).ok();
         goes_on(scene);
-        let before = own();
-        assert_eq!(state(scene, "daemon"), "running");
-        for more in [&[][..], &["--cold"]] {
-            scene.frost(&[&["freeze", "daemon"], more].concat()).ok();
-            scene.frost(&["thaw", "daemon"]).ok();
-            goes_on(scene);
-            assert_eq!(own(), before, "pid, parent and session");
-        }
-        scene.frost(&["kill", "daemon"]).ok();
-        assert_eq!(scene.frost(&["wait", "daemon"]).status, Some(128 + 15));
-        scene.frost(&["rm", "daemon"]).ok();
-        fs::remove_file(scene.stage("own")).expect("it was there");
-        fs::remove_file(scene.stage("count")).expect("it was there");
+        assert_eq!(own(), before, "pid, parent and session");
     }
+    scene.frost(&["kill", "daemon"]).ok();
+    assert_eq!(scene.frost(&["wait", "daemon"]).status, Some(128 + 15));
     // One that fails takes all with it.
     let run = ["run", "--name", "failing", "--", "sh", "-c", "sleep 1000 & exit 3"];
     assert_eq!(scene.frost(&run).status, Some(3));
-    scene.is_empty_soon();
-}
-
-/// The end of the first process is not that of its terminal, whoever was quicker: it, or what it has left behind.
-fn what_was_put_into_the_background_keeps_its_terminal(scene: &Scene) {
-    let job = format!("({COUNTER}) & exit");
-    let session = format!("setsid sh -c '{COUNTER}' & exit");
-    let twice = format!("setsid sh -c '{job}' & exit");
-    for script in [&job, &session, &twice] {
-        for cold in [&[][..], &["--cold"]] {
-            scene.frost(&["run", "-d", "--name", "left", "--", "sh", "-c", script]).ok();
-            let mut waiting = scene.start(&mut scene.frost_command(&["wait", "left"]), Stdio::Null);
-            until("it counts", || count(scene).is_some_and(|count| count > 4));
-            assert_eq!(state(scene, "left"), "running");
-            scene.frost(&[&["freeze", "left"], cold].concat()).ok();
-            scene.frost(&["thaw", "left"]).ok();
-            goes_on(scene);
-            scene.frost(&["kill", "-s", "KILL", "left"]).ok();
-            assert_eq!(scene.frost(&["wait", "left"]).status, Some(128 + 9));
-            // It has waited for all of it, not for what started it, which ended with status 0.
-            assert_eq!(waiting.wait("frost wait", LIMIT).code(), Some(128 + 9));
-            no_line_is_lost(scene, "left");
-            scene.is_empty_soon();
-            scene.frost(&["rm", "left"]).ok();
-            fs::remove_file(scene.stage("count")).expect("it was there");
-        }
-    }
-}
-
-/// Connects to a unix socket in the stage, asks, and returns the answer.
-fn answer(scene: &Scene, socket: &str, question: &str) -> std::io::Result<String> {
-    let mut stream = std::os::unix::net::UnixStream::connect(scene.stage(socket))?;
-    stream.write_all(question.as_bytes())?;
-    stream.shutdown(std::net::Shutdown::Write)?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn servers_that_daemonize_are_frozen_by_their_name(scene: &Scene) {
-    let stage = scene.path("stage").display().to_string();
-    let place = |name: &str, text: String| {
-        fs::write(scene.stage(name), text).expect("our own directory");
-        scene.give(&scene.stage(name));
-    };
-    let rounds = |name: &str, answers: &dyn Fn() -> bool| {
-        until("it answers", answers);
-        for cold in [&[][..], &["--cold"], &[]] {
-            scene.frost(&[&["freeze", name], cold].concat()).ok();
-            scene.frost(&["thaw", name]).ok();
-            until("it answers", answers);
-        }
-        assert_eq!(state(scene, name), "running");
-    };
-    if has("redis-server") {
-        place(
-            "redis.conf",
-            format!(
-                "daemonize yes\npidfile \"\"\nport 0\nsave \"\"\ndir {stage}\n\
-                 unixsocket {stage}/redis\nlogfile {stage}/redis.log\n"
-            ),
-        );
-        let path = scene.stage("redis.conf").display().to_string();
-        scene.frost(&["run", "-d", "--name", "redis", "--", "redis-server", &path]).ok();
-        rounds("redis", &|| {
-            answer(scene, "redis", "PING\r\nQUIT\r\n").is_ok_and(|text| text.starts_with("+PONG"))
-        });
-        // It ends as its root by then does.
-        let _closed = answer(scene, "redis", "SHUTDOWN NOSAVE\r\n");
-        assert_eq!(scene.frost(&["wait", "redis"]).status, Some(0));
-        scene.is_empty_soon();
-    }
-    if has("/usr/sbin/nginx") {
-        place(
-            "nginx.conf",
-            format!(
-                "daemon on; worker_processes 2; pid {stage}/pid; error_log {stage}/errors;\n\
-                 events {{ worker_connections 50; }}\n\
-                 http {{ access_log off; client_body_temp_path {stage}/t1; proxy_temp_path {stage}/t2;\n\
-                 fastcgi_temp_path {stage}/t3; uwsgi_temp_path {stage}/t4; scgi_temp_path {stage}/t5;\n\
-                 server {{ listen unix:{stage}/nginx; location / {{ return 200 pong; }} }} }}\n"
-            ),
-        );
-        let mut run =
-            vec!["run", "-d", "--name", "nginx", "--", "/usr/sbin/nginx", "-p", &stage, "-c", "nginx.conf"];
-        if scene.who() == Who::Myself && is_root() {
-            run.extend(["-g", "user root;"]);
-        }
-        scene.frost(&run).ok();
-        rounds("nginx", &|| {
-            answer(scene, "nginx", "GET / HTTP/1.0\r\n\r\n").is_ok_and(|text| text.ends_with("pong"))
-        });
-        scene.frost(&["kill", "nginx"]).ok();
-        assert_eq!(scene.frost(&["wait", "nginx"]).status, Some(0));
-        scene.is_empty_soon();
-    }
-}
-
-/// A shell continues the jobs that Ctrl-Z has stopped; nobody is there who could for a program of a terminal that its
-/// keeper holds.
-fn a_key_that_stops_jobs_stops_nothing_that_nobody_could_continue(scene: &Scene) {
-    // Two processes of one group, of which the keeper is the parent of one.
-    let script = "echo ready | cat; while read line; do echo got $line | cat; done";
-    scene.frost(&["run", "-d", "--name", "reader", "--", "sh", "-c", script]).ok();
-    let shown = |text: &str| scene.frost(&["logs", "reader"]).ok().stdout.contains(text);
-    until("it reads", || shown("ready"));
-    let mut attached = scene.start(&mut scene.frost_command(&["attach", "reader"]), Stdio::Pipes);
-    let mut keys = attached.child().stdin.take().expect("it is a pipe");
-    for (round, more) in [&[][..], &["--leave-running"], &[]].into_iter().enumerate() {
-        for number in 0..5 {
-            // The key throws away what was typed before it, so each line comes when the one before was read.
-            keys.write_all(format!("\x1aline {round} {number}\n").as_bytes()).expect("it is attached");
-            until("it goes on", || shown(&format!("got line {round} {number}")));
-        }
-        scene.frost(&[&["freeze", "reader"], more].concat()).ok();
-        if more.is_empty() {
-            scene.frost(&["thaw", "reader"]).ok();
-        }
-    }
-    scene.frost(&["kill", "-s", "KILL", "reader"]).ok();
-    assert_eq!(attached.wait("frost attach", LIMIT).code(), Some(128 + 9));
     scene.is_empty_soon();
 }
 

@@ -19,18 +19,14 @@ pub(crate) fn relation(tree: &StoppedTree, process: &StoppedProcess, subreaper: 
     let is_root = process.pid == root.pid;
     // A group or session that the root did not found itself is that of whoever started it.
     let group_outside = root.stat.pgrp != root.pid && process.stat.pgrp == root.stat.pgrp;
-    let of_keeper = tree.is_in_session_of_keeper(process);
-    let session_outside =
-        of_keeper || root.stat.session != root.pid && process.stat.session == root.stat.session;
+    let session_outside = root.stat.session != root.pid && process.stat.session == root.stat.session;
     let inner = |list: &[i32]| list.last().copied().filter(|number| *number > 0).map(Pid::new);
     Relation {
         pid: Pid::new(process.inner),
         parent: if is_root { None } else { parent.map(|parent| Pid::new(parent.inner)) },
         group: inner(&process.status.inner_groups).filter(|_| !group_outside),
         session: inner(&process.status.inner_sessions).filter(|_| !session_outside),
-        // The root will lead the session that the keeper leads now.
-        controls_terminal: process.stat.tty_nr != 0
-            && (process.stat.session == process.pid || is_root && of_keeper),
+        controls_terminal: process.stat.tty_nr != 0 && process.stat.session == process.pid,
         exit_signal: process.stat.exit_signal,
         subreaper,
     }

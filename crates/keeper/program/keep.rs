@@ -17,7 +17,6 @@ const PATIENCE_MS: i64 = 2000;
 const LAPSE_MS: i64 = 5000;
 
 const SIGKILL: i32 = 9;
-const SIGTSTP: i32 = 20;
 /// Descriptors that are polled before those of clients.
 const FIXED: usize = NEWS + GROUPS;
 /// The first of them that tells of a control group.
@@ -275,11 +274,6 @@ impl Keeper {
         let mut root_ended = None;
         while let Some((pid, status)) = raw::wait() {
             let stopped = status & 0xff == 0x7f;
-            if stopped && status >> 8 & 0xff == SIGTSTP && self.setup.master >= 0 {
-                // By a key of the terminal that we hold: nobody is there who could continue it, as a shell does.
-                raw::continue_group_of(pid);
-                continue;
-            }
             if self.is_coming(pid) {
                 // It may have been let go just before.
                 self.look_at_gate(buffer);
@@ -371,8 +365,6 @@ impl Keeper {
                 self.lapsing = false;
                 replace(&mut self.held, -1);
                 if self.slave >= 0 {
-                    // It is ours until the program was thawed, whose root then leads a session on it.
-                    raw::give_up_terminal(self.slave);
                     // The end of a session hangs its terminal up, our own descriptor of it too.
                     raw::close(self.slave);
                     self.slave = raw::open_slave(self.setup.master).unwrap_or(-1);

@@ -26,7 +26,6 @@ const PPOLL: usize = 271;
 const ACCEPT4: usize = 288;
 const SIGNALFD4: usize = 289;
 const GETEUID: usize = 107;
-const GETPGID: usize = 121;
 const PROCESS_VM_READV: usize = 310;
 const PREAD64: usize = 17;
 const UNLINKAT: usize = 263;
@@ -86,15 +85,6 @@ pub(crate) fn wait_for_any() -> bool {
 pub(crate) fn kill(pid: i32, signal: i32) {
     // SAFETY: it takes numbers.
     let _ = unsafe { call(KILL, [pid as usize, signal as usize, 0, 0, 0, 0]) };
-}
-
-/// Lets the process group of a child that was stopped go on.
-pub(crate) fn continue_group_of(pid: i32) {
-    const SIGCONT: i32 = 18;
-    // SAFETY: it takes a number.
-    if let Ok(group @ 2..) = unsafe { call(GETPGID, [pid as usize, 0, 0, 0, 0, 0]) } {
-        kill(-(group as i32), SIGCONT);
-    }
 }
 
 /// Names the process, and lives on without the parent.
@@ -346,13 +336,6 @@ pub(crate) fn open_slave(master: i32) -> Result<i32> {
     const RDWR_NOCTTY_CLOEXEC: usize = 0o2_000_402;
     // SAFETY: it takes numbers.
     unsafe { call(IOCTL, [master as usize, TIOCGPTPEER, RDWR_NOCTTY_CLOEXEC, 0, 0, 0]) }.map(|fd| fd as i32)
-}
-
-/// Gives up the terminal that controls our session, if this is it; what is left of the session has none any more.
-pub(crate) fn give_up_terminal(slave: i32) {
-    const TIOCNOTTY: usize = 0x5422;
-    // SAFETY: it takes numbers.
-    let _ = unsafe { call(IOCTL, [slave as usize, TIOCNOTTY, 0, 0, 0, 0]) };
 }
 
 /// Sets the size of a terminal.

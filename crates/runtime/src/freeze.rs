@@ -1,7 +1,7 @@
 //! Freezes an instance by its name.
 
 use crate::error::Error;
-use crate::instance::{Instance, Kept, Record, child_numbered};
+use crate::instance::{Instance, Kept, Record};
 use crate::layer;
 use frost_freeze::layer::Source;
 use frost_freeze::{Failure, Frozen, Options};
@@ -77,12 +77,6 @@ impl Keeper {
     /// Returns the root of the program, in our pid namespace.
     pub fn root(&self) -> i32 {
         self.root
-    }
-
-    /// Returns who is the root by now, which may be another one than it was at first.
-    fn heir(&self) -> Option<i32> {
-        let state = self.connection.state().ok().filter(|state| !state.frozen)?;
-        child_numbered(self.keeper, state.root)
     }
 }
 
@@ -166,16 +160,7 @@ pub fn freeze(store: &Store, name: &Name, keeper: &Keeper, how: Options<'_>) -> 
     // What its image brought along this machine still lacks.
     let bundle = how.bundle || keeper.bundled;
     let how = Options { keeper: Some(keeper), bundle, files: how.files || bundle, ..how };
-    let mut root = keeper.root;
-    let frozen = loop {
-        let outcome = frost_freeze::freeze(store, root, name, how);
-        // What starts a daemon ends when that runs: the program is what it has left behind.
-        let gone = matches!(&outcome, Err(failure) if failure.kind == frost_freeze::FailureKind::NotFound);
-        match if gone { keeper.heir() } else { None } {
-            Some(heir) if heir != root => root = heir,
-            _ => break outcome,
-        }
-    };
+    let frozen = frost_freeze::freeze(store, keeper.root, name, how);
     if let Some(notices) = told
         && frozen.as_ref().map_or(true, |frozen| frozen.running)
     {

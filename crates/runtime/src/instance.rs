@@ -170,17 +170,8 @@ impl Kept {
         if self.keeper <= 0 {
             return Err(Error::Elsewhere);
         }
-        let mut state = self.state;
-        loop {
-            if let Some(root) = child_numbered(self.keeper, state.root) {
-                return Ok(root);
-            }
-            // It may just have left its work to another one.
-            match self.connection.state() {
-                Ok(now) if !now.frozen && now.root != state.root => state = now,
-                _ => return Err(Error::Ended("it ends at this moment".to_owned())),
-            }
-        }
+        child_numbered(self.keeper, self.state.root)
+            .ok_or_else(|| Error::Ended("it ends at this moment".to_owned()))
     }
 
     /// Returns all processes of the program, in our pid namespace.

@@ -57,7 +57,7 @@ pub struct Options {
 pub struct Started {
     /// Its name.
     pub name: Name,
-    /// The root of its tree in our pid namespace, 0 if all of it has ended already.
+    /// The root of its tree in our pid namespace.
     pub pid: i32,
     /// The same as it sees it itself.
     pub inner_pid: i32,
@@ -211,21 +211,16 @@ fn start(
     // They are the keeper's now: if the program ended at once they are gone already.
     drop(groups);
     // It may have ended by now, as `true` does.
-    let mut inner_pid = root;
-    let mut pid = child_numbered(keeper, root);
+    let pid = child_numbered(keeper, root);
     let attached = if options.detach {
         // Until its keeper answers, our death would end it. That it has ended by then is its own affair.
-        if let (Ok(state), None) = (connection.state(), pid) {
-            // What it has left behind is the program by now.
-            inner_pid = state.root;
-            pid = child_numbered(keeper, state.root);
-        }
+        let _ = connection.state();
         None
     } else {
         Some(Attached::kept(pid, connection, terminal.map(|terminal| terminal.given_to(pid)), passing))
     };
     let name = Name::from_command(b"program");
-    Ok(Started { name, pid: pid.unwrap_or(0), inner_pid, keeper, attached, note })
+    Ok(Started { name, pid: pid.unwrap_or(0), inner_pid: root, keeper, attached, note })
 }
 
 /// Keeps the signals from us that are to be the program's.
@@ -433,12 +428,9 @@ impl Birth<'_> {
         command.args(program.arguments);
         let standing = match slave {
             Some(slave) => {
-                // The terminal is ours, so that it is not hung up when the first process has ended: whatever that has left
-                // behind, as a daemon does, goes on (`disassociate_ctty`, drivers/tty/tty_jobctrl.c).
-                rustix::process::ioctl_tiocsctty(&slave)?;
                 command.stdin(Stdio::from(slave.try_clone()?));
                 command.stdout(Stdio::from(slave.try_clone()?)).stderr(Stdio::from(slave));
-                Place::Foreground
+                Place::Session
             }
             None => Place::Group { terminal: program.lent },
         };

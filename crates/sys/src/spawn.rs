@@ -23,8 +23,6 @@ pub enum Standing {
         /// One of its descriptors that is our terminal, if it is to have it.
         terminal: Option<i32>,
     },
-    /// It leads a process group in ours, in the foreground of the terminal that is its standard input.
-    Foreground,
 }
 
 /// Enters control groups by their entrances, with all that we start from now on.
@@ -72,23 +70,16 @@ pub fn start(
         enter_groups(&groups)?;
         // SAFETY: calls that take numbers, or addresses of locals that live across them; all are async-signal-safe.
         unsafe {
-            if !matches!(standing, Standing::Group { .. }) {
-                // Who does not stay with it has no other descriptors for it either. Linux 5.11.
-                const CLOSE_RANGE_CLOEXEC: libc::c_int = 4;
-                libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC);
-            }
-            let terminal = match standing {
-                Standing::Session => None,
-                Standing::Group { terminal } => terminal,
-                Standing::Foreground => Some(0),
-            };
             match standing {
                 Standing::Session => {
+                    // Who does not stay with it has no other descriptors for it either. Linux 5.11.
+                    const CLOSE_RANGE_CLOEXEC: libc::c_int = 4;
+                    libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC);
                     check(libc::setsid())?;
                     // Not a terminal: then there is none.
                     libc::ioctl(0, libc::TIOCSCTTY, 0);
                 }
-                Standing::Group { .. } | Standing::Foreground => {
+                Standing::Group { terminal } => {
                     check(libc::setpgid(0, 0))?;
                     if let Some(terminal) = terminal {
                         let (mut ttou, mut old) = (std::mem::zeroed(), std::mem::zeroed());

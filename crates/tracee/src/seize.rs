@@ -195,8 +195,6 @@ impl StoppedProcess {
 pub struct StoppedTree {
     /// Parents before their children; the root first.
     processes: Vec<StoppedProcess>,
-    /// Who adopts what the tree leaves behind.
-    keeper: Option<i32>,
     armed: bool,
 }
 
@@ -253,11 +251,6 @@ impl StoppedTree {
     /// Returns the processes, parents before their children.
     pub fn processes(&self) -> &[StoppedProcess] {
         &self.processes
-    }
-
-    /// Whether a process is in a session that the keeper leads: that of the terminal which it holds.
-    pub fn is_in_session_of_keeper(&self, process: &StoppedProcess) -> bool {
-        self.keeper == Some(process.stat.session)
     }
 
     /// Lets all of it go on as it was.
@@ -376,7 +369,7 @@ impl Seizing {
             processes.retain(|process| !process.zombie || process.parent != keeper);
             processes = leaders_first(processes);
         }
-        Ok(StoppedTree { processes, keeper: self.keeper, armed: true })
+        Ok(StoppedTree { processes, armed: true })
     }
 
     /// Returns whether `child` may have to run on for its parent to stop: a parent in vfork(2) waits in the kernel,

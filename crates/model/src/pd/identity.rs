@@ -54,7 +54,7 @@ pub struct Relation {
     pub group: Option<Pid>,
     /// Its session; absent if the session's leader never was in the tree.
     pub session: Option<Pid>,
-    /// Whether it has a controlling terminal and leads its session, which the keeper may lead for the root.
+    /// Whether it is the leader of its session and has a controlling terminal.
     pub controls_terminal: bool,
     /// The signal its parent gets when it ends, usually SIGCHLD.
     pub exit_signal: i32,
