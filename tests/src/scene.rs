@@ -147,9 +147,8 @@ pub fn frost_binary() -> &'static Path {
         if !cfg!(debug_assertions) {
             command.arg("--release");
         }
-        // Its own output: the reaper does not run yet, or leaves it alone.
-        let output = command.stderr(std::process::Stdio::inherit()).output().expect("cargo can be run");
-        let text = String::from_utf8_lossy(&output.stdout);
+        let built = crate::processes::try_output_of(command.stderr(std::process::Stdio::inherit()));
+        let (_, text) = built.expect("cargo can be run");
         let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let mut paths = records.filter_map(|record| record["executable"].as_str().map(PathBuf::from));
         let path = paths.next_back();
