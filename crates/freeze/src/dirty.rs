@@ -124,8 +124,10 @@ impl Tracker {
     /// Ends the tracking of ranges that were lifted, of a process that stands still. That of all others ends when this is
     /// dropped, with a walk of the kernel over their pages.
     pub(crate) fn leave(&self, lifted: &[(u64, u64)], mappings: &[Mapping]) {
+        // Both ascend, and there may be thousands.
         let is_lifted = |mapping: &&Mapping| {
-            lifted.iter().any(|(start, end)| *start <= mapping.start && mapping.end <= *end)
+            let behind = lifted.partition_point(|(start, _)| *start <= mapping.start);
+            behind > 0 && mapping.end <= lifted[behind - 1].1
         };
         for mapping in mappings.iter().filter(|mapping| is_trackable(mapping)).filter(is_lifted) {
             // Not registered, or gone: as good.

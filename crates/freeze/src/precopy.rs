@@ -792,6 +792,7 @@ impl Member {
         pack: &mut PackWriter,
         earlier: &mut Option<Earlier>,
     ) -> Result<u64, ram::Error> {
+        self.untracked_bytes = 0;
         let Ok(mappings) = proc::bare_mappings(pid) else { return Ok(0) };
         let Some(tracker) = &mut self.tracker else { return Ok(0) };
         // None at all has one whose leader has ended, and nobody can tell what files its other threads have open.
@@ -802,7 +803,6 @@ impl Member {
         }
         tracker.begin();
         let mut copied = 0;
-        self.untracked_bytes = 0;
         let mut buffer = vec![0; CHUNK_BYTES as usize];
         for mapping in mappings.iter().filter(|mapping| dirty::is_trackable(mapping)) {
             for (start, end) in dirty::strides(mapping.start, mapping.end) {
