@@ -425,19 +425,21 @@ impl Tree {
     /// Whether any object of our namespace may be the tree's, as far as we can tell without asking one of its processes, which
     /// takes longer: servers of databases have one as a rule, all that lives on the same machine has none.
     fn is_concerned(&self, living: &[(&StoppedProcess, &[Mapping])]) -> bool {
-        let operated = |kind: Kind, id: &i32| {
-            sysv::last_pids(kind, *id)
+        let operated = |kind: Kind, id: i32| {
+            sysv::last_pids(kind, id)
                 .map_or(true, |pids| pids.iter().any(|pid| self.outer_pids.contains(pid)))
         };
-        let is_any = |kind: Kind, also: &dyn Fn(&i32) -> bool| {
-            sysv::ids(kind).map_or(true, |ids| ids.iter().any(|id| also(id) || operated(kind, id)))
+        let is_any = |kind: Kind, calls: &[libc::c_long], has_undo: &dyn Fn() -> bool| {
+            sysv::ids(kind).map_or(true, |ids| {
+                ids.iter().any(|id| self.waits(*id, calls) || operated(kind, *id))
+                    || !ids.is_empty() && has_undo()
+            })
         };
-        is_any(Kind::Segment, &|id| self.windows.contains_key(id))
-            || is_any(Kind::Queue, &|id| self.waits(*id, &[libc::SYS_msgrcv, libc::SYS_msgsnd]))
-            || is_any(Kind::Semaphores, &|id| self.waits(*id, &[libc::SYS_semop, libc::SYS_semtimedop]))
-            || !self.windows.is_empty()
-            || sysv::ids(Kind::Semaphores).map_or(true, |ids| !ids.is_empty())
-                && living.iter().any(|(process, _)| has_undo(process))
+        let undo = || living.iter().any(|(process, _)| has_undo(process));
+        !self.windows.is_empty()
+            || is_any(Kind::Segment, &[], &|| false)
+            || is_any(Kind::Queue, &[libc::SYS_msgrcv, libc::SYS_msgsnd], &|| false)
+            || is_any(Kind::Semaphores, &[libc::SYS_semop, libc::SYS_semtimedop], &undo)
     }
 
     /// Whether a process that lives outside of the tree was the last to operate on an object: the only sign there is of
