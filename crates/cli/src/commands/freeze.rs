@@ -160,8 +160,8 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     }
     let image = || Some(ImageId { name: Name::new(&frozen.name).ok()?, version: frozen.version });
     let is_another = |other: &Header| {
-        let new = image().and_then(|id| store.open_any(&id).ok());
-        new.is_some_and(|new| new.header().command != other.command)
+        let new = image().and_then(|id| store.summary(&id).header.ok());
+        new.is_some_and(|new| new.command != other.command)
     };
     // A new run of the same command is what one expects under its name.
     if let Some(other) = other.filter(is_another) {
