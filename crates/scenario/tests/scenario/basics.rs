@@ -1,6 +1,6 @@
 //! What a scenario does, one claim a test.
 
-use crate::stage::{Stage, as_each_user, random};
+use crate::stage::{SHOUT, Stage, as_each_user, random};
 use serde_json::Value;
 use std::process::Stdio;
 use std::time::Duration;
@@ -347,21 +347,7 @@ from = "large/out"
 }
 
 fn shells_read_and_report_by_files() {
-    let text = r#"
-[component.shell]
-binary = "/bin/sh"
-arguments = ["-c", '''
-while read -r _ <&3; do
-    tr a-z A-Z <"$FROST_ROM/text" >"$FROST_REPORT/.new" && mv "$FROST_REPORT/.new" "$FROST_REPORT/loud"
-done 3<"$FROST_CHANGED"
-''']
-files = true
-[document.text]
-content = "hello"
-[[route]]
-match = { component = "shell", rom = "text" }
-from = "document/text"
-"#;
+    let text = SHOUT;
     let stage = Stage::up(text);
     stage.until_report("shell/loud", "HELLO");
     stage.write(&text.replace("hello", "again"));

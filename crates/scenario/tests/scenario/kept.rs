@@ -1,6 +1,6 @@
 //! What a scenario keeps, by the verbs that programs have; and that neither a full disk nor a dead supervisor loses any of it.
 
-use crate::stage::{Stage, as_each_user, random};
+use crate::stage::{SHOUT, Stage, as_each_user, random};
 use serde_json::Value;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -309,21 +309,7 @@ persist = true
 }
 
 fn a_rom_that_could_not_be_written_is_written_later() {
-    let text = r#"
-[component.shell]
-binary = "/bin/sh"
-arguments = ["-c", '''
-while read -r _ <&3; do
-    tr a-z A-Z <"$FROST_ROM/text" >"$FROST_REPORT/.new" && mv "$FROST_REPORT/.new" "$FROST_REPORT/loud"
-done 3<"$FROST_CHANGED"
-''']
-files = true
-[document.text]
-content = "hello"
-[[route]]
-match = { component = "shell", rom = "text" }
-from = "document/text"
-"#;
+    let text = SHOUT;
     let stage = Stage::up(text);
     stage.until_report("shell/loud", "HELLO");
     let lives = stage.place.path().join("scenarios/s/c");

@@ -73,6 +73,23 @@ macro_rules! as_each_user {
 }
 pub(crate) use as_each_user;
 
+/// A component that reads and reports by files, and one document.
+pub(crate) const SHOUT: &str = r#"
+[component.shell]
+binary = "/bin/sh"
+arguments = ["-c", '''
+while read -r _ <&3; do
+    tr a-z A-Z <"$FROST_ROM/text" >"$FROST_REPORT/.new" && mv "$FROST_REPORT/.new" "$FROST_REPORT/loud"
+done 3<"$FROST_CHANGED"
+''']
+files = true
+[document.text]
+content = "hello"
+[[route]]
+match = { component = "shell", rom = "text" }
+from = "document/text"
+"#;
+
 /// Puts a program where somebody else can run it.
 fn give(program: &Path, place: &Path) {
     if std::fs::hard_link(program, place).is_err() {
