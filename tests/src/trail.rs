@@ -80,21 +80,38 @@ impl Trail {
         self.text().lines().last().unwrap_or("start").to_owned()
     }
 
-    /// Waits for a moment; not longer than the command lives. Nothing is slept, which would come too late.
+    /// Waits for a moment; not longer than the command lives.
+    ///
+    /// Several of us that only looked at the clock would keep the command itself from its processors.
     pub fn wait(&self, moment: Moment, command: &mut Started) {
         let delay = match moment {
             Moment::After(delay) => delay,
             Moment::Behind(steps, delay) => {
                 while self.len() < steps && command.ended().is_none() {
-                    std::thread::yield_now();
+                    rest(LOOK);
                 }
                 delay
             }
         };
         let start = Instant::now();
+        rest(delay.saturating_sub(LATE));
         while start.elapsed() < delay {
             std::hint::spin_loop();
         }
+    }
+}
+
+/// How often is looked whether a step was reached.
+const LOOK: Duration = Duration::from_micros(20);
+/// By so much a sleep is too long, about.
+const LATE: Duration = Duration::from_micros(100);
+
+/// Sleeps as exactly as can be had.
+fn rest(delay: Duration) {
+    // By default the kernel may let a thread sleep 50 us longer than it asked for (`timerslack_ns`, proc_pid_timerslack_ns(5)).
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+    if !delay.is_zero() {
+        std::thread::sleep(delay);
     }
 }
 
