@@ -259,6 +259,7 @@ fn load_to_run(file: &Path) -> Result<(String, Scenario), Failure> {
 fn up(file: &Path, detach: bool, prove: Option<u64>, left: bool, json: bool) -> Result<(), Failure> {
     let (name, scenario) = load_to_run(file)?;
     let home = place::scenarios()?.join(&name);
+    keep_apart(&name, &home)?;
     if !left && home.join(crate::image::IMAGE).exists() {
         voice::tell(format_args!(
             "note: scenario {name} was frozen; `frost thaw {name}` starts it from there, this starts it with the documents \
@@ -270,6 +271,21 @@ fn up(file: &Path, detach: bool, prove: Option<u64>, left: bool, json: bool) -> 
         return leave(&words, &home, &name, json);
     }
     supervise(&name, &home, file, scenario, None, prove, left)
+}
+
+/// Refuses the name of a program's image: commands that take either would mean that one.
+fn keep_apart(name: &str, home: &Path) -> Result<(), Failure> {
+    // As the store has them, in which the scenarios are, too.
+    let image = home.parent().and_then(Path::parent).map(|store| store.join("images").join(name));
+    if image.is_some_and(|image| image.exists()) {
+        let why = format!("the store has an image of a program named {name}");
+        return Err(Failure::new(Status::Failed, format!("cannot start scenario {name}"), why)
+            .state("nothing was started")
+            .hint(format!(
+                "give the scenario's file another name, or `frost rm {name}` removes that image"
+            )));
+    }
+    Ok(())
 }
 
 /// Is the supervisor, until the scenario ends.

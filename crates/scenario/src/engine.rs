@@ -43,6 +43,8 @@ pub(crate) enum Token {
     Log(u64),
     /// The memory of a life lacks.
     Want(u64),
+    /// The stage of a life tells where its reports are.
+    Reports(u64),
     Client(u64),
 }
 
@@ -368,6 +370,7 @@ impl Engine {
             Token::End(life) => self.life_ended(life),
             Token::Log(life) => drop(self.take_print(life)),
             Token::Want(life) => self.wants(life),
+            Token::Reports(life) => self.find_reports(life),
             Token::Client(number) => self.serve(number, flags),
         }
     }

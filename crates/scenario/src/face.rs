@@ -4,12 +4,13 @@
 //! written there in place is not looked at, since nobody could tell when it is whole. `changed` is a fifo in which a line
 //! waits while there is something new.
 
-use crate::engine::{Engine, Timer};
+use crate::engine::{Engine, Timer, Token};
 use frost_component::Content;
-use frost_component::wire::is_name;
-use rustix::fd::OwnedFd;
+use frost_component::wire::{Packet, is_name};
+use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,10 @@ pub(crate) enum Watched {
 
 /// What a life has whose sessions are files.
 pub(crate) struct Files {
-    watch: i32,
+    /// Where its reports are, once its stage has made that: in `report` it writes them, in `taken` they are ours.
+    reports: Option<(OwnedFd, i32)>,
+    /// Over which its stage tells where that is, and the number of our listening.
+    stage: Option<(OwnedFd, u64)>,
     /// The fifo in which a line waits.
     changed: OwnedFd,
     /// Reports wait until its budget allows them.
@@ -98,16 +102,66 @@ impl Engine {
         }
     }
 
-    /// Makes the files of a life that is to be born.
-    pub(crate) fn prepare_files(&mut self, life: u64, directory: &Path) -> io::Result<Files> {
-        let fifo = directory.join("s/changed");
+    /// Makes the files of a life that is to be born. Returns over what its stage is to tell where its reports are, if that
+    /// makes a place of its own for them.
+    pub(crate) fn prepare_files(
+        &mut self,
+        life: u64,
+        sessions: &Path,
+        is_isolated: bool,
+    ) -> io::Result<(Files, Option<OwnedFd>)> {
+        let fifo = sessions.join("changed");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR | Mode::WUSR)?;
         // For reading as well: what waits in a fifo goes when nobody has it open.
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let changed = rustix::fs::open(&fifo, flags, Mode::empty())?;
-        let watch = inotify::add_watch(&self.watch, directory.join("s/report"), WatchFlags::MOVED_TO)?;
+        let mut files = Files { reports: None, stage: None, changed, is_late: false };
+        if is_isolated {
+            let (ours, theirs) = rustix::net::socketpair(
+                AddressFamily::UNIX,
+                SocketType::SEQPACKET,
+                SocketFlags::CLOEXEC,
+                None,
+            )?;
+            let token = self.listen_to(&ours, Token::Reports(life))?;
+            files.stage = Some((ours, token));
+            return Ok((files, Some(theirs)));
+        }
+        std::fs::create_dir(sessions.join("taken"))?;
+        let reports = rustix::fs::open(sessions, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        files.reports = Some(self.watch_reports(life, reports)?);
+        Ok((files, None))
+    }
+
+    fn watch_reports(&mut self, life: u64, reports: OwnedFd) -> io::Result<(OwnedFd, i32)> {
+        // By the descriptor, since an isolated component has them in a mount of its own.
+        let path = format!("/proc/self/fd/{}/report", reports.as_raw_fd());
+        let watch = inotify::add_watch(&self.watch, path, WatchFlags::MOVED_TO)?;
         self.watched.insert(watch, Watched::Reports(life));
-        Ok(Files { watch, changed, is_late: false })
+        Ok((reports, watch))
+    }
+
+    /// Learns where an isolated life's reports are.
+    pub(crate) fn find_reports(&mut self, life: u64) {
+        let Some(files) = self.lives.get_mut(&life).and_then(|life| life.files.as_mut()) else { return };
+        let Some((stage, token)) = files.stage.take() else { return };
+        let told = frost_component::wire::receive(&stage, RecvFlags::DONTWAIT);
+        self.forget_token(token);
+        // A stage that has ended before has told why, and there is no component.
+        let Ok(Some(Packet { fd: Some(reports), .. })) = told else { return };
+        match self.watch_reports(life, reports) {
+            Ok(found) => {
+                if let Some(files) = self.lives.get_mut(&life).and_then(|life| life.files.as_mut()) {
+                    files.reports = Some(found);
+                }
+                // It may have written some before they were watched.
+                self.take_all(life);
+            }
+            Err(error) => {
+                crate::voice::tell(format_args!("frost-scenario: reports cannot be watched: {error}"));
+                self.kill(life);
+            }
+        }
     }
 
     /// Lets a life read a document as a file.
@@ -155,29 +209,41 @@ impl Engine {
     }
 
     fn take_all(&mut self, life: u64) {
-        let Some(directory) = self.lives.get(&life).map(|life| life.directory.join("s/report")) else {
-            return;
-        };
+        let Some((reports, _)) = self.reports_of(life) else { return };
+        let directory = format!("/proc/self/fd/{}/report", reports.as_raw_fd());
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             self.take(life, &entry.file_name().to_string_lossy());
         }
     }
 
+    fn reports_of(&self, life: u64) -> Option<&(OwnedFd, i32)> {
+        self.lives.get(&life)?.files.as_ref()?.reports.as_ref()
+    }
+
     /// Takes a report that was renamed to its name.
     fn take(&mut self, life: u64, name: &str) {
-        let Some(owner) = self.lives.get(&life) else { return };
+        let Some(files) = self.lives.get(&life).and_then(|life| life.files.as_ref()) else { return };
         // Files of the same name replace one another while they wait.
-        if !is_name(name) || owner.files.as_ref().is_some_and(|files| files.is_late) {
+        if !is_name(name) || files.is_late {
             return;
         }
-        let (place, taken) = (owner.directory.join("s/report").join(name), owner.directory.join("taken"));
+        let Some((reports, _)) = &files.reports else { return };
+        let taken = format!("taken/{name}");
         // Out of the writer's reach first: it may rename the next one there meanwhile.
-        if std::fs::rename(place, &taken).is_err() {
+        if rustix::fs::renameat(reports, format!("report/{name}"), reports, &taken).is_err() {
             return;
         }
-        let result = self.read_report(life, name, &taken);
+        // Not to be led elsewhere, not to be waited for.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(reports, &taken, flags, Mode::empty());
         // It may be anything, and must not stand in the way of the next one.
-        let _ = std::fs::remove_file(&taken).or_else(|_| std::fs::remove_dir_all(&taken));
+        let gone = rustix::fs::unlinkat(reports, &taken, AtFlags::empty());
+        if gone.is_err() {
+            let _ = std::fs::remove_dir_all(format!("/proc/self/fd/{}/{taken}", reports.as_raw_fd()));
+        }
+        let result = file
+            .map_err(|errno| format!("{name}: {errno}"))
+            .and_then(|file| self.read_report(life, name, file.into()));
         if let Some(wait) = self.spend(life)
             && let Some(files) = self.lives.get_mut(&life).and_then(|life| life.files.as_mut())
         {
@@ -194,11 +260,7 @@ impl Engine {
         }
     }
 
-    fn read_report(&mut self, life: u64, name: &str, path: &Path) -> Result<(), String> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| format!("{name}: {errno}"))?;
-        let file = std::fs::File::from(file);
+    fn read_report(&mut self, life: u64, name: &str, file: std::fs::File) -> Result<(), String> {
         if !file.metadata().is_ok_and(|meta| meta.is_file()) {
             return Err(format!("{name} is no regular file"));
         }
@@ -222,13 +284,13 @@ impl Engine {
 
     /// Takes the last reports of a life, and ends its ROMs.
     pub(crate) fn forget_files(&mut self, life: u64) {
-        let Some(watch) = self.lives.get(&life).and_then(|life| life.files.as_ref()).map(|files| files.watch)
-        else {
-            return;
-        };
+        self.find_reports(life);
         self.take_late(life);
-        self.watched.remove(&watch);
-        let _ = inotify::remove_watch(&self.watch, watch);
+        if let Some((_, watch)) = self.reports_of(life) {
+            let watch = *watch;
+            self.watched.remove(&watch);
+            let _ = inotify::remove_watch(&self.watch, watch);
+        }
         self.file_readers.retain(|_, readers| {
             readers.retain(|(reader, _)| *reader != life);
             !readers.is_empty()

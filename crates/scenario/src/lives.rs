@@ -249,6 +249,7 @@ impl Engine {
         let mut sessions = directory.clone();
         if spec.files {
             sessions = directory.join("s");
+            // If it is isolated its reports are not in there, but somewhere of its own mounted on it.
             places.extend([sessions.join("rom"), sessions.join("report")]);
         }
         for place in places {
@@ -258,6 +259,12 @@ impl Engine {
         std::fs::create_dir_all(self.home.join("logs"))?;
         let (heard, log) = std::io::pipe()?;
         rustix::io::ioctl_fionbio(&heard, true)?;
+        let (files, stage) = match spec.files {
+            true => self
+                .prepare_files(number, &sessions, spec.isolated)
+                .map(|(files, stage)| (Some(files), stage))?,
+            false => (None, None),
+        };
         let mut surroundings = Surroundings {
             parent: std::process::id() as i32,
             binary,
@@ -273,13 +280,13 @@ impl Engine {
             processes: spec.processes,
             open_files: self.open_files,
             files: spec.files,
+            limit_bytes: spec.limit_bytes,
         };
-        let files = if spec.files { Some(self.prepare_files(number, &directory)?) } else { None };
         // No two lives have the same: what removes the group of one that has ended goes by its name.
         let called = format!("{}.{name}.{}.{number}", self.name, std::process::id());
         let mut groups = Groups::make(&called, spec.budget)?;
         surroundings.groups = groups.entrances();
-        let mut child = match stage::spawn(&surroundings, log) {
+        let mut child = match stage::spawn(&surroundings, log, stage) {
             Ok(child) => child,
             Err(error) => {
                 self.leave_groups(groups);

@@ -5,6 +5,7 @@
 //! component is isolated the stage stays as its reaper outside, and another process is pid 1 of its namespaces.
 
 use frost_sys::clone::{self, Clone};
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
@@ -48,16 +49,24 @@ pub(crate) struct Surroundings {
     pub(crate) open_files: Option<u64>,
     /// Its sessions are files.
     pub(crate) files: bool,
+    /// How long a report of it may be.
+    pub(crate) limit_bytes: u64,
 }
 
-/// Starts a component; what it prints goes to `log`, a pipe: a file would be there for its next life to read.
+/// Starts a component; what it prints goes to `log`, a pipe: a file would be there for its next life to read. Over
+/// `reports` the stage tells where its reports are, if they are files and it is isolated.
 ///
 /// To be called by the main thread: the kernel ends the component with the thread that started it.
-pub(crate) fn spawn(surroundings: &Surroundings, log: std::io::PipeWriter) -> io::Result<Child> {
+pub(crate) fn spawn(
+    surroundings: &Surroundings,
+    log: std::io::PipeWriter,
+    reports: Option<OwnedFd>,
+) -> io::Result<Child> {
     let text = serde_json::to_string(surroundings).map_err(io::Error::other)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg("stage").arg(text).env_clear();
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    // The component gets another one.
+    command.stdin(reports.map_or_else(Stdio::null, Stdio::from)).stdout(log.try_clone()?).stderr(log);
     command.spawn()
 }
 
@@ -220,8 +229,7 @@ impl Surroundings {
         }
         give(root, &self.sessions, Path::new(INSIDE), true)?;
         if self.files {
-            let report = Path::new(INSIDE).join("report");
-            give(root, &self.sessions.join("report"), &report, false)?;
+            self.make_place_for_reports(&inside(root, &Path::new(INSIDE).join("report"))?)?;
         }
         for device in ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"] {
             // Read-only does not keep anybody from writing to a device, but from changing its mode and times, which are
@@ -241,6 +249,28 @@ impl Surroundings {
         rustix::process::chdir("/").map_err(about("cannot enter its root"))?;
         let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
         rustix::mount::mount_remount("/", flags, "").map_err(about("cannot make its root read-only"))
+    }
+}
+
+impl Surroundings {
+    /// Makes the place of its reports, and tells the supervisor.
+    ///
+    /// It is a file system of its own: whatever a component writes there is memory that counts as its own, and has an end,
+    /// and is gone with it. The component sees a directory of it only; what the supervisor has renamed out of that is out of
+    /// the component's reach.
+    fn make_place_for_reports(&self, place: &Path) -> Result<(), Failed> {
+        // Drafts, the one that waits and the one that is read; and something for small ones of other names.
+        let bytes = self.limit_bytes.saturating_mul(4).saturating_add(16 << 20);
+        tmpfs(place, &format!("mode=700,size={bytes},nr_inodes=4096"))?;
+        make_dir(&place.join("report"))?;
+        make_dir(&place.join("taken"))?;
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let reports = rustix::fs::open(place, flags, Mode::empty())
+            .map_err(about("cannot open the place of its reports"))?;
+        rustix::mount::mount_bind(place.join("report"), place)
+            .map_err(about("cannot give it a place for its reports"))?;
+        frost_component::wire::send(std::io::stdin(), "reports", &[], Some(reports.as_fd()))
+            .map_err(about("cannot tell where its reports are"))
     }
 }
 

@@ -17,6 +17,7 @@ as_each_user! {
     a_proof_passes_what_is_pure_and_finds_what_is_kept_in_secret
     a_large_document_arrives_whole
     shells_read_and_report_by_files
+    what_is_written_among_reports_has_an_end
     a_graph_shows_who_reads_what
     every_command_prints_records
 }
@@ -352,6 +353,30 @@ fn shells_read_and_report_by_files() {
     stage.until_report("shell/loud", "HELLO");
     stage.write(&text.replace("hello", "again"));
     stage.until_report("shell/loud", "AGAIN");
+}
+
+fn what_is_written_among_reports_has_an_end() {
+    let stage = Stage::up(
+        r#"
+[component.shell]
+binary = "/bin/sh"
+arguments = ["-c", '''
+head -c 200M /dev/zero >"$FROST_REPORT/.hoard" || echo no room for more
+ls -A "$FROST_REPORT/.." >&2
+rm "$FROST_REPORT/.hoard"
+head -c 2M /dev/zero >"$FROST_REPORT/.new" && mv "$FROST_REPORT/.new" "$FROST_REPORT/long"
+mkdir "$FROST_REPORT/folder"
+echo done >"$FROST_REPORT/.new" && mv "$FROST_REPORT/.new" "$FROST_REPORT/told"
+read -r _ <"$FROST_CHANGED"
+''']
+files = true
+"#,
+    );
+    stage.until_report("shell/told", "done");
+    let log = std::fs::read_to_string(stage.place.path().join("scenarios/s/logs/shell")).unwrap();
+    assert!(log.contains("No space left") && log.contains("no room for more"), "{log}");
+    // Nor does it see what has been taken from it.
+    assert!(!log.contains("taken"), "{log}");
 }
 
 fn a_graph_shows_who_reads_what() {

@@ -9,6 +9,7 @@ as_each_user! {
     a_cycle_comes_to_rest
     one_without_manners_is_answered_and_nobody_else_notices
     status_tells_who_is_silent_and_who_was_given_up
+    the_name_of_a_program_s_image_is_refused
     a_proof_of_what_cannot_be_compared_ends_and_says_so
     a_wrong_file_is_refused_with_the_place_and_the_nearest_name
 }
@@ -187,6 +188,15 @@ fn a_wrong_file_is_refused_with_the_place_and_the_nearest_name() {
         assert_eq!(output.status.code(), Some(2), "{error}");
         assert!(told.iter().all(|told| error.contains(told)), "{text}{error}");
     }
+}
+
+fn the_name_of_a_program_s_image_is_refused() {
+    let stage = Stage::new("[document.text]\ncontent = \"hello\"\n");
+    std::fs::create_dir(stage.place.path().join("images/s")).unwrap();
+    let output = stage.run(&["up", "s.toml"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("image of a program named s") && told.contains("hint:"), "{told}");
 }
 
 fn a_proof_of_what_cannot_be_compared_ends_and_says_so() {
