@@ -586,3 +586,20 @@ fn options_that_mean_nothing_for_a_scenario_are_refused() {
         assert!(said.contains("it is a scenario") && said.contains("leave --"), "{said}");
     }
 }
+
+#[test]
+fn a_program_and_a_scenario_have_not_the_same_name() {
+    let frost = Frost::new();
+    fs::create_dir_all(frost.store().join("scenarios/weather")).expect("our own directory");
+    fs::set_permissions(frost.store(), fs::Permissions::from_mode(0o700)).expect("our own directory");
+    let mut sleeper = Sleeper::start();
+    let told = frost.fails(1, &["freeze", &sleeper.pid(), "--to", "weather"]);
+    assert!(told.contains("scenario named weather") && told.contains("--to"), "{told}");
+    assert!(sleeper.0.try_wait().expect("our own child").is_none());
+    frost.image("calm");
+    let stream = frost.directory.path().join("stream");
+    assert!(frost.run(&["export", "calm", stream.to_str().expect("it is text")]).status.success());
+    frost.fails(1, &["import", stream.to_str().expect("it is text"), "--to", "weather"]);
+    let told = frost.fails(125, &["run", "--name", "weather", "--", "true"]);
+    assert!(told.contains("nothing was started"), "{told}");
+}

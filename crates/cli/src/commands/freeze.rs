@@ -131,6 +131,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             (pid, name(&store, options, pid)?, None)
         }
     };
+    super::scenario::keep_apart(&name, what(), "the program goes on", "--to", invocation)?;
     let failed = |error| trouble::of_store(what(), error);
     let other = match (&keeper, frost_store::observe(pid).map_err(failed)?) {
         (None, Some(instance)) => store.of_another(&name, &instance).map_err(failed)?,

@@ -50,6 +50,9 @@ pub(super) fn run(options: &super::run::Options, invocation: &mut Invocation) ->
     let forwards = forwards(&options.port).map_err(|cause| usage(cause, PORTS))?;
     let store = invocation.store()?;
     let name = super::run::name(options)?;
+    if let Some(name) = &name {
+        super::scenario::keep_apart(name, what(), "nothing was started", "--name", invocation)?;
+    }
     let failed = |error| trouble(what(), error);
     let kernel = match &options.kernel {
         Some(path) => kernel::given(path),
@@ -104,6 +107,7 @@ pub(super) fn adopt(
 ) -> Result<ExitCode, Failure> {
     let what = format!("cannot take over the QEMU behind {}", socket.display());
     let name = Name::new(name).map_err(|error| super::freeze::no_name(what.clone(), name, &error))?;
+    super::scenario::keep_apart(&name, what.clone(), "it goes on as before", "--name", invocation)?;
     let started = frost_vm::adopt::adopt(store, socket, &name).map_err(|error| trouble(what, error))?;
     invocation.steps.end("vm.adopt");
     tell_started(&started, "", invocation, || {

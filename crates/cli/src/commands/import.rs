@@ -43,6 +43,9 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         .as_deref()
         .map(|name| Name::new(name).map_err(|error| super::freeze::no_name(what(), name, &error)));
     let name = name.transpose()?;
+    if let Some(name) = &name {
+        super::scenario::keep_apart(name, what(), "the store is as it was before", "--to", invocation)?;
+    }
     let mut input: Box<dyn Read> = if options.file == Path::new("-") {
         if io::stdin().is_terminal() {
             return Err(Told::new(Status::Usage, what())

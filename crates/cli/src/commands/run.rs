@@ -110,6 +110,9 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
     let what = || format!("cannot run {program}");
     let store = invocation.store()?;
     let name = name(options)?;
+    if let Some(name) = &name {
+        super::scenario::keep_apart(name, what(), "nothing was started", "--name", invocation)?;
+    }
     let budget = super::set::Wish::read(options.ram.as_deref(), options.cpu.as_deref())
         .map_err(|wrong| wrong.told(what(), "nothing was started"))?;
     let how = How {

@@ -7,6 +7,7 @@ use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::output;
 use clap::Args;
+use frost_store::Name;
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -78,6 +79,26 @@ pub(crate) fn thaw(name: &str, attach: bool, invocation: &Invocation) -> Result<
 /// Whether the store keeps a scenario of this name, running or not, and no image of a program.
 pub(crate) fn is_kept(name: &str, invocation: &Invocation) -> bool {
     is_scenario(name, "", invocation)
+}
+
+/// Refuses the name of a scenario for a program: commands that take either could not tell which one is meant.
+///
+/// `option` is what gives it another one, `state` how things stand.
+pub(crate) fn keep_apart(
+    name: &Name,
+    what: String,
+    state: &str,
+    option: &str,
+    invocation: &Invocation,
+) -> Result<(), Failure> {
+    if !is_kept(name.as_str(), invocation) {
+        return Ok(());
+    }
+    Err(Told::new(Status::Failed, what)
+        .cause(format!("the store keeps a scenario named {name}"))
+        .state(state)
+        .hint(format!("give it another name by {option}, or `frost rm {name}` removes the scenario"))
+        .into())
 }
 
 /// Tells what a scenario keeps.
