@@ -1,6 +1,7 @@
 //! Virtual machines: real guests under a real QEMU, frozen and thawed.
 
 use frost_tests::{Outcome, Scene, Stdio, Who, guest, is_alive, output_of, until};
+use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -109,7 +110,18 @@ fn copies_share_memory_and_an_image_goes_to_another_store() {
     start(&scene, "one", &[], COUNTER);
     later(&scene, "one", 3);
     // It goes on, and is frozen once more from where it then is.
-    scene.frost(&["freeze", "one", "--leave-running"]).ok();
+    let forked = scene.frost(&["fork", "one", "-n", "2", "--json"]).ok();
+    let records: Vec<Value> =
+        forked.stdout.lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
+    assert_eq!((records.len(), &records[0]["running"]), (3, &true.into()), "{forked}");
+    for copy in &records[1..] {
+        assert_eq!((&copy["version"], &copy["processes"]), (&1.into(), &1.into()), "{forked}");
+        assert!(copy["elapsed_us"].is_number() && copy["threads"].is_number(), "{forked}");
+        let name = copy["name"].as_str().expect("a copy has a name");
+        later(&scene, name, 3);
+        scene.frost(&["kill", "-s", "KILL", name]).ok();
+        assert_eq!(scene.frost(&["wait", name]).status, Some(128 + 9));
+    }
     later(&scene, "one", 3);
     scene.frost(&["freeze", "one"]).ok();
     scene.is_empty_soon();

@@ -4,7 +4,8 @@
 
 use frost_tests::journey::tracks_writes;
 use frost_tests::program::has;
-use frost_tests::{LIMIT, Scene, Started, Stdio, Who, is_alive, skip, until};
+use frost_tests::{LIMIT, Scene, Started, Stdio, Who, is_alive, skip, tree_of, until};
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -22,6 +23,7 @@ frost_tests::as_each_user! {
     a_builder_that_dies_before_the_gate_leaves_the_program_frozen
     the_program_ends_with_its_keeper
     each_snapshot_goes_on_from_the_one_before
+    copies_are_forked_from_what_runs
     processes_whose_parents_have_ended_belong_to_the_program
     objects_of_system_v_go_with_the_program
     a_program_in_the_foreground_is_frozen_from_elsewhere
@@ -355,6 +357,27 @@ fn the_program_ends_with_its_keeper(scene: &Scene) {
     kill_all(&[started.number("keeper") as i32]);
     until("it is lost", || state(scene, "counter") == "lost");
     scene.is_empty_soon();
+}
+
+fn copies_are_forked_from_what_runs(scene: &Scene) {
+    let waits = "while :; do sleep 1000; done";
+    let started = scene.frost(&["run", "-d", "--name", "one", "--json", "--", "sh", "-c", waits]).ok();
+    let root = started.number("pid") as i32;
+    until("its child sleeps", || tree_of(root).len() == 2);
+    let forked = scene.frost(&["fork", "one", "-n", "3", "--json"]).ok();
+    let records: Vec<Value> =
+        forked.stdout.lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
+    assert_eq!((records.len(), &records[0]["running"]), (4, &true.into()), "{forked}");
+    let copies: Vec<i32> =
+        records[1..].iter().map(|copy| copy["pid"].as_i64().expect("a pid") as i32).collect();
+    for copy in &copies {
+        assert!(*copy != root && tree_of(*copy).len() == 2, "{forked}");
+    }
+    assert_eq!(tree_of(root).len(), 2, "it goes on");
+    kill_all(&copies);
+    scene.frost(&["kill", "-s", "KILL", "one"]).ok();
+    scene.is_empty_soon();
+    scene.frost(&["fork", "one"]).refused(6, "one");
 }
 
 /// Its keeper holds what tracks its writes, so that only what was written since is looked at: whatever happens in between,

@@ -27,7 +27,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 /// The groups of `frost help`, in its order.
 const GROUPS: [(&str, &[&str]); 6] = [
     ("The environment", &["run", "ps", "logs", "attach", "wait", "kill", "set"]),
-    ("Programs", &["freeze", "thaw", "check"]),
+    ("Programs", &["freeze", "thaw", "fork", "check"]),
     ("Images", &["list", "inspect", "diff", "verify", "rm", "gc", "core", "export", "import"]),
     ("Virtual machines", &["vm"]),
     ("Components", &["up", "down", "status", "replace", "graph", "rom", "report"]),

@@ -74,22 +74,51 @@ struct Released<'a> {
     version: u32,
 }
 
-pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
-    let what = || format!("cannot freeze {}", options.target);
-    let given = [
-        (options.precopy, "--precopy"),
-        (options.files, "--files"),
-        (options.force, "--force"),
-        (options.bundle, "--bundle"),
-        (options.cold, "--cold"),
-        (options.full, "--full"),
-        (options.to.is_some(), "--to"),
-        (options.leave_running, "--leave-running"),
-    ];
-    if super::scenario::runs(&options.target, invocation) {
-        trouble::not_for("a scenario", what(), &given)?;
-        return super::scenario::freeze(&options.target, invocation);
+impl Options {
+    /// Which options were given, those first that mean nothing for a virtual machine.
+    fn given(&self) -> [(bool, &'static str); 8] {
+        [
+            (self.precopy, "--precopy"),
+            (self.files, "--files"),
+            (self.force, "--force"),
+            (self.bundle, "--bundle"),
+            (self.cold, "--cold"),
+            (self.full, "--full"),
+            (self.to.is_some(), "--to"),
+            (self.leave_running, "--leave-running"),
+        ]
     }
+
+    /// A snapshot of what goes on, of which copies are to be made.
+    pub(super) fn snapshot(target: &str) -> Self {
+        Self {
+            target: target.to_owned(),
+            to: None,
+            leave_running: true,
+            precopy: false,
+            files: false,
+            bundle: false,
+            cold: false,
+            force: false,
+            full: false,
+        }
+    }
+}
+
+pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
+    match options.target.as_str() {
+        scenario if super::scenario::runs(scenario, invocation) => {
+            trouble::not_for("a scenario", format!("cannot freeze {scenario}"), &options.given())?;
+            super::scenario::freeze(scenario, invocation)
+        }
+        _ => freeze(options, invocation).map(|_| ExitCode::SUCCESS),
+    }
+}
+
+/// Freezes a program or a virtual machine; returns the image.
+pub(super) fn freeze(options: &Options, invocation: &mut Invocation) -> Result<String, Failure> {
+    let what = || format!("cannot freeze {}", options.target);
+    let given = options.given();
     let store = invocation.store()?;
     let runtime = |error| trouble::of_runtime(what(), error);
     if options.cold
@@ -101,7 +130,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         } else {
             output::line(&format!("{}@{version}: nothing of it is left in memory", options.target))?;
         }
-        return Ok(ExitCode::SUCCESS);
+        return Ok(format!("{}@{version}", options.target));
     }
     let (pid, name, keeper) = match Kept::find(&store, &options.target).map_err(runtime)? {
         Some((kept, instance)) => {
@@ -207,7 +236,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
             output::span(Duration::from_micros(frozen.elapsed_us)),
         ))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(format!("{}@{}", frozen.name, frozen.version))
 }
 
 /// Finds the process that is meant: digits are a pid, anything else names a program that was thawed.

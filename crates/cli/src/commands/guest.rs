@@ -34,6 +34,18 @@ struct Record<'a> {
     keeper: i32,
     accelerator: &'a str,
     ports: Vec<[u16; 2]>,
+    #[serde(flatten)]
+    thawed: Option<ThawedRecord>,
+}
+
+/// What is told of every program that is thawed; here it is QEMU.
+#[derive(Serialize)]
+struct ThawedRecord {
+    version: u32,
+    inner_pid: i32,
+    processes: usize,
+    threads: usize,
+    elapsed_us: u64,
 }
 
 /// `frost run --vm`.
@@ -90,7 +102,7 @@ pub(super) fn run(options: &super::run::Options, invocation: &mut Invocation) ->
     let started = frost_vm::run::run(&store, &kernel, &how).map_err(failed)?;
     invocation.steps.end("vm.boot");
     if options.detach {
-        tell_started(&started, &accelerator.name, invocation, || {
+        tell_started(&started, &accelerator.name, None, invocation, || {
             format!("{} runs in a virtual machine, as process {}", started.name, started.pid)
         })?;
         return Ok(ExitCode::SUCCESS);
@@ -110,7 +122,7 @@ pub(super) fn adopt(
     super::scenario::keep_apart(&name, what.clone(), "it goes on as before", "--name", invocation)?;
     let started = frost_vm::adopt::adopt(store, socket, &name).map_err(|error| trouble(what, error))?;
     invocation.steps.end("vm.adopt");
-    tell_started(&started, "", invocation, || {
+    tell_started(&started, "", None, invocation, || {
         format!("process {} is {} from now on: `frost freeze {}`", started.pid, started.name, started.name)
     })?;
     Ok(ExitCode::SUCCESS)
@@ -119,6 +131,7 @@ pub(super) fn adopt(
 fn tell_started(
     started: &Started,
     accelerator: &str,
+    thawed: Option<ThawedRecord>,
     invocation: &Invocation,
     text: impl FnOnce() -> String,
 ) -> io::Result<()> {
@@ -129,6 +142,7 @@ fn tell_started(
             keeper: started.keeper,
             accelerator,
             ports: started.ports.iter().map(|(host, guest)| [*host, *guest]).collect(),
+            thawed,
         })
     } else {
         let ports: String =
@@ -226,13 +240,13 @@ struct FrozenRecord<'a> {
     running: bool,
 }
 
-/// `frost freeze` of a virtual machine.
+/// `frost freeze` of a virtual machine; returns the image.
 pub(super) fn freeze(
     kept: &Kept,
     name: &Name,
     (leave_running, full): (bool, bool),
     invocation: &mut Invocation,
-) -> Result<ExitCode, Failure> {
+) -> Result<String, Failure> {
     let order = Order { name: name.to_string(), leave_running, full };
     let what = format!("cannot freeze the virtual machine {name}");
     let answer =
@@ -276,7 +290,7 @@ pub(super) fn freeze(
             output::span(elapsed)
         ))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(format!("{}@{}", frozen.name, frozen.version))
 }
 
 #[derive(Serialize)]
@@ -314,8 +328,15 @@ pub(super) fn thaw(
     if options.attach {
         return stay(store, started);
     }
-    let elapsed = invocation.steps.elapsed();
-    tell_started(&started, &machine.accelerator, invocation, || {
+    let elapsed = invocation.steps.elapsed().saturating_sub(options.begun);
+    let thawed = ThawedRecord {
+        version: id.version,
+        inner_pid: started.pid,
+        processes: 1,
+        threads: frost_sys::proc::threads(started.pid).map_or(1, |threads| threads.len()),
+        elapsed_us: elapsed.as_micros() as u64,
+    };
+    tell_started(&started, &machine.accelerator, Some(thawed), invocation, || {
         let copy = if options.clone { format!("{}, a copy of {id},", started.name) } else { id.to_string() };
         format!(
             "{copy} runs in a virtual machine, as process {}, after {}",

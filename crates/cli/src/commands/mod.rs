@@ -6,6 +6,7 @@ mod core;
 mod demo;
 mod diff;
 mod export;
+mod fork;
 mod freeze;
 mod gc;
 mod guest;
@@ -42,6 +43,7 @@ pub(crate) enum Command {
     Diff(diff::Options),
     Down(scenario::Down),
     Export(export::Options),
+    Fork(fork::Options),
     Freeze(freeze::Options),
     Gc(gc::Options),
     Graph(scenario::Graph),
@@ -91,6 +93,7 @@ impl Command {
             Command::Diff(options) => diff::run(&options, invocation),
             Command::Down(options) => options.run(invocation),
             Command::Export(options) => export::run(&options, invocation),
+            Command::Fork(options) => fork::run(&options, invocation),
             Command::Freeze(options) => freeze::run(&options, invocation),
             Command::Gc(options) => gc::run(&options, invocation),
             Command::Graph(options) => options.run(invocation),

@@ -9,6 +9,7 @@ use frost_thaw::{Attached, Ending, Options as How, Plan};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Thaws an image: the program goes on where it stood
 ///
@@ -35,6 +36,9 @@ pub(crate) struct Options {
     /// Of a virtual machine: a port of this machine that leads to one of the guest, in place of the one that did
     #[arg(long, value_name = "HOST:GUEST")]
     pub(super) port: Vec<String>,
+    /// How old the command was when this began
+    #[arg(skip)]
+    pub(super) begun: Duration,
 }
 
 #[derive(Serialize)]
@@ -50,6 +54,12 @@ struct Record<'a> {
 }
 
 impl Options {
+    /// A copy beside whatever runs, made by a command that was so old when this began.
+    pub(super) fn copy(image: &str, begun: Duration) -> Self {
+        let image = image.to_owned();
+        Self { image, plan: false, attach: false, clone: true, route: None, port: Vec::new(), begun }
+    }
+
     /// Returns whether the command ends as the program does.
     pub(crate) fn is_attached(&self) -> bool {
         self.attach
@@ -135,7 +145,7 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     if let Some(place) = &mut place {
         place.settle();
     }
-    let elapsed = invocation.steps.elapsed();
+    let elapsed = invocation.steps.elapsed().saturating_sub(options.begun);
     // Behind the thaw: our standard error may be a file that the program has, and that is compared with what it was.
     let without = place.as_ref().and_then(|place| place.note.as_ref());
     for note in plan.notes.iter().chain(without) {
