@@ -16,10 +16,14 @@ use frost_store::{Draft, Image, Name, PackWriter, Store};
 use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::Mapping;
 use rustix::fd::OwnedFd;
+use rustix::io::{Errno, ReadWriteFlags};
 use std::collections::BTreeMap;
+use std::io::IoSliceMut;
 
 /// Bytes compared at a time: both sides stay in the second-level cache.
 const CHUNK_BYTES: usize = 256 << 10;
+/// So little is written again rather than fetched from the disk to be compared, which would take longer.
+const FEW_BYTES: usize = 64 << 10;
 /// After so much is judged whether comparing is worth its time.
 const TRIAL_BYTES: u64 = 64 << 20;
 
@@ -163,7 +167,10 @@ impl Earlier {
             let ours = &ours[(here - at) as usize..(until - at) as usize];
             let place = place.filter(|place| {
                 let theirs = &mut self.theirs[..ours.len()];
-                ram::read_exactly_at(&self.pack, theirs, *place).is_ok()
+                match ours.len() {
+                    ..=FEW_BYTES => read_at_hand(&self.pack, theirs, *place),
+                    _ => ram::read_exactly_at(&self.pack, theirs, *place).is_ok(),
+                }
             });
             let page = PAGE_SIZE as usize;
             let equal = |index: usize| {
@@ -187,6 +194,17 @@ impl Earlier {
             here = until;
         }
         Ok(())
+    }
+}
+
+/// Reads all of `out` from a file if that takes no disk; returns whether it did.
+fn read_at_hand(file: &OwnedFd, out: &mut [u8], offset: u64) -> bool {
+    let len = out.len();
+    match rustix::io::preadv2(file, &mut [IoSliceMut::new(out)], offset, ReadWriteFlags::NOWAIT) {
+        Ok(count) => count == len,
+        // Not every file system knows the flag (`preadv2(2)`).
+        Err(Errno::OPNOTSUPP) => ram::read_exactly_at(file, out, offset).is_ok(),
+        Err(_) => false,
     }
 }
 

@@ -63,6 +63,9 @@ const SMALL_BYTES: u64 = 32 << 20;
 /// What is copied to memory before some of it is written to the pack, in the stop if need be; of a small program it is
 /// as much as that has.
 const STASH_BYTES: Range<u64> = 1 << 20..48 << 20;
+/// The same of a program that goes on from an earlier image, beside what it is seen to write. More would be touched in vain, as a
+/// rule, which takes as long as to copy it.
+const STASH_LEAST_BYTES: u64 = 16 << 20;
 /// So much in the stop is worth a word to the user.
 const MUCH_BYTES: u64 = 64 << 20;
 
@@ -167,6 +170,7 @@ impl Precopy {
         };
         // What has ended since.
         drop(held);
+        let goes_on = trackers.iter().all(|entered| entered.known.is_some());
         freeze.step("precopy.enter")?;
         let mut precopy = Self {
             members: BTreeMap::new(),
@@ -227,27 +231,31 @@ impl Precopy {
             .map(|pid| proc::status(*pid).map_or(0, |status| status.resident_bytes))
             .sum();
         pack.require_space(resident).map_err(|error| freeze.failed(&error))?;
-        precopy.passes(freeze, pid, options, pack, earlier)?;
-        let room = resident.clamp(STASH_BYTES.start, STASH_BYTES.end) as usize;
-        precopy.stash = Stash::with_room(room).map_err(|errno| freeze.failed(&errno))?;
+        let found = precopy.passes(freeze, pid, options, goes_on, pack, earlier)?;
+        let room = if goes_on { (4 * found).saturating_add(STASH_LEAST_BYTES) } else { STASH_BYTES.end };
+        let room = room.min(resident).clamp(STASH_BYTES.start, STASH_BYTES.end);
+        precopy.stash = Stash::with_room(room as usize).map_err(|errno| freeze.failed(&errno))?;
         freeze.step("precopy.copy")?;
         precopy.last_passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
         freeze.step("precopy.last")?;
         Ok(Some(precopy))
     }
 
-    /// Copies what was written since it was copied last to the pack, until little is left or it becomes no less.
+    /// Copies what was written since it was copied last to the pack, until little is left or it becomes no less; returns
+    /// how much the last pass has found. If all of it `goes_on` from an earlier image, what the first one finds was written
+    /// since that, and the next one tells how fast the program writes.
     fn passes(
         &mut self,
         freeze: &Freeze<'_>,
         root: i32,
         options: Options<'_>,
+        goes_on: bool,
         pack: &mut PackWriter,
         earlier: &mut Option<Earlier>,
-    ) -> Result<(), Failure> {
-        let mut last = u64::MAX;
+    ) -> Result<u64, Failure> {
+        let (mut last, mut copied) = (u64::MAX, 0);
         while self.passes.len() < MOST_PASSES {
-            let copied = self.pass(false, pack, earlier).map_err(|error| freeze.failed(&error))?;
+            copied = self.pass(false, pack, earlier).map_err(|error| freeze.failed(&error))?;
             let untracked: u64 = self.members.values().map(|member| member.untracked_bytes).sum();
             if untracked > UNTRACKED_BYTES {
                 self.register(freeze, root, options)?;
@@ -255,12 +263,13 @@ impl Precopy {
                 last = u64::MAX;
                 continue;
             }
-            if copied <= FEW_BYTES || copied > last / 10 * 8 {
+            let tells_rate = !goes_on || self.passes.len() > 1;
+            if tells_rate && (copied <= FEW_BYTES || copied > last / 10 * 8) {
                 break;
             }
-            last = copied;
+            last = if tells_rate { copied } else { u64::MAX };
         }
-        Ok(())
+        Ok(copied)
     }
 
     /// Stops the tree for an instant, and has all that its processes have mapped since tracked.

@@ -64,6 +64,8 @@ struct Shared {
 struct Orders {
     /// All below may be hashed.
     filled: u64,
+    /// How much has to be filled until whoever hashes it has something to do; 0 while it does not wait.
+    wanted: u64,
     /// Blocks that were changed after they may have been hashed.
     changed: BTreeSet<u64>,
     /// No more will come.
@@ -79,8 +81,12 @@ impl Shared {
     }
 
     fn order(&self, change: impl FnOnce(&mut Orders)) {
-        change(&mut self.lock());
-        self.changed.notify_all();
+        let mut orders = self.lock();
+        change(&mut orders);
+        // It is on another processor, as a rule, and to wake it takes longer than to write a page.
+        if orders.sealed || orders.abandoned || orders.wanted > 0 && orders.filled >= orders.wanted {
+            self.changed.notify_all();
+        }
     }
 }
 
@@ -360,8 +366,10 @@ fn hash(file: BorrowedFd<'_>, shared: &Shared, begun: Tree) -> std::result::Resu
         let (len, changed, filled) = {
             let mut orders = shared.lock();
             while !orders.abandoned && !orders.sealed && orders.filled - hashed < HASH_BYTES {
+                orders.wanted = hashed + HASH_BYTES;
                 orders = shared.changed.wait(orders).unwrap_or_else(PoisonError::into_inner);
             }
+            orders.wanted = 0;
             if orders.abandoned {
                 return Ok(tree);
             }
