@@ -123,6 +123,39 @@ impl<'a> Traveller<'a> {
         }
     }
 
+    /// Starts a program under `frost run`, which stays its parent, unless namespaces are not allowed.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn join_in_the_runtime(scene: &'a Scene, command: &Command, name: &str) -> Option<Self> {
+        if !scene.has_namespaces() {
+            return None;
+        }
+        let words: Vec<&str> = command.get_args().filter_map(|word| word.to_str()).collect();
+        // What runs a command as the scene's user, in a session of its own, comes before it.
+        let from = words.iter().position(|word| *word == "setsid").map_or(0, |at| at + 1);
+        let mut outer = scene.frost_command(&["run", "--name", "victim", "--"]);
+        outer.args(&words[from..]);
+        if let Some(directory) = command.get_current_dir() {
+            outer.current_dir(directory);
+        }
+        for (variable, value) in command.get_envs() {
+            match value {
+                Some(value) => outer.env(variable, value),
+                None => outer.env_remove(variable),
+            };
+        }
+        let started = scene.start(&mut outer, Stdio::Files);
+        let state = || scene.frost(&["ps", "victim", "--json"]);
+        until(&format!("{name} runs"), || state().stdout.contains("\"running\""));
+        let pid = state().number("pid") as i32;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let inner = status.lines().find_map(|line| line.strip_prefix("NSpid:")?.split_whitespace().last());
+        let inner = inner.and_then(|inner| inner.parse().ok()).expect("it has a number inside");
+        let name = name.to_owned();
+        Some(Self { scene, name, started: Some(started), pid, inner, apart: true, tree: tree_of(pid) })
+    }
+
     /// Takes a program along that has left whoever started it, as a server does.
     pub fn adopt(scene: &'a Scene, pid: i32, name: &str) -> Self {
         Self {

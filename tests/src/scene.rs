@@ -197,13 +197,17 @@ impl Scene {
     /// # Panics
     /// If it cannot be made.
     pub fn with_namespaces(who: Who) -> Option<Self> {
-        let scene = Self::new(who)?;
-        let outcome = scene.frost(&["run", "--", "true"]);
-        if outcome.status == Some(125) && outcome.stderr.contains("namespaces") {
+        Self::new(who).filter(Self::has_namespaces)
+    }
+
+    /// Returns whether its user may make namespaces; tells if not.
+    pub fn has_namespaces(&self) -> bool {
+        let outcome = self.frost(&["run", "--", "true"]);
+        let has = outcome.status != Some(125) || !outcome.stderr.contains("namespaces");
+        if !has {
             skip("namespaces are not allowed here");
-            return None;
         }
-        Some(scene)
+        has
     }
 
     /// Copies a program to where the scene's user can run it.

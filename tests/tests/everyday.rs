@@ -57,8 +57,8 @@ fn nginx(who: Who) {
     let page: String = (0..20_000).map(|n| format!("line {n}\n")).collect();
     fs::write(site.join("page"), &page).expect("our own directory");
     let mut command = scene.command("setsid");
-    let mut traveller =
-        start(&scene, command.args(["/usr/sbin/nginx", "-p", &directory, "-c", "nginx.conf"]));
+    let arguments = ["/usr/sbin/nginx", "-p", &directory, "-c", "nginx.conf"];
+    let Some(mut traveller) = start(&scene, command.args(arguments)) else { return };
     until("nginx listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     let get = |path: &str| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("nginx listens");
@@ -97,7 +97,7 @@ fn subshell(who: Who) {
     let Some(scene) = Scene::new(who) else { return };
     let script = "(sleep 1000; echo $? > status); true";
     let mut command = scene.command("setsid");
-    let mut traveller = start(&scene, command.args(["/bin/sh", "-c", script]));
+    let Some(mut traveller) = start(&scene, command.args(["/bin/sh", "-c", script])) else { return };
     let tree = || frost_tests::tree_of(traveller.pid);
     let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     until("the subshell runs its program", || tree().last().is_some_and(|pid| name(*pid) == "sleep\n"));
@@ -122,7 +122,7 @@ fn memcached(who: Who) {
     if frost_tests::is_root() && who == Who::Myself {
         command.args(["-u", "root"]);
     }
-    let mut traveller = start(&scene, &mut command);
+    let Some(mut traveller) = start(&scene, &mut command) else { return };
     until("memcached listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     let talk = |text: &str, last: &str| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("memcached listens");
@@ -247,7 +247,7 @@ fn make(who: Who) {
     let Some(scene) = Scene::new(who) else { return };
     let mut undisturbed = quiet.start(&mut project(&quiet), frost_tests::Stdio::Files);
     assert!(undisturbed.wait("the undisturbed build", 10 * LIMIT).success());
-    let mut traveller = start(&scene, &mut project(&scene));
+    let Some(mut traveller) = start(&scene, &mut project(&scene)) else { return };
     for round in 1..=rounds() {
         until("objects are built", || objects(&scene).len() > files * round / (rounds() + 2));
         assert!(!scene.stage("program").exists(), "the build ended before round {round}");
@@ -275,7 +275,7 @@ fn mariadb(who: Who) {
     // What holds requests in flight in the kernel cannot be carried: `frost check` says so, with this remedy.
     command.args(["--innodb-use-native-aio=0", "--innodb-buffer-pool-size=32M"]);
     command.arg(format!("--datadir={data}")).args(user);
-    let mut traveller = start(&scene, &mut command);
+    let Some(mut traveller) = start(&scene, &mut command) else { return };
     let socket = scene.stage("data").join("socket");
     until("MariaDB listens", || socket.exists());
     let query = |text: &str| {
@@ -319,7 +319,7 @@ fn ffmpeg(who: Who) {
     let mut undisturbed = quiet.start(&mut transcode(&quiet), frost_tests::Stdio::Files);
     assert!(undisturbed.wait("the undisturbed transcode", 10 * LIMIT).success());
     let expected = fs::read(quiet.stage("out.h264")).expect("it was written");
-    let mut traveller = start(&scene, &mut transcode(&scene));
+    let Some(mut traveller) = start(&scene, &mut transcode(&scene)) else { return };
     let len = || fs::metadata(scene.stage("out.h264")).map_or(0, |file| file.len());
     for round in 1..=rounds() {
         until("some of it is written", || len() >= (expected.len() * round / (rounds() + 2)) as u64);
@@ -346,7 +346,7 @@ fn emulator(who: Who) {
     let mut command = scene.command("setsid");
     command.args(["qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none"]);
     command.args(["-serial", "file:serial", "-drive", "file=boot,format=raw,if=floppy"]);
-    let mut traveller = start(&scene, &mut command);
+    let Some(mut traveller) = start(&scene, &mut command) else { return };
     let lines = || {
         let text = fs::read_to_string(scene.stage("serial")).unwrap_or_default();
         text.rfind('\n').map_or(0, |end| {
@@ -382,7 +382,7 @@ fn multiprocessing(who: Who) {
     let Some(scene) = Scene::new(who) else { return };
     let mut undisturbed = quiet.start(&mut run(&quiet), frost_tests::Stdio::Files);
     assert!(undisturbed.wait("the undisturbed run", LIMIT).success());
-    let mut traveller = start(&scene, &mut run(&scene));
+    let Some(mut traveller) = start(&scene, &mut run(&scene)) else { return };
     frost_tests::program::amid_progress(&scene, &mut traveller, pieces as u64);
     assert_eq!(scene.await_file("done"), quiet.await_file("done"), "the digest of the results");
     traveller.ends();

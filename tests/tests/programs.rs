@@ -20,7 +20,9 @@ fn pipeline(who: Who) {
     let count = 100_000 + 25_000 * rounds() as u64;
     let expected: String = (1..=count).map(|n| format!("{}\n", n * 7)).collect();
     let mut command = scene.command("setsid");
-    let mut traveller = start(&scene, command.args(["bash", "pipeline.sh", &count.to_string()]));
+    let Some(mut traveller) = start(&scene, command.args(["bash", "pipeline.sh", &count.to_string()])) else {
+        return;
+    };
     amid_progress(&scene, &mut traveller, expected.len() as u64);
     assert_eq!(scene.await_file("done"), "0 0 0 0\n", "how the four processes ended");
     let found = fs::read_to_string(scene.stage("progress")).expect("the pipeline's output");
@@ -49,7 +51,7 @@ fn matrix(who: Who) {
     let Some(scene) = Scene::new(who) else { return };
     let mut undisturbed = quiet.start(&mut run(&quiet), Stdio::Files);
     assert!(undisturbed.wait("the undisturbed run", LIMIT).success());
-    let mut traveller = start(&scene, &mut run(&scene));
+    let Some(mut traveller) = start(&scene, &mut run(&scene)) else { return };
     amid_progress(&scene, &mut traveller, 3 * steps as u64);
     assert_eq!(scene.await_file("done"), quiet.await_file("done"), "the digest of the results");
     traveller.ends();
@@ -75,7 +77,7 @@ fn redis(who: Who) {
         "--unixsocket",
         "socket",
     ]);
-    let mut traveller = start(&scene, &mut command);
+    let Some(mut traveller) = start(&scene, &mut command) else { return };
     let client = |arguments: &[&str]| {
         let mut command = scene.command("redis-cli");
         scene.run(command.args(["-p", &port]).args(arguments), LIMIT)
@@ -118,7 +120,11 @@ fn transaction(who: Who) {
     let Some(scene) = Scene::new(who) else { return };
     place(&scene, "transaction.sql", include_str!("../programs/transaction.sql"));
     let mut command = scene.command("setsid");
-    let mut traveller = start(&scene, command.args(["sh", "-c", "exec sqlite3 database < transaction.sql"]));
+    let Some(mut traveller) =
+        start(&scene, command.args(["sh", "-c", "exec sqlite3 database < transaction.sql"]))
+    else {
+        return;
+    };
     scene.await_file("ready");
     for round in 1..=rounds() {
         traveller.freeze();
@@ -162,7 +168,9 @@ fn self_judging(who: Who, name: &str, text: &str, size: usize) {
     let mut compile = scene.command("gcc");
     scene.run(compile.args(["-O2", "-pthread", "-o", name, &source]), LIMIT).ok();
     let mut command = scene.command("setsid");
-    let mut traveller = start(&scene, command.arg(scene.stage(name)).arg(size.to_string()));
+    let Some(mut traveller) = start(&scene, command.arg(scene.stage(name)).arg(size.to_string())) else {
+        return;
+    };
     scene.await_file("ready");
     for _ in 0..rounds() {
         traveller.freeze();

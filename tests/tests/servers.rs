@@ -67,7 +67,7 @@ fn chromium(who: Who) {
     let mut command = scene.command("setsid");
     // Its sandbox is made of namespaces and filters, which are refused with this remedy.
     command.args(["chromium", "--headless", "--no-sandbox", "--remote-debugging-port=0", &profile, &page]);
-    let mut traveller = start(&scene, &mut command);
+    let Some(mut traveller) = start(&scene, &mut command) else { return };
     let told = scene.stage("profile").join("DevToolsActivePort");
     until("the browser tells its port", || fs::read_to_string(&told).is_ok_and(|text| text.contains('\n')));
     let text = fs::read_to_string(&told).expect("it was told");
@@ -100,7 +100,7 @@ fn cluster(who: Who) {
     let Some(scene) = Scene::new(who) else { return };
     place(&scene, "cluster.js", include_str!("../programs/cluster.js"));
     let mut command = scene.command("setsid");
-    let mut traveller = start(&scene, command.args(["node", "cluster.js"]));
+    let Some(mut traveller) = start(&scene, command.args(["node", "cluster.js"])) else { return };
     let port: u16 = scene.await_file("port").parse().expect("a port");
     let mut count = 0;
     let mut workers = std::collections::BTreeSet::new();
@@ -125,7 +125,7 @@ fn counted_by(who: Who, program: &str, arguments: &dyn Fn(&str) -> Vec<String>) 
     let port = free_port();
     let mut command = scene.command("setsid");
     command.arg(program).args(arguments(&port.to_string()));
-    let mut traveller = start(&scene, &mut command);
+    let Some(mut traveller) = start(&scene, &mut command) else { return };
     listens(port);
     let mut count = 0u64;
     rounds_of(&mut traveller, || {
@@ -168,7 +168,11 @@ fn haproxy(who: Who) {
         ),
     );
     let mut command = scene.command("setsid");
-    let mut traveller = start(&scene, command.args(["/usr/sbin/haproxy", "-W", "-db", "-f", "haproxy.cfg"]));
+    let Some(mut traveller) =
+        start(&scene, command.args(["/usr/sbin/haproxy", "-W", "-db", "-f", "haproxy.cfg"]))
+    else {
+        return;
+    };
     listens(port);
     let mut count: u64 = get(port, "/").parse().expect("a count");
     rounds_of(&mut traveller, || {
@@ -197,7 +201,11 @@ fn lighttpd(who: Who) {
         ),
     );
     let mut command = scene.command("setsid");
-    let mut traveller = start(&scene, command.args(["/usr/sbin/lighttpd", "-D", "-f", "lighttpd.conf"]));
+    let Some(mut traveller) =
+        start(&scene, command.args(["/usr/sbin/lighttpd", "-D", "-f", "lighttpd.conf"]))
+    else {
+        return;
+    };
     listens(port);
     rounds_of(&mut traveller, || assert!(get(port, "/page.txt") == text));
 }
@@ -216,7 +224,7 @@ fn notebook(who: Who) {
     let Some(scene) = Scene::new(who) else { return };
     place(&scene, "notebook.py", include_str!("../programs/notebook.py"));
     let mut command = scene.command("setsid");
-    let mut traveller = start(&scene, command.args([PYTHON, "notebook.py"]));
+    let Some(mut traveller) = start(&scene, command.args([PYTHON, "notebook.py"])) else { return };
     let count = || scene.await_file("count").trim().parse::<u64>().expect("a number");
     rounds_of(&mut traveller, || {
         let before = count();
@@ -233,7 +241,10 @@ fn emacs(who: Who) {
     let Some(scene) = Scene::new(who) else { return };
     let socket = scene.stage("socket").display().to_string();
     let mut command = scene.command("setsid");
-    let mut traveller = start(&scene, command.args(["emacs", &format!("--fg-daemon={socket}"), "-Q"]));
+    let Some(mut traveller) = start(&scene, command.args(["emacs", &format!("--fg-daemon={socket}"), "-Q"]))
+    else {
+        return;
+    };
     until("emacs listens", || scene.stage("socket").exists());
     let tell = |text: &str| {
         let mut client = scene.command("emacsclient");

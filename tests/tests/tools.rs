@@ -31,7 +31,7 @@ fn sums(who: Who, program: &[&str], first: &str, line: impl Fn(usize) -> String)
     scene.run(scene.command("mkfifo").arg(&fifo), LIMIT).ok();
     let mut command = scene.command("setsid");
     command.args(["sh", "-c", "exec \"$@\" <>fifo >sums", "sh", "stdbuf", "-oL"]).args(program);
-    let mut traveller = start(&scene, &mut command);
+    let Some(mut traveller) = start(&scene, &mut command) else { return };
     until("it reads", || scene.stage("sums").exists());
     let tell = |text: &str| {
         let mut fifo = fs::OpenOptions::new().write(true).open(&fifo).expect("it has a reader");
@@ -116,7 +116,7 @@ fn agent(who: Who) {
     let (socket, key) = (path("socket"), path("key"));
     scene.run(scene.command("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &key]), LIMIT).ok();
     let mut command = scene.command("setsid");
-    let mut traveller = start(&scene, command.args(["ssh-agent", "-D", "-a", &socket]));
+    let Some(mut traveller) = start(&scene, command.args(["ssh-agent", "-D", "-a", &socket])) else { return };
     until("it listens", || scene.stage("socket").exists());
     let add = |arguments: &[&str]| {
         let mut command = scene.command("ssh-add");
@@ -152,7 +152,11 @@ fn bus(who: Who) {
         ),
     );
     let mut command = scene.command("setsid");
-    let mut traveller = start(&scene, command.args(["dbus-daemon", "--config-file=bus.conf", "--nofork"]));
+    let Some(mut traveller) =
+        start(&scene, command.args(["dbus-daemon", "--config-file=bus.conf", "--nofork"]))
+    else {
+        return;
+    };
     until("it listens", || scene.stage("socket").exists());
     let address = format!("unix:path={}", scene.stage("socket").display());
     let ask = |method: &str| {
@@ -188,7 +192,7 @@ fn display(who: Who) {
         "mkfifo number; Xvfb -displayfd 3 -screen 0 640x480x24 -nolisten tcp 3>number &\n\
          read n <number; echo $n >display; DISPLAY=:$n xterm -title counter -e sh count & wait\n",
     );
-    let mut traveller = start(&scene, scene.command("setsid").args(["sh", "both"]));
+    let Some(mut traveller) = start(&scene, scene.command("setsid").args(["sh", "both"])) else { return };
     let display = format!(":{}", scene.await_file("display").trim());
     let ask = |program: &str, arguments: &[&str]| {
         scene.run(scene.command(program).args(["-display", &display]).args(arguments), LIMIT).ok().stdout

@@ -77,8 +77,8 @@ impl Part {
     fn tests(self) -> (&'static str, &'static [&'static str], &'static str) {
         match self {
             Self::Kills => ("frost-tests", &["kills", "never_lost"], ""),
-            Self::Programs => ("frost-tests", &["programs", "servers", "everyday"], ""),
-            Self::Runtime => ("frost-tests", &["run", "machines"], ""),
+            Self::Programs => ("frost-tests", &["programs", "servers", "everyday", "tools"], ""),
+            Self::Runtime => ("frost-tests", &["run", "load", "machines"], ""),
             Self::Components => ("frost-scenario", &["scenario"], COMPONENTS),
         }
     }

@@ -181,6 +181,8 @@ pub(super) fn name(options: &Options) -> Result<Option<Name>, Failure> {
 /// Tells how a program left whoever stayed with it, if its status does not.
 pub(super) fn tell(name: &Name, ending: Ending) {
     match ending {
+        // A file may be one of the program's, and has to be as it was when it is thawed; the exit status tells, too.
+        Ending::Frozen(_) if output::is_stderr_file() => {}
         Ending::Frozen(version) => output::note(&format!("frost: {name} was frozen as {name}@{version}")),
         Ending::Unknown => {
             output::note(&format!("frost: the keeper of {name} was killed, and the program with it"));
