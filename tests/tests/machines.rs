@@ -517,8 +517,10 @@ fn in_the_foreground_it_is_as_any_program() {
     let outcome = with(&["sh", "-c", "cat; echo out; kill -TERM $$"]);
     assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(128 + 15), "out\n"), "{outcome}");
     assert_eq!(scene.frost(&["ps", "--json"]).ok().stdout, "", "nothing is left of what was waited for");
-    let outcome = with(&["/nonexistent"]);
-    assert_eq!(outcome.status, Some(125), "{outcome}");
+    with(&["/nonexistent"]).refused(127, "/nonexistent");
+    with(&["/etc/passwd"]).refused(126, "/etc/passwd");
+    // Its root is none that was only entered, in which there are no user namespaces.
+    assert_eq!(with(&["sh", "-c", "unshare -U true && echo made"]).ok().stdout, "made\n");
     scene.is_empty_soon();
 }
 

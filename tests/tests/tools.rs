@@ -190,7 +190,7 @@ fn display(who: Who) {
         &scene,
         "both",
         "mkfifo number; Xvfb -displayfd 3 -screen 0 640x480x24 -nolisten tcp 3>number &\n\
-         read n <number; echo $n >display; DISPLAY=:$n xterm -title counter -e sh count & wait\n",
+         read n <number; echo $n >draft; mv draft display; DISPLAY=:$n xterm -title counter -e sh count & wait\n",
     );
     let Some(mut traveller) = start(&scene, scene.command("setsid").args(["sh", "both"])) else { return };
     let display = format!(":{}", scene.await_file("display").trim());

@@ -163,11 +163,11 @@ pub fn mm_map() -> Result<()> {
     .map(drop)
 }
 
-/// Makes a userfaultfd, for user faults only or for those of the kernel too.
+/// Makes a userfaultfd that tracks writes, for user faults only or for those of the kernel too.
 ///
 /// # Errors
 /// [`Errno::PERM`] if kernel faults are for the privileged (`vm.unprivileged_userfaultfd`), ENOSYS without
-/// CONFIG_USERFAULTFD.
+/// CONFIG_USERFAULTFD, [`Errno::INVAL`] if this kernel has no WP_ASYNC.
 pub fn userfaultfd(kernel_faults: bool) -> Result<()> {
     /// `include/uapi/linux/userfaultfd.h`, Linux 5.11.
     const UFFD_USER_MODE_ONLY: libc::c_int = 1;
@@ -175,8 +175,7 @@ pub fn userfaultfd(kernel_faults: bool) -> Result<()> {
     // SAFETY: the call takes an integer and touches no memory of ours.
     let fd = check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?;
     // SAFETY: the kernel just installed this descriptor for us.
-    drop(unsafe { OwnedFd::from_raw_fd(fd as i32) });
-    Ok(())
+    crate::userfaultfd::WriteTracker::new(unsafe { OwnedFd::from_raw_fd(fd as i32) }).map(drop)
 }
 
 /// Waits for a child of ours to end; returns its exit status, or EIO if a signal ended it.

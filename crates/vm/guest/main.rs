@@ -564,7 +564,7 @@ fn become_command(config: &Config, theirs: [i32; 2]) -> Errno {
     for (fd, number) in [(theirs[0], 0), (theirs[1], 1), (theirs[1], 2)] {
         raw::dup_to(fd, number);
     }
-    if let Err(errno) = raw::enter_root(text!("/root")) {
+    if let Err(errno) = become_root() {
         return errno;
     }
     if raw::change_directory(config.directory).is_err() {
@@ -588,6 +588,23 @@ fn become_command(config: &Config, theirs: [i32; 2]) -> Errno {
         }
     }
     last
+}
+
+/// Makes /root the root of a mount namespace of one's own.
+///
+/// In a root that is only entered (chroot(2)) the kernel makes no user namespaces (`create_user_ns`, kernel/user_namespace.c),
+/// and tells of every file by a path that is none there.
+fn become_root() -> Result<()> {
+    raw::own_mounts()?;
+    raw::change_directory(text!("/root"))?;
+    if raw::mount(text!("."), text!("/"), text!(""), raw::MS_MOVE).is_err() {
+        // Part of the initramfs, and no mount yet.
+        raw::mount(text!("/root"), text!("/root"), text!(""), raw::MS_BIND | raw::MS_REC)?;
+        raw::change_directory(text!("/root"))?;
+        raw::mount(text!("."), text!("/"), text!(""), raw::MS_MOVE)?;
+    }
+    raw::enter_root(text!("."))?;
+    raw::change_directory(text!("/"))
 }
 
 /// Ends every other process: first it may end itself.

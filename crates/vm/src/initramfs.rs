@@ -4,6 +4,7 @@ use crate::cpio::Archive;
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 use crate::program;
+use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -80,11 +81,10 @@ pub fn memory_root(task: &Task, path: &OsStr) -> Result<Root> {
         return Ok(Root::Memory(nodes));
     }
     let Some(found) = look_up(name, path) else {
-        return Err(Error::NoProgram {
-            program: name.to_string_lossy().into_owned(),
-            purpose: "the guest was to run, as is neither here nor in busybox (--root DIR gives the guest a whole system)",
-            package: "busybox-static",
-        });
+        // Neither here nor in busybox; as a shell tells it.
+        let is_there = name.as_bytes().contains(&b'/') && Path::new(name).exists();
+        let errno = if is_there { Errno::ACCESS } else { Errno::NOENT };
+        return Err(Error::NotRun { what: name.to_string_lossy().into_owned(), errno });
     };
     for path in std::iter::once(found.clone()).chain(libraries(&found)) {
         if let Ok(real) = fs::canonicalize(&path) {

@@ -401,7 +401,7 @@ pub(super) fn trouble(what: String, error: Error) -> Failure {
             "choose another one by --port, or thaw a copy (--clone), which gets a free one".to_owned(),
         ),
         Error::NotRun { errno: Errno::NOENT, .. } => {
-            (Status::NotFound, "give its path in the guest, or a --root that has it".to_owned())
+            (Status::NotFound, "look at PATH, give its path in the guest, or a --root that has it".to_owned())
         }
         Error::NotRun { .. } => (Status::NotExecutable, "look at its mode and its kind (`file`)".to_owned()),
         Error::NotBooted { .. } => {

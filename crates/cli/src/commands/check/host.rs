@@ -140,20 +140,29 @@ fn kernel() -> Feature {
 }
 
 fn processor() -> Feature {
-    let feature = Feature::ok("processor", "x86-64").detail(std::env::consts::ARCH);
-    if cfg!(target_arch = "x86_64") {
-        feature
-    } else {
-        feature.short(Verdict::Missing, "use an x86-64 machine; no other is supported yet")
-    }
+    let feature = Feature::ok("processor", "x86-64 with XSAVE").detail(std::env::consts::ARCH);
+    #[cfg(target_arch = "x86_64")]
+    return match std::arch::is_x86_feature_detected!("xsave") {
+        true => feature,
+        // PTRACE_GETREGSET of NT_X86_XSTATE is ENODEV then (`xfpregs`, arch/x86/kernel/fpu/regset.c).
+        false => feature.short(
+            Verdict::Missing,
+            "all registers are read by XSAVE: use a processor that has it; in a virtual machine a model of Sandy Bridge or later (`-cpu max`)",
+        ),
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    feature.short(Verdict::Missing, "use an x86-64 machine; no other is supported yet")
 }
 
 fn ptrace() -> Feature {
-    Feature::ok("ptrace", "stops a program and reads its registers").tried(
-        probe::trace_child(),
-        Verdict::Missing,
-        "something forbids ptrace(2) even for one's own child: in a container, allow it in its seccomp profile",
-    )
+    let outcome = probe::trace_child();
+    let remedy = match outcome {
+        Err(Errno::NODEV) => "the processor lacks what it takes, see above",
+        _ => {
+            "something forbids ptrace(2) even for one's own child: in a container, allow it in its seccomp profile"
+        }
+    };
+    Feature::ok("ptrace", "stops a program and reads its registers").tried(outcome, Verdict::Missing, remedy)
 }
 
 fn yama(caller: Caller) -> Feature {
@@ -351,6 +360,10 @@ fn userfaultfd() -> Feature {
     // One that is only for faults of the program itself is enough.
     match (probe::userfaultfd(true), probe::userfaultfd(false)) {
         (Ok(()), _) | (_, Ok(())) => feature,
+        (Err(Errno::INVAL), _) | (_, Err(Errno::INVAL)) => feature.short(
+            Verdict::Limited,
+            "use Linux 6.7 or later, which tells what was written; else a program stands still until all of it is copied",
+        ),
         (Err(_), Err(errno)) => {
             feature.detail(text(errno)).short(Verdict::Limited, "use a kernel with CONFIG_USERFAULTFD")
         }
