@@ -54,7 +54,7 @@ pub enum Node {
 /// command with the libraries it is linked to.
 ///
 /// # Errors
-/// [`Error::NoProgram`] if neither has the command.
+/// [`Error::NotRun`] if neither has the command.
 pub fn memory_root(task: &Task, path: &OsStr) -> Result<Root> {
     let mut nodes = BTreeMap::new();
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| is_static(path));
