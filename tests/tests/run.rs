@@ -178,30 +178,8 @@ fn frost_runs_in_frost(scene: &Scene) {
     let frost = frost.to_str().expect("a temporary directory has a name");
     let outcome = scene.frost(&["run", "--", frost, "run", "--", "sh", "-c", "echo $$; exit 3"]);
     assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(3), "2\n"), "{outcome}");
-    // What it contains is told by one word, before anything is touched.
-    let inner = format!("{frost} run -d --name inner -- /usr/bin/python3 -c \"{COUNTING}\"; exec sleep 1000");
-    scene.frost(&["run", "--detach", "--name", "outer", "--", "sh", "-c", &inner]).ok();
-    goes_on(scene);
-    let checked = scene.frost(&["check", "outer"]);
-    assert!(checked.status == Some(3) && checked.stdout.contains("`frost run` in it"), "{checked}");
-    assert!(!checked.stdout.contains(" namespace:") && !checked.stdout.contains("filter"), "{checked}");
-    scene.frost(&["freeze", "outer"]).refused(3, "`frost run` in it");
-    goes_on(scene);
-    scene.frost(&["kill", "-s", "KILL", "outer"]).ok();
-    assert_eq!(scene.frost(&["wait", "outer"]).status, Some(128 + 9));
     scene.is_empty_soon();
 }
-
-/// Counts without starting anything.
-const COUNTING: &str = "import os, time
-n = 0
-while True:
-    n += 1
-    with open('count.new', 'w') as file:
-        file.write(str(n))
-    os.rename('count.new', 'count')
-    time.sleep(0.01)
-";
 
 fn job_control_is_the_shell_s(scene: &Scene) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/terminal.py");

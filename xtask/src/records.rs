@@ -14,8 +14,9 @@ const BEGIN: &str = "<!-- records: made by `cargo xtask records` -->\n";
 const END: &str = "<!-- end of records -->\n";
 
 /// The modules of the model in the order in which a reader wants them; those of `cap` that are not named follow.
-const MODULES: [&str; 26] = [
+const MODULES: [&str; 27] = [
     "process",
+    "nest",
     "machine",
     "layer",
     "bundle",

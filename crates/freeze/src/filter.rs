@@ -29,22 +29,26 @@ pub(crate) struct Member {
     pid: i32,
     inner: Pid,
     command: String,
-    /// Its parent, in its own pid namespace.
+    /// Its parent, in the pid namespace of the root.
     parent: i32,
+    /// Whether it has a filter from a keeper within the tree, which a thaw puts on while it has all rights.
+    nested: bool,
     /// Numbers of its threads in our namespace, with their status.
     threads: Vec<(i32, Status)>,
 }
 
 impl Member {
     /// Looks at a process; threads that end meanwhile are left out.
-    pub(crate) fn look(pid: i32, inner: Pid, command: &str) -> Self {
+    ///
+    /// `nested` is one below a keeper within the tree.
+    pub(crate) fn look(pid: i32, inner: Pid, command: &str, nested: bool) -> Self {
         let tids = proc::threads(pid).unwrap_or_default();
         let threads: Vec<(i32, Status)> =
             tids.into_iter().filter_map(|tid| Some((tid, proc::thread_status(pid, tid).ok()?))).collect();
         let filtered = threads.iter().any(|(_, status)| status.seccomp != 0);
         let parent = proc::stat(pid).ok().filter(|_| filtered).map_or(0, |stat| stat.ppid);
-        let parent = proc::status(parent).map_or(0, |status| innermost(&status, parent));
-        Self { pid, inner, command: command.to_owned(), parent, threads }
+        let parent = proc::status(parent).map_or(0, |status| noted_as(&status, parent));
+        Self { pid, inner, command: command.to_owned(), parent, nested, threads }
     }
 
     /// Makes what tells that something is in the way of it.
@@ -60,8 +64,9 @@ impl Member {
     }
 }
 
-fn innermost(status: &Status, pid: i32) -> i32 {
-    status.inner_pids.last().copied().unwrap_or(pid)
+/// The number by which the keeper's notes call it.
+fn noted_as(status: &Status, pid: i32) -> i32 {
+    status.number().unwrap_or(pid)
 }
 
 /// The filters of a tree, beside those that its environment has put on all of it.
@@ -136,7 +141,8 @@ fn has_own(pid: i32, tid: i32, base: u32) -> bool {
 /// Returns whether a process has filters of its own.
 pub(crate) fn is_filtered(pid: i32, keeper: Option<&dyn Keeper>) -> bool {
     let tids = proc::threads(pid).unwrap_or_default();
-    tids.into_iter().any(|tid| has_own(pid, tid, base(keeper)))
+    let base = base(keeper).max(keeper.map_or(0, |_| under_keeper(pid)));
+    tids.into_iter().any(|tid| has_own(pid, tid, base))
 }
 
 /// Finds the filters of all members, which are stopped, and lists what is in the way of carrying them.
@@ -209,7 +215,7 @@ pub(crate) fn sweep(
     let base = base(keeper).max(under_keeper(process.through));
     if process.threads.iter().any(|thread| has_own(process.pid, thread.tid, base)) {
         let command = String::from_utf8_lossy(&process.stat.comm);
-        let member = Member::look(process.pid, Pid::new(process.inner), &command);
+        let member = Member::look(process.pid, Pid::new(process.inner), &command, false);
         let (filters, in_the_way) = learn(&[member], keeper);
         if !in_the_way.is_empty() || !filters.let_call(process, libc::SYS_close) {
             // The survey tells of it; what was left harms nobody.
@@ -291,7 +297,9 @@ fn rights(member: &Member, base: u32) -> Vec<Obstacle> {
         ));
     }
     let lacks = |(_, status): &(i32, Status)| {
-        status.seccomp_filters > base && !status.no_new_privs && status.cap_effective & SYS_ADMIN == 0
+        status.seccomp_filters > base + u32::from(member.nested)
+            && !status.no_new_privs
+            && status.cap_effective & SYS_ADMIN == 0
     };
     if member.threads.iter().any(lacks) {
         obstacles.push(refuse(
@@ -406,7 +414,7 @@ impl Noted {
             for (tid, status) in &member.threads {
                 // It lives, so what it was to install beyond what it has failed.
                 let depth = status.seccomp_filters.saturating_sub(base(keeper)) as usize;
-                noted.drop_beyond(innermost(status, *tid), member.inner.raw(), depth);
+                noted.drop_beyond(noted_as(status, *tid), member.inner.raw(), depth);
             }
         }
         noted
@@ -470,7 +478,7 @@ impl Noted {
             if depth > 0 && self.nodes.is_empty() {
                 return Err(Unknown::Unnoted);
             }
-            let chain = self.inherited(innermost(status, *tid), member.inner.raw(), depth);
+            let chain = self.inherited(noted_as(status, *tid), member.inner.raw(), depth);
             let chain = chain.ok_or(Unknown::Several)?;
             chains.push((*tid, chain));
         }

@@ -28,6 +28,7 @@ mod inner;
 mod landlock;
 pub mod layer;
 mod listening;
+mod nest;
 mod network;
 mod patience;
 mod pd;

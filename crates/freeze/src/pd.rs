@@ -20,12 +20,12 @@ pub(crate) fn relation(tree: &StoppedTree, process: &StoppedProcess, subreaper: 
     // A group or session that the root did not found itself is that of whoever started it.
     let group_outside = root.stat.pgrp != root.pid && process.stat.pgrp == root.stat.pgrp;
     let session_outside = root.stat.session != root.pid && process.stat.session == root.stat.session;
-    let inner = |list: &[i32]| list.last().copied().filter(|number| *number > 0).map(Pid::new);
+    let inner = |number: Option<i32>| number.filter(|number| *number > 0).map(Pid::new);
     Relation {
         pid: Pid::new(process.inner),
         parent: if is_root { None } else { parent.map(|parent| Pid::new(parent.inner)) },
-        group: inner(&process.status.inner_groups).filter(|_| !group_outside),
-        session: inner(&process.status.inner_sessions).filter(|_| !session_outside),
+        group: inner(process.status.group()).filter(|_| !group_outside),
+        session: inner(process.status.session()).filter(|_| !session_outside),
         controls_terminal: process.stat.tty_nr != 0 && process.stat.session == process.pid,
         exit_signal: process.stat.exit_signal,
         subreaper,
@@ -50,7 +50,8 @@ pub(crate) fn credentials(status: &proc::Status, securebits: u32) -> Credentials
 
 /// What is read of a process before its descriptors are captured.
 pub(crate) struct Places {
-    pub(crate) exe: FileRef,
+    /// The binary; a keeper within the tree has none that has a path.
+    pub(crate) exe: Option<FileRef>,
     pub(crate) cwd: FileRef,
     /// The root directory, if it is not ours.
     pub(crate) root: Option<FileRef>,
@@ -77,7 +78,7 @@ pub(crate) fn capture(
         life: process.job_stop.map_or(Life::Running, |signal| Life::Stopped { signal }),
         command: BytePath::new(process.stat.comm.clone()),
         arguments: arguments(pid),
-        exe: Some(places.exe),
+        exe: places.exe,
         credentials: credentials(&process.status, securebits),
         cwd: Some(places.cwd),
         root: places.root,

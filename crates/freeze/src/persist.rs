@@ -11,6 +11,7 @@ use crate::held::{Held, Since};
 use crate::inner::{self, ProcessFacts, Questions};
 use crate::landlock;
 use crate::listening;
+use crate::nest::{self, Nests};
 use crate::patience::Patience;
 use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
@@ -140,6 +141,7 @@ pub(crate) fn run(
 ) -> Result<Frozen, Failure> {
     let mut freeze = Freeze { pid, what, steps };
     survey::see_as(options.keeper);
+    proc::number_as(pid);
     let _meant = crate::network::mean(options.keeper).map_err(|error| freeze.failed(&error))?;
     let mut draft = store.begin(name).map_err(|error| freeze.failed(&error))?;
     let origin = frost_store::observe(pid).map_err(|error| freeze.failed(&error))?.unwrap_or_default();
@@ -393,6 +395,7 @@ fn capture(
     let (mut catalog, mut obstacles) = survey::look(&seen, &mut files, Motion::Stopped, options.keeper)
         .map_err(|error| freeze.failed(&error))?;
     obstacles.extend(leased);
+    let nests = Nests::among(seen.iter().map(|process| process.pid));
     let (filters, in_the_way) = filter::learn(&survey::members(&seen), options.keeper);
     obstacles.extend(in_the_way);
     let root = seen.first().map(|root| (root.inner, root.command.as_str()));
@@ -423,6 +426,12 @@ fn capture(
     let warned = |process: &&StoppedProcess| warned_of_leader(tree, process, &known[&process.pid].facts);
     let mut obstacles: Vec<_> = living.iter().filter_map(warned).collect();
     obstacles.extend(living.iter().filter_map(|process| own_keyring(process, &known[&process.pid].facts)));
+    let keepers: Vec<_> = living
+        .iter()
+        .filter(|process| nests.keeper_of(process.pid) == Some(process.pid))
+        .map(|process| (*process, known[&process.pid].mappings.as_slice()))
+        .collect();
+    obstacles.extend(nest::survey_sysv(&keepers).map_err(|error| freeze.failed(&error))?);
     obstacles
         .extend(living.iter().filter_map(|process| landlock::refuse(process, &known[&process.pid].facts)));
     if !obstacles.is_empty() {
@@ -451,8 +460,12 @@ fn capture(
             }
         }
     }
-    let asked: Vec<_> =
-        living.iter().map(|process| (*process, known[&process.pid].mappings.as_slice())).collect();
+    // What lives in a nest has another namespace, in which there is nothing.
+    let asked: Vec<_> = living
+        .iter()
+        .filter(|process| nests.keeper_of(process.pid).is_none())
+        .map(|process| (*process, known[&process.pid].mappings.as_slice()))
+        .collect();
     let sysv = sysv::capture(&asked, &|process, call| filters.let_call(process, call), memory.draft.pack())
         .map_err(|error| freeze.failed(&error))?;
     let own = sysv.own.clone();
@@ -474,6 +487,7 @@ fn capture(
             }
         }
     }
+    let nests = nest::capture(tree, &nests, &catalog.terminals()).map_err(|errno| freeze.failed(&errno))?;
     let Captured { mut descriptions, mut objects, mut dataspaces } =
         catalog.capture(memory.draft.pack(), options.files).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.descriptors")?;
@@ -546,6 +560,7 @@ fn capture(
         machine: None,
         layers,
         bundle: Vec::new(),
+        nests,
     };
     let rules = checkpoint.host.runtime.as_mut().map(|runtime| std::mem::take(&mut runtime.routes));
     let refused = crate::routes::apply(&mut checkpoint, rules.as_deref().unwrap_or_default());
@@ -880,7 +895,10 @@ fn capture_process(
     let link = |name: &str| file::behind_link(&proc::path(pid, name));
     let root = link("root")?;
     let root = (root.path.as_bytes() != b"/").then_some(root);
-    let places = pd::Places { exe: link("exe")?, cwd: link("cwd")?, root };
+    // A keeper was executed from memory that is among its own.
+    let is_keeper = process.own == 1 && process.inner != 1 && survey::is_keeper(pid);
+    let exe = if is_keeper { None } else { Some(link("exe")?) };
+    let places = pd::Places { exe, cwd: link("cwd")?, root };
     let pagemap = Pagemap::open(pid)?;
     let kin = match memory.placed.get(&process.parent).cloned() {
         Some(placed) => {

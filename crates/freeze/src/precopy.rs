@@ -722,7 +722,7 @@ fn all_held(held: &mut Held, pid: i32, options: Options<'_>) -> Option<Vec<Enter
         let stat = proc::stat(pid).ok()?;
         // One whose leader has ended looks like a zombie, and is copied in the stop, as in `enter`.
         if !stat.is_zombie() {
-            let inner = proc::status(pid).ok()?.inner_pids.last().copied()?;
+            let inner = proc::status(pid).ok()?.number()?;
             found.push((pid, stat.starttime, Pid::new(inner), stat.ppid));
         }
     }

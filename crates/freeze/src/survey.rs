@@ -4,6 +4,7 @@ use crate::Keeper;
 use crate::cap::{Catalog, Motion, Observed};
 use crate::failure::{Failure, FailureKind};
 use crate::filter::{self, Member};
+use crate::nest::{self, Nests};
 use crate::patience::Patience;
 use crate::rm::{self, Behind, FileCache};
 use crate::{file, reach, target};
@@ -75,17 +76,31 @@ pub(crate) fn look(
         .collect();
     let (mut catalog, mut obstacles) = Catalog::survey(&observed, motion)?;
     let linked = adopt_deleted(&mut catalog, seen, files)?;
-    let inner = nested(seen);
-    obstacles.extend(seen.iter().filter(|process| is_keeper(process.pid)).map(|process| Obstacle {
-        pid: process.inner,
-        command: process.command.clone(),
-        object: "`frost run` in it".to_owned(),
-        reason: "what runs below a keeper of its own has namespaces that are not carried".to_owned(),
-        remedy: "freeze that program by its own name, from in there, or run it beside this one".to_owned(),
-        passes: false,
-    }));
-    for process in seen.iter().filter(|process| !inner.contains(&process.pid)) {
-        obstacles.extend(target::survey(process.through, process.inner, process.status, keeper));
+    let nests = Nests::among(seen.iter().map(|process| process.pid));
+    let in_the_way = nest::survey(seen, &nests, keeper);
+    // One word about it says more than one about each namespace and file there.
+    let refused = !in_the_way.is_empty();
+    obstacles.extend(in_the_way);
+    let unfinished = |process: &&Seen<'_>| target::is_unfinished(process.pid);
+    let (coming, settled): (Vec<&Seen<'_>>, Vec<&Seen<'_>>) = seen.iter().partition(unfinished);
+    if let Some(first) = coming.first() {
+        obstacles.retain(|obstacle| {
+            coming.iter().all(|process| obstacle.pid != process.inner && obstacle.pid.raw() != process.pid)
+        });
+        obstacles.push(Obstacle {
+            pid: first.inner,
+            command: first.command.clone(),
+            object: "`frost run` that begins in it".to_owned(),
+            reason: "its keeper is not there yet".to_owned(),
+            remedy: "try again in a moment".to_owned(),
+            passes: true,
+        });
+    }
+    let seen = settled;
+    for process in seen.iter().filter(|process| !refused || nests.keeper_of(process.pid).is_none()) {
+        let below = nests.keeper_of(process.pid);
+        let home = below.or(keeper.map(Keeper::pid));
+        obstacles.extend(target::survey(process.through, process.inner, process.status, home));
         obstacles.extend(rm::survey(
             process.through,
             process.inner,
@@ -95,6 +110,9 @@ pub(crate) fn look(
             files,
         ));
         for (link, object) in [("exe", "binary"), ("cwd", "working directory"), ("root", "root directory")] {
+            if below == Some(process.pid) && link == "exe" {
+                continue;
+            }
             if let Err(reason) = file::behind_link(&proc::path(process.through, link)) {
                 obstacles.push(Obstacle {
                     pid: process.inner,
@@ -107,10 +125,11 @@ pub(crate) fn look(
             }
         }
     }
-    let outer = seen.iter().filter(|process| !inner.contains(&process.pid));
+    let outer = seen.iter().filter(|process| nests.keeper_of(process.pid).is_none());
     let pids: Vec<_> = outer.map(|process| (process.through, process.inner)).collect();
-    obstacles.extend(target::survey_shared(&pids));
     obstacles.extend(target::survey_namespaces(&pids));
+    let all: Vec<_> = seen.iter().map(|process| (process.through, process.inner)).collect();
+    obstacles.extend(target::survey_shared(if refused { &pids } else { &all }));
     Ok((catalog, obstacles))
 }
 
@@ -119,22 +138,15 @@ pub(crate) fn is_keeper(pid: i32) -> bool {
     proc::link(pid, "exe").is_ok_and(|exe| exe.starts_with(b"/memfd:frost-keeper"))
 }
 
-/// Finds keepers in the tree and all that lives below them: one word about it says more than one about each namespace.
-fn nested(seen: &[Seen<'_>]) -> HashSet<i32> {
-    let mut below: Vec<i32> = seen.iter().map(|process| process.pid).filter(|pid| is_keeper(*pid)).collect();
-    let mut index = 0;
-    while index < below.len() {
-        below.extend(proc::children(below[index]).unwrap_or_default());
-        index += 1;
-    }
-    below.into_iter().collect()
-}
-
 /// Looks at the threads of all processes, for their filters.
 pub(crate) fn members(seen: &[Seen<'_>]) -> Vec<Member> {
-    let inner = nested(seen);
-    let outer = seen.iter().filter(|process| !inner.contains(&process.pid));
-    outer.map(|process| Member::look(process.pid, process.inner, &process.command)).collect()
+    let nests = Nests::among(seen.iter().map(|process| process.pid));
+    let look = |process: &Seen<'_>| {
+        let nested = nests.keeper_of(process.pid).is_some_and(|keeper| keeper != process.pid);
+        Member::look(process.pid, process.inner, &process.command, nested)
+    };
+    // One word about what only begins there says enough.
+    seen.iter().filter(|process| !target::is_unfinished(process.pid)).map(look).collect()
 }
 
 /// Opens mapped files that were deleted and that no descriptor refers to, by way of the kernel's links to them, and adds
@@ -217,6 +229,7 @@ pub(crate) fn look_ahead(
     patience: &mut Patience,
 ) -> Result<(Vec<Obstacle>, Mappings), Failure> {
     see_as(keeper);
+    proc::number_as(pid);
     let stat = target::validate(pid, force)?;
     let what = format!("cannot check process {pid} ({})", String::from_utf8_lossy(&stat.comm));
     let failed = |error: crate::cap::Error| {
@@ -306,7 +319,7 @@ fn open_all(
             true => rustix::process::pidfd_open(number, PidfdFlags::empty()),
             false => frost_sys::pidfd::pidfd_of_thread(through),
         };
-        let inner = proc::status(member).ok().and_then(|status| status.inner_pids.last().copied());
+        let inner = proc::status(member).ok().and_then(|status| status.number());
         let inner = Pid::new(inner.unwrap_or(member));
         let Ok(pidfd) = pidfd else { continue };
         match proc::mappings(through) {

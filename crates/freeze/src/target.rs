@@ -1,6 +1,5 @@
 //! Which processes can be frozen at all.
 
-use crate::Keeper;
 use crate::failure::{Failure, FailureKind};
 use frost_model::{Obstacle, Pid};
 use frost_sys::proc;
@@ -117,7 +116,7 @@ pub(crate) fn living_thread(pid: i32) -> Option<i32> {
 pub(crate) fn survey_stop(pid: i32, status: &Status) -> Option<Obstacle> {
     let add = |object: &str, reason: String, remedy: &str| {
         Some(Obstacle {
-            pid: Pid::new(status.inner_pids.last().copied().unwrap_or(pid)),
+            pid: Pid::new(status.number().unwrap_or(pid)),
             command: proc::command(pid),
             object: object.to_owned(),
             reason,
@@ -149,8 +148,8 @@ const SHARED_NAMESPACES: [(&str, &str); 3] = [("net", "network"), ("uts", "host 
 
 /// Lists what is in the way in a process as a whole: nothing here needs it to be stopped.
 ///
-/// A program of the runtime has the namespaces of its keeper, which a thaw makes again.
-pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, keeper: Option<&dyn Keeper>) -> Vec<Obstacle> {
+/// A program of the runtime has the namespaces of its keeper, `home`, which a thaw makes again.
+pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, home: Option<i32>) -> Vec<Obstacle> {
     let command = proc::command(pid);
     let mut obstacles = Vec::new();
     let mut add = |object: &str, reason: String, remedy: &str| {
@@ -167,7 +166,7 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, keeper: Option<&dyn 
         let link = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/{file}"), Vec::new()).ok();
         if let (Some(theirs), Some(ours)) = (link(&pid.to_string()), link("self"))
             && theirs != ours
-            && keeper.is_none_or(|keeper| Some(&theirs) != link(&keeper.pid().to_string()).as_ref())
+            && home.is_none_or(|home| Some(&theirs) != link(&home.to_string()).as_ref())
         {
             add(
                 &format!("{name} namespace"),
@@ -194,7 +193,7 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, keeper: Option<&dyn 
     let users = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/user"), Vec::new()).ok();
     let theirs = users(&pid.to_string());
     if theirs != users("self")
-        && keeper.is_none_or(|keeper| theirs != users(&keeper.pid().to_string()))
+        && home.is_none_or(|home| theirs != users(&home.to_string()))
         && !(status.cap_permitted == 0 && maps_as_here(pid))
     {
         add(
@@ -214,6 +213,24 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, keeper: Option<&dyn 
         add("binary", "it is a 32-bit program, which is not carried".to_owned(), "use a 64-bit build of it");
     }
     obstacles
+}
+
+/// Whether a process lives in namespaces whose first process has not executed anything yet, as that of a `frost run` which
+/// is on its way to become a keeper.
+pub(crate) fn is_unfinished(pid: i32) -> bool {
+    let exe = |pid: i32| proc::link(pid, "exe").ok();
+    let mut at = pid;
+    // A first process has a parent outside, where the number of levels is less.
+    while let (Ok(status), Ok(stat)) = (proc::status(at), proc::stat(at)) {
+        if status.depth() == 0 || stat.ppid <= 0 {
+            return false;
+        }
+        if status.inner_pids.last() == Some(&1) {
+            return !crate::survey::is_keeper(at) && exe(at).is_some() && exe(at) == exe(stat.ppid);
+        }
+        at = stat.ppid;
+    }
+    false
 }
 
 /// Whether users and groups have the same numbers in the user namespace of a process as here.

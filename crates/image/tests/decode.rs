@@ -12,6 +12,7 @@ use frost_model::cap::{Ipc, MessageQueue, QueuedMessage, Segment, SemaphoreSet, 
 use frost_model::host::Runtime;
 use frost_model::layer::{Node, Written};
 use frost_model::machine::{Changed, Extent};
+use frost_model::nest::{Nest, NestNumber};
 use frost_model::network::{Address, Network, Setting};
 use frost_model::ram::{MemoryPolicy, Pages, Run};
 use frost_model::rm::Attachment;
@@ -271,6 +272,58 @@ fn what_is_brought_along_stays_below_its_directory() {
     let pages = Pages { runs: vec![run] };
     let beyond = bundled("a", 0o100_644, Node::File { len_bytes: 4096, pages });
     assert!(!is_read(vec![directory(""), beyond]));
+}
+
+#[test]
+fn a_nest_has_all_that_lives_below_its_keeper_and_nothing_else() {
+    let number = |outer, inner| NestNumber { outer: Pid::new(outer), inner: Pid::new(inner) };
+    let nest = |keeper, numbers: &[NestNumber]| Nest {
+        keeper: Pid::new(keeper),
+        user: true,
+        numbers: numbers.to_vec(),
+        ptys: Vec::new(),
+        console: None,
+    };
+    // Process 100 has made keeper 103, and that 104.
+    let is_read = |nests: Vec<Nest>| {
+        let mut checkpoint = Checkpoint { nests, ..sample::checkpoint() };
+        checkpoint.host.runtime = Some(Runtime::default());
+        for (pid, parent) in [(103, 100), (104, 103)] {
+            let mut process = checkpoint.processes[0].clone();
+            process.pd.relation.pid = Pid::new(pid);
+            process.pd.relation.parent = Some(Pid::new(parent));
+            process.cpu.threads.truncate(1);
+            process.cpu.threads[0].tid = Pid::new(pid).into();
+            checkpoint.processes.push(process);
+        }
+        let (_, bytes) = written(&checkpoint, sample::PACK_BYTES);
+        match read(&bytes) {
+            Ok(_) => true,
+            Err(Error::Malformed { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let both = [number(103, 1), number(104, 2)];
+    assert!(is_read(Vec::new()));
+    assert!(is_read(vec![nest(103, &both)]));
+    // The number of a session whose leader has ended.
+    assert!(is_read(vec![nest(103, &[number(90, 7), both[0], both[1]])]));
+    for wrong in [
+        vec![nest(103, &both[..1])],
+        vec![nest(103, &[both[1], both[0]])],
+        vec![nest(103, &[number(103, 2), number(104, 1)])],
+        vec![nest(103, &[number(103, 1), number(104, 1)])],
+        vec![nest(103, &[number(103, 1), number(104, -2)])],
+        vec![nest(103, &[number(101, 3), both[0], both[1]])],
+        vec![nest(100, &[number(100, 1), number(101, 2), number(102, 3), both[0], both[1]])],
+        vec![nest(103, &both), nest(104, &[number(104, 1)])],
+        vec![nest(105, &both)],
+        vec![Nest { ptys: vec![ObjectId::new(0)], ..nest(103, &both) }],
+        vec![Nest { console: Some(BytePath::new("dev/pts/0")), ..nest(103, &both) }],
+        vec![Nest { console: Some(BytePath::new("/dev/../0")), ..nest(103, &both) }],
+    ] {
+        assert!(!is_read(wrong.clone()), "{wrong:?}");
+    }
 }
 
 #[test]

@@ -143,9 +143,17 @@ pub fn highest_pid() -> Vec<u8> {
 ///
 /// # Errors
 /// Which file could not be written.
-pub fn map_identity((uid, gid): (u32, u32)) -> std::result::Result<(), Failed> {
+pub fn map_identity(ids: (u32, u32)) -> std::result::Result<(), Failed> {
+    map_identity_of("self", ids)
+}
+
+/// Maps a user and group into the fresh user namespace of a process, as themselves.
+///
+/// # Errors
+/// Which file could not be written.
+pub fn map_identity_of(process: &str, (uid, gid): (u32, u32)) -> std::result::Result<(), Failed> {
     let write = |name: &str, text: String| {
-        let path = format!("/proc/self/{name}");
+        let path = format!("/proc/{process}/{name}");
         std::fs::write(&path, text).map_err(|error| (path, Errno::from_io_error(&error).unwrap_or(Errno::IO)))
     };
     // user_namespaces(7): a group may be mapped by an ordinary user only when setgroups is given up.
@@ -203,6 +211,17 @@ const CONSOLE: &str = "/dev/console";
 /// # Errors
 /// Which mount failed.
 pub fn mount_dev(console: Option<&std::path::Path>) -> std::result::Result<(), Failed> {
+    mount_dev_with(console, None)
+}
+
+/// Mounts a `/dev` as [`mount_dev`] does, with pseudoterminals that are there already, as [`new_terminals`] makes them.
+///
+/// # Errors
+/// Which mount failed.
+pub fn mount_dev_with(
+    console: Option<&std::path::Path>,
+    terminals: Option<BorrowedFd<'_>>,
+) -> std::result::Result<(), Failed> {
     let about = |path: &str| {
         let path = path.to_owned();
         move |errno| (path, errno)
@@ -236,7 +255,13 @@ pub fn mount_dev(console: Option<&std::path::Path>) -> std::result::Result<(), F
             .map_err(about(&path))?;
     }
     rustix::fs::mkdir("/dev/pts", Mode::from_raw_mode(0o755)).map_err(about("/dev/pts"))?;
-    mount_terminals()?;
+    match terminals {
+        Some(tree) => {
+            rustix::mount::move_mount(tree, "", CWD, "/dev/pts", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+                .map_err(about("/dev/pts"))?;
+        }
+        None => mount_terminals()?,
+    }
     let links = [
         ("fd", "/proc/self/fd"),
         ("stdin", "fd/0"),
@@ -425,6 +450,21 @@ pub fn mount_terminals() -> std::result::Result<(), Failed> {
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     rustix::mount::mount("devpts", "/dev/pts", "devpts", flags, Some(c"mode=620,ptmxmode=666"))
         .map_err(|errno| ("a /dev/pts of its own".to_owned(), errno))
+}
+
+/// Makes pseudoterminals as [`mount_terminals`] does, but nowhere: returns the root directory of their file system, which
+/// can be mounted later.
+///
+/// # Errors
+/// Those of fsopen(2) and its like.
+pub fn new_terminals() -> Result<OwnedFd> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+    let context = rustix::mount::fsopen("devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(&context, "mode", "620")?;
+    rustix::mount::fsconfig_set_string(&context, "ptmxmode", "666")?;
+    rustix::mount::fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 /// Opens the log in an instance's directory, empty.

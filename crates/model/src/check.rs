@@ -8,7 +8,7 @@ use crate::cap::{
     Capability, Content, INOTIFY_MOST, InotifyTarget, Ipc, MOST_VALUE, MqueueMessage, Objects, OutsideKind,
     TcpPeer, UnixState,
 };
-use crate::id::{DataspaceId, DescriptionId, ObjectId};
+use crate::id::{DataspaceId, DescriptionId, ObjectId, Pid};
 use crate::layer::{Node, Written};
 use crate::machine::{DiskBase, Machine};
 use crate::network::Setting;
@@ -101,6 +101,7 @@ impl Checkpoint {
         checker.layers()?;
         checker.network()?;
         checker.bundle()?;
+        checker.nests()?;
         Ok(checker.stored.into_inner())
     }
 }
@@ -127,6 +128,64 @@ fn memory_policy(place: &str, policy: Option<&MemoryPolicy>) -> Result<(), Malfo
 }
 
 impl Checker<'_> {
+    fn nests(&self) -> Result<(), Malformed> {
+        let processes = &self.checkpoint.processes;
+        let mut everywhere = HashSet::new();
+        let mut terminals = HashSet::new();
+        for nest in &self.checkpoint.nests {
+            let place = || format!("nest of process {}", nest.keeper);
+            let keeper = processes.iter().skip(1).find(|process| process.pd.relation.pid == nest.keeper);
+            let lives = keeper.is_some_and(|keeper| !keeper.cpu.threads.is_empty());
+            if self.checkpoint.host.runtime.is_none() || !lives {
+                return Err(malformed(
+                    place(),
+                    "has no keeper that lives, or lies in no environment of the runtime",
+                ));
+            }
+            let ascending = nest.numbers.is_sorted_by(|one, next| one.outer < next.outer);
+            let mut inner = HashSet::new();
+            let numbers = nest.numbers.iter();
+            if !ascending || numbers.clone().any(|it| it.outer.raw() <= 0 || it.inner.raw() <= 0) {
+                return Err(malformed(place(), "has numbers that are not positive, or do not ascend"));
+            }
+            for number in numbers {
+                if !inner.insert(number.inner) || !everywhere.insert(number.outer) {
+                    return Err(malformed(place(), "has a number that stands twice, or is in another nest"));
+                }
+            }
+            if nest.inner(nest.keeper).map(Pid::raw) != Some(1) {
+                return Err(malformed(place(), "has a keeper that is not its pid 1"));
+            }
+            for process in processes {
+                let relation = &process.pd.relation;
+                let is_inside = nest.inner(relation.pid).is_some();
+                let belongs = relation.pid == nest.keeper
+                    || relation.parent.is_some_and(|parent| nest.inner(parent).is_some());
+                let threads = process.cpu.threads.iter().map(|thread| Pid::new(thread.tid.raw()));
+                if is_inside != belongs
+                    || !threads.into_iter().all(|tid| nest.inner(tid).is_some() == is_inside)
+                {
+                    return Err(malformed(place(), "has not all that lives below its keeper, or has more"));
+                }
+            }
+            for pty in &nest.ptys {
+                present(
+                    self.checkpoint.objects.ptys.get(pty.index()),
+                    &place(),
+                    "names a terminal that does not exist",
+                )?;
+                if !terminals.insert(*pty) {
+                    return Err(malformed(place(), "has a terminal that stands twice"));
+                }
+            }
+            let console = nest.console.as_ref().and_then(|path| path.as_bytes().strip_prefix(b"/"));
+            if nest.console.is_some() && console.is_none_or(|rest| !is_plain(&BytePath::new(rest))) {
+                return Err(malformed(place(), "has a console that is no path"));
+            }
+        }
+        Ok(())
+    }
+
     fn network(&self) -> Result<(), Malformed> {
         let runtime = self.checkpoint.host.runtime.as_ref();
         let Some(network) = runtime.and_then(|runtime| runtime.network.as_ref()) else { return Ok(()) };
@@ -607,8 +666,9 @@ impl Checker<'_> {
             machine: _,
             layers,
             bundle,
+            nests,
         } = self.checkpoint;
-        let parts = processes.len() + descriptions.len() + dataspaces.len();
+        let parts = processes.len() + descriptions.len() + dataspaces.len() + nests.len();
         if parts > 0 || !layers.is_empty() || !bundle.is_empty() || *objects != Objects::default() {
             return Err(malformed("virtual machine", "stands beside processes"));
         }

@@ -23,6 +23,7 @@ pub mod id;
 pub mod layer;
 mod listening;
 pub mod machine;
+pub mod nest;
 pub mod network;
 pub mod obstacle;
 pub mod path;

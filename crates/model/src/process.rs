@@ -7,6 +7,7 @@ use crate::cpu::CpuState;
 use crate::host::Host;
 use crate::layer::Layer;
 use crate::machine::Machine;
+use crate::nest::Nest;
 use crate::pd::PdState;
 use crate::ram::Dataspace;
 use crate::rm::RmState;
@@ -36,9 +37,30 @@ pub struct Checkpoint {
     /// Files that it brings along, by ascending path, the root directory first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bundle: Vec<Bundled>,
+    /// What was run by `frost run` in it, each with a keeper of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nests: Vec<Nest>,
 }
 
 impl Checkpoint {
+    /// Returns the nest in which a process or thread lives, by the number that the root sees.
+    pub fn nest_of(&self, outer: crate::Pid) -> Option<&Nest> {
+        self.nests.iter().find(|nest| nest.inner(outer).is_some())
+    }
+
+    /// Returns the number of a process or thread for one who lives where `viewer` does; `None` if it has none there.
+    pub fn seen_by(&self, viewer: crate::Pid, outer: crate::Pid) -> Option<crate::Pid> {
+        match self.nest_of(viewer) {
+            Some(nest) => nest.inner(outer),
+            None => Some(outer),
+        }
+    }
+
+    /// Returns the nest of which a process is the keeper.
+    pub fn kept_by(&self, keeper: crate::Pid) -> Option<&Nest> {
+        self.nests.iter().find(|nest| nest.keeper == keeper)
+    }
+
     /// Returns whether a path leads into a layer, where the program is alone.
     pub fn is_layered(&self, path: &crate::BytePath) -> bool {
         self.layers.iter().any(|layer| path.as_path().starts_with(layer.directory.as_path()))

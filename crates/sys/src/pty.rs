@@ -5,7 +5,7 @@ mod queue;
 pub use queue::{Flow, Waiting, put, take};
 
 use crate::raw::check;
-use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 
@@ -48,8 +48,12 @@ pub fn set_settings(fd: impl AsFd, settings: &[u8; TERMIOS2_BYTES]) -> Result<()
 
 /// Opens a new pseudoterminal's master side, unlocked.
 pub fn open_master() -> Result<OwnedFd> {
-    let master =
-        rustix::fs::open("/dev/ptmx", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    open_master_at(rustix::fs::CWD, "/dev/ptmx")
+}
+
+fn open_master_at(directory: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = rustix::fs::openat(directory, path, flags, Mode::empty())?;
     set_locked(&master, false)?;
     Ok(master)
 }
@@ -59,11 +63,20 @@ pub fn open_master() -> Result<OwnedFd> {
 ///
 /// The kernel always gives the lowest number that is free, so it takes as many openings as there are free numbers below.
 pub fn open_masters(wanted: &[u32]) -> Result<Vec<OwnedFd>> {
+    open_masters_by(wanted, open_master)
+}
+
+/// Opens masters as [`open_masters`] does, in the instance of devpts whose root directory is given.
+pub fn open_masters_in(instance: BorrowedFd<'_>, wanted: &[u32]) -> Result<Vec<OwnedFd>> {
+    open_masters_by(wanted, || open_master_at(instance, "ptmx"))
+}
+
+fn open_masters_by(wanted: &[u32], open: impl Fn() -> Result<OwnedFd>) -> Result<Vec<OwnedFd>> {
     let mut found: Vec<Option<OwnedFd>> = wanted.iter().map(|_| None).collect();
     let mut spare = Vec::new();
     let highest = wanted.iter().copied().max().unwrap_or(0);
     while found.iter().any(Option::is_none) {
-        let master = match open_master() {
+        let master = match open() {
             Ok(master) => master,
             // There is no room for all below it; what there is must do.
             Err(Errno::NOSPC | Errno::MFILE | Errno::NFILE) if !spare.is_empty() => break,
@@ -79,7 +92,7 @@ pub fn open_masters(wanted: &[u32]) -> Result<Vec<OwnedFd>> {
         }
     }
     let mut spare = spare.into_iter();
-    found.into_iter().map(|found| found.or_else(|| spare.next()).map_or_else(open_master, Ok)).collect()
+    found.into_iter().map(|found| found.or_else(|| spare.next()).map_or_else(&open, Ok)).collect()
 }
 
 /// Sets whether the slave of a master may not be opened.

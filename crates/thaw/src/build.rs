@@ -6,6 +6,7 @@ use crate::compile::{self, FAILURE, InnerCall, Numbers, Program, Relation};
 use crate::control::{Area, CONTROL_BYTES, Results};
 use crate::error::{Context, Error};
 use crate::layout::Gaps;
+use crate::nest;
 use crate::pool::{self, Pool};
 use crate::script::{Expect, Note, Placed, Subject};
 use crate::stage::Stage;
@@ -17,6 +18,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -37,6 +39,8 @@ pub(crate) struct Material {
     pub(crate) instead: Vec<(frost_model::DescriptionId, i32, OwnedFd)>,
     /// Pseudoterminals that control a session, by their index.
     pub(crate) terminals: Vec<(usize, OwnedFd)>,
+    /// The file systems of the terminals of each nest.
+    pub(crate) nests: nest::Terminals,
     /// Directories that were made and removed again.
     pub(crate) removed: Removed,
     /// Calls of each process about its descriptors.
@@ -48,7 +52,8 @@ pub(crate) struct Material {
 /// A tree of which not all is known to be right yet; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Half<'a> {
-    pub(crate) checkpoint: &'a Checkpoint,
+    /// With the numbers that its processes and threads have, which are not those of the image for all.
+    pub(crate) checkpoint: Cow<'a, Checkpoint>,
     pub(crate) program: Program,
     pub(crate) numbers: Numbers,
     area: Area,
@@ -106,7 +111,7 @@ pub(crate) fn build<'a>(
 ) -> Result<Half<'a>, Error> {
     begin(Stage::Open)?;
     raise_limits();
-    let Material { pack, descriptions, instead, terminals, removed, calls, undone } = material()?;
+    let Material { pack, descriptions, instead, terminals, nests, removed, calls, undone } = material()?;
     let stage = Stage::Open;
     let (gate_read, gate_write) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at(stage, || "the gate".to_owned())?;
@@ -127,6 +132,15 @@ pub(crate) fn build<'a>(
         let number = pool.adopt(terminal).at(stage, || "a terminal".to_owned())?;
         numbers.terminals.insert(index, number);
     }
+    let furnished = match checkpoint.nests.is_empty() {
+        true => None,
+        false => {
+            let (read, write) =
+                rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at(stage, || "a pipe".to_owned())?;
+            numbers.furnished = pool.adopt(read).at(stage, || "a pipe".to_owned())?;
+            Some(write)
+        }
+    };
     steps.end(Stage::Open.name());
 
     begin(Stage::Compile)?;
@@ -169,8 +183,8 @@ pub(crate) fn build<'a>(
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let (root, pidfd) = frost_sys::stub::spawn(stub.as_fd(), &name, &[pid.raw()], sibling)
         .at(Stage::Spawn, || format!("process {pid}"))?;
-    let half = Half {
-        checkpoint,
+    let mut half = Half {
+        checkpoint: Cow::Borrowed(checkpoint),
         program,
         numbers,
         area,
@@ -189,7 +203,22 @@ pub(crate) fn build<'a>(
     steps.end(Stage::Spawn.name());
 
     begin(Stage::Arrive)?;
-    half.arrive(&our_arrived)?;
+    let mut count = 0;
+    if let Some(furnished) = furnished {
+        let furnisher = nest::Furnisher::new();
+        for (nest, terminals) in checkpoint.nests.iter().zip(&nests) {
+            half.await_keeper(nest.keeper, &our_arrived, &mut count)?;
+            furnisher.furnish(checkpoint, nest, terminals)?;
+        }
+        drop(nests);
+        let waiting: usize = checkpoint.nests.iter().map(|nest| nest::waiting(checkpoint, nest)).sum();
+        rustix::io::write(&furnished, &vec![1; waiting]).at(Stage::Arrive, || "a pipe".to_owned())?;
+    }
+    half.arrive(&our_arrived, count)?;
+    let learnt = nest::learn(checkpoint)?;
+    if !learnt.is_empty() {
+        half.renumber(&learnt);
+    }
     steps.end(Stage::Arrive.name());
     begin(Stage::Check)?;
     half.check()?;
@@ -222,10 +251,57 @@ fn stub(program: &Program, numbers: &Numbers) -> rustix::io::Result<OwnedFd> {
 }
 
 impl Half<'_> {
+    /// Waits until the keeper of a nest is born. `count` are the threads that came to the gate meanwhile.
+    fn await_keeper(&self, keeper: Pid, arrived: &OwnedFd, count: &mut u64) -> Result<(), Error> {
+        let began = Instant::now();
+        let timeout = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        let number = keeper.raw();
+        // A process of that number may be what is left of another thaw, which was killed.
+        let is_there = || proc::stat(number).is_ok_and(|stat| !stat.is_ending());
+        while !(is_there() && self.made(&self.results()?).contains(&number)) {
+            let mut fds = [PollFd::new(arrived, PollFlags::IN), PollFd::new(&self.pidfd, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, Some(&timeout)) {
+                Err(Errno::INTR) => continue,
+                other => other.at(Stage::Arrive, || "waiting for the tree".to_owned())?,
+            };
+            if fds[0].revents().contains(PollFlags::IN) {
+                let mut word = [0; 8];
+                rustix::io::read(arrived, &mut word)
+                    .at(Stage::Arrive, || "waiting for the tree".to_owned())?;
+                *count += u64::from_ne_bytes(word);
+                if *count >= FAILURE {
+                    return Err(self.failure());
+                }
+            } else if fds[1].revents().contains(PollFlags::IN) {
+                return Err(self.death(0));
+            } else {
+                let results = self.results()?;
+                if let Some(index) = self.dead(&results) {
+                    return Err(self.death(index));
+                }
+                if began.elapsed() > NO_PROGRESS {
+                    return Err(self.stuck(&results));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls threads by the numbers that they have got.
+    fn renumber(&mut self, learnt: &[(i32, i32)]) {
+        nest::renumber(self.checkpoint.to_mut(), learnt);
+        for addresses in [&mut self.program.spare, &mut self.program.remaining] {
+            let taken: Vec<(i32, u64)> = learnt
+                .iter()
+                .filter_map(|(recorded, tid)| Some((*tid, addresses.remove(recorded)?)))
+                .collect();
+            addresses.extend(taken);
+        }
+    }
+
     /// Waits until every thread is at the gate.
-    fn arrive(&self, arrived: &OwnedFd) -> Result<(), Error> {
+    fn arrive(&self, arrived: &OwnedFd, mut count: u64) -> Result<(), Error> {
         let stage = Stage::Arrive;
-        let mut count = 0u64;
         let mut progress = (0, Instant::now());
         while count < self.program.arrivals {
             let mut fds = [PollFd::new(arrived, PollFlags::IN), PollFd::new(&self.pidfd, PollFlags::IN)];
@@ -346,12 +422,19 @@ impl Half<'_> {
         for (_, note, result) in self.entries(results) {
             if matches!(note.stage, Stage::Clone | Stage::Group | Stage::Session)
                 && let (Some(pid), Subject::Id(wanted)) = (result, note.subject)
-                && pid == i64::from(wanted)
+                && (pid == i64::from(wanted) || Some(pid) == self.inside_nest(wanted))
             {
                 made.insert(wanted);
             }
         }
         made
+    }
+
+    /// The number of a process of a nest as others in there, who clone it, are told.
+    fn inside_nest(&self, pid: i32) -> Option<i64> {
+        let pid = Pid::new(pid);
+        let nest = self.checkpoint.nest_of(pid)?;
+        nest.inner(pid).map(|pid| pid.raw().into())
     }
 
     /// Says how a process ended and what it did last.
@@ -414,7 +497,7 @@ impl Half<'_> {
                 Stage::Session => format!("session {id}"),
                 Stage::Group => format!("process group {id}"),
                 Stage::Clone | Stage::Zombie => {
-                    format!("process {id} ({})", baseline::command_in(self.checkpoint, id))
+                    format!("process {id} ({})", baseline::command_in(&self.checkpoint, id))
                 }
                 _ => format!("thread {id}"),
             },

@@ -323,9 +323,14 @@ impl Builder<'_> {
             taken.extend(process.cpu.threads.iter().map(|thread| thread.tid.raw()));
         }
         taken.sort_unstable();
-        let orphans =
-            self.image.checkpoint().processes.iter().filter(|process| process.pd.relation.parent.is_none());
-        let spare = SPARE + orphans.count() as i32;
+        let orphans = self.image.checkpoint().processes.iter().filter(|process| {
+            let parent = process.pd.relation.parent;
+            parent.is_none_or(|parent| self.image.checkpoint().kept_by(parent).is_some())
+        });
+        // Threads in user namespaces of their own get a number of these, too.
+        let nests = self.image.checkpoint().nests.iter().filter(|nest| nest.user);
+        let threads: usize = nests.map(|nest| nest.numbers.len()).sum();
+        let spare = SPARE + (orphans.count() + threads) as i32;
         let mut end = highest;
         for number in taken.iter().rev() {
             if end - number > spare {

@@ -17,6 +17,7 @@ mod inside;
 mod kept;
 pub mod layer;
 mod layout;
+mod nest;
 mod plan;
 mod pool;
 mod release;

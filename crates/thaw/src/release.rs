@@ -178,7 +178,9 @@ fn forget_stops(half: &Half<'_>, process: &Process) -> rustix::io::Result<()> {
         {
             any = true;
             let options = (libc::WSTOPPED | libc::WNOHANG) as u64;
-            let id = child.pd.relation.pid.raw() as u64;
+            let viewer = process.pd.relation.pid;
+            let Some(id) = half.checkpoint.seen_by(viewer, child.pd.relation.pid) else { continue };
+            let id = id.raw() as u64;
             call(half, tid, libc::SYS_waitid, &[libc::P_PID.into(), id, 0, options, 0])?;
         }
     }
@@ -261,6 +263,7 @@ fn as_stopped(thread: &Thread, registers: [u64; REGISTER_WORDS]) -> StoppedThrea
     StoppedThread {
         tid,
         inner: tid,
+        own: tid,
         registers,
         mask: thread.blocked,
         reissue: false,

@@ -161,6 +161,7 @@ pub(crate) fn checkpoint(processes: Vec<Process>) -> Checkpoint {
         machine: None,
         layers: Vec::new(),
         bundle: Vec::new(),
+        nests: Vec::new(),
     }
 }
 
@@ -215,6 +216,7 @@ fn thaw(checkpoint: &Checkpoint) -> Result<i32, crate::Error> {
             descriptions: Vec::new(),
             calls: vec![Vec::new(); checkpoint.processes.len()],
             undone: Vec::new(),
+            nests: Vec::new(),
         })
     };
     let relation = Relation { attach: false, copy: false };

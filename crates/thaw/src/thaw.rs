@@ -203,10 +203,11 @@ pub(crate) fn here(
     let mut sysv = cap::sysv::Made::default();
     let material = || {
         let pack = image.pack()?;
+        let nests = crate::nest::terminals(checkpoint)?;
         sysv = cap::sysv::make(checkpoint, plan.namespaces.ipc, pack.as_fd())?;
         let undone = sysv.undone.clone();
         let kept = inside.and_then(|inside| inside.kept);
-        let built = cap::build(checkpoint, &plan.capabilities, &context, pack.as_fd(), kept)?;
+        let built = cap::build(checkpoint, &plan.capabilities, &context, pack.as_fd(), kept, &nests)?;
         late = Some(built.late);
         let processes = checkpoint.processes.iter();
         let calls = processes
@@ -217,6 +218,7 @@ pub(crate) fn here(
             descriptions: built.descriptions,
             instead: built.instead,
             terminals: built.terminals,
+            nests,
             removed: built.removed,
             calls,
             undone,

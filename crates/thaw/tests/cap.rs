@@ -135,6 +135,7 @@ fn freeze_with(fds: Vec<OwnedFd>, files: bool) -> Frozen {
         machine: None,
         layers: Vec::new(),
         bundle: Vec::new(),
+        nests: Vec::new(),
     };
     Frozen { checkpoint, ids, pack }
 }
@@ -165,7 +166,8 @@ impl Frozen {
         let (planned, obstacles) = self.plan();
         assert_eq!(obstacles, []);
         let mut built =
-            cap::build(&self.checkpoint, &planned, &ThawContext::default(), self.pack.as_fd(), None).unwrap();
+            cap::build(&self.checkpoint, &planned, &ThawContext::default(), self.pack.as_fd(), None, &[])
+                .unwrap();
         let fds = self.ids.iter().map(|id| match built.descriptions[*id].take() {
             Some(fd) => fd,
             None => panic!("description {id} was asked for twice or not made"),

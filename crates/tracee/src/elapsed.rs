@@ -142,6 +142,7 @@ mod tests {
         let thread = StoppedThread {
             tid: rustix::thread::gettid().as_raw_nonzero().get(),
             inner: 0,
+            own: 0,
             registers,
             mask: 0,
             reissue: false,

@@ -144,7 +144,7 @@ impl<'a> Area<'a> {
 
     /// Returns the number by which the process knows itself.
     pub fn process_number(&self) -> i32 {
-        self.process.inner
+        self.process.own
     }
 
     /// Returns how many bytes a job may take, its tape and data, if `jobs` of them run at a time.
@@ -240,7 +240,7 @@ impl<'a> Area<'a> {
 
     /// The call by which a thread comes back to us: a signal to itself that the process ignores.
     fn halt(&self, thread: &StoppedThread) -> Entry {
-        let ids = [self.process.inner as u64, thread.inner as u64, self.signal as u64];
+        let ids = [self.process.own as u64, thread.own as u64, self.signal as u64];
         Entry::call(libc::SYS_tgkill as u64, [ids[0], ids[1], ids[2], 0, 0, 0])
     }
 

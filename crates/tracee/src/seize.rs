@@ -103,8 +103,10 @@ struct Context {
 pub struct StoppedThread {
     /// Its number in our pid namespace.
     pub tid: i32,
-    /// Its number in its own pid namespace.
+    /// Its number in the pid namespace of the root.
     pub inner: i32,
+    /// Its number in its own pid namespace, which may be deeper.
+    pub own: i32,
     /// The registers it was stopped with.
     pub registers: [u64; REGISTER_WORDS],
     /// Its mask of blocked signals.
@@ -133,8 +135,10 @@ impl StoppedThread {
 pub struct StoppedProcess {
     /// Its number in our pid namespace.
     pub pid: i32,
-    /// Its number in its own pid namespace.
+    /// Its number in the pid namespace of the root.
     pub inner: i32,
+    /// Its number in its own pid namespace, which may be deeper.
+    pub own: i32,
     /// Its parent in our pid namespace.
     pub parent: i32,
     /// The number by which its memory and descriptors are reached: its own, or that of another thread if the leader has
@@ -564,10 +568,12 @@ impl Seizing {
                 Some(cpu) => asleep.or_on(cpu),
                 None => *asleep,
             });
+            // In our own pid namespace all numbers are one, and asking thousands of threads takes its time.
+            let (inner, own) = if status.inner_pids.len() > 1 { numbers(tid) } else { (tid, tid) };
             threads.push(StoppedThread {
                 tid,
-                // In our own pid namespace both numbers are one, and asking thousands of threads takes its time.
-                inner: if status.inner_pids.len() > 1 { inner(tid) } else { tid },
+                inner,
+                own,
                 registers: context.registers,
                 mask: context.mask,
                 reissue: context.reissue,
@@ -578,7 +584,8 @@ impl Seizing {
             });
         }
         let zombie = stat.is_zombie() && threads.is_empty();
-        let inner_pid = status.inner_pids.last().copied().unwrap_or(pid);
+        let own = status.inner_pids.last().copied().unwrap_or(pid);
+        let inner = status.number().unwrap_or(pid);
         let through = threads.first().map_or(pid, |thread| thread.tid);
         let mut thread_pidfd = None;
         if through != pid {
@@ -589,7 +596,8 @@ impl Seizing {
         }
         Ok(Some(StoppedProcess {
             pid,
-            inner: inner_pid,
+            inner,
+            own,
             parent: stat.ppid,
             through,
             pidfd,
@@ -703,9 +711,10 @@ fn examine(tid: i32, stop: Stop) -> Result<Option<Context>, Error> {
     Ok(Some(Context { stop, registers, mask, reissue, stopped }))
 }
 
-/// Returns a thread's number in its own pid namespace.
-fn inner(tid: i32) -> i32 {
-    proc::status(tid).ok().and_then(|status| status.inner_pids.last().copied()).unwrap_or(tid)
+/// Returns a thread's number in the pid namespace of the root, and that in its own.
+fn numbers(tid: i32) -> (i32, i32) {
+    let status = proc::status(tid).unwrap_or_default();
+    (status.number().unwrap_or(tid), status.inner_pids.last().copied().unwrap_or(tid))
 }
 
 /// Returns the CPU that a stopped thread was on when it was last outside of the kernel; `None` if it has not registered

@@ -226,6 +226,7 @@ pub(crate) fn freeze(kept: &mut Kept, order: &Order, began: Instant) -> Result<F
         machine: Some(machine),
         layers: Vec::new(),
         bundle: Vec::new(),
+        nests: Vec::new(),
     };
     let then = if order.leave_running { Then::GoOn } else { Then::End };
     let committed = draft.commit(&checkpoint, origin, then)?;

@@ -102,6 +102,29 @@ impl Members {
         self.0.iter().find(|(_, pid)| *pid == inner).map(|(outer, _)| *outer)
     }
 
+    /// The pid as we see it of the process that an instance of procfs, known by its device, shows as `number`.
+    ///
+    /// One that is mounted below a keeper within the tree shows the numbers of that.
+    fn shown_as(&self, device: u64, number: Pid) -> Option<Pid> {
+        let mounted = |pid: &Pid| {
+            let proc = frost_sys::proc::path(pid.raw(), "root/proc");
+            rustix::fs::stat(proc).is_ok_and(|stat| stat.st_dev == device)
+        };
+        let namespace =
+            |pid: Pid| rustix::fs::readlink(frost_sys::proc::path(pid.raw(), "ns/pid"), Vec::new()).ok();
+        let deeper = |pid: &Pid| frost_sys::proc::status(pid.raw()).is_ok_and(|status| status.depth() > 0);
+        let Some(user) = self.outer().find(|pid| deeper(pid) && mounted(pid)) else {
+            return self.outer_of(number);
+        };
+        let own = namespace(user);
+        let is_meant = |pid: &Pid| {
+            let status = frost_sys::proc::status(pid.raw());
+            status.is_ok_and(|status| status.inner_pids.last() == Some(&number.raw()))
+                && namespace(*pid) == own
+        };
+        self.outer().find(is_meant)
+    }
+
     fn outer(&self) -> impl Iterator<Item = Pid> {
         self.0.iter().map(|(pid, _)| *pid)
     }
@@ -206,6 +229,11 @@ impl Catalog {
     /// Returns the descriptor table of a process, by its inner pid.
     pub fn descriptors(&self, inner: Pid) -> Vec<Descriptor> {
         self.tables.get(&inner).cloned().unwrap_or_default()
+    }
+
+    /// Returns for each pseudoterminal, in their order among the objects, which file system has its slave.
+    pub fn terminals(&self) -> Vec<Option<u64>> {
+        self.ptys.iter().map(pty::Pair::instance).collect()
     }
 
     /// Returns the dataspace of a mapped memfd, if a descriptor denotes it.
@@ -694,6 +722,15 @@ impl Catalog {
         if target == holder || parent(target).is_none_or(|parent| parent == holder) {
             return true;
         }
+        // Whoever made a keeper makes its children, too; the keeper is the first process of its pid namespace.
+        let is_first = |pid: Pid| {
+            let status = frost_sys::proc::status(pid.raw());
+            status.is_ok_and(|status| status.depth() > 0 && status.inner_pids.last() == Some(&1))
+        };
+        let keeper = parent(target).filter(|parent| self.members.outer_of(*parent).is_some_and(is_first));
+        if keeper.is_some_and(|keeper| parent(keeper) == Some(holder)) {
+            return true;
+        }
         let mut above = parent(holder);
         while let Some(process) = above {
             if process == target {
@@ -783,12 +820,12 @@ impl Catalog {
             THREAD => {
                 let status = frost_sys::proc::status(owner.id).ok()?;
                 self.members.inner(Pid::new(status.tgid))?;
-                status.inner_pids.last().copied()
+                status.number()
             }
             // It may have no leader any more.
             GROUP => self.members.outer().find_map(|pid| {
                 let stat = frost_sys::proc::stat(pid.raw()).ok().filter(|stat| stat.pgrp == owner.id)?;
-                frost_sys::proc::status(stat.pid).ok()?.inner_groups.last().copied()
+                frost_sys::proc::status(stat.pid).ok()?.group()
             }),
             _ => self.members.inner(Pid::new(owner.id)).map(Pid::raw),
         };

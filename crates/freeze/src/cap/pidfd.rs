@@ -30,7 +30,7 @@ fn zombie(pid: i32, members: &Members) -> Option<Pid> {
     let stat = frost_sys::proc::stat(pid).ok().filter(|stat| stat.is_zombie())?;
     members.inner(Pid::new(stat.ppid))?;
     let status = frost_sys::proc::status(pid).ok()?;
-    Some(Pid::new(status.inner_pids.last().copied().unwrap_or(pid)))
+    Some(Pid::new(status.number().unwrap_or(pid)))
 }
 
 /// Captures a pidfd.

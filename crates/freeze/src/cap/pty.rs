@@ -46,6 +46,11 @@ impl Pair {
         Some(Self { master: index, slaves: Vec::new(), number, instance })
     }
 
+    /// Returns the device number of the file system that has its slave, if that could be found.
+    pub(super) fn instance(&self) -> Option<u64> {
+        self.instance
+    }
+
     /// Whether a terminal is the slave of this pair: its number says so, and it lies in the same instance of devpts; if it
     /// was opened as /dev/tty, that this is the terminal of its holder's session.
     pub(super) fn has(&self, terminal: &Held, master: &Held) -> bool {
@@ -136,7 +141,7 @@ pub(super) fn inner_group(group: i32, members: &Members) -> Option<Pid> {
     }
     let member =
         members.outer().find(|pid| frost_sys::proc::stat(pid.raw()).is_ok_and(|stat| stat.pgrp == group))?;
-    let inner = frost_sys::proc::status(member.raw()).ok()?.inner_groups.last().copied()?;
+    let inner = frost_sys::proc::status(member.raw()).ok()?.group()?;
     (inner > 0).then(|| Pid::new(inner))
 }
 

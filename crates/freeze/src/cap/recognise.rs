@@ -99,6 +99,7 @@ pub(super) fn recognise(
         FileType::RegularFile => {
             match (of_process(held, members).or_else(|| own_namespace(held)), special_file_system(held)) {
                 (Some((pid, path)), _) => Ok(Found::OfProcess(pid, path)),
+                (None, _) if is_of_another(held) => Err(of_another(held)),
                 (None, Some(refusal)) => Err(refusal),
                 (None, None) => regular::recognise(held),
             }
@@ -204,8 +205,24 @@ fn of_process(held: &Held, members: &Members) -> Option<(Pid, BytePath)> {
     let pid = Pid::new(std::str::from_utf8(&link[..end]).ok()?.parse().ok()?);
     // Each instance counts in its own pid namespace: that of a program thawed by an ordinary user is not ours.
     let is_ours = rustix::fs::stat("/proc").is_ok_and(|ours| ours.st_dev == held.stat.st_dev);
-    let pid = if is_ours { pid } else { members.outer_of(pid)? };
+    let pid = if is_ours { pid } else { members.shown_as(held.stat.st_dev, pid)? };
     Some((pid, BytePath::new(link.get(end + 1..).unwrap_or_default())))
+}
+
+/// Whether something lies below `/proc/PID`; of a process outside of the tree, or of one that has ended, if it was not
+/// recognised as that of one in it.
+fn is_of_another(held: &Held) -> bool {
+    let rest = held.link.as_deref().and_then(|link| link.strip_prefix(b"/proc/"));
+    regular::is_proc(held) && rest.and_then(|rest| rest.first()).is_some_and(u8::is_ascii_digit)
+}
+
+fn of_another(held: &Held) -> Refusal {
+    // As of whoever looks at processes, and soon closes it.
+    Refusal::passing(
+        format!("file of /proc {}", held.name()),
+        "it tells of a process or thread other than the one that has it open",
+        "let the program close it first",
+    )
 }
 
 fn named_directory(held: &Held, members: &Members) -> Result<Found, Refusal> {
@@ -215,6 +232,9 @@ fn named_directory(held: &Held, members: &Members) -> Result<Found, Refusal> {
     }
     if let Some((pid, path)) = of_process(held, members) {
         return Ok(Found::OfProcess(pid, path));
+    }
+    if is_of_another(held) {
+        return Err(of_another(held));
     }
     regular::named_path(held).map(Found::Directory)
 }

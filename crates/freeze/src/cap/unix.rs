@@ -207,6 +207,31 @@ fn kind(held: &Held) -> UnixType {
     }
 }
 
+/// The room for a path in an address, `struct sockaddr_un`.
+const MOST_ADDRESS: usize = 108;
+
+/// Returns the last part of a name that was given as `/proc/self/fd/N/NAME`.
+fn through_descriptor(name: &[u8]) -> Option<&Path> {
+    let rest = name.strip_prefix(b"/proc/self/fd/")?;
+    let at = rest.iter().position(|byte| *byte == b'/')?;
+    let last = &rest[at + 1..];
+    let digits = !rest[..at].is_empty() && rest[..at].iter().all(u8::is_ascii_digit);
+    (digits && !last.is_empty() && !last.contains(&b'/'))
+        .then(|| Path::new(std::ffi::OsStr::from_bytes(last)))
+}
+
+/// Lists the directories that a process has open.
+fn open_directories(pid: i32) -> Vec<PathBuf> {
+    let numbers = frost_sys::proc::numbers(pid, "fd").unwrap_or_default();
+    let directory = |number: &i32| {
+        let link = frost_sys::proc::path(pid, &format!("fd/{number}"));
+        let is_one = rustix::fs::stat(&link)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+        is_one.then(|| std::fs::read_link(link).ok())?
+    };
+    numbers.iter().filter_map(directory).collect()
+}
+
 /// Makes the record of a socket's name, and looks whether its node is still there.
 fn name(socket: &unix_diag::UnixSocket, members: &Members) -> Option<UnixName> {
     let raw = socket.name.as_deref()?;
@@ -219,6 +244,26 @@ fn name(socket: &unix_diag::UnixSocket, members: &Members) -> Option<UnixName> {
         let same = socket.node.is_some_and(|(_, inode)| inode == stat.st_ino as u32);
         (same && FileType::from_raw_mode(stat.st_mode) == FileType::Socket).then_some(stat)
     };
+    // By way of a descriptor, which is how names are given that are longer than an address. Whose it was is not told.
+    if let Some(last) = through_descriptor(raw) {
+        for directory in members.outer().flat_map(|pid| open_directories(pid.raw())) {
+            let Some(stat) = node(&directory.join(last)) else { continue };
+            let full = BytePath::from(directory.join(last).as_path());
+            let short = full.as_bytes().len() < MOST_ADDRESS;
+            let (path, directory) = match short {
+                true => (full, None),
+                false => (BytePath::from(last), Some(BytePath::from(directory.as_path()))),
+            };
+            return Some(UnixName::Path {
+                path,
+                directory,
+                present: true,
+                mode: stat.st_mode & 0o7777,
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+            });
+        }
+    }
     let record = |path, directory, stat: Option<rustix::fs::Stat>| UnixName::Path {
         path,
         directory,
@@ -236,7 +281,9 @@ fn name(socket: &unix_diag::UnixSocket, members: &Members) -> Option<UnixName> {
         let link = frost_sys::proc::link(pid.raw(), "cwd").ok()?;
         Some(PathBuf::from(std::ffi::OsStr::from_bytes(&link)))
     });
-    for directory in directories {
+    // A thaw gives a long name from the directory itself.
+    let open = members.outer().flat_map(|pid| open_directories(pid.raw()));
+    for directory in directories.chain(open) {
         if let Some(stat) = node(&directory.join(path.as_path())) {
             let directory = Some(BytePath::from(directory.as_path()));
             return Some(record(path, directory, Some(stat)));

@@ -244,5 +244,6 @@ pub fn checkpoint() -> Checkpoint {
         machine: None,
         layers: Vec::new(),
         bundle: Vec::new(),
+        nests: Vec::new(),
     }
 }

@@ -13,7 +13,7 @@ pub use limits::limits;
 pub use maps::{Mapping, VmFlags, bare_mappings, mappings};
 pub use sleep::{Asleep, Call, blocked_in};
 pub use stat::{Stat, stat, thread_stat};
-pub use status::{Status, status, thread_status};
+pub use status::{Status, number_as, status, thread_status};
 pub use timers::{Target, Timer, timers};
 
 use rustix::fs::{Mode, OFlags};

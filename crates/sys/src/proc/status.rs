@@ -1,6 +1,23 @@
 //! `/proc/PID/status`.
 
 use rustix::io::Result;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How far below ours the pid namespace lies in which a tree has its numbers.
+static LEVEL: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Means by numbers of processes those that the root of a tree sees, though some of it may live deeper.
+///
+/// Said once, for the whole process, which deals with no other tree. Until then each process is meant by its own number.
+pub fn number_as(root: i32) {
+    let level = super::status(root).map_or(0, |status| status.inner_pids.len().saturating_sub(1));
+    LEVEL.store(level, Ordering::Relaxed);
+}
+
+/// Finds the number of the meant level, or the innermost where there is none as deep.
+fn meant(numbers: &[i32]) -> Option<i32> {
+    numbers.get(LEVEL.load(Ordering::Relaxed)).or(numbers.last()).copied()
+}
 
 /// Fields of `/proc/PID/status` of a process or thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +74,28 @@ pub struct Status {
     pub threads: u32,
     /// `THP_enabled` is 0.
     pub thp_disabled: bool,
+}
+
+impl Status {
+    /// Its number for the root of the tree that is [meant](number_as).
+    pub fn number(&self) -> Option<i32> {
+        meant(&self.inner_pids)
+    }
+
+    /// Its group, likewise; 0 where that is of an outer namespace.
+    pub fn group(&self) -> Option<i32> {
+        meant(&self.inner_groups)
+    }
+
+    /// Its session, likewise.
+    pub fn session(&self) -> Option<i32> {
+        meant(&self.inner_sessions)
+    }
+
+    /// How many pid namespaces deeper than the root of that tree it lives.
+    pub fn depth(&self) -> usize {
+        self.inner_pids.len().saturating_sub(LEVEL.load(Ordering::Relaxed).saturating_add(1))
+    }
 }
 
 /// Reads `/proc/ID/status`.

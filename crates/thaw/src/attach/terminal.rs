@@ -178,9 +178,11 @@ fn lent<'a>(checkpoint: &'a Checkpoint, plan: &Plan) -> Option<(i32, &'a Outside
 /// Finds the group, as we see it, that has the number `inner` for the tree below `root`.
 fn outer_group(root: Pid, inner: i32) -> Option<Pid> {
     let mut todo = vec![root.as_raw_nonzero().get()];
+    // What lives deeper has numbers there that others have here.
+    let level = proc::status(todo[0]).ok()?.inner_groups.len().checked_sub(1)?;
     while let Some(pid) = todo.pop() {
         let groups = proc::status(pid).map(|status| status.inner_groups).unwrap_or_default();
-        if groups.last() == Some(&inner) {
+        if groups.get(level) == Some(&inner) {
             return jobs::group(Pid::from_raw(pid)?).ok()?;
         }
         todo.extend(proc::children(pid).unwrap_or_default());

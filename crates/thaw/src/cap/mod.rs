@@ -438,11 +438,12 @@ pub fn build(
     context: &ThawContext,
     pack: BorrowedFd<'_>,
     kept: Option<&Kept>,
+    terminals: &[OwnedFd],
 ) -> Result<Built, Error> {
     let (volatile, in_memory) = volatile::Made::open_all(checkpoint, pack, context.own_pids)?;
     let (queues, mqueues) = mqueue::Made::open_all(checkpoint, context)?;
     let mut replaced = regular::Replaced::default();
-    let mut objects = Objects::make(checkpoint, planned, pack, &mut replaced)?;
+    let mut objects = Objects::make(checkpoint, planned, pack, &mut replaced, terminals)?;
     objects.mqueues = mqueues;
     objects.in_memory = in_memory;
     let mut made: Vec<Option<OwnedFd>> = Vec::with_capacity(checkpoint.descriptions.len());
@@ -513,6 +514,7 @@ impl Objects {
         planned: &[Planned],
         pack: BorrowedFd<'_>,
         replaced: &mut regular::Replaced,
+        terminals: &[OwnedFd],
     ) -> Result<Self, Error> {
         let mut objects = Self {
             put_back: BTreeMap::new(),
@@ -524,7 +526,7 @@ impl Objects {
             memfds: Vec::new(),
             mqueues: Vec::new(),
             in_memory: BTreeMap::new(),
-            ptys: pty::make_all(checkpoint)?,
+            ptys: pty::make_all(checkpoint, terminals)?,
             removed: directory::Removed::default(),
             masters: Vec::new(),
         };
@@ -791,6 +793,11 @@ impl Late {
     }
 }
 
+/// Returns a number as process `viewer` sees it, or one that nobody has.
+fn seen_by(checkpoint: &Checkpoint, viewer: Pid, number: i32) -> i32 {
+    checkpoint.seen_by(viewer, Pid::new(number)).map_or(i32::MAX, Pid::raw)
+}
+
 /// The calls that only `process` can make about its descriptors, once all of them have their numbers.
 ///
 /// What belongs to a description rather than to a process is done by the first process that has it.
@@ -818,7 +825,8 @@ pub fn tape_calls(
             controlled = true;
         }
         if let Capability::PidFd(pidfd) = &description.capability {
-            calls.extend(pidfd::calls(*pidfd, description.flags, descriptor));
+            let number = pidfd.pid.map(|pid| seen_by(checkpoint, own, pid.raw()));
+            calls.extend(pidfd::calls(*pidfd, number, description.flags, descriptor));
         }
         if let Some((pid, path)) = proc::of_process(checkpoint, &description.capability)
             && pid == own
@@ -858,7 +866,8 @@ pub fn tape_calls(
             // struct f_owner_ex: kind and id.
             let mut call =
                 InnerCall::new(libc::SYS_fcntl, &[fd as u64, frost_sys::fcntl::F_SETOWN_EX as u64, 0], fd);
-            call.data.push((2, [owner.kind.to_ne_bytes(), owner.id.to_ne_bytes()].concat()));
+            let id = if owner.id == 0 { 0 } else { seen_by(checkpoint, own, owner.id) };
+            call.data.push((2, [owner.kind.to_ne_bytes(), id.to_ne_bytes()].concat()));
             calls.push(call);
         }
         // O_ASYNC, FASYNC of include/uapi/asm-generic/fcntl.h.

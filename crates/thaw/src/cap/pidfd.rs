@@ -17,9 +17,9 @@ pub(super) fn make(pidfd: PidFd) -> Result<OwnedFd> {
 }
 
 /// The calls by which a process makes its own pidfd: under whatever number is free, which is closed with the rest
-/// when the process is complete, and from there to its own number.
-pub(super) fn calls(pidfd: PidFd, flags: u32, descriptor: &Descriptor) -> Vec<InnerCall> {
-    let Some(pid) = pidfd.pid else { return Vec::new() };
+/// when the process is complete, and from there to its own number. `pid` is whom it denotes, as the process sees it.
+pub(super) fn calls(pidfd: PidFd, pid: Option<i32>, flags: u32, descriptor: &Descriptor) -> Vec<InnerCall> {
+    let Some(pid) = pid else { return Vec::new() };
     // PIDFD_NONBLOCK is O_NONBLOCK, PIDFD_THREAD is O_EXCL (include/uapi/linux/pidfd.h).
     let nonblock = flags & OFlags::NONBLOCK.bits();
     let thread = if pidfd.thread { OFlags::EXCL.bits() } else { 0 };
@@ -27,7 +27,7 @@ pub(super) fn calls(pidfd: PidFd, flags: u32, descriptor: &Descriptor) -> Vec<In
     let cloexec = if descriptor.close_on_exec { OFlags::CLOEXEC.bits() } else { 0 };
     let open = InnerCall {
         result_to: Some((1, 0)),
-        ..InnerCall::new(libc::SYS_pidfd_open, &[pid.raw() as u64, u64::from(nonblock | thread)], fd)
+        ..InnerCall::new(libc::SYS_pidfd_open, &[pid as u64, u64::from(nonblock | thread)], fd)
     };
     vec![open, InnerCall::new(libc::SYS_dup3, &[0, fd as u64, u64::from(cloexec)], fd)]
 }

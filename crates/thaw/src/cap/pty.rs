@@ -20,14 +20,33 @@ pub(super) struct Made {
 }
 
 /// Makes all pairs, under their old numbers where these are free.
-pub(super) fn make_all(checkpoint: &Checkpoint) -> std::result::Result<Vec<Made>, Error> {
+///
+/// `terminals` are the instances of devpts of the nests, in their order.
+pub(super) fn make_all(
+    checkpoint: &Checkpoint,
+    terminals: &[OwnedFd],
+) -> std::result::Result<Vec<Made>, Error> {
     let ptys = &checkpoint.objects.ptys;
-    if ptys.is_empty() {
-        return Ok(Vec::new());
+    let nest_of = |index: usize| {
+        checkpoint.nests.iter().position(|nest| nest.ptys.iter().any(|pty| pty.index() == index))
+    };
+    let mut made: Vec<Option<Made>> = ptys.iter().map(|_| None).collect();
+    for nest in std::iter::once(None).chain((0..checkpoint.nests.len()).map(Some)) {
+        let here: Vec<usize> = (0..ptys.len()).filter(|index| nest_of(*index) == nest).collect();
+        if here.is_empty() {
+            continue;
+        }
+        let numbers: Vec<u32> = here.iter().map(|index| ptys[*index].number).collect();
+        let masters = match nest.and_then(|nest| terminals.get(nest)) {
+            Some(instance) => pty::open_masters_in(instance.as_fd(), &numbers),
+            None => pty::open_masters(&numbers),
+        };
+        let masters = masters.about("make", format!("{} pseudoterminals", here.len()))?;
+        for (index, master) in here.into_iter().zip(masters) {
+            made[index] = Some(Made { master });
+        }
     }
-    let numbers: Vec<u32> = ptys.iter().map(|pty| pty.number).collect();
-    let masters = pty::open_masters(&numbers).about("make", format!("{} pseudoterminals", ptys.len()))?;
-    Ok(masters.into_iter().map(|master| Made { master }).collect())
+    Ok(made.into_iter().flatten().collect())
 }
 
 /// Says what the program will find, if a pair does not get its number in the machine's instance of devpts.

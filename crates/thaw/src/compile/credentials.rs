@@ -15,9 +15,22 @@ const NO_SETUID_FIXUP: u32 = 1 << 2;
 const LINUX_CAPABILITY_VERSION_3: u64 = 0x2008_0522;
 
 impl Compiler<'_> {
+    /// What process `index` has when its tape comes to its credentials: in a user namespace of its own all capabilities,
+    /// of which none is inherited (`set_cred_user_ns`, kernel/user_namespace.c).
+    fn credentials_at(&self, index: usize) -> Credentials {
+        let have = self.baseline.credentials.clone();
+        let pid = self.checkpoint.processes[index].pd.relation.pid;
+        if !self.checkpoint.nest_of(pid).is_some_and(|nest| nest.user) {
+            return have;
+        }
+        // Who is in a user namespace already has all that there are as its bounding set.
+        let all = have.bounding;
+        Credentials { inheritable: 0, permitted: all, effective: all, ambient: 0, securebits: 0, ..have }
+    }
+
     /// Makes the calling thread's credentials `want`, starting from the builder's.
-    pub(super) fn credentials(&mut self, script: &mut Script, want: &Credentials) {
-        let have = &self.baseline.credentials;
+    pub(super) fn credentials(&mut self, script: &mut Script, index: usize, want: &Credentials) {
+        let have = &self.credentials_at(index);
         if want == have {
             return;
         }

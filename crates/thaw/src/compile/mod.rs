@@ -42,6 +42,8 @@ pub(crate) struct Numbers {
     pub(crate) pack: i32,
     /// The control area.
     pub(crate) control: i32,
+    /// Where a byte comes for each living process of a nest, once that is furnished.
+    pub(crate) furnished: i32,
     /// Descriptions of the image, by their index.
     pub(crate) descriptions: Vec<Option<i32>>,
     /// What takes the place of a description (by index) under one number of the program.
@@ -141,6 +143,8 @@ struct Compiler<'a> {
     long_wait: u64,
     drain: [u64; 2],
     calls: Vec<Vec<InnerCall>>,
+    /// Numbers that nobody has in each nest.
+    spare_numbers: Vec<crate::nest::Spare>,
     fault_due: bool,
     remaining: HashMap<i32, u64>,
     spare: HashMap<i32, u64>,
@@ -216,6 +220,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
         long_wait,
         drain,
         calls,
+        spare_numbers: checkpoint.nests.iter().map(crate::nest::Spare::of).collect(),
         fault_due: true,
         remaining: HashMap::new(),
         spare: HashMap::new(),
@@ -280,6 +285,7 @@ impl Compiler<'_> {
             self.memory(script_mut, index, process);
         }
         self.family(script_mut, index, process, &ghosts);
+        self.enter_nest(script_mut, index, process);
         self.descriptors(script_mut, index, process);
         if !early {
             self.memory(script_mut, index, process);

@@ -6,7 +6,7 @@ use crate::stage::Stage;
 use frost_model::Process;
 use frost_model::clock::TimerSpec;
 use frost_model::pd::{Limit, Notify};
-use frost_model::rm::Bounds;
+use frost_model::rm::{Attachment, Bounds};
 
 /// include/uapi/linux/prctl.h.
 const PR_SET_MM: u64 = 35;
@@ -33,6 +33,7 @@ impl Compiler<'_> {
         self.about(script, index, Stage::Bounds, Subject::Step);
         let exe = process.pd.exe.as_ref();
         let exe = exe.and_then(|file| self.numbers.files.get(&FileUse::new(file, FileMode::Read)).copied());
+        let exe = exe.or_else(|| self.keeper_binary(process));
         let auxv = self.control.blob(&bounds.auxv);
         let exe_and_size = u64::from(exe.unwrap_or(-1) as u32) << 32 | bounds.auxv.len() as u64;
         let map = self.control.words(&[
@@ -53,11 +54,35 @@ impl Compiler<'_> {
         script.call(libc::SYS_prctl, &[PR_SET_MM, PR_SET_MM_MAP, map, MM_MAP_BYTES, 0]);
     }
 
+    /// The memory from which a keeper within the tree was executed: that of its code.
+    fn keeper_binary(&self, process: &Process) -> Option<i32> {
+        self.checkpoint.kept_by(process.pd.relation.pid)?;
+        let code = process.rm.regions.iter().filter(|region| region.protection.execute);
+        code.filter_map(|region| match region.attachment {
+            Attachment::Dataspace { dataspace, .. } => {
+                self.numbers.dataspaces.get(dataspace.index()).copied().flatten()
+            }
+            _ => None,
+        })
+        .next()
+    }
+
     /// Root directory, working directory and file mode mask.
     pub(super) fn directories(&mut self, script: &mut Script, index: usize, process: &Process) {
         let number = |file| self.numbers.files.get(&FileUse::new(file, FileMode::Directory)).copied();
         let root = process.pd.root.as_ref().and_then(number);
         let cwd = process.pd.cwd.as_ref().and_then(number);
+        // Among the mounts of its nest, which what we opened is not: getcwd(2) would not find it there.
+        let nested = self.checkpoint.nest_of(process.pd.relation.pid).is_some();
+        let path = process.pd.cwd.as_ref().filter(|cwd| nested && !cwd.identity.removed);
+        if let (Some(path), None) = (path, root) {
+            self.about(script, index, Stage::Directories, Subject::Named("working directory"));
+            let path = self.control.string(path.path.as_bytes());
+            script.call(libc::SYS_chdir, &[path]);
+            self.about(script, index, Stage::Directories, Subject::Named("file mode mask"));
+            script.call(libc::SYS_umask, &[process.pd.umask.into()]);
+            return;
+        }
         if let Some(root) = root {
             self.about(script, index, Stage::Directories, Subject::Named("root directory"));
             let here = self.control.string(b".");
@@ -137,7 +162,7 @@ impl Compiler<'_> {
             let (notify, thread) = match timer.notify {
                 Notify::Process => (0, 0),
                 Notify::Nobody => (1, 0),
-                Notify::Thread(tid) => (4, tid.raw()),
+                Notify::Thread(tid) => (4, self.seen_by(index, frost_model::Pid::new(tid.raw()))),
             };
             let mut event = vec![timer.value, timer.signal as u64 | notify << 32, thread as u64];
             event.resize(8, 0);

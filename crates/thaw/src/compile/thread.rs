@@ -5,9 +5,9 @@ use super::{Compiler, credentials_of};
 use crate::error::Error;
 use crate::script::{Script, Subject};
 use crate::stage::Stage;
-use frost_model::Process;
 use frost_model::cpu::Thread;
 use frost_model::ram::{MOST_NODES, MemoryPolicy};
+use frost_model::{Pid, Process};
 use frost_sys::clone::CloneArgs;
 use frost_sys::ptrace::REGISTER_WORDS;
 use frost_tracee::frame::{self, Frame};
@@ -69,7 +69,7 @@ impl Compiler<'_> {
                 | libc::CLONE_SYSVSEM
                 | libc::CLONE_SETTLS
                 | if clear == 0 { 0 } else { libc::CLONE_CHILD_CLEARTID };
-            let set_tid = self.control.words(&[thread.tid.raw() as u64]);
+            let [set_tid, set_tid_size] = self.thread_numbers(Pid::new(thread.tid.raw()));
             let args = self.clone_args(&CloneArgs {
                 flags: shared as u64,
                 child_tid: clear,
@@ -77,7 +77,7 @@ impl Compiler<'_> {
                 stack_size: 64,
                 tls: thread.registers.fs_base,
                 set_tid,
-                set_tid_size: 1,
+                set_tid_size,
                 ..Default::default()
             });
             self.about(script, index, Stage::Thread, Subject::Id(thread.tid.raw()));
@@ -124,11 +124,12 @@ impl Compiler<'_> {
             let args = [rseq.address.raw(), rseq.len_bytes.into(), 0, rseq.signature.into()];
             script.call(libc::SYS_rseq, &args);
         }
-        let pid = process.pd.relation.pid.raw() as u64;
+        let pid = self.seen_by(index, process.pd.relation.pid) as u64;
+        let tid = self.seen_by(index, Pid::new(thread.tid.raw())) as u64;
         self.about(script, index, Stage::Signals, Subject::Id(thread.tid.raw()));
         for signal in &thread.pending {
             let info = self.control.blob(signal.as_bytes());
-            let args = [pid, thread.tid.raw() as u64, signal.signal() as u64, info];
+            let args = [pid, tid, signal.signal() as u64, info];
             script.call(libc::SYS_rt_tgsigqueueinfo, &args);
         }
         if number == 0 {
@@ -138,7 +139,7 @@ impl Compiler<'_> {
             }
         }
         self.about(script, index, Stage::Credentials, Subject::Id(thread.tid.raw()));
-        self.credentials(script, credentials_of(process, number));
+        self.credentials(script, index, credentials_of(process, number));
         if thread.parent_death_signal != 0 {
             // A change of credentials clears it.
             let signal = thread.parent_death_signal as u64;

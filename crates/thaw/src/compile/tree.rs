@@ -29,30 +29,48 @@ pub(crate) struct Tree {
     lost_sessions: Vec<Vec<(Pid, Vec<usize>)>>,
     /// For each group that is joined: its word, 1 until it exists, and the members.
     joins: HashMap<Pid, Join>,
-    /// Which processes are the keeper's children, beside the root.
+    /// Which processes are children of the keeper, beside the root, or of one within the tree: not of who makes them.
     orphan: Vec<bool>,
+    /// For children of a keeper within the tree that are made from outside, its nest.
+    nested: Vec<Option<usize>>,
 }
 
 /// Finds out for each process who clones it, by their index.
 ///
+/// A child of a keeper within the tree is made by the leader of its session, if that lives there, or else by who makes the
+/// keeper, since that may not choose numbers outside of its own namespaces.
 /// A process whose parent had ended is the keeper's child. It is cloned by a process that ends at once, itself a child
 /// of the leader of its session, or else of the root.
 pub(super) fn makers(checkpoint: &Checkpoint) -> Vec<Option<usize>> {
     let processes = &checkpoint.processes;
     let index: HashMap<Pid, usize> =
         processes.iter().enumerate().map(|(index, process)| (process.pd.relation.pid, index)).collect();
-    let maker = |(number, process): (usize, &Process)| {
+    let mut makers: Vec<Option<usize>> = Vec::with_capacity(processes.len());
+    for (number, process) in processes.iter().enumerate() {
         let relation = &process.pd.relation;
-        match relation.parent {
+        let maker = match relation.parent {
             _ if number == 0 => None,
-            Some(parent) => index.get(&parent).copied(),
+            Some(parent) => match checkpoint.kept_by(parent) {
+                Some(nest) => {
+                    let leader = relation.session.filter(|leader| {
+                        *leader != parent && *leader != relation.pid && nest.inner(*leader).is_some()
+                    });
+                    let leader = leader.and_then(|leader| index.get(&leader).copied());
+                    // The keeper stands before its children, so its own maker is known.
+                    leader.filter(|leader| *leader < number).or_else(|| {
+                        index.get(&parent).and_then(|keeper| makers.get(*keeper).copied().flatten())
+                    })
+                }
+                None => index.get(&parent).copied(),
+            },
             None => {
                 let leader = relation.session.and_then(|leader| index.get(&leader).copied());
                 Some(leader.filter(|leader| *leader != number).unwrap_or(0))
             }
-        }
-    };
-    processes.iter().enumerate().map(maker).collect()
+        };
+        makers.push(maker);
+    }
+    makers
 }
 
 #[derive(Debug, Default)]
@@ -98,8 +116,18 @@ impl Tree {
         let mut lost_sessions: Vec<Vec<(Pid, Vec<usize>)>> = vec![Vec::new(); processes.len()];
         let mut joins: HashMap<Pid, Join> = HashMap::new();
         let makers = makers(checkpoint);
-        let is_orphan =
-            |(number, process): (usize, &Process)| number > 0 && process.pd.relation.parent.is_none();
+        let kept = |process: &Process| {
+            let parent = process.pd.relation.parent?;
+            checkpoint.nests.iter().position(|nest| nest.keeper == parent)
+        };
+        let from_outside = |(process, maker): (&Process, &Option<usize>)| {
+            let maker = processes[(*maker)?].pd.relation.pid;
+            kept(process).filter(|nest| checkpoint.nests[*nest].inner(maker).is_none())
+        };
+        let nested: Vec<Option<usize>> = processes.iter().zip(&makers).map(from_outside).collect();
+        let is_orphan = |(number, process): (usize, &Process)| {
+            number > 0 && (process.pd.relation.parent.is_none() || kept(process).is_some())
+        };
         let orphan: Vec<bool> = processes.iter().enumerate().map(is_orphan).collect();
         for (number, process) in processes.iter().enumerate() {
             let relation = &process.pd.relation;
@@ -121,7 +149,12 @@ impl Tree {
                     birth_group[number] = birth_group[parent];
                 } else if let Some(leader) = session[number].filter(|leader| !index.contains_key(leader)) {
                     match lost_sessions[parent].iter_mut().find(|(known, _)| *known == leader) {
-                        Some((_, children)) if orphan[children[0]] == orphan[number] => children.push(number),
+                        Some((_, children))
+                            if (orphan[children[0]], nested[children[0]])
+                                == (orphan[number], nested[number]) =>
+                        {
+                            children.push(number);
+                        }
                         Some(_) => misplaced.push(number),
                         None => lost_sessions[parent].push((leader, vec![number])),
                     }
@@ -156,7 +189,19 @@ impl Tree {
             }
             lives
         });
-        Self { index, before, after, session, group, birth_group, misplaced, lost_sessions, joins, orphan }
+        Self {
+            index,
+            before,
+            after,
+            session,
+            group,
+            birth_group,
+            misplaced,
+            lost_sessions,
+            joins,
+            orphan,
+            nested,
+        }
     }
 
     fn leads_session(&self, index: usize, pid: Pid) -> bool {
@@ -198,6 +243,8 @@ pub(super) struct Ghost {
     session: bool,
     /// Its children are to be the keeper's.
     orphans: bool,
+    /// The nest into which it is born from outside.
+    nest: Option<usize>,
 }
 
 impl Compiler<'_> {
@@ -229,18 +276,68 @@ impl Compiler<'_> {
         self.control.words(&words)
     }
 
+    /// Returns the number of a process or thread as process `index` sees it: in a nest it is another one.
+    pub(super) fn seen_by(&self, index: usize, pid: Pid) -> i32 {
+        /// Nobody has it, so that a call that relies on it fails.
+        const NOBODY: i32 = i32::MAX;
+        let viewer = self.checkpoint.processes[index].pd.relation.pid;
+        self.checkpoint.seen_by(viewer, pid).map_or(NOBODY, Pid::raw)
+    }
+
+    /// Writes the numbers that a process or thread is to have, the innermost first, and returns their address and count.
+    fn set_tid(&mut self, numbers: &[i32]) -> [u64; 2] {
+        if numbers.is_empty() {
+            // The kernel refuses an address with a count of zero.
+            return [0; 2];
+        }
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
+        [self.control.blob_aligned(&bytes, 8), numbers.len() as u64]
+    }
+
+    /// The numbers of a process, the innermost first.
+    fn numbers_of(&self, pid: Pid) -> Vec<i32> {
+        let inner = self.checkpoint.nest_of(pid).and_then(|nest| nest.inner(pid));
+        inner.into_iter().chain([pid]).map(Pid::raw).collect()
+    }
+
+    /// The numbers that a thread other than the leader gets.
+    ///
+    /// In a user namespace of its own a process may not choose numbers of another one (`alloc_pid`, kernel/pid.c), and it
+    /// has to enter that before it has threads. What number they have outside is of no use to anybody.
+    pub(super) fn thread_numbers(&mut self, tid: Pid) -> [u64; 2] {
+        let mut numbers = self.numbers_of(tid);
+        if self.checkpoint.nest_of(tid).is_some_and(|nest| nest.user) {
+            numbers.truncate(1);
+        }
+        self.set_tid(&numbers)
+    }
+
     /// Clones a process into a tape, under a number or, if that does not matter, under one that nobody wants.
     fn fork(&mut self, script: &mut Script, pid: Option<Pid>, exit_signal: i32, tape: u64) -> EntryIndex {
-        let set_tid = pid.map(|pid| self.control.words(&[pid.raw() as u64]));
+        let numbers = pid.map(|pid| self.numbers_of(pid)).unwrap_or_default();
+        let keeper = pid.and_then(|pid| self.checkpoint.kept_by(pid));
+        let flags = keeper.map_or(0, |nest| NEST | if nest.user { libc::CLONE_NEWUSER } else { 0 });
+        self.fork_as(script, flags as u64, &numbers, exit_signal, tape)
+    }
+
+    fn fork_as(
+        &mut self,
+        script: &mut Script,
+        flags: u64,
+        numbers: &[i32],
+        exit_signal: i32,
+        tape: u64,
+    ) -> EntryIndex {
+        let [set_tid, set_tid_size] = self.set_tid(numbers);
         // The interpreter of the child keeps its place in its stack pointer, which the kernel sets to the end of
         // the stack it is given; it refuses an empty one.
         let address = self.clone_args(&frost_sys::clone::CloneArgs {
+            flags,
             exit_signal: exit_signal as u64,
             stack: tape - 64,
             stack_size: 64,
-            // The kernel refuses an address with a count of zero.
-            set_tid: set_tid.unwrap_or(0),
-            set_tid_size: set_tid.iter().len() as u64,
+            set_tid,
+            set_tid_size,
             ..Default::default()
         });
         script.call(libc::SYS_clone3, &[address, CLONE_ARGS_BYTES])
@@ -251,13 +348,70 @@ impl Compiler<'_> {
         let children = self.tree.before[index].iter().chain(&self.tree.after[index]).copied();
         for child in children.filter(|child| self.tree.orphan[*child]).collect::<Vec<_>>() {
             let mut script = Script::start_of_clone(&self.control);
+            // From within a nest the builder, whom a fault may be to end, is not seen.
+            let pid = self.checkpoint.processes[child].pd.relation.pid;
+            let nested = self.checkpoint.kept_by(pid).is_none() && self.checkpoint.nest_of(pid).is_some();
+            let due = self.fault_due;
+            self.fault_due = due && !nested;
             self.child_of_its_own(&mut script, index, child);
+            self.fault_due |= due && nested;
             script.attempt(libc::SYS_exit_group, &[0]);
             self.bearers.insert(child, script.tape.address());
             let placed = script.place(&mut self.control, index, usize::MAX)?;
             self.tapes.push(placed);
         }
         Ok(())
+    }
+
+    /// Lets the children that process `index` clones from here on be born into a nest, or no more if there is none.
+    fn bear_in(&mut self, script: &mut Script, index: usize, nest: Option<usize>) {
+        let own = self.checkpoint.processes[index].pd.relation.pid;
+        let where_to = nest.map_or(own, |nest| self.checkpoint.nests[nest].keeper);
+        let number = self.seen_by(index, where_to);
+        // The descriptor is closed with all others that the program does not have.
+        let opened = script.call(libc::SYS_pidfd_open, &[number as u64, 0]);
+        let entered = script.call(libc::SYS_setns, &[0, libc::CLONE_NEWPID as u64]);
+        script.tape.forward(opened, entered, 0);
+    }
+
+    /// Lets a living process enter the namespaces of its nest, once these are furnished.
+    ///
+    /// Behind the cloning of its children, which takes rights outside, and before that of its threads, since a process with
+    /// threads may not.
+    pub(super) fn enter_nest(&mut self, script: &mut Script, index: usize, process: &Process) {
+        let pid = process.pd.relation.pid;
+        let Some(nest) = self.checkpoint.nest_of(pid) else { return };
+        let (is_keeper, user) = (nest.keeper == pid, nest.user);
+        self.about(script, index, Stage::Namespaces, Subject::Named("the namespaces of a `frost run` in it"));
+        let slot = self.control.words(&[0]);
+        // End of file, should the builder have died, as at the gate.
+        script.call(libc::SYS_read, &[self.numbers.furnished as u64, slot, 1]);
+        if is_keeper {
+            return;
+        }
+        let opened = script.call(libc::SYS_pidfd_open, &[1, 0]);
+        let kinds = NEST & !libc::CLONE_NEWPID | if user { libc::CLONE_NEWUSER } else { 0 };
+        let entered = script.call(libc::SYS_setns, &[0, kinds as u64]);
+        script.tape.forward(opened, entered, 0);
+        self.first_filter(script, index, process);
+    }
+
+    /// Puts on the filter that a process has from the keeper of its nest. It may have no right to, later.
+    fn first_filter(&mut self, script: &mut Script, index: usize, process: &Process) {
+        const SET_MODE_FILTER: u64 = 1;
+        /// SECCOMP_FILTER_FLAG_SPEC_ALLOW: what is turned off of the processor stands in the image by itself.
+        const SPEC_ALLOW: u64 = 4;
+        let first = process.cpu.threads.first().and_then(|thread| thread.filters.first());
+        let Some(filter) = first.and_then(|first| self.checkpoint.objects.filters.get(*first as usize))
+        else {
+            return;
+        };
+        self.about(script, index, Stage::Filters, Subject::Step);
+        let count = filter.code.len() / frost_model::pd::filter::INSTRUCTION_BYTES;
+        let code = self.control.blob_aligned(&filter.code, 8);
+        let program = self.control.words(&[count as u64, code]);
+        let flags = SPEC_ALLOW | if filter.logs { frost_model::pd::filter::LOGS } else { 0 };
+        script.call(libc::SYS_seccomp, &[SET_MODE_FILTER, flags, program]);
     }
 
     /// Says whether children of our children become ours when those end, or the keeper's.
@@ -274,11 +428,13 @@ impl Compiler<'_> {
             self.about(&mut script, index, Stage::Session, Subject::Id(leader.raw()));
             script.attempt(libc::SYS_setsid, &[]);
             let orphans = children.iter().any(|child| self.tree.orphan[*child]);
+            let nest = children.iter().find_map(|child| self.tree.nested[*child]);
             for child in children {
                 self.child_of_its_own(&mut script, index, child);
             }
             script.attempt(libc::SYS_exit_group, &[0]);
-            ghosts.push(Ghost { pid: leader, tape: script.tape.address(), session: true, orphans });
+            let nest = nest.filter(|_| self.checkpoint.nest_of(process.pd.relation.pid).is_none());
+            ghosts.push(Ghost { pid: leader, tape: script.tape.address(), session: true, orphans, nest });
             let placed = script.place(&mut self.control, index, usize::MAX)?;
             self.tapes.push(placed);
         }
@@ -299,7 +455,13 @@ impl Compiler<'_> {
             self.wait_for(&mut script, word);
         }
         script.attempt(libc::SYS_exit_group, &[0]);
-        ghosts.push(Ghost { pid: leader, tape: script.tape.address(), session: false, orphans: false });
+        ghosts.push(Ghost {
+            pid: leader,
+            tape: script.tape.address(),
+            session: false,
+            orphans: false,
+            nest: None,
+        });
         let placed = script.place(&mut self.control, index, usize::MAX)?;
         self.tapes.push(placed);
         Ok(ghosts)
@@ -333,8 +495,15 @@ impl Compiler<'_> {
             self.about(script, index, Stage::Session, Subject::Id(ghost.pid.raw()));
             // Its children become ours when it ends, or the keeper's, as they did when the true leader ended.
             self.adopt(script, !ghost.orphans);
+            if ghost.nest.is_some() {
+                self.bear_in(script, index, ghost.nest);
+            }
             self.fork(script, Some(ghost.pid), 0, ghost.tape);
-            script.call(libc::SYS_wait4, &[ghost.pid.raw() as u64, 0, libc::__WALL as u64, 0]);
+            let number = self.seen_by(index, ghost.pid);
+            script.call(libc::SYS_wait4, &[number as u64, 0, libc::__WALL as u64, 0]);
+            if ghost.nest.is_some() {
+                self.bear_in(script, index, None);
+            }
         }
         if !sessions.is_empty() {
             self.adopt(script, process.pd.relation.subreaper);
@@ -347,7 +516,8 @@ impl Compiler<'_> {
         self.foreground(script, index);
         for ghost in &ghosts {
             self.about(script, index, Stage::Group, Subject::Id(ghost.pid.raw()));
-            script.call(libc::SYS_wait4, &[ghost.pid.raw() as u64, 0, libc::__WALL as u64, 0]);
+            let number = self.seen_by(index, ghost.pid);
+            script.call(libc::SYS_wait4, &[number as u64, 0, libc::__WALL as u64, 0]);
         }
         let adopted = self.tree.lost_sessions[index].iter().flat_map(|(_, children)| children);
         let zombies = self.tree.before[index].iter().chain(&self.tree.after[index]).chain(adopted).copied();
@@ -359,8 +529,9 @@ impl Compiler<'_> {
             return;
         }
         for child in zombies {
-            let id = self.checkpoint.processes[child].pd.relation.pid.raw();
-            self.about(script, index, Stage::Zombie, Subject::Id(id));
+            let pid = self.checkpoint.processes[child].pd.relation.pid;
+            self.about(script, index, Stage::Zombie, Subject::Id(pid.raw()));
+            let id = self.seen_by(index, pid);
             let options = libc::WEXITED | libc::WNOWAIT | libc::__WALL;
             script.call(libc::SYS_waitid, &[libc::P_PID.into(), id as u64, 0, options as u64, 0]);
         }
@@ -412,7 +583,7 @@ impl Compiler<'_> {
             return;
         }
         self.about(script, index, Stage::Group, Subject::Named("the foreground of its terminal"));
-        let group = self.control.words(&[group.raw() as u64]);
+        let group = self.control.words(&[self.seen_by(index, group) as u64]);
         script.call(libc::SYS_ioctl, &[terminal as u64, frost_sys::pty::TIOCSPGRP, group]);
     }
 
@@ -433,9 +604,22 @@ impl Compiler<'_> {
         if subreaper {
             self.adopt(script, false);
         }
-        let made = self.fork(script, None, 0, bearer);
+        let nest = self.tree.nested[child];
+        if nest.is_some() {
+            self.bear_in(script, index, nest);
+        }
+        // Pids begin anew in a nest, with those of the program.
+        let pid = self.checkpoint.processes[child].pd.relation.pid;
+        let within =
+            self.checkpoint.nests.iter().position(|nest| nest.keeper != pid && nest.inner(pid).is_some());
+        let spare = within.and_then(|nest| self.spare_numbers.get_mut(nest)?.next());
+        let numbers: Vec<i32> = spare.into_iter().collect();
+        let made = self.fork_as(script, 0, &numbers, 0, bearer);
         let ended = script.call(libc::SYS_wait4, &[0, 0, libc::__WALL as u64, 0]);
         script.tape.forward(made, ended, 0);
+        if nest.is_some() {
+            self.bear_in(script, index, None);
+        }
         if subreaper {
             self.adopt(script, true);
         }
@@ -460,7 +644,8 @@ impl Compiler<'_> {
         let word = join.word;
         self.about(script, index, Stage::Group, Subject::Id(leader.raw()));
         self.wait_for(script, word);
-        let made = script.call(libc::SYS_setpgid, &[0, leader.raw() as u64]);
+        let number = self.seen_by(index, leader);
+        let made = script.call(libc::SYS_setpgid, &[0, number as u64]);
         if let Some(word) = joined {
             script.tape.entry_mut(made).forward = word;
             self.wake(script, word);
@@ -485,7 +670,8 @@ impl Compiler<'_> {
             script.attempt(libc::SYS_prlimit64, &[0, libc::RLIMIT_CORE.into(), core, 0]);
             let mask = self.control.words(&[1 << (signal - 1)]);
             script.attempt(libc::SYS_rt_sigprocmask, &[libc::SIG_UNBLOCK as u64, mask, 0, 8]);
-            script.attempt(libc::SYS_kill, &[pid.raw() as u64, signal as u64]);
+            let number = self.seen_by(index, pid);
+            script.attempt(libc::SYS_kill, &[number as u64, signal as u64]);
         }
         script.attempt(libc::SYS_exit_group, &[(status >> 8 & 0xff) as u64]);
         self.process_tapes[index] = script.tape.address();
@@ -494,6 +680,9 @@ impl Compiler<'_> {
         Ok(())
     }
 }
+
+/// The namespaces that a keeper makes, beside one for users.
+const NEST: libc::c_int = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// The size of `struct clone_args` that we fill.
 pub(super) const CLONE_ARGS_BYTES: u64 = size_of::<frost_sys::clone::CloneArgs>() as u64;

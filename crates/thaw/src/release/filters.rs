@@ -38,7 +38,9 @@ pub(super) fn install(
     };
     let gateway = Gateway::find(pid, threads, mappings)?;
     let installer = Installer { pid, threads, mappings, gateway };
-    let mut common = 0;
+    // In a nest the first one was put on when all rights were there, and threads have inherited it.
+    let nested = half.checkpoint.nest_of(process.pd.relation.pid).is_some();
+    let mut common = usize::from(nested && !all[0].filters.is_empty());
     if all.len() > 1
         && all.iter().all(|thread| no_new_privs(process, thread) == no_new_privs(process, &all[0]))
     {
