@@ -341,6 +341,17 @@ fn files_of_proc_in_an_environment() {
     }
 }
 
+/// The numbers that sockets tell are those of the pid namespace of an environment.
+#[test]
+fn numbers_in_an_environment() {
+    for who in [Who::Myself, Who::Ordinary] {
+        let told = |name: &&&str| name.starts_with("peers_");
+        for name in CARRIED.iter().filter(told) {
+            journey::thawed_in_the_runtime(binary(), name, who);
+        }
+    }
+}
+
 /// Filters of system calls: root reads them; an ordinary user's are remembered by the keeper.
 macro_rules! filtered {
     ($($name:ident)*) => {$(
@@ -825,6 +836,13 @@ carried! {
     raw_icmp
     raw_ping
     raw_v6
+    peers_of_pairs
+    peers_that_ended
+    peers_not_reaped
+    peers_connected
+    peers_waiting
+    peers_before_a_change
+    peers_that_sent
     unix_stream
     unix_datagram
     unix_seqpacket

@@ -26,7 +26,7 @@ fn credentials(thread: &str) -> Result<Vec<String>, String> {
     Ok(lines)
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     // Root of a user namespace that maps but one user cannot become another one.
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let mapped: Option<u64> = map.split_ascii_whitespace().nth(2).and_then(|count| count.parse().ok());

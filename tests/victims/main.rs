@@ -30,6 +30,7 @@ mod netlink;
 mod options;
 mod outside;
 mod packet;
+mod peers;
 mod pidfd;
 mod pipe;
 mod place;
@@ -81,6 +82,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         options::VICTIMS,
         outside::VICTIMS,
         packet::VICTIMS,
+        peers::VICTIMS,
         pidfd::VICTIMS,
         pipe::VICTIMS,
         place::VICTIMS,

@@ -13,6 +13,7 @@ pub mod extent;
 pub mod fault;
 pub mod fcntl;
 pub mod fdinfo;
+pub mod guise;
 pub mod inotify;
 pub mod jobs;
 pub mod kcmp;

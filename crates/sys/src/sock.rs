@@ -160,8 +160,52 @@ pub struct Peeked {
     pub sender: Option<Vec<u8>>,
     /// Duplicates of the descriptors that travel with it (SCM_RIGHTS), close-on-exec.
     pub rights: Vec<OwnedFd>,
+    /// Process, user and group of the sender (SCM_CREDENTIALS), if SO_PASSCRED is set; a message may bear none.
+    pub credentials: Option<Ucred>,
     /// Whether the message, or what travels with it, is longer than what was read.
     pub truncated: bool,
+}
+
+/// `struct ucred` (include/linux/socket.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ucred {
+    /// The process, 0 if it has no number here.
+    pub pid: i32,
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+impl Ucred {
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+        Some(Self { pid: word(0)? as i32, uid: word(4)?, gid: word(8)? })
+    }
+}
+
+/// Who a unix socket was connected by, or listens by (SO_PEERCRED); `None` if the kernel has taken down nobody.
+pub fn peer_credentials(fd: impl AsFd) -> Result<Option<Ucred>> {
+    let mut bytes = [0u8; 12];
+    option(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, &mut bytes)?;
+    // Of nobody the user is none (`cred_to_ucred`, net/core/sock.c).
+    Ok(Ucred::from_bytes(&bytes).filter(|told| told.uid != u32::MAX))
+}
+
+/// The supplementary groups of the same (SO_PEERGROUPS, Linux 4.13).
+pub fn peer_groups(fd: impl AsFd) -> Result<Vec<u32>> {
+    let get = |bytes: &mut [u8]| option(&fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, bytes);
+    let mut bytes = vec![0u8; 4 * 64];
+    let len = match get(&mut bytes) {
+        // More than that; there are NGROUPS_MAX at most.
+        Err(Errno::RANGE) => {
+            bytes.resize(4 * 65_536, 0);
+            get(&mut bytes)?
+        }
+        other => other?,
+    };
+    let words = bytes[..len.min(bytes.len())].chunks_exact(4);
+    Ok(words.filter_map(|word| word.try_into().ok().map(u32::from_ne_bytes)).collect())
 }
 
 /// Looks at the next message or bytes of a unix socket, at most `max` bytes, without taking or waiting.
@@ -169,6 +213,7 @@ pub struct Peeked {
 /// `None` if there is none. With SO_PEEK_OFF set on the socket, each call returns what follows the last one's.
 pub fn peek(fd: impl AsFd, max: usize) -> Result<Option<Peeked>> {
     const SCM_RIGHTS: i32 = 1;
+    const SCM_CREDENTIALS: i32 = 2;
     // 253 descriptors (SCM_MAX_FD), credentials, a pidfd and a security label all fit.
     #[repr(C, align(8))]
     struct Control([u8; 4096]);
@@ -193,6 +238,7 @@ pub fn peek(fd: impl AsFd, max: usize) -> Result<Option<Peeked>> {
     };
     data.truncate(got);
     let mut rights = Vec::new();
+    let mut credentials = None;
     let used = header.msg_controllen.min(control.0.len());
     let mut at = 0;
     // A walk over `struct cmsghdr`: length (8 bytes), level, type, data, padded to 8.
@@ -202,6 +248,10 @@ pub fn peek(fd: impl AsFd, max: usize) -> Result<Option<Peeked>> {
         let len = head[..8].try_into().map(usize::from_ne_bytes).unwrap_or(0);
         let Some(body) = control.0[..used].get(at + 16..at + len.max(16)) else { break };
         let (level, kind) = (word(8..12), word(12..16));
+        if level == libc::SOL_SOCKET && kind == SCM_CREDENTIALS {
+            // One that bears none tells of process 0.
+            credentials = Ucred::from_bytes(body).filter(|told| told.pid != 0);
+        }
         // SCM_PIDFD (4) brings a descriptor too, which must not stay open.
         if level == libc::SOL_SOCKET && (kind == SCM_RIGHTS || kind == 4) {
             for raw in body.chunks_exact(4) {
@@ -221,6 +271,7 @@ pub fn peek(fd: impl AsFd, max: usize) -> Result<Option<Peeked>> {
         data,
         sender: unix_name(&address, header.msg_namelen),
         rights,
+        credentials,
         truncated: header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
     }))
 }
@@ -273,9 +324,24 @@ pub fn send_unix(
     name: Option<&[u8]>,
     rights: &[BorrowedFd<'_>],
 ) -> Result<usize> {
+    send_unix_as(fd, data, name, rights, None)
+}
+
+/// As [`send_unix`], and says who sent it.
+///
+/// # Errors
+/// EPERM if we may not say so; ESRCH if there is no such process.
+pub fn send_unix_as(
+    fd: impl AsFd,
+    data: &[u8],
+    name: Option<&[u8]>,
+    rights: &[BorrowedFd<'_>],
+    sender: Option<Ucred>,
+) -> Result<usize> {
+    const SCM_CREDENTIALS: i32 = 2;
     #[repr(C, align(8))]
-    struct Control([u8; 1032]);
-    let mut control = Control([0; 1032]);
+    struct Control([u8; 1064]);
+    let mut control = Control([0; 1064]);
     if rights.len() > 253 {
         return Err(Errno::INVAL);
     }
@@ -289,16 +355,28 @@ pub fn send_unix(
     }
     header.msg_iov = &raw mut iov;
     header.msg_iovlen = 1;
-    if !rights.is_empty() {
-        let len = 16 + 4 * rights.len();
-        control.0[..8].copy_from_slice(&len.to_ne_bytes());
-        control.0[8..12].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
-        control.0[12..16].copy_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
-        for (slot, fd) in control.0[16..len].chunks_exact_mut(4).zip(rights) {
-            slot.copy_from_slice(&fd.as_raw_fd().to_ne_bytes());
+    let mut used = 0;
+    // One `struct cmsghdr` behind the other: length (8 bytes), level, type, data, padded to 8.
+    let mut add = |kind: i32, words: &mut dyn Iterator<Item = u32>| {
+        let mut end = used + 16;
+        for word in words {
+            control.0[end..end + 4].copy_from_slice(&word.to_ne_bytes());
+            end += 4;
         }
+        control.0[used..used + 8].copy_from_slice(&(end - used).to_ne_bytes());
+        control.0[used + 8..used + 12].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
+        control.0[used + 12..used + 16].copy_from_slice(&kind.to_ne_bytes());
+        used = end.next_multiple_of(8);
+    };
+    if let Some(sender) = sender {
+        add(SCM_CREDENTIALS, &mut [sender.pid as u32, sender.uid, sender.gid].into_iter());
+    }
+    if !rights.is_empty() {
+        add(libc::SCM_RIGHTS, &mut rights.iter().map(|fd| fd.as_raw_fd() as u32));
+    }
+    if used > 0 {
         header.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_controllen = len;
+        header.msg_controllen = used;
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: `header` describes live buffers of the stated lengths, which the call only reads.

@@ -1,5 +1,6 @@
 //! Work that takes something out of the program's and puts it back, and must not be cut off in between.
 
+use super::Members;
 use frost_sys::clone::{Clone, exit_now, fork_beside_threads};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, Result};
@@ -38,6 +39,26 @@ pub(super) fn aside<T: Serialize + DeserializeOwned>(
             told.map_err(Errno::from_raw_os_error)
         }
     }
+}
+
+/// Does `work`, which looks only, where processes have the numbers that they have in the tree: in a process of its own within
+/// the pid namespace of that, if it is another one. The kernel translates the numbers of processes and groups that have ended
+/// too, but only for who is in there.
+pub(super) fn inside<T: Serialize + DeserializeOwned>(
+    members: &Members,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let Some(pid) = members.elsewhere() else { return work() };
+    let process = rustix::process::Pid::from_raw(pid.raw()).ok_or(Errno::SRCH)?;
+    let process = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())?;
+    let users = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/user"), Vec::new()).ok();
+    // One's own cannot be entered again (EINVAL).
+    let user = if users(&pid.to_string()) == users("self") { 0 } else { libc::CLONE_NEWUSER };
+    aside("freeze.inside", || {
+        frost_sys::clone::enter(process.as_fd(), (user | libc::CLONE_NEWPID) as u64)?;
+        // A pid namespace is that of one's children.
+        aside("freeze.inside", work)
+    })
 }
 
 fn receive(reader: &OwnedFd) -> Vec<u8> {

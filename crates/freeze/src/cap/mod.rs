@@ -46,7 +46,9 @@ mod volatile;
 pub use content::{Sink, StoreError};
 pub use error::Error;
 
-use frost_model::cap::{Capability, Description, Message, Objects, OutsideKind, Owner, Pipe};
+use frost_model::cap::{
+    Capability, Description, Message, Objects, OutsideKind, Owner, PeerCredentials, Pipe,
+};
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId, TargetFd};
 use frost_model::pd::Descriptor;
 use frost_model::ram::Dataspace;
@@ -125,6 +127,11 @@ impl Members {
         self.outer().find(is_meant)
     }
 
+    /// One of them, if they are in another pid namespace than we are.
+    fn elsewhere(&self) -> Option<Pid> {
+        self.0.iter().find(|(outer, inner)| outer != inner).map(|(outer, _)| *outer)
+    }
+
     fn outer(&self) -> impl Iterator<Item = Pid> {
         self.0.iter().map(|(pid, _)| *pid)
     }
@@ -146,6 +153,8 @@ pub struct Catalog {
     unix: unix::Table,
     relations: BTreeMap<usize, Relation>,
     queues: BTreeMap<usize, Vec<Message>>,
+    /// Whom unix sockets take for their peers.
+    peers: BTreeMap<usize, PeerCredentials>,
     inotify: BTreeMap<usize, frost_model::cap::Inotify>,
     tcp: HashMap<usize, frost_model::cap::TcpInside>,
     /// Files without a name and memfds, in the order of their identifiers.
@@ -197,6 +206,7 @@ impl Catalog {
             unix: unix::Table::default(),
             relations: BTreeMap::new(),
             queues: BTreeMap::new(),
+            peers: BTreeMap::new(),
             inotify: BTreeMap::new(),
             tcp: HashMap::new(),
             unnamed: Vec::new(),
@@ -212,6 +222,9 @@ impl Catalog {
         let mut refusals = Vec::new();
         catalog.recognise_from(0, &mut refusals)?;
         catalog.look_at_unix(motion, &mut refusals)?;
+        if motion == Motion::Stopped {
+            catalog.look_at_peers()?;
+        }
         catalog.look_at_pipes();
         catalog.look_at_terminals();
         catalog.look_at_watches(motion, &mut refusals)?;
@@ -535,6 +548,48 @@ impl Catalog {
         Ok(())
     }
 
+    /// Finds out whom the unix sockets within the tree take for their peers, by the numbers that processes have there.
+    fn look_at_peers(&mut self) -> Result<(), Error> {
+        let inside = self.relations.iter().filter(|(_, relation)| matches!(relation, Relation::Inside(_)));
+        let indices: Vec<usize> = inside.map(|(index, _)| *index).collect();
+        for index in &indices {
+            if let Some(credentials) = unix::credentials(&self.held[*index])? {
+                self.peers.insert(*index, credentials);
+            }
+        }
+        let Some(other) = self.members.elsewhere() else { return Ok(()) };
+        let asked = |index: &usize| {
+            let sent = self
+                .queues
+                .get(index)
+                .is_some_and(|queue| queue.iter().any(|message| message.credentials.is_some()));
+            (self.peers.contains_key(index) || sent).then_some((*index, sent))
+        };
+        let asked: Vec<(usize, bool)> = indices.iter().filter_map(asked).collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let sockets: Vec<(&Held, bool)> =
+            asked.iter().map(|(index, sent)| (&self.held[*index], *sent)).collect();
+        let numbers = unix::numbers_inside(&self.members, &sockets).map_err(|source| Error::Process {
+            pid: other,
+            what: "its pid namespace".to_owned(),
+            source,
+        })?;
+        for ((index, _), (peer, senders)) in asked.into_iter().zip(numbers) {
+            if let Some(credentials) = self.peers.get_mut(&index) {
+                credentials.pid = peer;
+            }
+            let queue = self.queues.get_mut(&index).map(Vec::as_mut_slice).unwrap_or_default();
+            for (message, sender) in queue.iter_mut().zip(senders) {
+                if let Some(credentials) = &mut message.credentials {
+                    credentials.pid = sender;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Finds TCP connections within the tree.
     fn look_at_tcp(&mut self, motion: Motion, refusals: &mut Vec<(usize, Refusal)>) {
         let all = self.held.iter().enumerate();
@@ -790,7 +845,10 @@ impl Catalog {
     fn capture_unix(&self, index: usize, held: &Held) -> Result<Capability, Error> {
         let queue = self.queues.get(&index).cloned().unwrap_or_default();
         match self.relations.get(&index) {
-            Some(Relation::Inside(state)) => self.unix.capture(held, state.clone(), queue, &self.members),
+            Some(Relation::Inside(state)) => {
+                let credentials = self.peers.get(&index).cloned();
+                self.unix.capture(held, state.clone(), queue, credentials, &self.members)
+            }
             Some(Relation::Outside(peer)) => Ok(self.unix.capture_outside(held, *peer, queue, &self.members)),
             None => Err(Error::Refused { object: held.describe() }),
         }

@@ -1,11 +1,12 @@
 //! Unix sockets: who is connected to whom, and what waits in their queues.
 
 use super::recognise::Refusal;
-use super::{Error, Held, Members, pipe, tcp};
+use super::{Error, Held, Members, aside, pipe, tcp};
 use frost_model::BytePath;
 use frost_model::Pid;
 use frost_model::cap::{
-    Capability, Message, Outside, OutsideKind, UnixName, UnixSocket, UnixState, UnixType,
+    Capability, Message, Outside, OutsideKind, PeerCredentials, SenderCredentials, UnixName, UnixSocket,
+    UnixState, UnixType,
 };
 use frost_model::id::DescriptionId;
 use frost_sys::network;
@@ -150,6 +151,7 @@ impl Table {
         held: &Held,
         state: UnixState,
         queue: Vec<Message>,
+        credentials: Option<PeerCredentials>,
         members: &Members,
     ) -> Result<Capability, Error> {
         let kind = kind(held);
@@ -170,6 +172,7 @@ impl Table {
             shut_read: shutdown & 1 != 0,
             shut_write: shutdown & 2 != 0,
             options: tcp::options(held, &fresh),
+            credentials,
         }))
     }
 
@@ -190,13 +193,31 @@ impl Table {
 
 /// Who was at the other end when the connection was made.
 fn peer_process(held: &Held, members: &Members) -> Option<(Pid, String)> {
-    // struct ucred: pid, uid, gid.
-    let mut credentials = [0u8; 12];
-    sock::option(&held.fd, libc::SOL_SOCKET, libc::SO_PEERCRED, &mut credentials).ok()?;
-    let pid = Pid::new(credentials[..4].try_into().map(i32::from_ne_bytes).ok()?);
+    let pid = Pid::new(sock::peer_credentials(&held.fd).ok()??.pid);
     (pid.raw() > 0 && members.inner(pid).is_none())
         .then(|| (pid, frost_sys::proc::command(pid.raw())))
         .filter(|(_, command)| !command.is_empty())
+}
+
+/// Returns whom the kernel takes for the peer of a socket, by the number that we see.
+pub(super) fn credentials(held: &Held) -> Result<Option<PeerCredentials>, Error> {
+    let Some(told) = sock::peer_credentials(&held.fd).map_err(|e| held.error(e))? else { return Ok(None) };
+    let groups = sock::peer_groups(&held.fd).map_err(|e| held.error(e))?;
+    Ok(Some(PeerCredentials { pid: told.pid, uid: told.uid, gid: told.gid, groups }))
+}
+
+/// The numbers that processes have in the pid namespace of the tree: that of the peer, and those of who sent what waits.
+pub(super) type Numbers = (i32, Vec<i32>);
+
+/// Asks for these. For each socket is said whether its messages bear credentials.
+pub(super) fn numbers_inside(members: &Members, sockets: &[(&Held, bool)]) -> Result<Vec<Numbers>, Errno> {
+    let numbers = |(held, asks): &(&Held, bool)| {
+        let peer = sock::peer_credentials(&held.fd)?.map_or(0, |told| told.pid);
+        let seen = if *asks { peek_all(held).map_err(|_| Errno::IO)? } else { Vec::new() };
+        let sender = |seen: &Peeked| seen.credentials.map_or(0, |told| told.pid);
+        Ok((peer, seen.iter().map(sender).collect()))
+    };
+    aside::inside(members, || sockets.iter().map(numbers).collect())
 }
 
 fn kind(held: &Held) -> UnixType {
@@ -383,12 +404,13 @@ fn split_before_rights(
     at(offset)?;
     // The piece with the descriptors is the last one seen, so all that fits into one byte less lies before it.
     let plain = sock::whole_pieces(&held.fd, seen.data.len() - 1).map_err(|e| held.error(e))?;
-    let Peeked { mut data, sender, rights, truncated } = seen;
+    let Peeked { mut data, sender, rights, credentials, truncated } = seen;
     let rest = data.split_off(plain.min(data.len() - 1));
     if !data.is_empty() {
-        all.push(Peeked { data, sender: None, rights: Vec::new(), truncated: false });
+        // One look sees pieces of one sender only, if it sees who that is.
+        all.push(Peeked { data, sender: None, rights: Vec::new(), credentials, truncated: false });
     }
-    all.push(Peeked { data: rest, sender, rights, truncated });
+    all.push(Peeked { data: rest, sender, rights, credentials, truncated });
     Ok(())
 }
 
@@ -398,5 +420,7 @@ pub(super) fn record(
     mut identify: impl FnMut(OwnedFd) -> Result<DescriptionId, Error>,
 ) -> Result<Message, Error> {
     let rights = seen.rights.into_iter().map(&mut identify).collect::<Result<_, _>>()?;
-    Ok(Message { data: seen.data, rights, sender: seen.sender.as_deref().map(sender) })
+    let credentials =
+        seen.credentials.map(|told| SenderCredentials { pid: told.pid, uid: told.uid, gid: told.gid });
+    Ok(Message { data: seen.data, rights, sender: seen.sender.as_deref().map(sender), credentials })
 }

@@ -197,10 +197,12 @@ pub fn checkpoint() -> Checkpoint {
                     data: b"hello".to_vec(),
                     rights: vec![DescriptionId::new(0)],
                     sender: None,
+                    credentials: None,
                 }],
                 shut_read: false,
                 shut_write: true,
                 options: Vec::new(),
+                credentials: None,
             })),
             describe(Capability::TcpListener(TcpListener {
                 inet: Inet {

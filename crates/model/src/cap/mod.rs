@@ -50,7 +50,7 @@ pub use sysv::{Ipc, MOST_VALUE, MessageQueue, QueuedMessage, Segment, SemaphoreS
 pub use tcp::{Inet, SocketOption, TcpInside, TcpListener, TcpPeer, TcpStream};
 pub use timerfd::TimerFd;
 pub use udp::{Datagram, UdpSocket};
-pub use unix::{Message, UnixName, UnixSocket, UnixState, UnixType};
+pub use unix::{Message, PeerCredentials, SenderCredentials, UnixName, UnixSocket, UnixState, UnixType};
 pub use volatile::Volatile;
 
 use serde::{Deserialize, Serialize};

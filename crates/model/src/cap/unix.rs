@@ -24,6 +24,22 @@ pub struct UnixSocket {
     pub shut_write: bool,
     /// Options that differ from those of a new socket.
     pub options: Vec<SocketOption>,
+    /// Who SO_PEERCRED tells is its peer; of one that listens, whom those are told that connect to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<PeerCredentials>,
+}
+
+/// Who made a connection or let a socket listen, as the kernel took it down at that moment.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PeerCredentials {
+    /// The number of the process, in the namespace of the tree; it may have ended. 0 if it has none there.
+    pub pid: i32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+    /// Its supplementary groups (SO_PEERGROUPS).
+    pub groups: Vec<u32>,
 }
 
 /// Types of unix sockets.
@@ -95,4 +111,18 @@ pub struct Message {
     pub rights: Vec<DescriptionId>,
     /// The sender's name, of a datagram.
     pub sender: Option<UnixName>,
+    /// Who sent it, if its receiver wants to know (SO_PASSCRED).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<SenderCredentials>,
+}
+
+/// Who sent a message (SCM_CREDENTIALS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SenderCredentials {
+    /// The number of the process, in the namespace of the tree; it may have ended.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
 }

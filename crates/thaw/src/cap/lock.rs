@@ -1,6 +1,6 @@
 //! Locks on files.
 
-use super::InnerCall;
+use super::{InnerCall, When};
 use frost_model::Pid;
 use frost_model::cap::{Lock, LockKind};
 
@@ -29,7 +29,7 @@ pub(super) fn call(lock: &Lock, fd: i32) -> InnerCall {
             call
         }
     };
-    InnerCall { late: true, ..call }
+    InnerCall { when: When::Alone, ..call }
 }
 
 /// `struct flock` of x86-64: type, whence (16 bits each), padding, start, length (64 bits each), pid, padding.

@@ -38,7 +38,7 @@ mod udp;
 mod unix;
 pub(crate) mod volatile;
 
-pub use crate::compile::InnerCall;
+pub use crate::compile::{InnerCall, When};
 pub use error::Error;
 pub(crate) use file::is_layered;
 pub(crate) use pack::copy;
@@ -342,6 +342,9 @@ pub fn plan(
                 if socket.name.as_ref().is_some_and(|name| is_of_kept(checkpoint, kept, name)) => {}
             Capability::Unix(socket) => {
                 unix::look(checkpoint, socket).err().into_iter().for_each(add);
+                if !context.own_pids {
+                    effect = unix::effect(checkpoint, socket);
+                }
             }
             Capability::Pty(end) => {
                 effect = if context.own_terminals { None } else { pty::number_text(end) };
@@ -853,14 +856,16 @@ pub fn tape_calls(
             });
             last.extend(locks.map(|held| lock::call(held, fd)));
         }
-        if !first {
-            continue;
-        }
         if let Capability::Unix(socket) = &description.capability
             && let frost_model::cap::UnixState::Listening { backlog, .. } = &socket.state
+            && unix::listens_by(socket, process).unwrap_or(first)
         {
-            // Who connects is told who last called this (unix_listen, net/unix/af_unix.c), which was us.
-            calls.push(InnerCall::new(libc::SYS_listen, &[fd as u64, u64::from(*backlog)], fd));
+            // Who connects is told who last called this (unix_listen, net/unix/af_unix.c), and finds it by a pidfd.
+            let call = InnerCall::new(libc::SYS_listen, &[fd as u64, u64::from(*backlog)], fd);
+            calls.push(InnerCall { when: When::Itself, ..call });
+        }
+        if !first {
+            continue;
         }
         if let Some(owner) = description.owner.filter(|owner| is_process(owner, own)) {
             // struct f_owner_ex: kind and id.

@@ -1,6 +1,6 @@
 //! Descriptors get their numbers.
 
-use super::Compiler;
+use super::{Compiler, When};
 use crate::script::{Script, Subject};
 use crate::stage::Stage;
 use frost_model::Process;
@@ -32,12 +32,12 @@ impl Compiler<'_> {
         keep.extend(self.numbers.dataspaces.iter().flatten());
         keep.extend(self.mapped_descriptions(process));
         close_all_but(script, keep);
-        self.inner_calls(script, index, false);
+        self.inner_calls(script, index, When::Placed);
     }
 
     /// Makes the calls about descriptors that only the process can make, those that are due.
-    fn inner_calls(&mut self, script: &mut Script, index: usize, late: bool) {
-        let due: Vec<_> = self.calls[index].iter().filter(|call| call.late == late).cloned().collect();
+    pub(super) fn inner_calls(&mut self, script: &mut Script, index: usize, when: When) {
+        let due: Vec<_> = self.calls[index].iter().filter(|call| call.when == when).cloned().collect();
         let mut made = Vec::with_capacity(due.len());
         for call in &due {
             self.about(script, index, Stage::Descriptors, Subject::Fd(call.fd));
@@ -62,7 +62,7 @@ impl Compiler<'_> {
         let mut keep = self.own_numbers(&self.checkpoint.processes[index]);
         keep.extend([self.numbers.gate, self.numbers.arrived]);
         close_all_but(script, keep);
-        self.inner_calls(script, index, true);
+        self.inner_calls(script, index, When::Alone);
     }
 
     fn own_numbers(&self, process: &Process) -> Vec<i32> {

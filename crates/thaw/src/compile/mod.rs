@@ -163,8 +163,19 @@ pub struct InnerCall {
     pub fd: i32,
     /// What it returns becomes an argument of a later call: how many calls on, and which argument.
     pub result_to: Option<(usize, usize)>,
-    /// Whether it is made when all other descriptors of the building are closed.
-    pub late: bool,
+    /// When it is made.
+    pub when: When,
+}
+
+/// When a process makes a call about its descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Once they are in place.
+    Placed,
+    /// When all other descriptors of the building are closed.
+    Alone,
+    /// When it is itself, with its own user and groups.
+    Itself,
 }
 
 impl InnerCall {
@@ -172,7 +183,7 @@ impl InnerCall {
     pub fn new(nr: libc::c_long, args: &[u64], fd: i32) -> Self {
         let mut all = [0; 6];
         all[..args.len()].copy_from_slice(args);
-        Self { nr, args: all, data: Vec::new(), fd, result_to: None, late: false }
+        Self { nr, args: all, data: Vec::new(), fd, result_to: None, when: When::Placed }
     }
 }
 
@@ -301,6 +312,7 @@ impl Compiler<'_> {
         self.timers(script_mut, index, process);
         self.limits(script_mut, index, process);
         self.thread_state(script_mut, index, process, 0);
+        self.inner_calls(script_mut, index, When::Itself);
         self.gate(script_mut, index, process, 0);
         self.process_tapes[index] = script.tape.address();
         let placed = script.place(&mut self.control, index, 0)?;
