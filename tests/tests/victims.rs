@@ -341,11 +341,11 @@ fn files_of_proc_in_an_environment() {
     }
 }
 
-/// The numbers that sockets tell are those of the pid namespace of an environment.
+/// The numbers that sockets and terminals tell are those of the pid namespace of an environment.
 #[test]
 fn numbers_in_an_environment() {
     for who in [Who::Myself, Who::Ordinary] {
-        let told = |name: &&&str| name.starts_with("peers_");
+        let told = |name: &&&str| name.starts_with("peers_") || name.starts_with("pty_foreground");
         for name in CARRIED.iter().filter(told) {
             journey::thawed_in_the_runtime(binary(), name, who);
         }
@@ -647,6 +647,8 @@ carried! {
     pty_session
     pty_own_session
     pty_foreground
+    pty_foreground_ended
+    pty_foreground_not_reaped
     pty_background_stopped
     pty_dev_tty
     pty_nested

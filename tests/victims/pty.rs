@@ -29,6 +29,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("pty_session", session),
     ("pty_own_session", own_session),
     ("pty_foreground", foreground),
+    ("pty_foreground_ended", foreground_ended),
+    ("pty_foreground_not_reaped", foreground_not_reaped),
     ("pty_background_stopped", background_stopped),
     ("pty_dev_tty", dev_tty),
     ("pty_nested", nested),
@@ -515,6 +517,57 @@ fn foreground(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     same!(ids(master)?, (shell, words[1].load(SeqCst) as i32), "session and foreground");
     write_all(master, b"to the job\n")?;
+    stage.reap(shell)
+}
+
+/// The job in the foreground has ended, and the shell has not taken the terminal back.
+fn foreground_ended(stage: &Stage) -> Verdict {
+    foreground_without_living(stage, true)
+}
+
+fn foreground_not_reaped(stage: &Stage) -> Verdict {
+    foreground_without_living(stage, false)
+}
+
+fn foreground_without_living(stage: &Stage, reaped: bool) -> Verdict {
+    let (master, slave) = pair()?;
+    let words = shared_words::<2>()?;
+    let shell = stage.fork(|| {
+        sys!(setsid())?;
+        sys!(ioctl(slave, libc::TIOCSCTTY, 0))?;
+        unsafe { libc::signal(libc::SIGTTOU, libc::SIG_IGN) };
+        let job = stage.fork(|| {
+            sys!(setpgid(0, 0))?;
+            sys!(tcsetpgrp(slave, libc::getpid())).map(drop)
+        })?;
+        if reaped {
+            stage.reap(job)?;
+        } else {
+            until("the job ends", || state_of(job) == Some('Z'))?;
+        }
+        words[0].store(job as u32, SeqCst);
+        stage.wait();
+        let told = sys!(tcgetpgrp(slave))?;
+        let free = !reaped || crate::peers::has_numbers_of_its_own();
+        // Another process may have had the number of one that was reaped when it was thawed.
+        check!(
+            told == job || !free && told == unsafe { libc::getpid() },
+            "the foreground is {told}, not {job}"
+        );
+        words[1].store(1, SeqCst);
+        if !reaped {
+            stage.reap(job)?;
+        }
+        sys!(tcsetpgrp(slave, libc::getpgrp()))?;
+        same!(read_some(slave, 100)?, b"to the shell\n", "what was typed");
+        Ok(())
+    })?;
+    until("the shell stands", || words[0].load(SeqCst) != 0)?;
+    let job = words[0].load(SeqCst) as i32;
+    same!(ids(master)?, (shell, job), "session and foreground");
+    stage.freeze_here()?;
+    until("the shell has looked", || words[1].load(SeqCst) == 1 || state_of(shell) == Some('Z'))?;
+    write_all(master, b"to the shell\n")?;
     stage.reap(shell)
 }
 

@@ -7,7 +7,7 @@
 //! Not seen from outside, so not carried: what was typed before the slave was ever opened, since who opens it is seen by
 //! the master; a quote (Ctrl-V) whose character was not typed yet.
 
-use super::aside::aside;
+use super::aside::{aside, inside};
 use super::{Error, Held, Members};
 use frost_model::Pid;
 use frost_model::cap::{Capability, Flow, Pty, PtyEnd, PtySide};
@@ -117,7 +117,7 @@ impl Pair {
             uid: node.map_or(0, |node| node.st_uid),
             gid: node.map_or(0, |node| node.st_gid),
             session: pty::session(fd).ok().and_then(|leader| members.inner(Pid::new(leader))),
-            foreground: pty::foreground(fd).ok().and_then(|group| inner_group(group, members)),
+            foreground: foreground(fd, members),
             lines: waiting.lines.into_iter().map(ByteBuf::from).collect(),
             typed: waiting.typed,
             output: waiting.output,
@@ -132,6 +132,15 @@ const DEVPTS: u32 = 0x1cd1;
 /// Whether it was opened as /dev/tty.
 fn is_controlling(held: &Held) -> bool {
     (major(held.stat.st_rdev), minor(held.stat.st_rdev)) == (5, 0)
+}
+
+/// The foreground group of a pair, which may have no member any more.
+fn foreground(fd: BorrowedFd<'_>, members: &Members) -> Option<Pid> {
+    let group = pty::foreground(fd).ok().filter(|group| *group > 0)?;
+    inner_group(group, members).or_else(|| {
+        let group = inside(members, || pty::foreground(fd)).ok();
+        group.filter(|group| *group > 0).map(Pid::new)
+    })
 }
 
 /// The number inside of a process group that has a member in the tree; its leader may have ended.

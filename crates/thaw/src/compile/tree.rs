@@ -240,11 +240,19 @@ pub(crate) fn obstacles(checkpoint: &Checkpoint, relation: Relation) -> Vec<Obst
 pub(super) struct Ghost {
     pid: Pid,
     tape: u64,
-    session: bool,
-    /// Its children are to be the keeper's.
-    orphans: bool,
+    kind: GhostKind,
     /// The nest into which it is born from outside.
     nest: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GhostKind {
+    /// It leads a session; whether its children are to be the keeper's.
+    Session { orphans: bool },
+    /// It leads a group.
+    Group,
+    /// It leads a group that is in the foreground of a terminal and has no member.
+    Foreground,
 }
 
 impl Compiler<'_> {
@@ -328,10 +336,15 @@ impl Compiler<'_> {
         exit_signal: i32,
         tape: u64,
     ) -> EntryIndex {
+        let address = self.fork_args(flags, numbers, exit_signal, tape);
+        script.call(libc::SYS_clone3, &[address, CLONE_ARGS_BYTES])
+    }
+
+    fn fork_args(&mut self, flags: u64, numbers: &[i32], exit_signal: i32, tape: u64) -> u64 {
         let [set_tid, set_tid_size] = self.set_tid(numbers);
         // The interpreter of the child keeps its place in its stack pointer, which the kernel sets to the end of
         // the stack it is given; it refuses an empty one.
-        let address = self.clone_args(&frost_sys::clone::CloneArgs {
+        self.clone_args(&frost_sys::clone::CloneArgs {
             flags,
             exit_signal: exit_signal as u64,
             stack: tape - 64,
@@ -339,8 +352,7 @@ impl Compiler<'_> {
             set_tid,
             set_tid_size,
             ..Default::default()
-        });
-        script.call(libc::SYS_clone3, &[address, CLONE_ARGS_BYTES])
+        })
     }
 
     /// Writes the tapes of the processes that bear those children of `index` that are the keeper's.
@@ -434,7 +446,29 @@ impl Compiler<'_> {
             }
             script.attempt(libc::SYS_exit_group, &[0]);
             let nest = nest.filter(|_| self.checkpoint.nest_of(process.pd.relation.pid).is_none());
-            ghosts.push(Ghost { pid: leader, tape: script.tape.address(), session: true, orphans, nest });
+            ghosts.push(Ghost {
+                pid: leader,
+                tape: script.tape.address(),
+                kind: GhostKind::Session { orphans },
+                nest,
+            });
+            let placed = script.place(&mut self.control, index, usize::MAX)?;
+            self.tapes.push(placed);
+        }
+        if let Some((terminal, group)) = self.empty_foreground(process.pd.relation.pid) {
+            let mut script = Script::start_of_clone(&self.control);
+            self.about(&mut script, index, Stage::Group, Subject::Id(group.raw()));
+            script.attempt(libc::SYS_setpgid, &[0, 0]);
+            let number = self.seen_by(index, group);
+            let word = self.control.words(&[number as u64]);
+            script.attempt(libc::SYS_ioctl, &[terminal as u64, frost_sys::pty::TIOCSPGRP, word]);
+            script.attempt(libc::SYS_exit_group, &[0]);
+            ghosts.push(Ghost {
+                pid: group,
+                tape: script.tape.address(),
+                kind: GhostKind::Foreground,
+                nest: None,
+            });
             let placed = script.place(&mut self.control, index, usize::MAX)?;
             self.tapes.push(placed);
         }
@@ -455,13 +489,7 @@ impl Compiler<'_> {
             self.wait_for(&mut script, word);
         }
         script.attempt(libc::SYS_exit_group, &[0]);
-        ghosts.push(Ghost {
-            pid: leader,
-            tape: script.tape.address(),
-            session: false,
-            orphans: false,
-            nest: None,
-        });
+        ghosts.push(Ghost { pid: leader, tape: script.tape.address(), kind: GhostKind::Group, nest: None });
         let placed = script.place(&mut self.control, index, usize::MAX)?;
         self.tapes.push(placed);
         Ok(ghosts)
@@ -490,11 +518,14 @@ impl Compiler<'_> {
         for child in self.tree.after[index].clone() {
             self.child(script, index, child);
         }
-        let (sessions, ghosts): (Vec<&Ghost>, Vec<&Ghost>) = ghosts.iter().partition(|ghost| ghost.session);
-        for ghost in &sessions {
+        let of = |kind| ghosts.iter().filter(move |ghost: &&Ghost| ghost.kind == kind);
+        let mut any = false;
+        for ghost in ghosts {
+            let GhostKind::Session { orphans } = ghost.kind else { continue };
+            any = true;
             self.about(script, index, Stage::Session, Subject::Id(ghost.pid.raw()));
             // Its children become ours when it ends, or the keeper's, as they did when the true leader ended.
-            self.adopt(script, !ghost.orphans);
+            self.adopt(script, !orphans);
             if ghost.nest.is_some() {
                 self.bear_in(script, index, ghost.nest);
             }
@@ -505,16 +536,25 @@ impl Compiler<'_> {
                 self.bear_in(script, index, None);
             }
         }
-        if !sessions.is_empty() {
+        if any {
             self.adopt(script, process.pd.relation.subreaper);
         }
-        for ghost in &ghosts {
+        for ghost in of(GhostKind::Group) {
             self.about(script, index, Stage::Group, Subject::Id(ghost.pid.raw()));
             self.fork(script, Some(ghost.pid), 0, ghost.tape);
         }
         self.join(script, index, pid);
         self.foreground(script, index);
-        for ghost in &ghosts {
+        for ghost in of(GhostKind::Foreground) {
+            self.about(script, index, Stage::Group, Subject::Named("the foreground of its terminal"));
+            let numbers = self.numbers_of(ghost.pid);
+            let args = self.fork_args(0, &numbers, 0, ghost.tape);
+            // Its number may be another process' by now; then the terminal tells of the session's leader.
+            script.attempt(libc::SYS_clone3, &[args, CLONE_ARGS_BYTES]);
+            let number = self.seen_by(index, ghost.pid);
+            script.attempt(libc::SYS_wait4, &[number as u64, 0, libc::__WALL as u64, 0]);
+        }
+        for ghost in of(GhostKind::Group) {
             self.about(script, index, Stage::Group, Subject::Id(ghost.pid.raw()));
             let number = self.seen_by(index, ghost.pid);
             script.call(libc::SYS_wait4, &[number as u64, 0, libc::__WALL as u64, 0]);
@@ -566,7 +606,17 @@ impl Compiler<'_> {
         self.numbers.terminals.get(&pty).copied()
     }
 
-    /// Lets the first living process of a foreground group put it there; at first it is the leader's own group.
+    /// The terminal of the session of `leader`, and its foreground group if nobody is in that.
+    fn empty_foreground(&self, leader: Pid) -> Option<(i32, Pid)> {
+        let terminal = self.terminal_of(leader)?;
+        let ptys = &self.checkpoint.objects.ptys;
+        let group = ptys.iter().find(|pty| pty.session == Some(leader))?.foreground?;
+        let is_used = self.tree.index.contains_key(&group) || self.tree.group.contains(&Some(group));
+        (group.raw() > 0 && !is_used).then_some((terminal, group))
+    }
+
+    /// Lets the first process of a foreground group put it there, a living one if there is one; at first it is the leader's
+    /// own group.
     ///
     /// All signals are blocked, so SIGTTOU is no matter (`tty_check_change`, drivers/tty/tty_jobctrl.c).
     fn foreground(&mut self, script: &mut Script, index: usize) {
@@ -578,7 +628,8 @@ impl Compiler<'_> {
         let is_member = |other: &usize| {
             self.tree.session[*other] == Some(session) && self.tree.group[*other] == Some(group)
         };
-        let first = (0..self.checkpoint.processes.len()).filter(lives).find(is_member);
+        let all = 0..self.checkpoint.processes.len();
+        let first = all.clone().filter(lives).find(is_member).or_else(|| all.clone().find(is_member));
         if !wanted || group == session || first != Some(index) {
             return;
         }
@@ -664,6 +715,7 @@ impl Compiler<'_> {
         self.name(&mut script, process.pd.command.as_bytes());
         self.own_place(&mut script, index, pid);
         self.join(&mut script, index, pid);
+        self.foreground(&mut script, index);
         let signal = status & 0x7f;
         if signal != 0 {
             let core = self.control.words(&[0, 0]);
