@@ -814,7 +814,9 @@ pub fn tape_calls(
     let mut last = Vec::new();
     let own = process.pd.relation.pid;
     let mut seen = Vec::new();
-    let mut controlled = !(context.terminal && process.pd.relation.controls_terminal);
+    // A session within, as that of a shell in tmux, has a terminal of the tree, whatever else its leader has open.
+    let outer = process.pd.relation.controls_terminal && pty::of_session(checkpoint, own).is_none();
+    let mut controlled = !(context.terminal && outer);
     for descriptor in &process.pd.descriptors {
         let id = descriptor.description;
         let Some(description) = checkpoint.descriptions.get(id.index()) else { continue };
