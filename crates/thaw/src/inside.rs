@@ -24,10 +24,11 @@ use frost_sys::clone::{self, Clone, fork_into_namespaces};
 use frost_sys::network::census;
 use frost_sys::{proc, ptrace};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, getpid};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
@@ -36,8 +37,8 @@ use std::os::unix::net::UnixStream;
 /// What the builder tells whoever started it, a line each.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
-    /// The tree is built and waits; an empty line as answer lets it go.
-    Ready,
+    /// The tree is built and waits; an empty line as answer lets it go. The builder has this number beside the tree.
+    Ready { builder: i32 },
     /// It goes on.
     Done { clean: bool, steps: Vec<Step> },
     /// Nothing was built.
@@ -135,13 +136,17 @@ pub(crate) fn in_namespaces(
     let mut verification = Some(verification);
     let inner = image.checkpoint().processes[0].pd.relation.pid.raw();
     let mut root = 0;
+    let mut builder = None;
     let (mut terminal, mut passing) = (None, None);
     loop {
         match receive(&mut stream) {
-            Some(Report::Ready) => {
+            Some(Report::Ready { builder: number }) => {
                 if let Some(verification) = verification.take() {
                     verification.finish().map_err(end)?;
                     steps.end(Stage::Verify.name());
+                }
+                if child != keeper {
+                    builder = child_numbered(keeper, number).and_then(pidfd);
                 }
                 root = match child_numbered(keeper, inner) {
                     Some(root) => root,
@@ -162,6 +167,11 @@ pub(crate) fn in_namespaces(
                 steps.extend(done);
                 if child != keeper {
                     reap(child);
+                }
+                // As a child of the keeper it would be taken for one of the program's, by a freeze that comes at once.
+                if let Some(builder) = builder.take() {
+                    let mut end = [PollFd::new(&builder, PollFlags::IN)];
+                    let _ = rustix::io::retry_on_intr(|| rustix::event::poll(&mut end, None));
                 }
                 let Some(connection) = watch.take() else {
                     return Ok(Alive { root, clean, attached: None, lent: terminal, passing });
@@ -195,6 +205,10 @@ fn child_numbered(parent: i32, inner: i32) -> Option<i32> {
     children.into_iter().find(|child| {
         proc::status(*child).is_ok_and(|status| status.inner_pids.last().copied().unwrap_or(*child) == inner)
     })
+}
+
+fn pidfd(pid: i32) -> Option<OwnedFd> {
+    rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
 }
 
 fn reap(pid: i32) {
@@ -322,6 +336,13 @@ impl Builder<'_> {
             taken.extend(numbers.into_iter().flatten().map(|pid| pid.raw()));
             taken.extend(process.cpu.threads.iter().map(|thread| thread.tid.raw()));
         }
+        // Whom sockets take for their peers: there will be processes with these numbers for a moment.
+        taken.extend(self.image.checkpoint().descriptions.iter().filter_map(|description| {
+            match &description.capability {
+                Capability::Unix(socket) => socket.credentials.as_ref().map(|peer| peer.pid),
+                _ => None,
+            }
+        }));
         taken.sort_unstable();
         let orphans = self.image.checkpoint().processes.iter().filter(|process| {
             let parent = process.pd.relation.parent;
@@ -401,7 +422,7 @@ impl Builder<'_> {
         let inner = self.image.checkpoint().processes[0].pd.relation.pid.raw();
         let mut ready = |half: &crate::build::Half<'_>| {
             let gone = || Error::Inside { message: "whoever asked for it is gone".to_owned(), denied: false };
-            send(stream, &Report::Ready)
+            send(stream, &Report::Ready { builder: getpid().as_raw_nonzero().get() })
                 .and_then(|()| std::io::Read::read_exact(stream, &mut [0]))
                 .map_err(|_| gone())?;
             let _ = std::fs::write(LAST_PID, last.to_string());
