@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-frost_tests::programs! { nginx memcached erlang ruby go mptcp make mariadb ffmpeg emulator multiprocessing subshell }
+frost_tests::programs! { nginx memcached erlang ruby perl go mptcp make mariadb ffmpeg emulator multiprocessing subshell }
 
 /// A port that the kernel found free; nobody else gets it in the moment until the server takes it, short of a wrap.
 fn free_port() -> u16 {
@@ -162,6 +162,11 @@ fn erlang(who: Who) {
 
 fn ruby(who: Who) {
     serving(who, "server.rb", include_str!("../programs/server.rb"), &["ruby", "server.rb"]);
+}
+
+/// A worker that asks again and again who its peer is.
+fn perl(who: Who) {
+    serving(who, "server.pl", include_str!("../programs/server.pl"), &["perl", "server.pl"]);
 }
 
 /// The Go server, built once for all tests.

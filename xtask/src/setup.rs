@@ -27,6 +27,7 @@ const NEEDS: &[Need] = &[
     Need { program: "wrk", package: "wrk" },
     Need { program: "memcached", package: "memcached" },
     Need { program: "ruby", package: "ruby" },
+    Need { program: "perl", package: "perl" },
     Need { program: "escript", package: "erlang-base" },
     Need { program: "go", package: "golang-go" },
     Need { program: "/usr/sbin/mariadbd", package: "mariadb-server" },
