@@ -23,7 +23,10 @@ impl Asleep {
     ///
     /// Source: `se.exec_start` of `/proc/TID/sched`, kernel/sched/debug.c.
     pub fn of(pid: i32, tid: i32) -> Option<Self> {
-        Some(Self { nanos: last_ran(pid, tid)?, cpu: super::thread_stat(pid, tid).ok()?.processor, or: None })
+        // The kernel forgets it of a thread that it moves to another CPU, until that runs there: so of a sleeper that was moved
+        // while it was still on a queue (see `or_on`).
+        let nanos = last_ran(pid, tid).filter(|nanos| *nanos > 0)?;
+        Some(Self { nanos, cpu: super::thread_stat(pid, tid).ok()?.processor, or: None })
     }
 
     /// Takes into account that the thread was on this CPU when it called the kernel.
