@@ -3,7 +3,8 @@
 
 use frost_tests::journey::Traveller;
 use frost_tests::tally::{Ending, OVER, Tally};
-use frost_tests::{LIMIT, Outcome, Scene, Stdio, Who, each_below, is_alive, is_root, skip, until};
+use frost_tests::{LIMIT, Outcome, Scene, Stdio, Who, each_below, is_alive, is_root, skip, tree_of, until};
+use rustix::process::{Pid, Signal};
 use std::path::Path;
 
 fn binary() -> &'static Path {
@@ -98,6 +99,48 @@ fn freeze_fault_at_each_step(kind: &str, more: &[&str]) {
 #[test]
 fn the_guardian_dies_at_each_step() {
     freeze_fault_at_each_step("kill", &[]);
+}
+
+/// No call ends several processes at once: where the guardian dies amid their end, none of them goes on without the others.
+#[test]
+fn a_tree_ends_as_a_whole_or_goes_on_as_a_whole() {
+    for (step, expected) in [("freeze.hold", Ending::Excluded), ("freeze.ending", Ending::Frozen)] {
+        for with_its_command in [false, true] {
+            for name in ["pipe_stream", "shared_between_processes"] {
+                let Some(scene) = Scene::new(Who::Myself) else { return };
+                let traveller = set_out(&scene, name);
+                let how = format!("{name}: {step}, with its command: {with_its_command}");
+                let pid = traveller.pid.to_string();
+                let arguments = ["freeze", &pid, "--to", "victim"];
+                if with_its_command {
+                    let mut command = scene.frost_command(&arguments);
+                    command.env("FROST_FAIL_AT", format!("{step}:stop"));
+                    let mut command = scene.start(&mut command, Stdio::Null);
+                    let mut guardian = None;
+                    until("the guardian stands still", || {
+                        guardian = tree_of(command.pid()).get(1).copied();
+                        guardian.is_some_and(is_stopped)
+                    });
+                    for pid in [command.pid()].into_iter().chain(guardian) {
+                        rustix::process::kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL)
+                            .expect("it stands still");
+                    }
+                    command.wait(&how, LIMIT);
+                } else {
+                    let outcome = frost_with_fault(&scene, &arguments, &format!("{step}:kill"));
+                    assert_ne!(outcome.status, Some(0), "{how}\n{outcome}");
+                    // It is its command that takes this up.
+                    assert_eq!(is_alive(traveller.pid), expected == Ending::Excluded, "{how}\n{outcome}");
+                    assert!(!traveller.tree.iter().any(|pid| is_stopped(*pid)), "{how}: some stand still");
+                }
+                assert_eq!(safe_and_sound(&scene, traveller, &how), expected, "{how}");
+            }
+        }
+    }
+}
+
+fn is_stopped(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|text| text.contains("State:\tT"))
 }
 
 #[test]

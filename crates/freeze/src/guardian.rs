@@ -48,7 +48,8 @@ impl Meter {
     }
 }
 
-/// Runs `work` in a guardian and returns what it returned. `told` hears how far it is.
+/// Runs `work` in a guardian and returns what it returned. `told` hears how far it is; `take_up` is called if the guardian
+/// dies, before anybody is told how things stand.
 ///
 /// The caller must be single-threaded, as after its start.
 ///
@@ -58,6 +59,7 @@ pub(crate) fn run<T>(
     what: &str,
     pid: i32,
     told: &dyn Fn(u64, u64),
+    take_up: impl FnOnce(),
     work: impl FnOnce(Meter) -> Result<T, Failure>,
 ) -> Result<T, Failure>
 where
@@ -95,6 +97,7 @@ where
             let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
             let _ = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED);
             outcome.unwrap_or_else(|| {
+                take_up();
                 let alive = frost_sys::proc::stat(pid).is_ok_and(|stat| !stat.is_zombie()) && !is_ending(pid);
                 Err(Failure::new(FailureKind::Failed, what)
                     .cause(format!("the guardian (process {guardian}) was killed"))

@@ -18,6 +18,7 @@ mod cpu;
 mod deposit;
 mod difference;
 mod dirty;
+mod end;
 mod failure;
 mod file;
 mod filter;
@@ -57,8 +58,9 @@ use std::time::Duration;
 
 /// The steps of a freeze in their order, as `--timings` names them and as faults can be injected behind each.
 ///
-/// Those of `precopy` only where memory is copied while the program runs.
-pub const STEPS: [&str; 20] = [
+/// Those of `precopy` only where memory is copied while the program runs; `freeze.hold` only where there are several
+/// processes to end; that and `freeze.ending`, behind each of them, are part of `freeze.end`.
+pub const STEPS: [&str; 22] = [
     "freeze.begin",
     "precopy.survey",
     "precopy.stop",
@@ -78,6 +80,8 @@ pub const STEPS: [&str; 20] = [
     "precopy.settle",
     "precopy.verify",
     "freeze.commit",
+    "freeze.hold",
+    "freeze.ending",
     "freeze.end",
 ];
 
@@ -211,7 +215,11 @@ pub fn freeze(store: &Store, pid: i32, name: &Name, options: Options<'_>) -> Res
     let stat = target::validate(pid, options.force)?;
     let what = format!("cannot freeze process {pid} ({})", String::from_utf8_lossy(&stat.comm));
     let told = |done, all| options.progress.into_iter().for_each(|progress| progress.update(done, all));
-    guardian::run(&what, pid, &told, |meter| {
-        persist::run(store, pid, name, options, &what, &mut steps, meter)
-    })
+    guardian::run(
+        &what,
+        pid,
+        &told,
+        || store.take_up_endings(),
+        |meter| persist::run(store, pid, name, options, &what, &mut steps, meter),
+    )
 }

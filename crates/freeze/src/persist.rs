@@ -17,7 +17,7 @@ use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
 use crate::survey::{self, Seen};
 use crate::urgent::Urgent;
-use crate::{Frozen, Options, cpu, deposit, file, host, pd, ram, reach, rm};
+use crate::{Frozen, Options, cpu, deposit, end, file, host, pd, ram, reach, rm};
 use frost_model::cap::{Capability, Content, Description, FileIdentity, Objects, RegularFile, Unnamed};
 use frost_model::clock::Clocks;
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
@@ -283,6 +283,10 @@ pub(crate) fn run(
         sync(&written).map_err(|errno| freeze.failed(&errno))?;
         freeze.step("freeze.sync-files")?;
     }
+    let ending = match &stopped {
+        Some(tree) => end::note(store, name, tree).map_err(|error| freeze.failed(&error))?,
+        None => None,
+    };
     let then = if options.leave_running { Then::GoOn } else { Then::End };
     let committed = draft.commit(&checkpoint, origin, then);
     if let Some(Ok(lifted)) = lifting.map(std::thread::JoinHandle::join) {
@@ -316,7 +320,7 @@ pub(crate) fn run(
             let kept = options.keeper.and_then(|keeper| listening::keep(&tree, &checkpoint, keeper));
             frozen.warnings.extend(kept);
             tcp::give_ports_free(&tree, &checkpoint);
-            tree.kill();
+            end::end(tree, ending.as_ref());
             sysv::remove(&own);
         }
         frozen.pause_us = longest.max(pause.elapsed()).as_micros() as u64;

@@ -32,6 +32,7 @@
 mod cold;
 mod draft;
 mod duplicates;
+mod ending;
 mod error;
 mod frame;
 mod gc;
@@ -50,6 +51,7 @@ mod verify;
 pub use cold::Compressed;
 pub use draft::{Committed, Draft, Intent};
 pub use duplicates::Duplicates;
+pub use ending::Ending;
 pub use error::{Error, Result, SpaceLimit};
 pub use frost_image::{Header, ImageId, Instance, Name, NameError, Then};
 pub use gc::{Collected, GcOptions};

@@ -1,6 +1,7 @@
 //! Opening a store, and finding images in it.
 
 use crate::draft::{Draft, Intent, versions};
+use crate::ending::Ending;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::root::{DRAFTS, IMAGES, Root, TARGET, dir_of};
@@ -34,7 +35,7 @@ pub struct Store {
 /// What a process that died had begun and left in the store; it was removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
-    /// What was being done: `freeze`, `import`, `remove`, `compress`.
+    /// What was being done: `freeze`, `end`, `import`, `remove`, `compress`.
     pub doing: String,
     /// To the images of which name.
     pub name: String,
@@ -150,6 +151,20 @@ impl Store {
         Intent::new(&self.root, doing, name)
     }
 
+    /// Says that `processes`, by pid and start time, are about to be ended, the first of them last.
+    ///
+    /// # Errors
+    /// As for any write to the store.
+    pub fn ending(&self, name: &Name, processes: &[(i32, u64)]) -> Result<Ending> {
+        Ending::new(&self.root, name, processes)
+    }
+
+    /// Ends what dead processes were about to [end](Self::ending), or lets it go on as a whole. [`open`](Self::open) does so
+    /// too.
+    pub fn take_up_endings(&self) {
+        crate::ending::take_up_all(&self.root);
+    }
+
     /// Finds the image that `spec` denotes: the newest of a name (`web`), or a version of it (`web@2`).
     ///
     /// # Errors
@@ -208,27 +223,37 @@ impl Store {
     }
 }
 
-/// Removes the drafts whose process has died. What cannot be removed, or not now, stays for the next command.
-pub(crate) fn sweep(root: &Arc<Root>) -> Vec<Leftover> {
-    let mut swept = Vec::new();
+/// Calls `each` for the drafts whose process has died, with their names and where they are.
+pub(crate) fn each_dead_draft(root: &Arc<Root>, mut each: impl FnMut(&str, &Path)) {
     let drafts = root.names(DRAFTS).unwrap_or_default();
     if drafts.is_empty() {
-        return swept;
+        return;
     }
-    let Ok(_lock) = root.lock() else { return swept };
+    let Ok(_lock) = root.lock() else { return };
     for draft in drafts {
         let relative = Path::new(DRAFTS).join(&draft);
         let Ok(dir) = root.open_dir(&relative) else { continue };
-        if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err() {
-            continue;
+        if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            each(&draft, &relative);
         }
-        let target = root.names(&relative).unwrap_or_default().iter().find_map(|name| parse_target(name));
-        let Ok(freed_bytes) = root.remove_tree(&relative) else { continue };
+    }
+}
+
+/// Removes the drafts whose process has died, and ends what such a one was ending. What cannot be removed, or not now, stays
+/// for the next command.
+pub(crate) fn sweep(root: &Arc<Root>) -> Vec<Leftover> {
+    let mut swept = Vec::new();
+    each_dead_draft(root, |draft, relative| {
+        if !crate::ending::take_up(root, relative) {
+            return;
+        }
+        let target = root.names(relative).unwrap_or_default().iter().find_map(|name| parse_target(name));
+        let Ok(freed_bytes) = root.remove_tree(relative) else { return };
         let mut parts = draft.splitn(4, '.');
         let mut part = || parts.next().unwrap_or_default().to_owned();
         let (doing, pid, _random, name) = (part(), part(), part(), part());
         swept.push(Leftover { doing, name, pid: pid.parse().unwrap_or(0), freed_bytes, target });
-    }
+    });
     swept
 }
 

@@ -166,6 +166,11 @@ impl StoppedProcess {
         !self.threads.is_empty() && self.through != self.pid
     }
 
+    /// Returns whether it goes on when its tracer dies, and can be kept from that by a stop.
+    pub fn goes_on_unless_held(&self) -> bool {
+        !self.zombie && self.job_stop.is_none()
+    }
+
     /// Returns the descriptor by which its descriptor table is reached.
     pub fn table(&self) -> BorrowedFd<'_> {
         self.thread_pidfd.as_ref().unwrap_or(&self.pidfd).as_fd()
@@ -262,18 +267,26 @@ impl StoppedTree {
         self.release();
     }
 
-    /// Ends all of it by SIGKILL and waits until every process has ended.
+    /// Lets all of it stand still even if we die: a SIGSTOP waits in each process, which takes it before any instruction.
+    /// What job control has stopped already stays so by itself. `each` is called behind each process.
+    pub fn hold(&self, mut each: impl FnMut()) {
+        for process in self.processes.iter().filter(|process| process.goes_on_unless_held()) {
+            let _ = rustix::process::pidfd_send_signal(&process.pidfd, rustix::process::Signal::STOP);
+            each();
+        }
+    }
+
+    /// Ends all of it by SIGKILL and waits until every process has ended. `each` is called behind each that was killed.
     ///
-    /// Should we die meanwhile, the rest is ended by the kernel: half a tree is nothing that could go on.
-    pub fn kill(mut self) {
+    /// No call ends several processes at once, and what is not killed yet goes on should we die, unless it is
+    /// [held](Self::hold).
+    pub fn kill(mut self, mut each: impl FnMut()) {
         self.armed = false;
         // The root last: while it lives, its image counts as superseded and is not thawed beside what is left of it.
         for process in self.processes.iter().rev() {
-            let _ = ptrace::set_options(process.through, Options::EXITKILL);
-        }
-        for process in self.processes.iter().rev() {
             // It may have been killed by someone else meanwhile, which is what we want anyway.
             let _ = rustix::process::pidfd_send_signal(&process.pidfd, rustix::process::Signal::KILL);
+            each();
         }
         // Giving memory back is most of the end of a large program (65 ms for 1 GiB of small pages), and there is another
         // processor: 40 ms by both. Whoever comes late is not needed.

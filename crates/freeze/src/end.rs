@@ -1,0 +1,26 @@
+//! The end of a tree, behind the commit of its image: of all of it, also if the guardian dies amid it.
+
+use frost_store::{Ending, Name, Store};
+use frost_sys::fault;
+use frost_tracee::seize::StoppedTree;
+
+/// Notes which processes will be ended, before the commit: behind that there is no failure any more. A single one needs no
+/// note, since one call ends it.
+///
+/// # Errors
+/// As for any write to the store.
+pub(crate) fn note(store: &Store, name: &Name, tree: &StoppedTree) -> frost_store::Result<Option<Ending>> {
+    let living = tree.processes().iter().filter(|process| !process.zombie);
+    let processes: Vec<_> = living.map(|process| (process.pid, process.stat.starttime)).collect();
+    (processes.len() > 1).then(|| store.ending(name, &processes)).transpose()
+}
+
+/// Ends a tree.
+pub(crate) fn end(tree: StoppedTree, noted: Option<&Ending>) {
+    // Without a word of it nobody would let go on what is stopped.
+    if let Some(ending) = noted.filter(|ending| ending.stops().is_ok()) {
+        tree.hold(|| _ = fault::point("freeze.hold"));
+        let _ = ending.kills();
+    }
+    tree.kill(|| _ = fault::point("freeze.ending"));
+}
