@@ -361,12 +361,14 @@ fn hash(file: BorrowedFd<'_>, shared: &Shared, begun: Tree) -> std::result::Resu
     let mut buffer = vec![0; HASH_BYTES as usize];
     let mut written_back = tree.len_bytes();
     let mut holes = Holes::default();
+    // How much has to be filled before the next step.
+    let mut wanted = HASH_BYTES;
     loop {
         let hashed = tree.len_bytes();
-        let (len, changed, filled) = {
+        let (len, changed, filled, sealed) = {
             let mut orders = shared.lock();
-            while !orders.abandoned && !orders.sealed && orders.filled - hashed < HASH_BYTES {
-                orders.wanted = hashed + HASH_BYTES;
+            while !orders.abandoned && !orders.sealed && orders.filled - hashed < wanted {
+                orders.wanted = hashed + wanted;
                 orders = shared.changed.wait(orders).unwrap_or_else(PoisonError::into_inner);
             }
             orders.wanted = 0;
@@ -376,8 +378,9 @@ fn hash(file: BorrowedFd<'_>, shared: &Shared, begun: Tree) -> std::result::Resu
             let len = HASH_BYTES.min(orders.filled - hashed);
             // Only at the end, since what was changed is often changed once more.
             let changed = if len == 0 { orders.changed.pop_first() } else { None };
-            (len, changed, orders.filled)
+            (len, changed, orders.filled, orders.sealed)
         };
+        wanted = HASH_BYTES;
         if let Some(index) = changed {
             let at = index * BLOCK_BYTES;
             let len = BLOCK_BYTES.min(hashed.saturating_sub(at)) as usize;
@@ -397,7 +400,13 @@ fn hash(file: BorrowedFd<'_>, shared: &Shared, begun: Tree) -> std::result::Resu
         if holes.cover(file, hashed..hashed + len, filled) {
             bytes.fill(0);
         } else if read_full_at(file, bytes, hashed)? < bytes.len() {
-            return Ok(tree);
+            if sealed {
+                return Ok(tree);
+            }
+            // The file ends before what was reserved, of which nobody writes the end: it gets longer by what comes behind it,
+            // or by the seal.
+            wanted = filled - hashed + 1;
+            continue;
         }
         tree.push(bytes);
         if tree.len_bytes() - written_back >= WRITEBACK_BYTES {
@@ -406,5 +415,35 @@ fn hash(file: BorrowedFd<'_>, shared: &Shared, begun: Tree) -> std::result::Resu
                 frost_sys::writeback::start_writeback(file, written_back, tree.len_bytes() - written_back);
             written_back = tree.len_bytes();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nobody writes the end of what was reserved, and until the seal the file is shorter than that.
+    #[test]
+    fn a_file_that_is_still_too_short_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pack");
+        let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        let mut pack = PackWriter::new(file.into(), path);
+        for part in 1..=2 {
+            let offset = pack.reserve(2 * THREAD_BYTES);
+            write_all_at(pack.file(), &vec![part; BLOCK_BYTES as usize + 1], offset).unwrap();
+            pack.filled(pack.len_bytes());
+            // It has found the end, and waits for more than it is told of as a rule.
+            let ended = |pack: &PackWriter| pack.thread.as_ref().is_some_and(JoinHandle::is_finished);
+            while pack.shared.lock().wanted <= pack.len_bytes() && !ended(&pack) {
+                std::thread::yield_now();
+            }
+        }
+        let hashed = pack.finish_hash().unwrap();
+        let mut whole = Tree::new();
+        let mut content = vec![0; 4 * THREAD_BYTES as usize];
+        assert_eq!(read_full_at(pack.file(), &mut content, 0).unwrap(), content.len());
+        content.chunks(BLOCK_BYTES as usize).for_each(|block| whole.push(block));
+        assert_eq!(hashed.root(), whole.finish().root());
     }
 }
