@@ -9,12 +9,14 @@
 //! and below that [`wire`], the protocol, which other languages speak as well. `docs/component.md` describes it.
 #![forbid(unsafe_code)]
 
+mod attention;
 mod content;
 mod error;
 mod machine;
 mod session;
 pub mod wire;
 
+pub use attention::Attention;
 pub use content::Content;
 pub use error::Error;
 pub use machine::{Reports, Roms, run};

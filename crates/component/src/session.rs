@@ -1,6 +1,7 @@
 //! The sessions of a component, over one connection.
 
 use crate::Content;
+use crate::attention::Attention;
 use crate::error::Error;
 use crate::wire::{self, Packet};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,6 +34,7 @@ pub struct Session {
     owed: BTreeSet<String>,
     /// Why a report that nobody waited for was not taken.
     refused: Option<Error>,
+    attention: Attention,
 }
 
 impl Session {
@@ -58,6 +60,7 @@ impl Session {
             sent: BTreeMap::new(),
             owed: BTreeSet::new(),
             refused: None,
+            attention: Attention::default(),
         })
     }
 
@@ -164,14 +167,15 @@ impl Session {
                 return Ok(name);
             }
             self.ask_for_next()?;
-            self.hear(RecvFlags::empty())?;
+            let packet = self.receive()?;
+            self.sort_signal(packet)?;
         }
     }
 
     /// Returns the name of a ROM that has changed, without waiting.
     pub fn poll(&mut self) -> Result<Option<String>, Error> {
         self.ask_for_next()?;
-        while self.hear(RecvFlags::DONTWAIT)? {}
+        while self.hear()? {}
         self.tell_refusal()?;
         Ok(self.changed.pop_front())
     }
@@ -189,17 +193,32 @@ impl Session {
         Ok(())
     }
 
-    /// Takes in a packet that is no answer. Returns whether there was one.
-    fn hear(&mut self, flags: RecvFlags) -> Result<bool, Error> {
-        match wire::receive(&self.socket, flags) {
-            Ok(Some(packet)) => match self.sort(packet)? {
-                None => Ok(true),
-                Some(answer) => Err(Error::Protocol(answer.head)),
-            },
+    /// Waits for a packet.
+    fn receive(&mut self) -> Result<Packet, Error> {
+        let socket = &self.socket;
+        let received = self.attention.wait(|may_sleep| {
+            let flags = if may_sleep { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+            match wire::receive(socket, flags) {
+                Err(Errno::AGAIN) => Ok(None),
+                other => other.map(Some),
+            }
+        });
+        received.map_err(Error::Connection)?.flatten().ok_or(Error::Gone)
+    }
+
+    /// Takes in a packet that is no answer, if there is one. Returns whether there was.
+    fn hear(&mut self) -> Result<bool, Error> {
+        match wire::receive(&self.socket, RecvFlags::DONTWAIT) {
+            Ok(Some(packet)) => self.sort_signal(packet).map(|()| true),
             Ok(None) => Err(Error::Gone),
             Err(Errno::AGAIN) => Ok(false),
             Err(errno) => Err(Error::Connection(errno)),
         }
+    }
+
+    /// Keeps what is no answer.
+    fn sort_signal(&mut self, packet: Packet) -> Result<(), Error> {
+        self.sort(packet)?.map_or(Ok(()), |answer| Err(Error::Protocol(answer.head)))
     }
 
     /// Keeps a signal, answers a heartbeat, gives back an answer.
@@ -245,10 +264,7 @@ impl Session {
     ) -> Result<Packet, Error> {
         self.send(format!("{verb} {name}").trim_end(), body, fd)?;
         loop {
-            let packet = match wire::receive(&self.socket, RecvFlags::empty()) {
-                Ok(packet) => packet.ok_or(Error::Gone)?,
-                Err(errno) => return Err(Error::Connection(errno)),
-            };
+            let packet = self.receive()?;
             if let Some(answer) = self.sort(packet)? {
                 if let ("error", ..) = answer.words() {
                     let reason = answer.head.splitn(4, ' ').nth(3).unwrap_or("no reason given").to_owned();

@@ -14,7 +14,7 @@ use crate::members;
 use crate::proof::Proof;
 use crate::scenario::{self, Label, SCENARIO, Scenario};
 use crate::vault::{self, Vault};
-use frost_component::Content;
+use frost_component::{Attention, Content};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
@@ -145,6 +145,7 @@ pub(crate) struct Engine {
     control: OwnedFd,
     tokens: BTreeMap<u64, Token>,
     timers: BTreeMap<(Instant, u64), Timer>,
+    attention: Attention,
     next: u64,
 }
 
@@ -226,6 +227,7 @@ impl Engine {
             control,
             tokens,
             timers: BTreeMap::new(),
+            attention: Attention::default(),
             next: 16,
         };
         let (documents, damaged) = vault::load(&kept)?;
@@ -316,10 +318,14 @@ impl Engine {
                 Timespec { tv_sec: span.as_secs() as i64, tv_nsec: i64::from(span.subsec_nanos()) }
             });
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), wait.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+            let (epoll, now) = (&self.epoll, Timespec { tv_sec: 0, tv_nsec: 0 });
+            self.attention.wait(|may_sleep| {
+                let limit = if may_sleep { wait.as_ref() } else { Some(&now) };
+                match epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), limit) {
+                    Ok(_) | Err(Errno::INTR) => Ok((!events.is_empty()).then_some(())),
+                    Err(errno) => Err(errno),
+                }
+            })?;
             for event in &events {
                 let number = event.data.u64();
                 // What an earlier event has ended has no token any more.
