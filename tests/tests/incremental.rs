@@ -10,7 +10,7 @@ fn set_out<'a>(scene: &'a Scene, name: &str) -> Traveller<'a> {
 }
 
 /// Programs whose memory is of many kinds: filled, sparse, copied by fork, not readable, of files, in threads.
-const VICTIMS: [&str; 8] = [
+const VICTIMS: [&str; 12] = [
     "anonymous_filled",
     "anonymous_sparse",
     "anonymous_forked",
@@ -18,6 +18,10 @@ const VICTIMS: [&str; 8] = [
     "anonymous_guard_regions",
     "registers_of_threads",
     "shared_between_processes",
+    "shared_sparse",
+    "shared_part_unmapped",
+    "memfd_shared",
+    "memfd_closed",
     "pipe_stream",
 ];
 

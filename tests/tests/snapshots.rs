@@ -48,6 +48,12 @@ moving! {
     moving_leader
     moving_mappings
     moving_remapped
+    moving_shared
+    memfd_shared
+    memfd_sparse
+    memfd_closed
+    shared_sparse
+    shared_part_unmapped
     moving_stack
     moving_file
     anonymous_huge_pages

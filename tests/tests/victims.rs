@@ -591,6 +591,7 @@ carried! {
     moving_leader
     moving_mappings
     moving_remapped
+    moving_shared
     moving_stack
     moving_file
     outside_standard

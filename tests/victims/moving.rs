@@ -1,7 +1,7 @@
 //! Memory that changes while it is copied: each writer knows what it must find, so that a snapshot of two instants tells.
 
 use crate::Victim;
-use crate::call::{READ_WRITE, check_fill, check_zero, fill, map, nap};
+use crate::call::{READ_WRITE, c, check_fill, check_zero, fill, map, nap};
 use crate::stage::{Stage, Verdict};
 use libc::MAP_PRIVATE;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -13,6 +13,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("moving_leader", leader),
     ("moving_mappings", mappings),
     ("moving_remapped", remapped),
+    ("moving_shared", shared),
     ("moving_stack", stack),
     ("moving_file", file),
     ("moving_direct", direct),
@@ -69,6 +70,53 @@ fn counters(stage: &Stage) -> Verdict {
     let writers: Vec<&(dyn Fn(&AtomicBool) -> Verdict + Sync)> =
         writers.iter().map(|writer| writer as _).collect();
     meanwhile(stage, &writers)
+}
+
+/// Memory that a child writes too; and a memfd, written by two mappings, by its descriptor, and given back in part.
+fn shared(stage: &Stage) -> Verdict {
+    let len = 8 * MIB;
+    let [ours, theirs, flag] = [len, len, PAGE].map(|len| map(len, READ_WRITE, libc::MAP_SHARED));
+    let (ours, theirs, end) = (ours? as usize, theirs? as usize, flag?.cast::<AtomicBool>());
+    let child = stage.fork(|| rounds(theirs as *mut u8, len, unsafe { &*end }))?;
+    let fd = sys!(memfd_create(c("moving").as_ptr(), libc::MFD_CLOEXEC))?;
+    let pages = 512;
+    sys!(ftruncate(fd, (pages * PAGE) as i64))?;
+    let view = || {
+        let none = std::ptr::null_mut();
+        sys!(mmap(none, pages * PAGE, READ_WRITE, libc::MAP_SHARED, fd, 0)).map(|view| view as usize)
+    };
+    let views = [view()?, view()?];
+    let in_all_ways = |end: &AtomicBool| {
+        let word = |view: usize, page: usize| unsafe { &*((views[view] + page * PAGE) as *const AtomicU64) };
+        let mut round = 0;
+        while !end.load(SeqCst) {
+            round += 1;
+            for page in 0..pages {
+                let found = word(page % 2, page).load(SeqCst);
+                check!(found == round - 1, "page {page} is of round {found}, in round {round}");
+                match (page as u64 + round) % 4 {
+                    0 => {
+                        let bytes = round.to_le_bytes();
+                        sys!(pwrite(fd, bytes.as_ptr().cast(), 8, (page * PAGE) as i64))?;
+                    }
+                    1 => {
+                        let address = (views[0] + page * PAGE) as *mut libc::c_void;
+                        sys!(madvise(address, PAGE, libc::MADV_REMOVE))?;
+                        same!(word(1, page).load(SeqCst), 0, "a page that was given back");
+                        word(1, page).store(round, SeqCst);
+                    }
+                    way => word(way as usize % 2, page).store(round, SeqCst),
+                }
+                if page % 64 == 0 {
+                    nap(Duration::from_micros(100));
+                }
+            }
+        }
+        Ok(())
+    };
+    meanwhile(stage, &[&|end: &AtomicBool| rounds(ours as *mut u8, len, end), &in_all_ways])?;
+    unsafe { &*end }.store(true, SeqCst);
+    stage.reap(child)
 }
 
 /// One thread leads, another follows what it reads of it, each in memory of its own, with much between them: never is the

@@ -4,18 +4,19 @@
 //! whatever changed them, by whichever way, is found. The earlier image's pack is read for it, which is as a rule in the
 //! page cache and at worst as long as what a full image would write.
 
+use crate::copies::{self, Copies};
 use crate::held::Since;
 use crate::places::Places;
 use crate::ram::{self, Error};
 use crate::rm::Backing;
 use frost_model::bundle::Bundled;
 use frost_model::ram::{Pages, Run};
-use frost_model::rm::PageRange;
+use frost_model::rm::{Attachment, PageRange};
 use frost_model::{Checkpoint, PAGE_SIZE, Pid};
 use frost_store::{Draft, Image, Name, PackWriter, Store};
 use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::Mapping;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
@@ -27,14 +28,21 @@ const FEW_BYTES: usize = 64 << 10;
 /// After so much is judged whether comparing is worth its time.
 const TRIAL_BYTES: u64 = 64 << 20;
 
+/// Regions that show dataspaces: end of a region, its start, its offset in the dataspace, which that is.
+type Shown = BTreeMap<u64, (u64, u64, usize)>;
+
 /// An earlier image of a program, whose pack the new one goes on with.
 pub(crate) struct Earlier {
     since: Since,
     pack: OwnedFd,
     /// Where the pages of each process lie in the pack: end of a run by address, its start, its place.
-    runs: BTreeMap<Pid, BTreeMap<u64, (u64, u64)>>,
+    runs: BTreeMap<Pid, copies::Places>,
     /// The files that it brings along.
     pub(crate) bundle: Vec<Bundled>,
+    /// Regions of each process that show memory that may be shared.
+    shared: BTreeMap<Pid, Shown>,
+    /// Where such memory lies in the pack.
+    dataspaces: Vec<Pages>,
     compared_bytes: u64,
     equal_bytes: u64,
     ours: Vec<u8>,
@@ -62,10 +70,12 @@ impl Earlier {
             pack: image.pack()?,
             runs: runs(image.checkpoint()),
             bundle: image.checkpoint().bundle.clone(),
+            shared: shared(image.checkpoint()),
+            dataspaces: image.checkpoint().dataspaces.iter().map(|memory| memory.pages.clone()).collect(),
             compared_bytes: 0,
             equal_bytes: 0,
             ours: vec![0; CHUNK_BYTES],
-            theirs: vec![0; CHUNK_BYTES],
+            theirs: Vec::new(),
         })
     }
 
@@ -152,53 +162,94 @@ impl Earlier {
         ours: &[u8],
         mut each: impl FnMut(u64, &[u8], Option<u64>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut here = at;
-        while here < at + ours.len() as u64 {
-            let end = (at + ours.len() as u64).min(here + CHUNK_BYTES as u64);
-            let found = self.runs.get(&inner).and_then(|runs| runs.range(here + 1..).next());
-            let (until, place) = match found {
-                Some((run_end, (run_start, place))) if *run_start <= here => {
-                    (end.min(*run_end), Some(place + (here - run_start)))
-                }
-                // Nothing of this is in the earlier image until its next run.
-                Some((_, (run_start, _))) => (end.min(*run_start), None),
-                None => (end, None),
-            };
-            let ours = &ours[(here - at) as usize..(until - at) as usize];
-            let place = place.filter(|place| {
-                let theirs = &mut self.theirs[..ours.len()];
-                match ours.len() {
-                    ..=FEW_BYTES => read_at_hand(&self.pack, theirs, *place),
-                    _ => ram::read_exactly_at(&self.pack, theirs, *place).is_ok(),
-                }
-            });
-            let page = PAGE_SIZE as usize;
-            let equal = |index: usize| {
-                let range = index * page..(index + 1) * page;
-                place.is_some() && ours[range.clone()] == self.theirs[range]
-            };
-            let count = ours.len() / page;
-            let mut index = 0;
-            while index < count {
-                let first = index;
-                let same = equal(first);
-                while index < count && equal(index) == same {
-                    index += 1;
-                }
-                let bytes = &ours[first * page..index * page];
-                let offset = (first * page) as u64;
-                each(here + offset, bytes, place.filter(|_| same).map(|place| place + offset))?;
-                self.compared_bytes += bytes.len() as u64;
-                self.equal_bytes += if same { bytes.len() as u64 } else { 0 };
+        let (mut compared, mut equal) = (0, 0);
+        let runs = self.runs.get(&inner);
+        let result = compare(runs, &self.pack, &mut self.theirs, (at, ours), |address, bytes, place| {
+            compared += bytes.len() as u64;
+            equal += if place.is_some() { bytes.len() as u64 } else { 0 };
+            each(address, bytes, place)
+        });
+        self.compared_bytes += compared;
+        self.equal_bytes += equal;
+        result
+    }
+
+    /// Notes the copies that the earlier image has of memory that process `inner` shares by these mappings.
+    pub(crate) fn tell(&self, inner: Pid, mappings: &[Mapping], copies: &mut Copies) {
+        let Some(shared) = self.shared.get(&inner) else { return };
+        for mapping in mappings.iter().filter(|mapping| mapping.shared && mapping.inode != 0) {
+            let key = (mapping.device, mapping.inode);
+            let found = shared.range(mapping.start + 1..).next().map(|(_, found)| found);
+            // It need not be the same object: what differs is stored.
+            if let Some((start, offset, dataspace)) = found
+                && *start <= mapping.start
+                && offset + (mapping.start - start) == mapping.offset
+                && !copies.has(key)
+                && let Some(pages) = self.dataspaces.get(*dataspace)
+            {
+                copies.note(key, pages);
             }
-            here = until;
         }
-        Ok(())
     }
 }
 
+/// Compares pages that begin at `at` with those that a pack has in `runs`, and hands each run of them on with where it
+/// begins and, if the pack has just these, their place there.
+///
+/// # Errors
+/// Those of `each`.
+pub(crate) fn compare<E>(
+    runs: Option<&copies::Places>,
+    pack: &impl AsFd,
+    theirs: &mut Vec<u8>,
+    (at, ours): (u64, &[u8]),
+    mut each: impl FnMut(u64, &[u8], Option<u64>) -> Result<(), E>,
+) -> Result<(), E> {
+    theirs.resize(CHUNK_BYTES, 0);
+    let mut here = at;
+    while here < at + ours.len() as u64 {
+        let end = (at + ours.len() as u64).min(here + CHUNK_BYTES as u64);
+        let found = runs.and_then(|runs| runs.range(here + 1..).next());
+        let (until, place) = match found {
+            Some((run_end, (run_start, place))) if *run_start <= here => {
+                (end.min(*run_end), Some(place + (here - run_start)))
+            }
+            // Nothing of this is there until the next run.
+            Some((_, (run_start, _))) => (end.min(*run_start), None),
+            None => (end, None),
+        };
+        let ours = &ours[(here - at) as usize..(until - at) as usize];
+        let place = place.filter(|place| {
+            let theirs = &mut theirs[..ours.len()];
+            match ours.len() {
+                ..=FEW_BYTES => read_at_hand(pack, theirs, *place),
+                _ => ram::read_exactly_at(pack, theirs, *place).is_ok(),
+            }
+        });
+        let page = PAGE_SIZE as usize;
+        let equal = |index: usize| {
+            let range = index * page..(index + 1) * page;
+            place.is_some() && ours[range.clone()] == theirs[range]
+        };
+        let count = ours.len() / page;
+        let mut index = 0;
+        while index < count {
+            let first = index;
+            let same = equal(first);
+            while index < count && equal(index) == same {
+                index += 1;
+            }
+            let bytes = &ours[first * page..index * page];
+            let offset = (first * page) as u64;
+            each(here + offset, bytes, place.filter(|_| same).map(|place| place + offset))?;
+        }
+        here = until;
+    }
+    Ok(())
+}
+
 /// Reads all of `out` from a file if that takes no disk; returns whether it did.
-fn read_at_hand(file: &OwnedFd, out: &mut [u8], offset: u64) -> bool {
+fn read_at_hand(file: &impl AsFd, out: &mut [u8], offset: u64) -> bool {
     let len = out.len();
     match rustix::io::preadv2(file, &mut [IoSliceMut::new(out)], offset, ReadWriteFlags::NOWAIT) {
         Ok(count) => count == len,
@@ -214,7 +265,7 @@ pub(crate) fn since(image: &Image) -> Since {
 }
 
 /// Lists where the private pages of each process lie.
-fn runs(checkpoint: &Checkpoint) -> BTreeMap<Pid, BTreeMap<u64, (u64, u64)>> {
+fn runs(checkpoint: &Checkpoint) -> BTreeMap<Pid, copies::Places> {
     let mut all = BTreeMap::new();
     for process in &checkpoint.processes {
         let runs: &mut BTreeMap<_, _> = all.entry(process.pd.relation.pid).or_default();
@@ -222,6 +273,20 @@ fn runs(checkpoint: &Checkpoint) -> BTreeMap<Pid, BTreeMap<u64, (u64, u64)>> {
             for run in &region.private.runs {
                 let start = region.range.start() + run.offset;
                 runs.insert(start + run.len_bytes, (start, run.pack_offset));
+            }
+        }
+    }
+    all
+}
+
+/// Lists where each process shows memory that may be shared.
+fn shared(checkpoint: &Checkpoint) -> BTreeMap<Pid, Shown> {
+    let mut all = BTreeMap::new();
+    for process in &checkpoint.processes {
+        let shared: &mut Shown = all.entry(process.pd.relation.pid).or_default();
+        for region in &process.rm.regions {
+            if let Attachment::Dataspace { dataspace, offset, .. } = &region.attachment {
+                shared.insert(region.range.end(), (region.range.start(), *offset, dataspace.index()));
             }
         }
     }

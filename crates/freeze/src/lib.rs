@@ -14,6 +14,7 @@ mod ahead;
 mod aio;
 mod bundle;
 pub mod cap;
+mod copies;
 mod cpu;
 mod deposit;
 mod difference;

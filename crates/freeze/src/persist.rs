@@ -2,7 +2,8 @@
 
 use crate::Keeper;
 use crate::ahead::Ahead;
-use crate::cap::{Captured, Motion, sysv, tcp};
+use crate::cap::{Beside, Captured, Motion, sysv, tcp};
+use crate::copies::Copies;
 use crate::difference::Earlier;
 use crate::failure::{Failure, FailureKind};
 use crate::filter::{self, Filters};
@@ -167,8 +168,10 @@ pub(crate) fn run(
         let is_of_use = copies_before && earlier.as_ref().is_some_and(fits);
         held = is_of_use.then_some(found);
     }
+    let mut copies = Copies::default();
     let mut precopy = if copies_before {
-        Precopy::run(&mut freeze, pid, options, draft.pack(), &mut earlier, held, &mut patience)?
+        let pack = draft.pack();
+        Precopy::run(&mut freeze, pid, options, pack, &mut copies, &mut earlier, held, &mut patience)?
     } else {
         None
     };
@@ -188,8 +191,15 @@ pub(crate) fn run(
         tracing::info!(processes = tree.processes().len(), "process {pid} and its descendants stand still");
         let clocks = host::clocks(pid);
         freeze.step("freeze.stop")?;
-        let memory =
-            Memory { earlier, draft, extents: &mut Vec::new(), placed: &mut HashMap::new(), precopy, at: 0 };
+        let memory = Memory {
+            earlier,
+            draft,
+            copies: &mut copies,
+            extents: &mut Vec::new(),
+            placed: &mut HashMap::new(),
+            precopy,
+            at: 0,
+        };
         let captures = match capture(freeze, &tree, (clocks, &features), memory, options, exact, &urgent) {
             Ok(captures) => captures,
             Err(failure) => {
@@ -492,13 +502,19 @@ fn capture(
         }
     }
     let nests = nest::capture(tree, &nests, &catalog.terminals()).map_err(|errno| freeze.failed(&errno))?;
+    if let Some(earlier) = &*memory.earlier {
+        for process in &living {
+            earlier.tell(Pid::new(process.inner), &known[&process.pid].mappings, memory.copies);
+        }
+    }
+    let mut sink = Beside { pack: memory.draft.pack(), copies: memory.copies };
     let Captured { mut descriptions, mut objects, mut dataspaces } =
-        catalog.capture(memory.draft.pack(), options.files).map_err(|error| freeze.failed(&error))?;
+        catalog.capture(&mut sink, options.files).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.descriptors")?;
     for (key, object) in &unnamed {
         let id = DataspaceId::new(dataspaces.len() as u32);
-        dataspaces
-            .push(ram::capture_shared(object, memory.draft.pack()).map_err(|error| freeze.failed(&error))?);
+        let captured = ram::capture_shared(object, (*key, &mut *memory.copies), memory.draft.pack());
+        dataspaces.push(captured.map_err(|error| freeze.failed(&error))?);
         behind.dataspaces.insert(*key, id);
     }
 
@@ -852,6 +868,7 @@ fn sync(files: &[OwnedFd]) -> Result<(), Errno> {
 struct Memory<'a> {
     earlier: &'a mut Option<Earlier>,
     draft: &'a mut Draft,
+    copies: &'a mut Copies,
     extents: &'a mut Vec<ram::Extent>,
     /// Where the pages of each process lie that was placed already, by its pid.
     placed: &'a mut HashMap<i32, Rc<ram::Placed>>,

@@ -16,6 +16,7 @@
 //! The flags of mappings cannot be read without a walk over all page tables, so they are those that were read before;
 //! after the stop they are read once more, and if a single one differs the stop is repeated with that walk in it.
 
+use crate::copies::Copies;
 use crate::difference::Earlier;
 use crate::dirty::{self, Tracker};
 use crate::failure::Failure;
@@ -150,6 +151,7 @@ impl Precopy {
         pid: i32,
         options: Options<'_>,
         pack: &mut PackWriter,
+        copies: &mut Copies,
         earlier: &mut Option<Earlier>,
         mut held: Option<Held>,
         patience: &mut Patience,
@@ -231,6 +233,8 @@ impl Precopy {
             .map(|pid| proc::status(*pid).map_or(0, |status| status.resident_bytes))
             .sum();
         pack.require_space(resident).map_err(|error| freeze.failed(&error))?;
+        // First, since what is written meanwhile of all else is found by the passes.
+        precopy.copy_shared(copies, pack, earlier.as_ref()).map_err(|error| freeze.failed(&error))?;
         let found = precopy.passes(freeze, pid, options, goes_on, pack, earlier)?;
         let room = if goes_on { (4 * found).saturating_add(STASH_LEAST_BYTES) } else { STASH_BYTES.end };
         let room = room.min(resident).clamp(STASH_BYTES.start, STASH_BYTES.end);
@@ -239,6 +243,28 @@ impl Precopy {
         precopy.last_passes(pack, earlier).map_err(|error| freeze.failed(&error))?;
         freeze.step("precopy.last")?;
         Ok(Some(precopy))
+    }
+
+    /// Copies memory that may be shared, whose writes are not tracked: the stop compares it with that.
+    fn copy_shared(
+        &self,
+        copies: &mut Copies,
+        pack: &mut PackWriter,
+        earlier: Option<&Earlier>,
+    ) -> Result<(), ram::Error> {
+        let mut processes = Vec::with_capacity(self.members.len());
+        for (pid, member) in &self.members {
+            if let Some(earlier) = earlier {
+                earlier.tell(member.inner, &member.before, copies);
+            }
+            if member.pagemap.can_scan() {
+                processes.push((*pid, &member.pagemap, member.before.as_slice()));
+            }
+        }
+        let began = Instant::now();
+        let bytes = copies.copy_ahead(&processes, pack)?;
+        tracing::debug!(bytes, us = began.elapsed().as_micros() as u64, "shared memory is copied ahead");
+        Ok(())
     }
 
     /// Copies what was written since it was copied last to the pack, until little is left or it becomes no less; returns

@@ -3,6 +3,7 @@
 //! First every populated page gets its place in the pack, then the pages are copied there. So the order of the pack
 //! is that of the addresses, and who copies can be decided afterwards.
 
+use crate::copies::{Copies, Key};
 use crate::rm::{self, Backing};
 use frost_model::PAGE_SIZE;
 use frost_model::ram::{Dataspace, DataspaceKind, Pages, Run};
@@ -10,7 +11,7 @@ use frost_model::rm::PageRange;
 use frost_store::PackWriter;
 use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::Mapping;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -247,7 +248,7 @@ impl Source {
 }
 
 /// Reads all of `out` from a file.
-pub(crate) fn read_exactly_at(file: &OwnedFd, out: &mut [u8], offset: u64) -> Result<(), Errno> {
+pub(crate) fn read_exactly_at(file: &impl AsFd, out: &mut [u8], offset: u64) -> Result<(), Errno> {
     let mut done = 0;
     while done < out.len() {
         match rustix::io::pread(file, &mut out[done..], offset + done as u64) {
@@ -361,7 +362,13 @@ pub(crate) type SharedMemories = BTreeMap<(u64, u64), SharedMemory>;
 
 /// Notes that `mapping` of process `pid` shows a shared memory object.
 pub(crate) fn note_shared(found: &mut SharedMemories, pid: i32, mapping: &Mapping, backing: &Backing) {
-    let Backing::Shared { device, inode } = backing else { return };
+    if let Backing::Shared { .. } = backing {
+        note_shared_window(found, pid, mapping);
+    }
+}
+
+/// The same of one that is known to do so, or a part of it.
+pub(crate) fn note_shared_window(found: &mut SharedMemories, pid: i32, mapping: &Mapping) {
     let kind = match mapping.name.strip_prefix(b"/memfd:") {
         Some(name) => DataspaceKind::Memfd {
             name: frost_model::BytePath::new(name.strip_suffix(crate::file::DELETED).unwrap_or(name)),
@@ -371,15 +378,20 @@ pub(crate) fn note_shared(found: &mut SharedMemories, pid: i32, mapping: &Mappin
         },
         None => DataspaceKind::SharedAnonymous,
     };
-    let object = found.entry((*device, *inode)).or_insert_with(|| SharedMemory { kind, windows: Vec::new() });
+    let object = found.entry((mapping.device, mapping.inode));
+    let object = object.or_insert_with(|| SharedMemory { kind, windows: Vec::new() });
     object.windows.push((mapping.offset, pid, mapping.start, mapping.end - mapping.start));
 }
 
 /// Reads a shared memory object through the mappings of the tree.
 ///
 /// Its pages need not be in the page tables of any process, so all of each window is read; what is zero stays a hole.
-pub(crate) fn capture_shared(object: &SharedMemory, pack: &mut PackWriter) -> Result<Dataspace, Error> {
-    let (pages, len_bytes) = capture_windows(&object.windows, None, pack)?;
+pub(crate) fn capture_shared(
+    object: &SharedMemory,
+    copies: (Key, &mut Copies),
+    pack: &mut PackWriter,
+) -> Result<Dataspace, Error> {
+    let (pages, len_bytes) = capture_windows(&object.windows, None, Some(copies), pack)?;
     Ok(Dataspace { kind: object.kind.clone(), len_bytes, pages })
 }
 
@@ -387,8 +399,10 @@ pub(crate) fn capture_shared(object: &SharedMemory, pack: &mut PackWriter) -> Re
 pub(crate) fn capture_windows(
     windows: &[Window],
     mut digest: Option<&mut blake3::Hasher>,
+    mut copies: Option<(Key, &mut Copies)>,
     pack: &mut PackWriter,
 ) -> Result<(Pages, u64), Error> {
+    let is_shared = copies.is_some();
     let mut windows = windows.to_vec();
     windows.sort_unstable();
     let mut pages = Pages::default();
@@ -402,11 +416,19 @@ pub(crate) fn capture_windows(
             let want = ((window_end - at) as usize).min(CHUNK_BYTES);
             let out = &mut buffer[..want];
             let from = address + (at - offset);
-            read_exactly(pid, from, out, |at, out| rustix::io::pread(&mem, out, at))?;
+            // There is no copy-on-write in what is shared, and process_vm_readv(2) copies once, not twice as `mem_rw` does
+            // (fs/proc/base.c).
+            let readable = |at, out: &mut [u8]| match is_shared.then(|| frost_sys::memory::read(pid, at, out))
+            {
+                Some(Ok(count)) if count > 0 => Ok(count),
+                _ => rustix::io::pread(&mem, out, at),
+            };
+            read_exactly(pid, from, out, readable)?;
             if let Some(digest) = digest.as_deref_mut() {
                 digest.update(out);
             }
-            store_nonzero(out, at, pack, &mut pages)?;
+            let copies = copies.as_mut().map(|(key, copies)| (*key, &mut **copies));
+            store_nonzero(out, at, copies, pack, &mut pages)?;
             at += want as u64;
         }
         end = end.max(window_end);
@@ -459,7 +481,7 @@ pub(crate) fn capture_deleted(file: &DeletedFile, pack: &mut PackWriter) -> Resu
             chosen.push((start, *pid, address + (start - offset), end - start));
         }
     }
-    capture_windows(&chosen, None, pack)
+    capture_windows(&chosen, None, None, pack)
 }
 
 /// Returns how much of a mapping can be read: a file may end before the mapping does.
@@ -477,7 +499,13 @@ fn readable_bytes(pid: i32, address: u64, len: u64) -> Result<u64, Error> {
     Ok(low * PAGE_SIZE)
 }
 
-fn store_nonzero(bytes: &[u8], offset: u64, pack: &mut PackWriter, pages: &mut Pages) -> Result<(), Error> {
+fn store_nonzero(
+    bytes: &[u8],
+    offset: u64,
+    mut copies: Option<(Key, &mut Copies)>,
+    pack: &mut PackWriter,
+    pages: &mut Pages,
+) -> Result<(), Error> {
     let page = PAGE_SIZE as usize;
     let is_zero = |index: usize| bytes[index * page..(index + 1) * page].iter().all(|byte| *byte == 0);
     let count = bytes.len() / page;
@@ -492,8 +520,14 @@ fn store_nonzero(bytes: &[u8], offset: u64, pack: &mut PackWriter, pages: &mut P
             index += 1;
         }
         let run = &bytes[start * page..index * page];
-        let pack_offset = pack.append(run)?;
-        pages.push(Run { offset: offset + (start * page) as u64, len_bytes: run.len() as u64, pack_offset });
+        let offset = offset + (start * page) as u64;
+        match &mut copies {
+            Some((key, copies)) => copies.store(*key, offset, run, pack, pages)?,
+            None => {
+                let pack_offset = pack.append(run)?;
+                pages.push(Run { offset, len_bytes: run.len() as u64, pack_offset });
+            }
+        }
     }
     Ok(())
 }

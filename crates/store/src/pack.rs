@@ -266,6 +266,11 @@ impl PackWriter {
         self.file.as_fd()
     }
 
+    /// Returns that file to be read beside the writing.
+    pub fn shared_file(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.file)
+    }
+
     /// Returns the path of the file, for messages.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,6 +1,7 @@
 //! Content of files, on its way into the pack.
 
 use super::{Error, Held};
+use crate::copies::{Copies, Key};
 use frost_model::PAGE_SIZE;
 use frost_model::ram::{Pages, Run};
 use frost_store::PackWriter;
@@ -18,6 +19,22 @@ pub trait Sink {
     /// # Errors
     /// What writing gave, as no space.
     fn append(&mut self, bytes: &[u8]) -> Result<u64, StoreError>;
+
+    /// Adds `bytes` that begin at `offset` of an object, by its device and inode, and notes in `pages` where they lie.
+    ///
+    /// # Errors
+    /// What writing gave, as no space.
+    fn store(
+        &mut self,
+        _object: Key,
+        offset: u64,
+        bytes: &[u8],
+        pages: &mut Pages,
+    ) -> Result<(), StoreError> {
+        let pack_offset = self.append(bytes)?;
+        pages.push(Run { offset, len_bytes: bytes.len() as u64, pack_offset });
+        Ok(())
+    }
 }
 
 /// What a [`Sink`] gives when it cannot take more.
@@ -26,6 +43,22 @@ pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
 impl Sink for PackWriter {
     fn append(&mut self, bytes: &[u8]) -> Result<u64, StoreError> {
         Ok(Self::append(self, bytes)?)
+    }
+}
+
+/// A pack that has copies of some of what goes into it.
+pub(crate) struct Beside<'a> {
+    pub(crate) pack: &'a mut PackWriter,
+    pub(crate) copies: &'a mut Copies,
+}
+
+impl Sink for Beside<'_> {
+    fn append(&mut self, bytes: &[u8]) -> Result<u64, StoreError> {
+        Ok(self.pack.append(bytes)?)
+    }
+
+    fn store(&mut self, object: Key, offset: u64, bytes: &[u8], pages: &mut Pages) -> Result<(), StoreError> {
+        Ok(self.copies.store(object, offset, bytes, self.pack, pages)?)
     }
 }
 
@@ -65,6 +98,7 @@ fn store_from(
     name: &dyn Fn() -> String,
 ) -> Result<Pages, Error> {
     let error = |source| Error::Object { object: name(), source };
+    let object = file.key().map_err(error)?;
     let mut pages = Pages::default();
     let mut buffer = vec![0u8; CHUNK_BYTES];
     let mut at = 0;
@@ -85,9 +119,8 @@ fn store_from(
                 stored = want.next_multiple_of(PAGE_SIZE as usize);
                 buffer[want..stored].fill(0);
             }
-            let pack_offset =
-                sink.append(&buffer[..stored]).map_err(|source| Error::Store { object: name(), source })?;
-            pages.push(Run { offset, len_bytes: stored as u64, pack_offset });
+            sink.store(object, offset, &buffer[..stored], &mut pages)
+                .map_err(|source| Error::Store { object: name(), source })?;
             offset += want as u64;
         }
         at = end;
@@ -111,6 +144,14 @@ impl<'a> Source<'a> {
             Err(_) if held.is_readable() => Ok(Self::Shared(held)),
             Err(error) => Err(held.error(error)),
         }
+    }
+
+    fn key(&self) -> Result<Key, Errno> {
+        let stat = match self {
+            Self::Anew(fd) => rustix::fs::fstat(fd)?,
+            Self::Shared(held) => held.stat,
+        };
+        Ok((stat.st_dev, stat.st_ino))
     }
 
     fn next_data(&self, at: u64, len_bytes: u64) -> Result<Option<(u64, u64)>, Errno> {

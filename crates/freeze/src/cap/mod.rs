@@ -43,6 +43,7 @@ mod udp;
 mod unix;
 mod volatile;
 
+pub(crate) use content::Beside;
 pub use content::{Sink, StoreError};
 pub use error::Error;
 

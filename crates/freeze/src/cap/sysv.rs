@@ -566,7 +566,7 @@ fn segment_content(
     let whole = windows.iter().find(|(offset, _, _, bytes)| *offset == 0 && *bytes == len);
     let mut digest = blake3::Hasher::new();
     if let Some(whole) = whole {
-        let (pages, _) = ram::capture_windows(&[*whole], Some(&mut digest), pack)?;
+        let (pages, _) = ram::capture_windows(&[*whole], Some(&mut digest), None, pack)?;
         return Ok((pages, digest.finalize().into()));
     }
     // Attached and detached by one tape, which makes an end of it even without us.
@@ -586,7 +586,7 @@ fn segment_content(
         };
         frost_sys::fault::point("freeze.segment").map_err(failed)?;
         let window = (0, through, address, len);
-        Ok(ram::capture_windows(&[window], Some(&mut digest), pack)?)
+        Ok(ram::capture_windows(&[window], Some(&mut digest), None, pack)?)
     });
     let captured = ran.map_err(|source| Error::Inject { pid: asked.process.pid, source })?;
     Ok((captured?.0, digest.finalize().into()))
