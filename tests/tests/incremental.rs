@@ -10,7 +10,7 @@ fn set_out<'a>(scene: &'a Scene, name: &str) -> Traveller<'a> {
 }
 
 /// Programs whose memory is of many kinds: filled, sparse, copied by fork, not readable, of files, in threads.
-const VICTIMS: [&str; 12] = [
+const VICTIMS: [&str; 14] = [
     "anonymous_filled",
     "anonymous_sparse",
     "anonymous_forked",
@@ -22,6 +22,8 @@ const VICTIMS: [&str; 12] = [
     "shared_part_unmapped",
     "memfd_shared",
     "memfd_closed",
+    "volatile_mapped",
+    "volatile_shared",
     "pipe_stream",
 ];
 

@@ -32,10 +32,13 @@ impl Copies {
         self.places.contains_key(&key)
     }
 
-    /// Notes a copy of an object, instead of an earlier one.
+    /// Notes a copy of an object, instead of an earlier one: of its whole pages.
     pub(crate) fn note(&mut self, key: Key, pages: &Pages) {
-        let place = |run: &Run| (run.offset + run.len_bytes, (run.offset, run.pack_offset));
-        self.places.insert(key, pages.runs.iter().map(place).collect());
+        let place = |run: &Run| {
+            let len_bytes = run.len_bytes / PAGE_SIZE * PAGE_SIZE;
+            (len_bytes > 0).then_some((run.offset + len_bytes, (run.offset, run.pack_offset)))
+        };
+        self.places.insert(key, pages.runs.iter().filter_map(place).collect());
     }
 
     /// Stores bytes that begin at `offset` of an object, but for pages of which the pack has a copy, and adds where they lie.
@@ -108,8 +111,10 @@ impl Copies {
     }
 }
 
-/// Whether a mapping shows memory of the kind that is worth a copy ahead: shared anonymous memory, or a memfd.
+/// Whether a mapping shows memory of the kind that is worth a copy ahead: shared anonymous memory, a memfd, or POSIX shared
+/// memory.
 fn is_shared_memory(mapping: &Mapping) -> bool {
-    let named = mapping.name == b"/dev/zero (deleted)" || mapping.name.starts_with(b"/memfd:");
-    mapping.shared && named && !mapping.flags.has(*b"ht")
+    let name = mapping.name.as_slice();
+    let kinds = [&b"/dev/zero (deleted)"[..], b"/memfd:", b"/dev/shm/"];
+    mapping.shared && kinds.iter().any(|kind| name.starts_with(kind)) && !mapping.flags.has(*b"ht")
 }

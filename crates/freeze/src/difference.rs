@@ -43,6 +43,8 @@ pub(crate) struct Earlier {
     shared: BTreeMap<Pid, Shown>,
     /// Where such memory lies in the pack.
     dataspaces: Vec<Pages>,
+    /// Files in memory, by path.
+    volatile: BTreeMap<Vec<u8>, Pages>,
     compared_bytes: u64,
     equal_bytes: u64,
     ours: Vec<u8>,
@@ -72,6 +74,7 @@ impl Earlier {
             bundle: image.checkpoint().bundle.clone(),
             shared: shared(image.checkpoint()),
             dataspaces: image.checkpoint().dataspaces.iter().map(|memory| memory.pages.clone()).collect(),
+            volatile: volatile(image.checkpoint()),
             compared_bytes: 0,
             equal_bytes: 0,
             ours: vec![0; CHUNK_BYTES],
@@ -174,19 +177,21 @@ impl Earlier {
         result
     }
 
-    /// Notes the copies that the earlier image has of memory that process `inner` shares by these mappings.
+    /// Notes the copies that the earlier image has of memory that process `inner` shares by these mappings. It need not be the
+    /// same memory: what differs is stored.
     pub(crate) fn tell(&self, inner: Pid, mappings: &[Mapping], copies: &mut Copies) {
-        let Some(shared) = self.shared.get(&inner) else { return };
         for mapping in mappings.iter().filter(|mapping| mapping.shared && mapping.inode != 0) {
             let key = (mapping.device, mapping.inode);
-            let found = shared.range(mapping.start + 1..).next().map(|(_, found)| found);
-            // It need not be the same object: what differs is stored.
-            if let Some((start, offset, dataspace)) = found
-                && *start <= mapping.start
-                && offset + (mapping.start - start) == mapping.offset
-                && !copies.has(key)
-                && let Some(pages) = self.dataspaces.get(*dataspace)
-            {
+            if copies.has(key) {
+                continue;
+            }
+            let shown = || {
+                let shown = self.shared.get(&inner)?;
+                let (_, (start, offset, dataspace)) = shown.range(mapping.start + 1..).next()?;
+                let is_same = *start <= mapping.start && offset + (mapping.start - start) == mapping.offset;
+                self.dataspaces.get(*dataspace).filter(|_| is_same)
+            };
+            if let Some(pages) = self.volatile.get(&mapping.name).or_else(shown) {
                 copies.note(key, pages);
             }
         }
@@ -291,4 +296,10 @@ fn shared(checkpoint: &Checkpoint) -> BTreeMap<Pid, Shown> {
         }
     }
     all
+}
+
+/// Lists where files in memory lie.
+fn volatile(checkpoint: &Checkpoint) -> BTreeMap<Vec<u8>, Pages> {
+    let files = checkpoint.objects.volatile.iter();
+    files.map(|volatile| (volatile.file.path.as_bytes().to_vec(), volatile.pages.clone())).collect()
 }
