@@ -720,6 +720,12 @@ carried! {
     restart_wait4
     restart_waitid
     restart_nanosleep_signalled
+    restart_on_small_stacks
+    restart_on_small_stacks_signalled
+    restart_on_fiber
+    restart_on_fiber_for_a_signal
+    restart_on_alternate_stack
+    restart_on_alternate_stack_for_a_signal
     restart_pause
     restart_sigsuspend
     restart_flock

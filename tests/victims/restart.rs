@@ -7,13 +7,13 @@
 
 use crate::Victim;
 use crate::call::{
-    c, errno, gettid, is_in_call, monotonic, nap, pipe, read_some, timespec, timeval, until, write_all,
-    zeroed,
+    READ_WRITE, c, check_fill, errno, fill, gettid, is_in_call, map, monotonic, nap, pipe, read_some,
+    timespec, timeval, until, write_all, zeroed,
 };
 use crate::stage::{Stage, Verdict};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 pub(crate) const VICTIMS: &[Victim] = &[
@@ -47,6 +47,12 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("restart_wait4", wait4),
     ("restart_waitid", waitid),
     ("restart_nanosleep_signalled", nanosleep_signalled),
+    ("restart_on_small_stacks", on_small_stacks),
+    ("restart_on_small_stacks_signalled", on_small_stacks_signalled),
+    ("restart_on_fiber", on_fiber),
+    ("restart_on_fiber_for_a_signal", on_fiber_for_a_signal),
+    ("restart_on_alternate_stack", on_alternate_stack),
+    ("restart_on_alternate_stack_for_a_signal", on_alternate_stack_for_a_signal),
     ("restart_pause", pause),
     ("restart_sigsuspend", sigsuspend),
     ("restart_flock", flock),
@@ -840,4 +846,257 @@ fn nanosleep_signalled(stage: &Stage) -> Verdict {
         same!(status, 0, "how child {child} ended");
     }
     Ok(())
+}
+
+/// A call that a thread with the smallest of stacks makes, and what came of it.
+struct Small {
+    number: i64,
+    arguments: [u64; 4],
+    tid: AtomicI32,
+    done: AtomicBool,
+    returned: AtomicI64,
+    waited_ns: AtomicU64,
+}
+
+impl Small {
+    fn new(number: i64, arguments: [u64; 4]) -> Self {
+        Self {
+            number,
+            arguments,
+            tid: AtomicI32::new(0),
+            done: AtomicBool::new(false),
+            returned: AtomicI64::new(0),
+            waited_ns: AtomicU64::new(0),
+        }
+    }
+
+    extern "C" fn make(of: *mut libc::c_void) -> *mut libc::c_void {
+        let own = unsafe { &*of.cast::<Self>() };
+        own.tid.store(gettid(), SeqCst);
+        let start = monotonic();
+        let [first, second, third, fourth] = own.arguments;
+        let returned = unsafe { libc::syscall(own.number, first, second, third, fourth, 0, 8) };
+        own.returned.store(if returned < 0 { -i64::from(errno()) } else { returned }, SeqCst);
+        own.waited_ns.store(monotonic().saturating_sub(start).as_nanos() as u64, SeqCst);
+        own.done.store(true, SeqCst);
+        null_mut()
+    }
+}
+
+fn thread_on_small_stack(
+    run: extern "C" fn(*mut libc::c_void) -> *mut libc::c_void,
+    argument: *mut libc::c_void,
+) -> Result<libc::pthread_t, String> {
+    let (mut attributes, mut thread): (libc::pthread_attr_t, _) = (zeroed(), 0);
+    let made = unsafe {
+        libc::pthread_attr_init(&mut attributes);
+        libc::pthread_attr_setstacksize(&mut attributes, libc::PTHREAD_STACK_MIN)
+            + libc::pthread_create(&mut thread, &attributes, run, argument)
+    };
+    same!(made, 0, "pthread_create");
+    Ok(thread)
+}
+
+/// Threads with 16 KiB of stack, each in another call with a timeout in memory.
+fn on_small_stacks(stage: &Stage) -> Verdict {
+    const SYS_EPOLL_PWAIT2: i64 = 441;
+    let (time, word, set) = (timespec(TOTAL), AtomicU32::new(5), blocked(libc::SIGUSR2)?);
+    let (epoll, _event) = watched()?;
+    let mut events: [libc::epoll_event; 4] = zeroed();
+    let semaphores = sys!(semget(libc::IPC_PRIVATE, 1, 0o600))?;
+    let operation = libc::sembuf { sem_num: 0, sem_op: -1, sem_flg: 0 };
+    let time = &raw const time as u64;
+    let calls = [
+        (Small::new(libc::SYS_nanosleep, [time, 0, 0, 0]), 0),
+        (Small::new(libc::SYS_clock_nanosleep, [libc::CLOCK_MONOTONIC as u64, 0, time, 0]), 0),
+        (Small::new(libc::SYS_futex, [word.as_ptr() as u64, 0, 5, time]), libc::ETIMEDOUT),
+        (Small::new(libc::SYS_rt_sigtimedwait, [&raw const set as u64, 0, time, 8]), libc::EAGAIN),
+        (
+            Small::new(libc::SYS_semtimedop, [semaphores as u64, &raw const operation as u64, 1, time]),
+            libc::EAGAIN,
+        ),
+        (Small::new(SYS_EPOLL_PWAIT2, [epoll as u64, events.as_mut_ptr() as u64, 4, time]), 0),
+    ];
+    let mut threads = Vec::new();
+    for (call, _) in &calls {
+        threads.push(thread_on_small_stack(Small::make, (&raw const *call).cast_mut().cast())?);
+    }
+    nap(READY_AT);
+    let ready = monotonic();
+    stage.ready();
+    stage.wait();
+    for (call, _) in &calls {
+        not_too_late(call.tid.load(SeqCst), call.number, ready, &call.done)
+            .map_err(|why| format!("call {}: {why}", call.number))?;
+    }
+    for thread in threads {
+        unsafe { libc::pthread_join(thread, null_mut()) };
+    }
+    sys!(semctl(semaphores, 0, libc::IPC_RMID))?;
+    for (call, expected) in &calls {
+        same!(call.returned.load(SeqCst), -i64::from(*expected), "call {} returned", call.number);
+        let waited = Duration::from_nanos(call.waited_ns.load(SeqCst));
+        not_too_early(&format!("call {}", call.number), waited)?;
+    }
+    Ok(())
+}
+
+static SLEEPING: AtomicU32 = AtomicU32::new(0);
+static AWAKE: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn sleep_for_moments(tid: *mut libc::c_void) -> *mut libc::c_void {
+    unsafe { &*tid.cast::<AtomicI32>() }.store(gettid(), SeqCst);
+    SLEEPING.fetch_add(1, SeqCst);
+    while !AWAKE.load(SeqCst) {
+        nap(Duration::from_millis(30));
+    }
+    SLEEPING.fetch_sub(1, SeqCst);
+    null_mut()
+}
+
+/// As children that are signalled, but threads with 16 KiB of stack.
+fn on_small_stacks_signalled(stage: &Stage) -> Verdict {
+    catch_signal(libc::SIGUSR1)?;
+    let tids: [AtomicI32; 24] = Default::default();
+    let mut threads = Vec::new();
+    for tid in &tids {
+        threads.push(thread_on_small_stack(sleep_for_moments, (&raw const *tid).cast_mut().cast())?);
+    }
+    until("all stand", || SLEEPING.load(SeqCst) == 24)?;
+    let signal = || {
+        for tid in &tids {
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid.load(SeqCst), libc::SIGUSR1) };
+        }
+    };
+    let ahead = || crate::call::now(libc::CLOCK_REALTIME).saturating_sub(monotonic());
+    let mut before = ahead();
+    stage.ready();
+    while !stage.gone() {
+        if ahead().abs_diff(before) > Duration::from_millis(2) {
+            signal();
+            before = ahead();
+        }
+    }
+    signal();
+    AWAKE.store(true, SeqCst);
+    until("each thread has slept", || SLEEPING.load(SeqCst) == 0)?;
+    for thread in threads {
+        unsafe { libc::pthread_join(thread, null_mut()) };
+    }
+    Ok(())
+}
+
+/// Makes a call with another stack, as a C library does: its number is loaded right before.
+macro_rules! call_on {
+    ($top:expr, $number:path, $arguments:expr) => {{
+        let [first, second, third, fourth]: [u64; 4] = $arguments;
+        let returned: i64;
+        unsafe {
+            std::arch::asm!(
+                "xchg rsp, r12",
+                "mov eax, {number}",
+                "syscall",
+                "xchg rsp, r12",
+                number = const $number,
+                inout("r12") $top => _,
+                out("rax") returned,
+                in("rdi") first,
+                in("rsi") second,
+                in("rdx") third,
+                in("r10") fourth,
+                lateout("rcx") _,
+                lateout("r11") _,
+            );
+        }
+        if returned < 0 { Err(-returned as i32) } else { Ok(returned) }
+    }};
+}
+
+const HEAP_BYTES: usize = 64 << 20;
+const BELOW: usize = 128 << 10;
+const FIBER: usize = 16 << 10;
+
+/// A stack in the middle of a heap as malloc(3) makes them for threads: at its start, which is a multiple of 64 MiB,
+/// memory of the one below ends that nobody may use. Returns where the heap begins.
+fn heap() -> Result<*mut u8, String> {
+    let reserved =
+        map(3 * HEAP_BYTES, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)?;
+    let start = ((reserved as usize).next_multiple_of(HEAP_BYTES) + HEAP_BYTES) as *mut u8;
+    sys!(mprotect(start.cast(), 2 * BELOW + FIBER, READ_WRITE))?;
+    fill(start, BELOW, 1);
+    fill(start.wrapping_add(BELOW + FIBER), BELOW, 2);
+    Ok(start)
+}
+
+fn heap_is_whole(start: *mut u8) -> Verdict {
+    check_fill("what lies below the stack", start, BELOW, 1)?;
+    check_fill("what lies above the stack", start.wrapping_add(BELOW + FIBER), BELOW, 2)
+}
+
+/// A coroutine that sleeps has what it shares a heap with left alone. It sleeps no less, but it may sleep longer: nothing is
+/// known of the room on its stack, so that what is left has no place there.
+fn on_fiber(stage: &Stage) -> Verdict {
+    let start = heap()?;
+    let time = timespec(TOTAL);
+    timed_at_least(stage, libc::SYS_nanosleep, || {
+        let top = start.wrapping_add(BELOW + FIBER);
+        let returned = call_on!(top, libc::SYS_nanosleep, [&raw const time as u64, 0, 0, 0]);
+        expect("nanosleep", returned, Ok(0))
+    })?;
+    heap_is_whole(start)
+}
+
+fn on_fiber_for_a_signal(stage: &Stage) -> Verdict {
+    let start = heap()?;
+    let (set, time) = (blocked(libc::SIGUSR2)?, timespec(TOTAL));
+    timed_at_least(stage, libc::SYS_rt_sigtimedwait, || {
+        let top = start.wrapping_add(BELOW + FIBER);
+        let arguments = [&raw const set as u64, 0, &raw const time as u64, 8];
+        expect("rt_sigtimedwait", call_on!(top, libc::SYS_rt_sigtimedwait, arguments), Err(libc::EAGAIN))
+    })?;
+    heap_is_whole(start)
+}
+
+static DOZED: AtomicI64 = AtomicI64::new(i64::MIN);
+
+extern "C" fn doze(signal: i32) {
+    let time = timespec(TOTAL);
+    let returned = if signal == libc::SIGUSR1 {
+        raw!(libc::SYS_nanosleep, &time, null::<u8>())
+    } else {
+        let set = 1u64 << (libc::SIGRTMIN() - 1);
+        raw!(libc::SYS_rt_sigtimedwait, &set, null::<u8>(), &time, 8)
+    };
+    DOZED.store(returned.unwrap_or_else(|errno| -i64::from(errno)), SeqCst);
+}
+
+/// A handler that sleeps on an alternate stack, which lies above what it has interrupted.
+fn interrupted(signal: i32, expected: i32) -> Verdict {
+    const LOCALS: usize = 96 << 10;
+    let mut alternate = [0u8; 32 << 10];
+    let stack = libc::stack_t { ss_sp: alternate.as_mut_ptr().cast(), ss_flags: 0, ss_size: alternate.len() };
+    sys!(sigaltstack(&stack, null_mut()))?;
+    let mut action: libc::sigaction = zeroed();
+    action.sa_sigaction = doze as *const () as usize;
+    action.sa_flags = libc::SA_ONSTACK;
+    sys!(sigaction(signal, &action, null_mut()))?;
+    #[inline(never)]
+    fn deeper(signal: i32) -> Verdict {
+        let mut locals = [0u8; LOCALS];
+        fill(locals.as_mut_ptr(), LOCALS, 3);
+        sys!(raise(signal))?;
+        check_fill("what was interrupted", std::hint::black_box(locals.as_ptr()), LOCALS, 3)
+    }
+    deeper(signal)?;
+    same!(DOZED.load(SeqCst), -i64::from(expected), "what the handler's call returned");
+    Ok(())
+}
+
+fn on_alternate_stack(stage: &Stage) -> Verdict {
+    timed(stage, libc::SYS_nanosleep, || interrupted(libc::SIGUSR1, 0))
+}
+
+fn on_alternate_stack_for_a_signal(stage: &Stage) -> Verdict {
+    blocked(libc::SIGRTMIN())?;
+    timed(stage, libc::SYS_rt_sigtimedwait, || interrupted(libc::SIGUSR2, libc::EAGAIN))
 }

@@ -417,8 +417,8 @@ impl Restarts<'_> {
         };
         // Its end is a moment of the program's clocks, which have gone on since before all of this was built.
         let gone = self.clocks_since.map_or(Duration::ZERO, |since| since.elapsed());
-        let (tid, left) = (thread.tid.raw(), Duration::from_nanos(left).saturating_sub(gone));
-        match elapsed::shortened(tid, &registers, Some(left), self.mappings()) {
+        let left = Duration::from_nanos(left).saturating_sub(gone);
+        match elapsed::shortened(&as_stopped(thread, registers), Some(left), self.mappings()) {
             None if block => None,
             None => Some(frost_tracee::restart::reissued(&registers)),
             shortened => shortened,

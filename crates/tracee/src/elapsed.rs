@@ -5,7 +5,7 @@
 //! before it was stopped. It is compared with that of our own thread.
 
 use crate::frame;
-use crate::restart::{self, RSP};
+use crate::restart;
 use crate::seize::StoppedThread;
 use frost_sys::memory;
 use frost_sys::proc::{Asleep, Mapping};
@@ -55,8 +55,7 @@ fn remaining_after(thread: &StoppedThread, slept: Option<Duration>, stood: Durat
     Some(whole.saturating_sub(slept?))
 }
 
-/// The bytes below the red zone of a stack in which [`shortened`] may have put a timeout: two of them, aligned downwards
-/// to 64.
+/// The bytes at the end of a stack in which [`shortened`] may have put a timeout: two of them, aligned to 64.
 pub(crate) const ROOM_BYTES: u64 = 128;
 
 /// How far below the stack a timeout is put if there is room. A signal that comes when the thread has been let go, but has
@@ -64,18 +63,22 @@ pub(crate) const ROOM_BYTES: u64 = 128;
 /// call then read there was the end of the frame, and it waited for 37 years (FP_XSTATE_MAGIC2 as seconds).
 const DEPTH_BYTES: u64 = 32 * 1024;
 
-/// Returns the registers with which thread `tid`, stopped with `registers` in a call that is issued again, waits for
-/// `left` only; `None` if what is left is not known, or nothing can be made of it.
+/// What such a frame and a small handler take. On a stack with less room than that the kernel's restart block tells better
+/// what is left of a call, if that has one.
+const SIGNAL_BYTES: u64 = 4096;
+
+/// Returns the registers with which a thread, stopped in a call that is issued again, waits for `left` only; `None` if what
+/// is left is not known, or nothing can be made of it.
 ///
 /// A timeout in memory is replaced by one below the thread's stack, which nothing there outlives; with it the thread
 /// can be stopped and asked again, while a call that the kernel restarts by itself has forgotten what it was.
 /// `mappings` are those of its process.
 pub fn shortened(
-    tid: i32,
-    registers: &[u64; REGISTER_WORDS],
+    thread: &StoppedThread,
     left: Option<Duration>,
     mappings: &[Mapping],
 ) -> Option<[u64; REGISTER_WORDS]> {
+    let registers = &thread.registers;
     let mut again = restart::reissued(registers);
     // Rounded up, so that nobody wakes too soon.
     let millis = |left: Duration| left.as_micros().div_ceil(1000) as u64;
@@ -99,18 +102,26 @@ pub fn shortened(
         _ => return None,
     };
     let left = left?;
+    let room = place(thread, mappings)?;
     // Never over the one that the call was issued with: it is what will be asked for as the whole timeout once more.
-    let room = frame::room_on_stack(registers[RSP], DEPTH_BYTES, mappings)
-        .or_else(|| frame::room_on_stack(registers[RSP], 32, mappings))?;
     let address = if registers[argument] == room { room + 16 } else { room };
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&left.as_secs().to_ne_bytes());
     bytes[8..].copy_from_slice(&u64::from(left.subsec_nanos()).to_ne_bytes());
-    if memory::write(tid, address, &bytes) != Ok(16) {
+    if memory::write(thread.tid, address, &bytes) != Ok(16) {
         return None;
     }
     again[argument] = address;
     Some(again)
+}
+
+/// Returns an address below the thread's stack for a timeout of the call that it is in; the end of the stack where that is
+/// near, as no handler gets further down.
+fn place(thread: &StoppedThread, mappings: &[Mapping]) -> Option<u64> {
+    let end = frame::end_of_stack(thread, mappings)?.next_multiple_of(64);
+    let near = frame::below_red_zone(thread, 32)?;
+    let least = if restart::has_restart_block(&thread.registers) { end + SIGNAL_BYTES } else { end };
+    (near >= least).then(|| frame::below_red_zone(thread, DEPTH_BYTES).map_or(end, |deep| deep.max(end)))
 }
 
 fn timespec(tid: i32, address: u64) -> Option<Duration> {

@@ -4,8 +4,11 @@
 //! memory. A thread that was told to make calls for us finds its way back through such a frame even when we are
 //! gone, and a thread that is thawed can leave its last tape through one.
 
+use crate::seize::StoppedThread;
+use frost_sys::memory;
 use frost_sys::proc::Mapping;
 use frost_sys::ptrace::REGISTER_WORDS;
+use std::ops::Range;
 
 /// A frame that lies at a known address of a target.
 #[derive(Clone, Debug)]
@@ -39,6 +42,9 @@ const SW_RESERVED: usize = 464;
 const MCONTEXT_ORDER: [usize; 18] = [9, 8, 7, 6, 3, 2, 1, 0, 14, 13, 4, 5, 12, 10, 11, 19, 16, 18];
 const CS: usize = 17;
 const SS: usize = 20;
+
+/// `mov $15, %rax; syscall`, the restorer of every C library.
+pub(crate) const RESTORER: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
 
 impl Frame {
     /// Returns how many bytes a frame takes at most, for an xsave area of `xstate_bytes`.
@@ -111,6 +117,8 @@ fn word(bytes: &[u8], at: usize) -> [u8; 8] {
 const RAX: usize = 10;
 const ORIG_RAX: usize = 15;
 const RIP: usize = 16;
+const RSP: usize = 19;
+const FS_BASE: usize = 21;
 
 /// Returns the registers as they must be when nobody restarts the interrupted call for the thread: as the kernel
 /// itself would set them, the call issued again from its first instruction.
@@ -129,24 +137,68 @@ pub fn restarted(registers: &[u64; REGISTER_WORDS]) -> [u64; REGISTER_WORDS] {
     registers
 }
 
-/// Returns an address with room for `len_bytes` bytes below the red zone of a stack, a multiple of 64; `None` unless
-/// `stack_pointer` lies in a stack whose bounds are known.
+/// How much of a stack of unknown use is left alone at its end.
+const MARGIN_BYTES: u64 = 4096;
+/// What malloc(3) of the GNU C library reserves for each heap of a thread (HEAP_MAX_SIZE, malloc/arena.c), at a multiple of
+/// it. What a heap does not use yet, nobody may use: it looks like the guard of what begins where it ends.
+const HEAP_BYTES: u64 = 64 << 20;
+
+/// Returns where `len_bytes` bytes below the red zone lie, a multiple of 64.
+pub(crate) fn below_red_zone(thread: &StoppedThread, len_bytes: u64) -> Option<u64> {
+    Some(thread.registers[RSP].checked_sub(128 + len_bytes)? & !63)
+}
+
+/// Returns the lowest address of a thread's stack that may be written to, if its bounds are known.
 ///
-/// Only the main stack and stacks with a guard below are; those of goroutines and fibers lie in heaps, and the map
-/// does not show where they end.
-pub(crate) fn room_on_stack(stack_pointer: u64, len_bytes: u64, mappings: &[Mapping]) -> Option<u64> {
+/// Only alternate stacks, the main stack and stacks with a guard below are; those of goroutines and fibers lie in heaps, and
+/// the map does not show where they end.
+pub(crate) fn end_of_stack(thread: &StoppedThread, mappings: &[Mapping]) -> Option<u64> {
+    let registers = &thread.registers;
+    let stack_pointer = registers[RSP];
+    // It may be an array on the thread's own stack, below which lies what the handler has interrupted.
+    if let Some(alternate) = alternate_stack(thread, mappings) {
+        return Some(alternate.start);
+    }
     // They are in ascending order, and thousands of threads have thousands of stacks.
     let index = mappings.partition_point(|mapping| mapping.end <= stack_pointer);
     let mapping = mappings.get(index).filter(|mapping| mapping.start <= stack_pointer)?;
-    let guarded = index > 0 && {
-        let below = &mappings[index - 1];
-        below.end == mapping.start && !below.read && !below.write && !below.execute
+    let guarded = || {
+        let below = index.checked_sub(1).and_then(|index| mappings.get(index));
+        below.is_some_and(|below| below.end == mapping.start && !below.read && !below.write && !below.execute)
     };
-    if !mapping.write || mapping.shared || !(mapping.name == b"[stack]" || guarded) {
+    // A thread's descriptor, to which its register points, lies at the top of the stack that was made for it.
+    let own = || (stack_pointer..mapping.end).contains(&registers[FS_BASE]);
+    let known =
+        mapping.name == b"[stack]" || guarded() && (!mapping.start.is_multiple_of(HEAP_BYTES) || own());
+    (mapping.write && !mapping.shared && known).then_some(mapping.start + MARGIN_BYTES)
+}
+
+/// How far up a handler's stack the frame of its signal is looked for.
+const MOST_BYTES: usize = 16 * 1024;
+
+/// Returns the alternate stack on which a thread handles a signal, if it does. Only the thread itself can ask the kernel for
+/// it, but the frame of the signal tells it too (`uc_stack`).
+fn alternate_stack(thread: &StoppedThread, mappings: &[Mapping]) -> Option<Range<u64>> {
+    // As a rule a handler's own signal is blocked.
+    if thread.mask == 0 {
         return None;
     }
-    let address = stack_pointer.checked_sub(128 + len_bytes)? & !63;
-    (address >= mapping.start + 4096).then_some(address)
+    let start = thread.registers[RSP].next_multiple_of(8);
+    let mut bytes = vec![0; MOST_BYTES];
+    let got = memory::read(thread.tid, start, &mut bytes).unwrap_or(0);
+    let words: Vec<u64> = bytes[..got].as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let is_restorer = |address: u64| {
+        let at = mappings.partition_point(|mapping| mapping.end <= address);
+        let mut code = [0; RESTORER.len()];
+        mappings.get(at).is_some_and(|mapping| mapping.start <= address && mapping.execute)
+            && memory::read(thread.tid, address, &mut code) == Ok(code.len())
+            && code == RESTORER
+    };
+    words.iter().enumerate().filter(|(_, word)| is_restorer(**word)).find_map(|(index, _)| {
+        let [pointer, _, len] = *words.get(index + UC_STACK / 8..)?.first_chunk()?;
+        let stack = pointer..pointer.checked_add(len)?;
+        stack.contains(&thread.registers[RSP]).then_some(stack)
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! alone are changed, and the thread is lost should we die within these microseconds.
 
 use crate::elapsed;
-use crate::frame::{self, Frame};
+use crate::frame::{self, Frame, RESTORER};
 use crate::inject::Error;
 use crate::restart::{self, ORIG_RAX, RAX, RIP, RSP};
 use crate::seize::StoppedThread;
@@ -16,8 +16,6 @@ use rustix::io::Errno;
 
 /// `syscall; ret`.
 const SYSCALL_RET: [u8; 3] = [0x0f, 0x05, 0xc3];
-/// `mov $15, %rax; syscall`, the restorer of every C library.
-const RESTORER: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
 /// Indices of `struct user_regs_struct` for the arguments of a call: rdi, rsi, rdx, r10, r8, r9.
 const ARGUMENTS: [usize; 6] = [14, 13, 12, 7, 9, 8];
 
@@ -162,11 +160,12 @@ pub(crate) fn fault(pid: i32, tid: i32, call: &'static str, source: Errno) -> Er
 fn frame_on_stack(thread: &StoppedThread, mappings: &[Mapping], restorer: u64) -> Option<Frame> {
     let xstate = ptrace::xstate(thread.tid).ok()?;
     let len_bytes = Frame::len_bytes(xstate.len()) as u64;
-    // Below a timeout that may lie there for the call the thread is in (`elapsed::shortened`): it is read once more when
-    // the thread is frozen.
-    let address = frame::room_on_stack(thread.registers[RSP], len_bytes + elapsed::ROOM_BYTES, mappings)?;
+    // Above a timeout that may lie at the end of the stack for the call the thread is in (`elapsed::shortened`): it is read
+    // once more when the thread is frozen.
+    let end = frame::end_of_stack(thread, mappings)? + elapsed::ROOM_BYTES;
+    let address = frame::below_red_zone(thread, len_bytes).filter(|address| *address >= end)?;
     let shortened = restart::has_restart_block(&thread.registers)
-        .then(|| elapsed::shortened(thread.tid, &thread.registers, elapsed::remaining(thread), mappings))
+        .then(|| elapsed::shortened(thread, elapsed::remaining(thread), mappings))
         .flatten();
     let registers = shortened.unwrap_or_else(|| frame::restarted(&thread.resume_registers()));
     Some(Frame::new(address, &registers, &xstate, thread.mask, restorer))

@@ -191,7 +191,7 @@ impl StoppedProcess {
                 continue;
             }
             let left = elapsed::remaining(thread);
-            if let Some(registers) = elapsed::shortened(thread.tid, &thread.registers, left, &mappings) {
+            if let Some(registers) = elapsed::shortened(thread, left, &mappings) {
                 // If it cannot be set it is gone, or goes on with the full time.
                 let _ = ptrace::set_registers(thread.tid, &registers);
             }
