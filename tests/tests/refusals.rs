@@ -798,7 +798,7 @@ fn a_program_that_ends_meanwhile() {
 /// Frozen again and again, with a program that forks and one that starts threads without pause.
 #[test]
 fn programs_that_fork_and_clone_without_pause() {
-    for name in ["tree_storm", "thread_storm"] {
+    for name in ["tree_storm", "thread_storm", "thread_executes"] {
         let scene = scene();
         let traveller = set_out(&scene, name);
         for _ in 0..10 {

@@ -103,6 +103,7 @@ const SPECIAL: &[&str] = &[
     "unix_passing",
     "regular_lease_mapped",
     "filter_left_area",
+    "thread_executes",
 ];
 
 /// Half of the time something is in the way that goes by itself: both look until they find it gone.

@@ -117,6 +117,7 @@ fn main() -> ExitCode {
             all().for_each(|(name, _)| println!("{name}"));
             ExitCode::SUCCESS
         }
+        [_, "again", dir] => thread::execute_again(dir),
         [_, "compose", dir, shape, ref names @ ..] => {
             Stage::new(dir).play(|stage| compose::play(stage, shape, names))
         }

@@ -27,7 +27,37 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("thread_memory_policies", memory_policies),
     ("thread_conditions", conditions),
     ("thread_storm", storm),
+    ("thread_executes", executes),
 ];
+
+/// Executes this program again from a thread that is not the leader, until `go`.
+pub(crate) fn execute_again(dir: &str) -> std::process::ExitCode {
+    use std::os::unix::process::CommandExt;
+    if std::path::Path::new(dir).join("go").exists() {
+        return std::process::ExitCode::SUCCESS;
+    }
+    let dir = dir.to_owned();
+    let execute = move || std::process::Command::new("/proc/self/exe").args(["again", &dir]).exec();
+    let failed = std::thread::spawn(execute).join();
+    eprintln!("not executed: {failed:?}");
+    std::process::ExitCode::FAILURE
+}
+
+/// Children that execute without pause, each time from another thread, which then becomes the leader.
+fn executes(stage: &Stage) -> Verdict {
+    let dir = stage.path("go").parent().map(|dir| dir.to_string_lossy().into_owned()).unwrap_or_default();
+    let children: Vec<i32> = (0..3)
+        .map(|_| {
+            stage.fork(|| {
+                check!(execute_again(&dir) == std::process::ExitCode::SUCCESS, "it could not execute");
+                Ok(())
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    stage.ready();
+    stage.wait();
+    children.into_iter().try_for_each(|child| stage.reap(child))
+}
 
 thread_local! {
     static OWN: Cell<u64> = const { Cell::new(0) };

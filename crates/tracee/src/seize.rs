@@ -362,7 +362,7 @@ impl Seizing {
             if order.len() > MOST_PROCESSES {
                 return Err(Error::Growing { pid: self.root, processes: order.len() });
             }
-            if !found && !postponed && self.waiting == 0 {
+            if !found && !postponed && self.waiting == 0 && !self.replaced_leaders() {
                 break;
             }
             self.interrupt()?;
@@ -411,16 +411,10 @@ impl Seizing {
             if known {
                 continue;
             }
-            match ptrace::seize(tid, Options::SYSGOOD) {
+            match seize(tid) {
                 Ok(()) => {}
                 Err(Errno::SRCH) => continue,
-                Err(source) => {
-                    // A thread that has ended cannot be seized either, and the kernel says EPERM for that too.
-                    if proc::stat(tid).is_ok_and(|stat| !stat.is_zombie()) {
-                        return Err(self.refusal(pid, tid, source));
-                    }
-                    continue;
-                }
+                Err(source) => return Err(self.refusal(pid, tid, source)),
             }
             found = true;
             // The stop itself lets the thread run for a moment, so this is asked before.
@@ -465,6 +459,26 @@ impl Seizing {
             }
         }
         Ok(())
+    }
+
+    /// Looks for leaders that are others than those that were examined, and has them waited for; tells whether there are any.
+    ///
+    /// A thread that executes a program ends all others, those that stand still too, and takes the leader's number. Of the
+    /// end of that leader its tracer is not told (`de_thread`, fs/exec.c).
+    fn replaced_leaders(&mut self) -> bool {
+        let mut replaced = false;
+        for (tid, (pid, state)) in &mut self.threads {
+            if tid == pid
+                && let Some(context) = state
+                && !ptrace::registers(*tid).is_ok_and(|now| is_where(&now, &context.registers))
+            {
+                *state = None;
+                // It may have had another number when it was to be interrupted.
+                self.fresh.push(*tid);
+                replaced = true;
+            }
+        }
+        replaced
     }
 
     fn refusal(&self, pid: i32, tid: i32, source: Errno) -> Error {
@@ -675,6 +689,34 @@ fn leaders_first(processes: Vec<StoppedProcess>) -> Vec<StoppedProcess> {
     }
 }
 
+/// Seizes a thread.
+///
+/// One that has ended cannot be, for which the kernel says EPERM too: ESRCH is made of that. But when a thread executes a
+/// program, its leader has ended for a moment, and then it is the leader (`de_thread`, fs/exec.c): who looks twice sees the
+/// end of the one and the life of the other.
+fn seize(tid: i32) -> Result<(), Errno> {
+    const TRIES: u32 = 100;
+    let mut tries = 0;
+    loop {
+        match ptrace::seize(tid, Options::SYSGOOD) {
+            Err(Errno::PERM) => {}
+            other => return other,
+        }
+        // It is ours already, by the number that it had before.
+        if ptrace::interrupt(tid).is_ok() {
+            return Ok(());
+        }
+        if !proc::stat(tid).is_ok_and(|stat| !stat.is_zombie()) {
+            return Err(Errno::SRCH);
+        }
+        tries += 1;
+        if tries == TRIES {
+            return Err(Errno::PERM);
+        }
+        std::thread::yield_now();
+    }
+}
+
 fn continue_thread(tid: i32, signal: i32) -> Result<(), Error> {
     match ptrace::cont(tid, signal) {
         // Killed meanwhile: its end is reported by a later wait.
@@ -722,6 +764,12 @@ fn examine(tid: i32, stop: Stop) -> Result<Option<Context>, Error> {
         }
     }
     Ok(Some(Context { stop, registers, mask, reissue, stopped }))
+}
+
+/// Whether a thread has the registers that it was examined with, but those by which its call is issued again.
+fn is_where(now: &[u64; REGISTER_WORDS], examined: &[u64; REGISTER_WORDS]) -> bool {
+    let of_call = [restart::RAX, restart::ORIG_RAX, restart::RIP];
+    (0..REGISTER_WORDS).all(|index| of_call.contains(&index) || now[index] == examined[index])
 }
 
 /// Returns a thread's number in the pid namespace of the root, and that in its own.
