@@ -12,7 +12,7 @@ use rustix::net::{
     RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, bind, connect, getsockname,
     listen, recv, send, shutdown,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -24,29 +24,33 @@ type End<'a> = (usize, &'a TcpStream);
 /// Before any listening socket is made: one of ours takes the place of each meanwhile.
 pub(super) fn make(checkpoint: &Checkpoint) -> Result<BTreeMap<usize, OwnedFd>, Error> {
     let mut made = BTreeMap::new();
+    let mut doors = Doors::default();
     let stream = |index: usize| match checkpoint.descriptions.get(index).map(|d| &d.capability) {
         Some(Capability::TcpStream(stream)) => Some(stream),
         _ => None,
     };
-    let listens = |local: Option<SocketAddr>| {
-        checkpoint.descriptions.iter().any(|description| {
-            matches!(&description.capability, Capability::TcpListener(listener)
-                if listener.inet.local.map(|at| at.port()) == local.map(|at| at.port()))
+    let port = |inet: &Inet| inet.local.map(|at| at.port());
+    let listening: BTreeSet<Option<u16>> = checkpoint
+        .descriptions
+        .iter()
+        .filter_map(|description| match &description.capability {
+            Capability::TcpListener(listener) => Some(port(&listener.inet)),
+            _ => None,
         })
-    };
+        .collect();
     for index in 0..checkpoint.descriptions.len() {
         let Some(first) = stream(index).filter(|_| !made.contains_key(&index)) else { continue };
         let what = || checkpoint.descriptions[index].capability.to_string();
         let peer = match first.inside.as_ref().map(|inside| inside.peer) {
             Some(TcpPeer::Description(peer)) => peer,
             Some(TcpPeer::Closed) => {
-                made.insert(index, closed(first).about("connect", what())?);
+                made.insert(index, closed(first, &mut doors).about("connect", what())?);
                 continue;
             }
             Some(TcpPeer::Listener(_)) | None => continue,
         };
         let Some(second) = stream(peer.index()) else { continue };
-        let (client, server): (End<'_>, End<'_>) = match listens(first.inet.local) {
+        let (client, server): (End<'_>, End<'_>) = match listening.contains(&port(&first.inet)) {
             true => ((peer.index(), second), (index, first)),
             false => ((index, first), (peer.index(), second)),
         };
@@ -106,11 +110,8 @@ pub(super) fn finish(checkpoint: &Checkpoint, made: &mut [Option<OwnedFd>]) -> R
 }
 
 /// Makes a connection whose other end is closed, with what it had sent.
-fn closed(stream: &TcpStream) -> rustix::io::Result<OwnedFd> {
-    let plain = Inet { v6: stream.inet.v6, protocol: 0, local: None, options: Vec::new() };
-    let other = TcpStream { inet: plain, peer: None, state: 1, inside: None };
-    let anywhere = TcpStream { inet: Inet { local: None, ..stream.inet.clone() }, ..stream.clone() };
-    let (connecting, accepted) = connection(&anywhere, &other)?;
+fn closed(stream: &TcpStream, doors: &mut Doors) -> rustix::io::Result<OwnedFd> {
+    let (connecting, accepted) = doors.connect(&stream.inet)?;
     fill(&accepted, &connecting, stream)?;
     drop(accepted);
     let mut fds = [PollFd::new(&connecting, PollFlags::RDHUP)];
@@ -119,6 +120,35 @@ fn closed(stream: &TcpStream) -> rustix::io::Result<OwnedFd> {
         shutdown(&connecting, Shutdown::Write)?;
     }
     Ok(connecting)
+}
+
+/// Sockets that listen for connections whose addresses do not matter: to find a free port takes the kernel milliseconds where
+/// most are in use.
+#[derive(Default)]
+struct Doors {
+    v4: Option<OwnedFd>,
+    v6: Option<OwnedFd>,
+}
+
+impl Doors {
+    fn connect(&mut self, client: &Inet) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        if client.v6
+            && let Ok(door) = open_door(&mut self.v6, true)
+            && let Ok(both) = connect_to(client, None, door)
+        {
+            return Ok(both);
+        }
+        connect_to(client, None, open_door(&mut self.v4, false)?)
+    }
+}
+
+fn open_door(door: &mut Option<OwnedFd>, v6: bool) -> rustix::io::Result<&OwnedFd> {
+    if door.is_none() {
+        let plain = Inet { v6, protocol: 0, local: None, options: Vec::new() };
+        let ip = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+        *door = Some(listening_at(&plain, SocketAddr::new(ip, 0))?);
+    }
+    door.as_ref().ok_or(Errno::BADF)
 }
 
 /// How long the addresses of a connection are waited for that was closed a moment ago: the kernel lends them again a
@@ -163,9 +193,21 @@ fn connect_at(
     server: &Inet,
     at: SocketAddr,
 ) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    connect_to(client, from, &listening_at(server, at)?)
+}
+
+fn listening_at(server: &Inet, at: SocketAddr) -> rustix::io::Result<OwnedFd> {
     let listening = client_socket(server, Some(at))?;
     listen(&listening, 1)?;
-    let address = SocketAddr::try_from(getsockname(&listening)?)?;
+    Ok(listening)
+}
+
+fn connect_to(
+    client: &Inet,
+    from: Option<SocketAddr>,
+    listening: &OwnedFd,
+) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let address = SocketAddr::try_from(getsockname(listening)?)?;
     let target = of_family(address, client.v6);
     let connecting = match from.map(|from| connect_from(client, from, target)) {
         Some(Ok(connecting)) => connecting,
@@ -185,7 +227,7 @@ fn connect_at(
     };
     let own = SocketAddr::try_from(getsockname(&connecting)?)?;
     loop {
-        let (accepted, from) = acceptfrom_with(&listening, SocketFlags::CLOEXEC)?;
+        let (accepted, from) = acceptfrom_with(listening, SocketFlags::CLOEXEC)?;
         let from = from.and_then(|from| SocketAddr::try_from(from).ok());
         // Anybody might have come first; they are turned away, as by a server that is not there yet.
         if from.is_some_and(|from| of_family(from, true) == of_family(own, true)) {
