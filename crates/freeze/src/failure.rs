@@ -1,6 +1,7 @@
 //! How a freeze fails: a value that survives the way from the guardian to the command.
 
 use frost_model::Obstacle;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -52,10 +53,17 @@ impl Failure {
     }
 
     /// Adds an error and what lies behind it as causes.
-    pub fn because(mut self, error: &dyn std::error::Error) -> Self {
+    pub fn because(mut self, error: &(dyn std::error::Error + 'static)) -> Self {
         let mut next = Some(error);
         while let Some(error) = next {
             self.causes.push(error.to_string());
+            if error.downcast_ref() == Some(&Errno::MFILE) {
+                let most = frost_sys::limits::get(libc::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard);
+                self.hint = Some(format!(
+                    "the program has more files open than a freeze may hold: {most}; raise that limit (`ulimit -Hn`, as \
+                     root), then freeze it"
+                ));
+            }
             next = error.source();
         }
         self

@@ -65,7 +65,7 @@ pub(crate) fn run<T>(
 where
     T: Serialize + DeserializeOwned,
 {
-    let failed = |error: &dyn std::error::Error| {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::new(FailureKind::Failed, what).because(error).state("nothing was touched")
     };
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(&errno))?;

@@ -18,7 +18,7 @@ const ATTEMPTS: usize = 100;
 /// A process cannot be stopped; it runs on, and the inert area stays.
 pub fn tidy(pid: i32, start_time: u64) -> Result<usize, Failure> {
     let what = format!("cannot remove what a killed freezer left in process {pid}");
-    let failed = |error: &dyn std::error::Error| {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::new(FailureKind::Failed, what.clone())
             .because(error)
             .state(format!("process {pid} runs on; a page that nothing uses stays in it"))
