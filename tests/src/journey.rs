@@ -386,13 +386,14 @@ pub fn twice(binary: &Path, name: &str) {
 }
 
 /// Victims that have a file open, or mapped, for writing: a copy would write to it beside the original.
-const WRITERS: [&str; 17] = [
+const WRITERS: [&str; 19] = [
     "file_beyond_end",
     "file_private_read_only",
     "file_shared",
     "regular_append",
     "regular_locks",
     "regular_offset",
+    "regular_linked",
     "regular_renamed",
     "regular_locks_of_description",
     "regular_locks_of_processes",
@@ -402,6 +403,7 @@ const WRITERS: [&str; 17] = [
     "volatile_mapped",
     "volatile_sparse",
     "volatile_shared",
+    "volatile_semaphore",
     "restart_fcntl_lock",
     "restart_flock",
 ];

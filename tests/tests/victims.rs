@@ -509,6 +509,7 @@ carried! {
     anonymous_growsdown
     anonymous_many_mappings
     anonymous_executable
+    anonymous_of_zero
     anonymous_memory_policies
     clock_continues
     clock_cpu_time
@@ -672,6 +673,7 @@ carried! {
     regular_deleted_shared
     regular_tmpfile
     regular_renamed
+    regular_linked
     regular_high_numbers
     regular_thousand
     regular_locks
@@ -888,6 +890,7 @@ carried! {
     volatile_mapped
     volatile_sparse
     volatile_shared
+    volatile_semaphore
     unix_listener_credentials
     vfork_soon_over
     vfork_and_exec_in_turn

@@ -29,6 +29,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("anonymous_growsdown", growsdown),
     ("anonymous_many_mappings", many_mappings),
     ("anonymous_executable", executable),
+    ("anonymous_of_zero", of_zero),
 ];
 
 const PAGE: usize = 4096;
@@ -476,6 +477,22 @@ fn huge_pages(stage: &Stage) -> Verdict {
     check_fill("the second huge page", unsafe { memory.add(HUGE) }, HUGE, 13)?;
     check!(advised.is_err() || smaps(memory, "VmFlags")?.contains("hg"), "MADV_HUGEPAGE is lost");
     Ok(())
+}
+
+/// Memory as it was made before there was MAP_ANONYMOUS: a private mapping of `/dev/zero`, of which the name is left.
+fn of_zero(stage: &Stage) -> Verdict {
+    let fd = crate::call::open(std::path::Path::new("/dev/zero"), libc::O_RDWR)?;
+    let mapped = |rights: i32| sys!(mmap(std::ptr::null_mut(), 16 * PAGE, rights, libc::MAP_PRIVATE, fd, 0));
+    let (memory, reading) = (mapped(READ_WRITE)?.cast::<u8>(), mapped(libc::PROT_READ)?.cast::<u8>());
+    sys!(close(fd))?;
+    fill(memory, 8 * PAGE, 16);
+    // The name is gone then.
+    stage.freeze_without_facts()?;
+    check_fill("what was written", memory, 8 * PAGE, 16)?;
+    check_zero("what was not", unsafe { memory.add(8 * PAGE) }, 8 * PAGE)?;
+    check_zero("what cannot be", reading, 16 * PAGE)?;
+    sys!(madvise(memory.cast(), PAGE, libc::MADV_DONTNEED))?;
+    check_zero("what was given back", memory, PAGE)
 }
 
 /// The heap of brk(2) goes on growing and shrinking where it was.

@@ -19,6 +19,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_deleted_shared", deleted_shared),
     ("regular_tmpfile", tmpfile),
     ("regular_renamed", renamed),
+    ("regular_linked", linked),
     ("regular_high_numbers", high_numbers),
     ("regular_thousand", thousand),
     ("regular_locks", locks),
@@ -203,6 +204,30 @@ fn renamed(stage: &Stage) -> Verdict {
     text(stage, "file", "another")?;
     stage.freeze_here()?;
     same!(read_all(fd, 20)?, b"content", "the file");
+    Ok(())
+}
+
+/// Opened under a name for the moment, then linked to its own; one is open, another is mapped.
+fn linked(stage: &Stage) -> Verdict {
+    let made = |draft: &str, name: &str| {
+        let path = text(stage, draft, "content")?;
+        let fd = open(&path, O_RDWR)?;
+        std::fs::hard_link(&path, stage.path(name)).map_err(|why| why.to_string())?;
+        std::fs::remove_file(&path).map_err(|why| why.to_string())?;
+        Ok::<i32, String>(fd)
+    };
+    let (opened, mapped) = (made("draft", "opened")?, made("draft", "mapped")?);
+    let rights = libc::PROT_READ | libc::PROT_WRITE;
+    let memory = sys!(mmap(std::ptr::null_mut(), 4096, rights, libc::MAP_SHARED, mapped, 0))?.cast::<u8>();
+    sys!(close(mapped))?;
+    // They have their own names then.
+    stage.freeze_without_facts()?;
+    write_all(opened, b"CON")?;
+    unsafe { memory.copy_from(b"new".as_ptr(), 3) };
+    for (name, expected) in [("opened", "CONtent"), ("mapped", "newtent")] {
+        same!(std::fs::read_to_string(stage.path(name)).map_err(|why| why.to_string())?, expected, "{name}");
+    }
+    check!(!stage.path("draft").exists(), "the name for the moment is back");
     Ok(())
 }
 

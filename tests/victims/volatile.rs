@@ -11,6 +11,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("volatile_mapped", mapped),
     ("volatile_sparse", sparse),
     ("volatile_shared", shared),
+    ("volatile_semaphore", semaphore),
     ("volatile_lost", lost),
     ("volatile_changed", changed),
 ];
@@ -156,4 +157,31 @@ fn lost(stage: &Stage) -> Verdict {
 /// Somebody else writes to it while the program is away: refused.
 fn changed(stage: &Stage) -> Verdict {
     mapped(stage)
+}
+
+/// A semaphore with a name, which the C library makes under another one: who opens it later has the same.
+fn semaphore(stage: &Stage) -> Verdict {
+    let mut random = [0u8; 8];
+    sys!(getrandom(random.as_mut_ptr().cast(), random.len(), 0))?;
+    let name = format!("/frost-victim-{:x}", u64::from_ne_bytes(random));
+    let named = c(&name);
+    let made = unsafe { libc::sem_open(named.as_ptr(), libc::O_CREAT | libc::O_EXCL, 0o600, 3) };
+    check!(made != libc::SEM_FAILED, "sem_open: {}", std::io::Error::last_os_error());
+    // Its mapping has the other name then.
+    let seen = stage.freeze_without_facts();
+    let path = Path::new("/dev/shm").join(format!("sem.{}", &name[1..]));
+    let fd = crate::call::open(&path, libc::O_RDWR);
+    unsafe { libc::sem_unlink(named.as_ptr()) };
+    seen?;
+    let other = sys!(mmap(std::ptr::null_mut(), 32, READ_WRITE, libc::MAP_SHARED, fd?, 0))?;
+    let value = |semaphore: *mut libc::sem_t| {
+        let mut value = -1;
+        sys!(sem_getvalue(semaphore, &mut value)).map(|_| value)
+    };
+    same!(value(made)?, 3, "its value");
+    sys!(sem_post(made))?;
+    same!(value(other.cast())?, 4, "its value for who opens it by its name");
+    sys!(sem_wait(other.cast()))?;
+    same!(value(made)?, 3, "its value when the other has taken one");
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use frost_model::cap::{FileIdentity, FileRef};
 use frost_model::clock::Timespec;
 use frost_model::path::BytePath;
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use std::path::Path;
 
 /// What the kernel appends to the path of a file that has no name any more.
@@ -23,6 +23,31 @@ pub(crate) fn identity(stat: &Stat) -> FileIdentity {
         build_id: None,
         removed: FileType::from_raw_mode(stat.st_mode) == FileType::Directory && stat.st_nlink == 0,
     }
+}
+
+/// Bounds how much of a directory is searched for a file's other name.
+const MOST_ENTRIES: usize = 1 << 20;
+
+/// Finds another name, in the directory where it was, of a file whose name was deleted: as of one that is made under a name
+/// for the moment, then linked to its own, as sem_open(3) makes semaphores.
+pub(crate) fn other_name(deleted: &[u8], (device, inode): (u64, u64)) -> Option<Vec<u8>> {
+    let path = deleted.strip_suffix(DELETED)?;
+    let at = path.iter().rposition(|byte| *byte == b'/')?;
+    let directory = &path[..at.max(1)];
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let open =
+        rustix::fs::open(frost_sys::sight::of(frost_sys::proc::as_path(directory)), flags, Mode::empty());
+    let open = open.ok()?;
+    if rustix::fs::fstat(&open).ok()?.st_dev != device {
+        return None;
+    }
+    let mut entries = rustix::fs::Dir::read_from(&open).ok()?.take(MOST_ENTRIES).map_while(Result::ok);
+    let entry = entries.find(|entry| {
+        entry.ino() == inode
+            && rustix::fs::statat(&open, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|found| (found.st_dev, found.st_ino) == (device, inode))
+    })?;
+    Some([&path[..=at], entry.file_name().to_bytes()].concat())
 }
 
 /// Refers to the file behind a link of `/proc`, as `/proc/PID/cwd`, by the path that it shows.

@@ -35,6 +35,7 @@ use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
 use rustix::fd::OwnedFd;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
 use std::rc::Rc;
@@ -389,7 +390,11 @@ fn capture(
     let mut maps = Vec::with_capacity(living.len());
     for process in &living {
         let found = mappings(process, memory.precopy, exact, options.keeper);
-        maps.push(found.map_err(|error| freeze.failed(&*error))?);
+        let found = found.map_err(|error| freeze.failed(&*error))?;
+        maps.push(match rm::named(&found, process.through, &mut files) {
+            Cow::Borrowed(_) => found,
+            Cow::Owned(named) => named,
+        });
     }
     for (process, mappings) in living.iter().zip(&maps) {
         crate::aio::settle(process.through, mappings).map_err(|errno| {

@@ -7,7 +7,8 @@ use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::path::BytePath;
 use frost_model::rm::{Attachment, Bounds, PageRange, Protection, RegionFlags, SpecialRegion, Vdso};
 use frost_sys::proc::{self, Mapping, Stat};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 /// What a mapping shows, before it is known how the image refers to it.
@@ -44,7 +45,37 @@ pub(crate) trait Behind {
 
 /// Files that were looked at already: a library is mapped some five times in each process.
 #[derive(Debug, Default)]
-pub(crate) struct FileCache(HashMap<Vec<u8>, Result<FileRef, String>>);
+pub(crate) struct FileCache {
+    named: HashMap<Vec<u8>, Result<FileRef, String>>,
+    /// Other names of files whose names were deleted.
+    renamed: HashMap<(u64, u64), Option<Vec<u8>>>,
+}
+
+/// Gives mapped files whose names were deleted the other names that they have, as far as these can be found.
+pub(crate) fn named<'a>(mappings: &'a [Mapping], pid: i32, files: &mut FileCache) -> Cow<'a, [Mapping]> {
+    let mut named = Cow::Borrowed(mappings);
+    for (index, mapping) in mappings.iter().enumerate() {
+        let name = mapping.name.as_slice();
+        if !name.ends_with(file::DELETED)
+            || name == b"/dev/zero (deleted)"
+            || name.starts_with(b"/memfd:")
+            || segment_id(mapping).is_some()
+        {
+            continue;
+        }
+        let key = (mapping.device, mapping.inode);
+        let other = files.renamed.entry(key).or_insert_with(|| {
+            // Only root is told how many names it has.
+            let link = proc::path(pid, &format!("map_files/{:x}-{:x}", mapping.start, mapping.end));
+            let gone = rustix::fs::stat(&link).is_ok_and(|found| found.st_nlink == 0);
+            if gone { None } else { file::other_name(name, key) }
+        });
+        if let Some(other) = other {
+            named.to_mut()[index].name.clone_from(other);
+        }
+    }
+    named
+}
 
 /// Says what a mapping of process `pid` shows.
 ///
@@ -90,6 +121,9 @@ pub(crate) fn backing(
     if inode == 0 && !mapping.shared && (name.is_empty() || name.starts_with(b"[")) {
         return Ok(Backing::Anonymous);
     }
+    if !mapping.shared && is_zero_device(mapping) {
+        return Ok(Backing::Anonymous);
+    }
     if name == crate::aio::NAME {
         return Ok(Backing::Aio);
     }
@@ -105,13 +139,24 @@ pub(crate) fn backing(
     if name.ends_with(file::DELETED) {
         return Ok(Backing::Deleted { device, inode });
     }
-    match files.0.entry(name.to_vec()).or_insert_with(|| look(name, mapping, pid)) {
+    match files.named.entry(name.to_vec()).or_insert_with(|| look(name, mapping, pid)) {
         Ok(file) if file.identity.inode == inode => Ok(Backing::File(file.clone())),
         Ok(_) => {
             refuse("the file was replaced by another of the same name", "restart the program, then freeze it")
         }
         Err(why) => Err((why.clone(), "make the file reachable by this path again".to_owned())),
     }
+}
+
+/// Returns whether a private mapping shows `/dev/zero`: it is anonymous memory then, of which the file's name alone is left
+/// (`mmap_zero`, drivers/char/mem.c).
+fn is_zero_device(mapping: &Mapping) -> bool {
+    mapping.name.ends_with(b"/zero")
+        && rustix::fs::stat(frost_sys::sight::of(proc::as_path(&mapping.name))).is_ok_and(|found| {
+            found.st_ino == mapping.inode
+                && FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice
+                && found.st_rdev == rustix::fs::makedev(1, 5)
+        })
 }
 
 /// Returns the identifier of the System V segment that is attached there, which the kernel shows as the inode

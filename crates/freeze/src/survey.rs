@@ -346,19 +346,23 @@ fn open_all(
 }
 
 fn look_at(running: &[Running], keeper: Option<&dyn Keeper>) -> Result<Vec<Obstacle>, crate::cap::Error> {
+    let mut files = FileCache::default();
+    let named: Vec<_> =
+        running.iter().map(|process| rm::named(&process.mappings, process.through, &mut files)).collect();
     let seen: Vec<Seen<'_>> = running
         .iter()
-        .map(|running| Seen {
+        .zip(&named)
+        .map(|(running, mappings)| Seen {
             pid: running.pid,
             through: running.through,
             inner: running.inner,
             command: proc::command(running.pid),
             pidfd: running.pidfd.as_fd(),
             status: &running.status,
-            mappings: &running.mappings,
+            mappings,
         })
         .collect();
-    let (_, mut obstacles) = look(&seen, &mut FileCache::default(), Motion::Running, keeper)?;
+    let (_, mut obstacles) = look(&seen, &mut files, Motion::Running, keeper)?;
     obstacles.extend(filter::survey(&members(&seen), keeper));
     let root = seen.first().map(|root| (root.inner, root.command.as_str()));
     obstacles.extend(crate::network::look(keeper, root)?.1);

@@ -3,7 +3,7 @@
 use super::held::own_path;
 use super::recognise::{Found, Refusal};
 use super::{Error, Held, Sink, content};
-use crate::file::identity;
+use crate::file::{DELETED, identity, other_name};
 use frost_model::BytePath;
 use frost_model::cap::{Capability, Content, FileRef, RegularFile, Unnamed};
 use frost_model::id::ObjectId;
@@ -78,11 +78,15 @@ fn path_of_link(held: &Held, link: Option<&[u8]>) -> Result<BytePath, Refusal> {
             "its path leads to another file (another mount namespace, or something mounted over it)",
             "freeze it from within its mount namespace, or undo the mount",
         )),
-        Err(Errno::NOENT | Errno::NOTDIR) if link.ends_with(b" (deleted)") => Err(Refusal::new(
-            what,
-            "this name of it was deleted, while it has another one, which the kernel does not tell",
-            "give it this name again with ln(1), or delete the other one",
-        )),
+        Err(Errno::NOENT | Errno::NOTDIR) if link.ends_with(DELETED) => {
+            other_name(link, held.key()).map(BytePath::new).ok_or_else(|| {
+                Refusal::new(
+                    what,
+                    "this name of it was deleted, while it has another one, which the kernel does not tell",
+                    "give it this name again with ln(1), or delete the other one",
+                )
+            })
+        }
         Err(Errno::NOENT | Errno::NOTDIR) => Err(Refusal::new(
             what,
             "its path does not exist here (another mount namespace or root directory)",
