@@ -132,6 +132,13 @@ pub(crate) fn survey(seen: &[Seen<'_>], nests: &Nests, keeper: Option<&dyn Keepe
             }
         }
         let (queue, directory) = descriptors(process.through, &own_systems(below));
+        if queue {
+            refuse(
+                "POSIX message queue of a `frost run` in it",
+                "what lies in an IPC namespace of its own is not carried there",
+                "let the program close it first, or freeze it by its own name, from in there",
+            );
+        }
         if directory {
             obstacles.push(Obstacle {
                 pid: process.inner,
@@ -143,23 +150,6 @@ pub(crate) fn survey(seen: &[Seen<'_>], nests: &Nests, keeper: Option<&dyn Keepe
                 // As of whoever looks at processes.
                 passes: true,
             });
-        }
-        let mut refuse = |object: &str, reason: &str, remedy: &str| {
-            obstacles.push(Obstacle {
-                pid: process.inner,
-                command: process.command.clone(),
-                object: object.to_owned(),
-                reason: reason.to_owned(),
-                remedy: remedy.to_owned(),
-                passes: false,
-            });
-        };
-        if queue {
-            refuse(
-                "POSIX message queue of a `frost run` in it",
-                "what lies in an IPC namespace of its own is not carried there",
-                "let the program close it first, or freeze it by its own name, from in there",
-            );
         }
     }
     obstacles
