@@ -4,9 +4,10 @@
 
 use frost_tests::journey::tracks_writes;
 use frost_tests::program::has;
-use frost_tests::{LIMIT, Scene, Started, Stdio, Who, is_alive, skip, tree_of, until};
+use frost_tests::{LIMIT, Scene, Started, Stdio, Who, is_alive, is_root, skip, tree_of, until};
 use serde_json::Value;
 use std::fs;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -29,6 +30,12 @@ frost_tests::as_each_user! {
     a_program_in_the_foreground_is_frozen_from_elsewhere
     servers_and_interpreters_are_frozen_under_load
     a_daemon_goes_on_when_what_started_it_has_ended
+    what_was_put_into_the_background_keeps_its_terminal
+    servers_that_daemonize_are_frozen_by_their_name
+    a_key_that_stops_jobs_stops_nothing_that_nobody_could_continue
+    the_session_of_its_terminal_is_the_same_whatever_becomes_of_it
+    the_end_of_who_leads_the_session_is_a_hangup
+    a_shell_at_its_keeper_s_terminal_has_job_control
     who_asks_is_told_of_freeze_and_thaw
     names_that_are_none_are_refused
     one_of_two_freezes_is_told_that_it_is_late
@@ -571,23 +578,326 @@ while True:
     os.rename('own.new', 'own')
     time.sleep(0.01)
 ";
-    let run = ["run", "--name", "daemon", "--", "/usr/bin/python3", "-c", script];
-    assert_eq!(scene.frost(&run).status, Some(0));
-    goes_on(scene);
     let own = || scene.await_file("own");
-    let before = own();
-    assert_eq!(state(scene, "daemon"), "running");
-    for more in [&[][..], &["--cold"]] {
-        scene.frost(&[&["freeze", "daemon"], more].concat()).ok();
-        scene.frost(&["thaw", "daemon"]).ok();
+    for detached in [&[][..], &["--detach"]] {
+        let run = [&["run", "--name", "daemon"], detached, &["--", "/usr/bin/python3", "-c", script]];
+        assert_eq!(scene.frost(&run.concat()).status, Some(0));
+        until("what started it has ended", || own().split(' ').nth(1) == Some("1"));
         goes_on(scene);
-        assert_eq!(own(), before, "pid, parent and session");
+        let before = own();
+        assert_eq!(state(scene, "daemon"), "running");
+        for more in [&[][..], &["--cold"]] {
+            scene.frost(&[&["freeze", "daemon"], more].concat()).ok();
+            scene.frost(&["thaw", "daemon"]).ok();
+            goes_on(scene);
+            assert_eq!(own(), before, "pid, parent and session");
+        }
+        scene.frost(&["kill", "daemon"]).ok();
+        assert_eq!(scene.frost(&["wait", "daemon"]).status, Some(128 + 15));
+        scene.frost(&["rm", "daemon"]).ok();
+        fs::remove_file(scene.stage("own")).expect("it was there");
+        fs::remove_file(scene.stage("count")).expect("it was there");
     }
-    scene.frost(&["kill", "daemon"]).ok();
-    assert_eq!(scene.frost(&["wait", "daemon"]).status, Some(128 + 15));
     // One that fails takes all with it.
     let run = ["run", "--name", "failing", "--", "sh", "-c", "sleep 1000 & exit 3"];
     assert_eq!(scene.frost(&run).status, Some(3));
+    scene.is_empty_soon();
+}
+
+/// The end of the first process is not that of its terminal, whoever was quicker: it, or what it has left behind.
+fn what_was_put_into_the_background_keeps_its_terminal(scene: &Scene) {
+    let job = format!("({COUNTER}) & exit");
+    let session = format!("setsid sh -c '{COUNTER}' & exit");
+    let twice = format!("setsid sh -c '{job}' & exit");
+    for script in [&job, &session, &twice] {
+        for cold in [&[][..], &["--cold"]] {
+            scene.frost(&["run", "-d", "--name", "left", "--", "sh", "-c", script]).ok();
+            let mut waiting = scene.start(&mut scene.frost_command(&["wait", "left"]), Stdio::Null);
+            until("it counts", || count(scene).is_some_and(|count| count > 4));
+            assert_eq!(state(scene, "left"), "running");
+            scene.frost(&[&["freeze", "left"], cold].concat()).ok();
+            scene.frost(&["thaw", "left"]).ok();
+            goes_on(scene);
+            scene.frost(&["kill", "-s", "KILL", "left"]).ok();
+            assert_eq!(scene.frost(&["wait", "left"]).status, Some(128 + 9));
+            // It has waited for all of it, not for what started it, which ended with status 0.
+            assert_eq!(waiting.wait("frost wait", LIMIT).code(), Some(128 + 9));
+            no_line_is_lost(scene, "left");
+            scene.is_empty_soon();
+            scene.frost(&["rm", "left"]).ok();
+            fs::remove_file(scene.stage("count")).expect("it was there");
+        }
+    }
+}
+
+/// Connects to a unix socket in the stage, asks, and returns the answer.
+fn answer(scene: &Scene, socket: &str, question: &str) -> std::io::Result<String> {
+    let mut stream = std::os::unix::net::UnixStream::connect(scene.stage(socket))?;
+    stream.write_all(question.as_bytes())?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn servers_that_daemonize_are_frozen_by_their_name(scene: &Scene) {
+    let stage = scene.path("stage").display().to_string();
+    let place = |name: &str, text: String| {
+        fs::write(scene.stage(name), text).expect("our own directory");
+        scene.give(&scene.stage(name));
+    };
+    let rounds = |name: &str, answers: &dyn Fn() -> bool| {
+        until("it answers", answers);
+        for cold in [&[][..], &["--cold"], &[]] {
+            scene.frost(&[&["freeze", name], cold].concat()).ok();
+            scene.frost(&["thaw", name]).ok();
+            until("it answers", answers);
+        }
+        assert_eq!(state(scene, name), "running");
+    };
+    if has("redis-server") {
+        place(
+            "redis.conf",
+            format!(
+                "daemonize yes\npidfile \"\"\nport 0\nsave \"\"\ndir {stage}\n\
+                 unixsocket {stage}/redis\nlogfile {stage}/redis.log\n"
+            ),
+        );
+        let path = scene.stage("redis.conf").display().to_string();
+        scene.frost(&["run", "-d", "--name", "redis", "--", "redis-server", &path]).ok();
+        rounds("redis", &|| {
+            answer(scene, "redis", "PING\r\nQUIT\r\n").is_ok_and(|text| text.starts_with("+PONG"))
+        });
+        // It ends as its root by then does.
+        let _closed = answer(scene, "redis", "SHUTDOWN NOSAVE\r\n");
+        assert_eq!(scene.frost(&["wait", "redis"]).status, Some(0));
+        scene.is_empty_soon();
+    }
+    if has("/usr/sbin/nginx") {
+        place(
+            "nginx.conf",
+            format!(
+                "daemon on; worker_processes 2; pid {stage}/pid; error_log {stage}/errors;\n\
+                 events {{ worker_connections 50; }}\n\
+                 http {{ access_log off; client_body_temp_path {stage}/t1; proxy_temp_path {stage}/t2;\n\
+                 fastcgi_temp_path {stage}/t3; uwsgi_temp_path {stage}/t4; scgi_temp_path {stage}/t5;\n\
+                 server {{ listen unix:{stage}/nginx; location / {{ return 200 pong; }} }} }}\n"
+            ),
+        );
+        let mut run =
+            vec!["run", "-d", "--name", "nginx", "--", "/usr/sbin/nginx", "-p", &stage, "-c", "nginx.conf"];
+        if scene.who() == Who::Myself && is_root() {
+            run.extend(["-g", "user root;"]);
+        }
+        scene.frost(&run).ok();
+        rounds("nginx", &|| {
+            answer(scene, "nginx", "GET / HTTP/1.0\r\n\r\n").is_ok_and(|text| text.ends_with("pong"))
+        });
+        scene.frost(&["kill", "nginx"]).ok();
+        assert_eq!(scene.frost(&["wait", "nginx"]).status, Some(0));
+        scene.is_empty_soon();
+    }
+}
+
+/// A shell continues the jobs that Ctrl-Z has stopped; nobody is there who could for a program of a terminal that its
+/// keeper holds.
+fn a_key_that_stops_jobs_stops_nothing_that_nobody_could_continue(scene: &Scene) {
+    // Two processes of one group, of which the keeper is the parent of one.
+    let script = "echo ready | cat; while read line; do echo got $line | cat; done";
+    scene.frost(&["run", "-d", "--name", "reader", "--", "sh", "-c", script]).ok();
+    let shown = |text: &str| scene.frost(&["logs", "reader"]).ok().stdout.contains(text);
+    until("it reads", || shown("ready"));
+    let mut attached = scene.start(&mut scene.frost_command(&["attach", "reader"]), Stdio::Pipes);
+    let mut keys = attached.child().stdin.take().expect("it is a pipe");
+    for (round, more) in [&[][..], &["--leave-running"], &[]].into_iter().enumerate() {
+        for number in 0..5 {
+            // The key throws away what was typed before it, so each line comes when the one before was read.
+            keys.write_all(format!("\x1aline {round} {number}\n").as_bytes()).expect("it is attached");
+            until("it goes on", || shown(&format!("got line {round} {number}")));
+        }
+        scene.frost(&[&["freeze", "reader"], more].concat()).ok();
+        if more.is_empty() {
+            scene.frost(&["thaw", "reader"]).ok();
+        }
+    }
+    scene.frost(&["kill", "-s", "KILL", "reader"]).ok();
+    assert_eq!(attached.wait("frost attach", LIMIT).code(), Some(128 + 9));
+    scene.is_empty_soon();
+}
+
+/// Where every process of a detached program is: its numbers, the foreground of its terminal, the terminal's session.
+fn the_session_of_its_terminal_is_the_same_whatever_becomes_of_it(scene: &Scene) {
+    let script = "import os, signal, termios, fcntl, struct, time
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+def place():
+    number = fcntl.ioctl(0, 0x5429, bytes(4))
+    return os.getpid(), os.getppid(), os.getpgrp(), os.getsid(0), os.tcgetpgrp(0), struct.unpack('i', number)[0]
+def tell(name):
+    count = 0
+    while True:
+        count += 1
+        # No file, which a copy could not write as well; that has the same names, and is ended amid whatever it does.
+        try:
+            os.symlink(f'{count} {place()}', name + '.new')
+            os.rename(name + '.new', name)
+        except FileExistsError:
+            os.unlink(name + '.new')
+        except FileNotFoundError:
+            pass
+        time.sleep(0.01)
+if os.fork() == 0:
+    os.setpgid(0, 0)
+    os.tcsetpgrp(0, os.getpid())
+    tell('job')
+if os.fork() == 0:
+    if os.fork() == 0:
+        tell('orphan')
+    os._exit(0)
+os.wait()
+tell('root')
+";
+    let names = ["root", "job", "orphan"];
+    fs::write(scene.stage("place.py"), script).expect("our own directory");
+    scene.frost(&["run", "-d", "--name", "place", "--", "/usr/bin/python3", "place.py"]).ok();
+    let told = || {
+        let read = |name: &&str| {
+            let text = fs::read_link(scene.stage(name)).ok()?.to_string_lossy().into_owned();
+            let (count, place) = text.split_once(' ')?;
+            Some((count.parse::<u64>().ok()?, place.to_owned()))
+        };
+        names.iter().map(read).collect::<Option<Vec<_>>>()
+    };
+    let places = || told().map(|told| told.into_iter().map(|told| told.1).collect::<Vec<_>>());
+    // Pid, parent, group, session, foreground, session of the terminal.
+    let first =
+        ["(2, 1, 2, 3, 4, 3)", "(4, 2, 4, 3, 4, 3)", "(6, 1, 2, 3, 4, 3)"].map(str::to_owned).to_vec();
+    until("it is in its place", || places().is_some_and(|places| places == first));
+    let told_now = || told().expect("it was there");
+    let is_as_before = || {
+        let before = told_now();
+        until("all of it goes on", || {
+            told_now().iter().zip(&before).all(|(now, then)| now.0 > then.0 + 2 || now.0 < then.0)
+        });
+        assert_eq!(places(), Some(first.clone()));
+    };
+    for how in [&[][..], &["--cold"], &["--leave-running"], &[]] {
+        scene.frost(&[&["freeze", "place"], how].concat()).ok();
+        if how != ["--leave-running"] {
+            scene.frost(&["thaw", "place"]).ok();
+        }
+        is_as_before();
+        assert_eq!(scene.frost(&["ps", "place", "--json"]).ok().number("processes"), 3);
+    }
+    scene.frost(&["freeze", "place"]).ok();
+    let copy = scene.frost(&["thaw", "place", "--clone", "--json"]).ok().number("pid") as i32;
+    is_as_before();
+    let keeper = keeper_of(copy);
+    let all = tree_of(keeper);
+    assert_eq!(all.iter().filter(|pid| leads(**pid)).count(), 1);
+    end_process(copy);
+    // All of it, which would write beside the original.
+    until("the copy has ended", || all.iter().all(|pid| !is_alive(*pid)));
+    scene.frost(&["thaw", "place"]).ok();
+    is_as_before();
+    scene.frost(&["kill", "-s", "KILL", "place"]).ok();
+    scene.is_empty_soon();
+}
+
+/// Who leads the session of the terminal is no part of the program: whoever kills it hangs the terminal up, as elsewhere.
+fn the_end_of_who_leads_the_session_is_a_hangup(scene: &Scene) {
+    let script = "trap '' HUP; n=0; while :; do n=$((n+1)); echo $n > count; sleep 0.01; done";
+    scene.frost(&["run", "-d", "--name", "hung", "--", "sh", "-c", script]).ok();
+    goes_on(scene);
+    let record = || scene.frost(&["ps", "hung", "--json"]).ok();
+    // It runs sleep, or is about to.
+    assert!(record().number("processes") <= 2);
+    let leaders = || tree_of(record().number("keeper") as i32).into_iter().filter(|pid| leads(*pid));
+    assert_eq!(leaders().count(), 1);
+    leaders().for_each(end_process);
+    until("it has ended", || leaders().count() == 0);
+    for cold in [&[][..], &["--cold"], &[]] {
+        goes_on(scene);
+        scene.frost(&[&["freeze", "hung"], cold].concat()).ok();
+        scene.frost(&["thaw", "hung"]).ok();
+        goes_on(scene);
+    }
+    scene.frost(&["kill", "-s", "KILL", "hung"]).ok();
+    assert_eq!(scene.frost(&["wait", "hung"]).status, Some(128 + 9));
+    scene.is_empty_soon();
+}
+
+fn end_process(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).expect("a number");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it lives");
+}
+
+fn keeper_of(pid: i32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    parent.and_then(|parent| parent.trim().parse().ok()).expect("a number")
+}
+
+fn leads(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "frost-session\n")
+}
+
+/// A shell at the terminal that its keeper holds: jobs, keys and the foreground are as ever, behind each thaw too.
+fn a_shell_at_its_keeper_s_terminal_has_job_control(scene: &Scene) {
+    let shell = ["run", "-d", "--name", "shell", "--", "bash", "--norc", "--noprofile", "--noediting", "-i"];
+    scene.frost(&shell).ok();
+    let attach = || {
+        let mut attached = scene.start(&mut scene.frost_command(&["attach", "shell"]), Stdio::Pipes);
+        let keys = attached.child().stdin.take().expect("it is a pipe");
+        (attached, keys)
+    };
+    let (mut attached, keys) = attach();
+    let keys = std::cell::RefCell::new(keys);
+    let log = || scene.frost(&["logs", "shell"]).ok().stdout.replace('\r', "");
+    let type_in = |text: &str| keys.borrow_mut().write_all(text.as_bytes()).expect("it is attached");
+    type_in("PS1=; set -m; sleep 1000 & echo begun $?\n");
+    until("it has begun a job", || log().contains("\nbegun 0\n"));
+    for (round, cold) in [&[][..], &["--cold"]].into_iter().enumerate() {
+        // In the foreground over the freeze.
+        type_in("cat\n");
+        type_in(&format!("before {round}\n"));
+        until("it is echoed and shown", || log().matches(&format!("before {round}\n")).count() == 2);
+        scene.frost(&[&["freeze", "shell"], cold].concat()).ok();
+        if !cold.is_empty() {
+            // Before there is another keeper of that name, whose end it would wait for.
+            assert_eq!(attached.wait("frost attach", LIMIT).code(), Some(128 + 9));
+        }
+        scene.frost(&["thaw", "shell"]).ok();
+        if !cold.is_empty() {
+            let again = attach();
+            attached = again.0;
+            keys.replace(again.1);
+        }
+        type_in(&format!("behind {round}\n"));
+        until("it is echoed and shown", || log().matches(&format!("behind {round}\n")).count() == 2);
+        type_in("\x03");
+        // It throws away what was typed until it is back.
+        until("the shell is back", || log().matches("^C\n").count() == round + 1);
+        type_in(&format!("echo ended {round} $?\n"));
+        until("the key has ended it", || log().contains(&format!("\nended {round} 130\n")));
+        // Stopped by its key, and continued.
+        type_in("cat\n");
+        type_in(&format!("again {round}\n"));
+        until("it is echoed and shown", || log().matches(&format!("again {round}\n")).count() == 2);
+        type_in("\x1a");
+        // Until then a line may be the job's.
+        until("the key has stopped it", || log().matches("Stopped").count() == round + 1);
+        type_in(&format!("jobs -s | wc -l | sed s/^/stopped{round}:/\n"));
+        until("it is stopped", || log().contains(&format!("\nstopped{round}:1\n")));
+        scene.frost(&["freeze", "shell"]).ok();
+        scene.frost(&["thaw", "shell"]).ok();
+        type_in("fg %+\n");
+        type_in(&format!("last {round}\n"));
+        until("it is echoed and shown", || log().matches(&format!("last {round}\n")).count() == 2);
+        type_in("\x04");
+    }
+    type_in("jobs -r | wc -l | sed s/^/running:/; kill %1; exit 5\n");
+    until("the job in the background goes on", || log().contains("\nrunning:1\n"));
+    assert_eq!(attached.wait("frost attach", LIMIT).code(), Some(5));
     scene.is_empty_soon();
 }
 

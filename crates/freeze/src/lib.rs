@@ -91,6 +91,9 @@ pub trait Keeper: std::fmt::Debug {
     /// Its pid: the program shares its namespaces, and what the program's processes leave behind become its children.
     fn pid(&self) -> i32;
 
+    /// The process beside the program that leads the session of its terminal, by its number here, if there is one.
+    fn leader(&self) -> Option<i32>;
+
     /// How many filters of system calls the runtime has put on the program, which a thaw puts there again.
     fn filters(&self) -> u32;
 
@@ -126,6 +129,11 @@ pub trait Keeper: std::fmt::Debug {
     /// # Errors
     /// Why it could not be told: it then takes the program's end for an end.
     fn complete(&self, version: u32) -> Result<(), String>;
+}
+
+/// Says of a keeper what matters to who stops a tree.
+fn adopter(keeper: &dyn Keeper) -> frost_tracee::seize::Adopter {
+    frost_tracee::seize::Adopter { pid: keeper.pid(), own: keeper.leader() }
 }
 
 /// Whoever wants to know how far a freeze is.

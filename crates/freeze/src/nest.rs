@@ -81,7 +81,7 @@ pub(crate) fn survey(seen: &[Seen<'_>], nests: &Nests, keeper: Option<&dyn Keepe
             continue;
         }
         if process.status.depth() > 1 {
-            if self::is_keeper(process.pid) {
+            if process.status.inner_pids.last() == Some(&1) && self::is_keeper(process.pid) {
                 refuse(
                     "`frost run` in a `frost run` in it",
                     "only one `frost run` within another is carried",

@@ -17,9 +17,12 @@ pub(crate) fn relation(tree: &StoppedTree, process: &StoppedProcess, subreaper: 
     let root = &tree.processes()[0];
     let parent = tree.processes().iter().find(|other| other.pid == process.parent);
     let is_root = process.pid == root.pid;
-    // A group or session that the root did not found itself is that of whoever started it.
-    let group_outside = root.stat.pgrp != root.pid && process.stat.pgrp == root.stat.pgrp;
-    let session_outside = root.stat.session != root.pid && process.stat.session == root.stat.session;
+    // A group or session that the root did not found itself is that of whoever started it, unless it lives in the session
+    // of a terminal that it gets again.
+    let strange = !tree.is_led(root);
+    let group_outside = strange && root.stat.pgrp != root.pid && process.stat.pgrp == root.stat.pgrp;
+    let session_outside =
+        strange && root.stat.session != root.pid && process.stat.session == root.stat.session;
     let inner = |number: Option<i32>| number.filter(|number| *number > 0).map(Pid::new);
     Relation {
         pid: Pid::new(process.inner),

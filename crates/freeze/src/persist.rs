@@ -176,7 +176,7 @@ pub(crate) fn run(
     } else {
         None
     };
-    let keeper = options.keeper.map(Keeper::pid);
+    let keeper = options.keeper.map(crate::adopter);
     let mut longest = precopy.as_ref().map_or(Duration::ZERO, Precopy::pause);
     let mut stop = |freeze: &mut Freeze<'_>,
                     precopy: &mut Option<Precopy>,
@@ -921,8 +921,8 @@ fn capture_process(
     let link = |name: &str| file::behind_link(&proc::path(pid, name));
     let root = link("root")?;
     let root = (root.path.as_bytes() != b"/").then_some(root);
-    // A keeper was executed from memory that is among its own.
-    let is_keeper = process.own == 1 && process.inner != 1 && survey::is_keeper(pid);
+    // A keeper was executed from memory that is among its own, and so was who leads a session for it.
+    let is_keeper = process.status.depth() > 0 && survey::is_keeper(pid);
     let exe = if is_keeper { None } else { Some(link("exe")?) };
     let places = pd::Places { exe, cwd: link("cwd")?, root };
     let pagemap = Pagemap::open(pid)?;

@@ -37,7 +37,7 @@ use frost_store::PackWriter;
 use frost_sys::pagemap::{Pagemap, Scan, category};
 use frost_sys::proc::{self, Mapping};
 use frost_tracee::inject;
-use frost_tracee::seize::{StoppedProcess, StoppedTree};
+use frost_tracee::seize::{Adopter, StoppedProcess, StoppedTree};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -303,7 +303,7 @@ impl Precopy {
         let mut urgent = Urgent::first();
         urgent.beside(root);
         let pause = Instant::now();
-        let keeper = options.keeper.map(crate::Keeper::pid);
+        let keeper = options.keeper.map(crate::adopter);
         let tree = StoppedTree::stop(root, keeper, options.stop_timeout)
             .map_err(|error| freeze.stop_failed(&error))?;
         for process in tree.processes() {
@@ -719,7 +719,7 @@ impl Lifted {
     /// Ends the tracking of the tree of `root`, for which it stands still an instant; returns how long.
     ///
     /// It ends in any case; yet where it cannot be stopped, what has a fault meanwhile waits for longer.
-    pub(crate) fn leave(self, root: i32, keeper: Option<i32>, timeout: Duration) -> Duration {
+    pub(crate) fn leave(self, root: i32, keeper: Option<Adopter>, timeout: Duration) -> Duration {
         if self.0.is_empty() {
             return Duration::ZERO;
         }
@@ -773,7 +773,7 @@ fn enter(
     let mut urgent = Urgent::first();
     urgent.beside(pid);
     let pause = Instant::now();
-    let keeper = options.keeper.map(crate::Keeper::pid);
+    let keeper = options.keeper.map(crate::adopter);
     let tree =
         StoppedTree::stop(pid, keeper, options.stop_timeout).map_err(|error| freeze.stop_failed(&error))?;
     freeze.step("precopy.stop")?;

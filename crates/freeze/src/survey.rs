@@ -110,7 +110,7 @@ pub(crate) fn look(
             files,
         ));
         for (link, object) in [("exe", "binary"), ("cwd", "working directory"), ("root", "root directory")] {
-            if below == Some(process.pid) && link == "exe" {
+            if below.is_some() && link == "exe" && is_keeper(process.pid) {
                 continue;
             }
             if let Err(reason) = file::behind_link(&proc::path(process.through, link)) {
@@ -133,7 +133,7 @@ pub(crate) fn look(
     Ok((catalog, obstacles))
 }
 
-/// Whether a process is a keeper, which is executed from memory.
+/// Whether a process is a keeper or leads a session for one, both of which are executed from memory.
 pub(crate) fn is_keeper(pid: i32) -> bool {
     proc::link(pid, "exe").is_ok_and(|exe| exe.starts_with(b"/memfd:frost-keeper"))
 }
@@ -196,7 +196,8 @@ pub(crate) fn tree(pid: i32, keeper: Option<&dyn Keeper>) -> Vec<i32> {
     let mut tree = vec![pid];
     // What its processes have left behind.
     let adopted = keeper.iter().flat_map(|keeper| proc::children(keeper.pid()).unwrap_or_default());
-    tree.extend(adopted.filter(|child| *child != pid));
+    let leader = keeper.and_then(Keeper::leader);
+    tree.extend(adopted.filter(|child| *child != pid && Some(*child) != leader));
     let mut index = 0;
     while index < tree.len() {
         for child in proc::children(tree[index]).unwrap_or_default() {

@@ -43,17 +43,20 @@ struct Setup {
     second: i32,
     /// The listener of the program's filter.
     listener: i32,
+    /// The process that leads the session of the terminal, if there is one.
+    leader: i32,
 }
 
 impl Setup {
-    /// Reads eight numbers behind the first `=`.
+    /// Reads nine numbers behind the first `=`.
     fn read(text: &[u8]) -> Self {
         let start = text.iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
         let mut words = text[start..].split(|byte| *byte == b' ').map(number);
         let mut next = || words.next().unwrap_or(-1);
         let (root, socket, directory) = (next(), next(), next());
         let (log, master, watcher, second) = (next(), next(), next(), next());
-        Self { root, socket, directory, log, master, watcher, second, listener: next() }
+        let (listener, leader) = (next(), next());
+        Self { root, socket, directory, log, master, watcher, second, listener, leader }
     }
 }
 
@@ -89,6 +92,8 @@ struct Client {
 struct Coming {
     /// The pid of its root.
     root: i32,
+    /// The process that leads the session of its terminal, if there is one.
+    leader: i32,
     /// The gate's reading end. One token in there is for us, so that it is not empty once it was opened.
     gate: i32,
     /// How the root ended meanwhile.
@@ -278,7 +283,17 @@ impl Keeper {
                 // It may have been let go just before.
                 self.look_at_gate(buffer);
             }
-            if self.is_coming(pid) {
+            if let Some(coming) = &mut self.coming
+                && coming.leader == pid
+                && !stopped
+            {
+                coming.leader = -1;
+            }
+            if pid == self.setup.leader && !stopped {
+                // Something in there has killed it, and with it the terminal is hung up.
+                self.setup.leader = -1;
+                self.renew_slave();
+            } else if self.is_coming(pid) {
                 if let (Some(coming), false) = (&mut self.coming, stopped) {
                     coming.ended = Some(status);
                 }
@@ -330,13 +345,16 @@ impl Keeper {
         if gate[0].revents == 0 {
             return;
         }
-        let Some(Coming { root, gate: fd, ended }) = self.coming.take() else { return };
+        let Some(Coming { root, leader, gate: fd, ended }) = self.coming.take() else { return };
         raw::close(fd);
         if gate[0].revents & raw::POLLIN == 0 {
             // Closed without a token: nothing was thawed.
-            return self.release();
+            if self.worker.is_none() {
+                self.clear();
+            }
+            return;
         }
-        self.setup.root = root;
+        (self.setup.root, self.setup.leader) = (root, leader);
         (self.frozen, self.fresh) = (false, false);
         // Nothing is left to do for who has thawed it; a process of theirs may have the connection for a moment longer.
         self.worker = None;
@@ -364,16 +382,16 @@ impl Keeper {
                 self.frozen = true;
                 self.lapsing = false;
                 replace(&mut self.held, -1);
-                if self.slave >= 0 {
-                    // The end of a session hangs its terminal up, our own descriptor of it too.
-                    raw::close(self.slave);
-                    self.slave = raw::open_slave(self.setup.master).unwrap_or(-1);
+                if self.setup.leader > 0 {
+                    raw::wait_for(self.setup.leader);
+                    self.setup.leader = -1;
                 }
+                self.renew_slave();
             }
             _ => {
                 // It has done its work and left another one behind, as a daemon does.
                 if status == 0
-                    && let Some(heir) = raw::first_child()
+                    && let Some(heir) = raw::first_child_beside(self.setup.leader)
                 {
                     self.setup.root = heir;
                     self.tell(Message::new(say::ENDED, status, heir, 0));
@@ -395,6 +413,24 @@ impl Keeper {
         if self.groups.iter().any(Group::is_one) {
             while raw::wait_for_any() {}
             self.release();
+        }
+    }
+
+    /// Ends whatever a thaw has left that did not come to its end, and waits until it is gone: it may hold what the next one
+    /// makes anew, as names of sockets.
+    fn clear(&mut self) {
+        raw::kill(-1, SIGKILL);
+        while raw::wait_for_any() {}
+        self.release();
+    }
+
+    /// Opens the terminal again if it was hung up, as by the end of a session's leader, our own descriptor of it too.
+    fn renew_slave(&mut self) {
+        let mut slave = [PollFd { fd: self.slave, events: 0, revents: 0 }];
+        raw::poll(&mut slave, 0);
+        if slave[0].revents & raw::POLLERR != 0 {
+            raw::close(self.slave);
+            self.slave = raw::open_slave(self.setup.master).unwrap_or(-1);
         }
     }
 
@@ -493,7 +529,7 @@ impl Keeper {
         if self.worker == Some(index) {
             self.worker = None;
             if self.frozen && self.coming.is_none() {
-                self.release();
+                self.clear();
             }
             self.lapsing = self.complete.is_some();
             if !self.frozen && !self.lapsing {
@@ -524,6 +560,9 @@ impl Keeper {
         let mut flags = say::VERSION;
         if self.setup.master >= 0 {
             flags |= say::HAS_TERMINAL;
+        }
+        if self.setup.leader > 0 {
+            flags |= say::HAS_LEADER;
         }
         let message = Message::new(kind, state, self.setup.root, flags).to_bytes();
         if raw::send(self.clients[index].fd, &message, &[], descriptor).is_err() {
@@ -591,6 +630,8 @@ impl Keeper {
             }
             say::THAW if self.frozen && idle => {
                 self.worker = Some(index);
+                // One who led a session on it before may have ended since, in a thaw that failed.
+                self.renew_slave();
                 self.answer(index, say::STATE, self.slave);
             }
             say::LIVE
@@ -599,7 +640,8 @@ impl Keeper {
                     && self.coming.is_none()
                     && descriptor >= 0 =>
             {
-                self.coming = Some(Coming { root: message.a, gate: descriptor, ended: None });
+                let leader = if message.b > 0 { message.b } else { -1 };
+                self.coming = Some(Coming { root: message.a, leader, gate: descriptor, ended: None });
                 self.answer(index, say::STATE, -1);
             }
             say::LISTEN if self.frozen && self.worker == Some(index) && self.coming.is_none() => {

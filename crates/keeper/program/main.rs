@@ -6,6 +6,8 @@
 //!
 //! What it holds it is given as descriptors by whoever executes it; their numbers are the only variable of its
 //! environment (see `Setup` in `keep`).
+//!
+//! The same program, with another variable, leads the session of the program's terminal, which is all that it does then.
 #![no_std]
 #![no_main]
 

@@ -77,9 +77,14 @@ pub(crate) fn wait() -> Option<(i32, i32)> {
 
 /// Waits for the end of a child; returns whether there was one.
 pub(crate) fn wait_for_any() -> bool {
+    wait_for(-1)
+}
+
+/// Waits for the end of a certain child; returns whether there was one.
+pub(crate) fn wait_for(pid: i32) -> bool {
     const WALL: usize = 0x4000_0000;
     // SAFETY: a null status is allowed.
-    unsafe { call(WAIT4, [usize::MAX, 0, WALL, 0, 0, 0]) }.is_ok()
+    unsafe { call(WAIT4, [pid as usize, 0, WALL, 0, 0, 0]) }.is_ok()
 }
 
 pub(crate) fn kill(pid: i32, signal: i32) {
@@ -115,13 +120,16 @@ pub(crate) fn read_file(path: &core::ffi::CStr, buffer: &mut [u8]) -> Result<usi
     count
 }
 
-/// The child that we have had for longest, if there is any.
-pub(crate) fn first_child() -> Option<i32> {
-    let mut text = [0; 16];
+/// The child that we have had for longest beside `other`, if there is any.
+pub(crate) fn first_child_beside(other: i32) -> Option<i32> {
+    // Room for two of them.
+    let mut text = [0; 32];
     let count = read_file(c"/proc/self/task/1/children", &mut text).ok()?;
-    let digits = text[..count].iter().take_while(|byte| byte.is_ascii_digit());
-    let pid = digits.fold(0i32, |value, digit| value.wrapping_mul(10).wrapping_add(i32::from(digit - b'0')));
-    (pid > 0).then_some(pid)
+    let number = |word: &[u8]| {
+        let digits = word.iter().take_while(|byte| byte.is_ascii_digit());
+        digits.fold(0i32, |value, digit| value.wrapping_mul(10).wrapping_add(i32::from(digit - b'0')))
+    };
+    text[..count].split(|byte| *byte == b' ').map(number).find(|pid| *pid > 0 && *pid != other)
 }
 
 /// Reads memory of another process; whether all of it was there.
@@ -245,6 +253,7 @@ pub(crate) struct PollFd {
 pub(crate) const POLLIN: i16 = 1;
 pub(crate) const POLLOUT: i16 = 4;
 pub(crate) const POLLPRI: i16 = 2;
+pub(crate) const POLLERR: i16 = 8;
 
 /// Waits for any of `fds`, at most so many milliseconds if that is not negative.
 /// Milliseconds of CLOCK_MONOTONIC.
@@ -360,7 +369,16 @@ pub(crate) extern "C" fn main(stack: *const usize) -> ! {
         }
         if length == 0 { &[] } else { core::slice::from_raw_parts(environment, length) }
     };
-    crate::keep::keep(setup)
+    if setup.starts_with(b"LEADER") { lead() } else { crate::keep::keep(setup) }
+}
+
+/// Does nothing, until it is killed.
+fn lead() -> ! {
+    settle(b"frost-session\0\0\0");
+    let Ok(_) = take_signals() else { exit(102) };
+    loop {
+        poll(&mut [], -1);
+    }
 }
 
 /// Large and zero: it lies in .bss, so that only what is used of it takes memory.

@@ -64,6 +64,8 @@ pub struct State {
     pub root: i32,
     /// Whether the keeper holds a terminal for it.
     pub terminal: bool,
+    /// Whether the session of that terminal is led by [`LEADER`](say::LEADER).
+    pub led: bool,
 }
 
 /// What came.
@@ -274,7 +276,12 @@ impl Connection {
             if kind == say::BUSY {
                 return Err(Error::Busy);
             }
-            let state = State { frozen: a != say::RUNNING, root: b, terminal: c & say::HAS_TERMINAL != 0 };
+            let state = State {
+                frozen: a != say::RUNNING,
+                root: b,
+                terminal: c & say::HAS_TERMINAL != 0,
+                led: c & say::HAS_LEADER != 0,
+            };
             return Ok((state, descriptor));
         }
     }

@@ -1,6 +1,7 @@
 //! The inside of a program's namespaces: made fit to live in by their pid 1, which then becomes the keeper.
 
 use crate::connection;
+use crate::protocol::LEADER;
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
@@ -27,6 +28,8 @@ pub struct Held {
     pub listener: Option<OwnedFd>,
     /// What tells somebody by being closed that the keeper has ended; it does nothing else with it.
     pub tie: Option<OwnedFd>,
+    /// Whether the session of the terminal is led by [`LEADER`], which is there already.
+    pub led: bool,
 }
 
 impl Held {
@@ -77,14 +80,24 @@ pub fn become_keeper(root: i32, held: &Held) -> Errno {
     });
     let place = place.unwrap_or_default();
     let place = place.to_string_lossy();
-    let setup =
-        format!("KEEPER={root} {listener} {directory} {log} {master} {watcher} {second} {told} {place}");
+    let leader = if held.led { LEADER } else { -1 };
+    let setup = format!(
+        "KEEPER={root} {listener} {directory} {log} {master} {watcher} {second} {told} {leader} {place}"
+    );
     let title =
         if held.name.is_empty() { "frost-keeper".to_owned() } else { format!("frost-keeper {}", held.name) };
     match (CString::new(title), CString::new(setup)) {
         (Ok(title), Ok(setup)) => frost_sys::spawn::become_program(crate::PROGRAM, &title, &setup, &keep),
         _ => Errno::INVAL,
     }
+}
+
+/// Becomes the leader of the session of a program's terminal, which leads it already, and does nothing more. Every
+/// descriptor but that of the terminal is closed.
+///
+/// Returns only if that fails; the process can then only end.
+pub fn become_leader(terminal: &OwnedFd) -> Errno {
+    frost_sys::spawn::become_program(crate::PROGRAM, c"frost-session", c"LEADER=", &[terminal.as_raw_fd()])
 }
 
 /// How the namespaces of a program under the runtime are more than those of one that was only thawed.

@@ -27,8 +27,9 @@ pub const FREEZE: u32 = 6;
 pub const FROZEN: u32 = 7;
 /// Begins a thaw: answered by [`STATE`], with the terminal's slave side if there is one, or by [`BUSY`].
 pub const THAW: u32 = 8;
-/// The program is built and waits at its gate: `a` is the pid of its root inside. With it comes the gate's reading end,
-/// in which the keeper finds a token if it was opened, and an end of file if it never will be. Answered by [`STATE`].
+/// The program is built and waits at its gate: `a` is the pid of its root inside, `b` [`LEADER`] if there is one. With it
+/// comes the gate's reading end, in which the keeper finds a token if it was opened, and an end of file if it never will be.
+/// Answered by [`STATE`].
 pub const LIVE: u32 = 9;
 /// While a program is thawed: with it comes the listener of its filter, and the notes of filters that an earlier program
 /// installed are dropped. Answered by [`STATE`].
@@ -94,6 +95,12 @@ pub const COLD: i32 = 1;
 
 /// In the flags of [`STATE`]: there is a terminal.
 pub const HAS_TERMINAL: i32 = 1 << 8;
+/// In the flags of [`STATE`]: [`LEADER`] lives.
+pub const HAS_LEADER: i32 = 1 << 9;
+
+/// The pid inside of the process that leads the session of the terminal: the end of a session's leader hangs its terminal
+/// up, so the program's own processes are not to lead it. The root has the pid before it.
+pub const LEADER: i32 = 3;
 
 /// A message without its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -100,6 +100,7 @@ impl Checkpoint {
         checker.sysv()?;
         checker.layers()?;
         checker.network()?;
+        checker.session()?;
         checker.bundle()?;
         checker.nests()?;
         Ok(checker.stored.into_inner())
@@ -182,6 +183,20 @@ impl Checker<'_> {
             if nest.console.is_some() && console.is_none_or(|rest| !is_plain(&BytePath::new(rest))) {
                 return Err(malformed(place(), "has a console that is no path"));
             }
+        }
+        Ok(())
+    }
+
+    fn session(&self) -> Result<(), Malformed> {
+        let Some(runtime) = &self.checkpoint.host.runtime else { return Ok(()) };
+        let Some(leader) = runtime.session else { return Ok(()) };
+        let taken = |process: &crate::Process| {
+            process.pd.relation.pid == leader
+                || process.cpu.threads.iter().any(|thread| thread.tid.raw() == leader.raw())
+        };
+        if !runtime.terminal || leader.raw() <= 1 || self.checkpoint.processes.iter().any(taken) {
+            let why = "has no terminal, or its leader has no number of its own";
+            return Err(malformed("session of the terminal", why));
         }
         Ok(())
     }

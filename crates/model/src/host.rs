@@ -48,6 +48,9 @@ pub struct Runtime {
     /// Its network, if that was not the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<crate::network::Network>,
+    /// The session of that terminal, if a process of the runtime led it, which is not in the tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<crate::Pid>,
 }
 
 /// How much a program may use of the machine; what is absent is not limited.

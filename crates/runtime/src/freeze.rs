@@ -1,7 +1,7 @@
 //! Freezes an instance by its name.
 
 use crate::error::Error;
-use crate::instance::{Instance, Kept, Record};
+use crate::instance::{Instance, Kept, Record, child_numbered};
 use crate::layer;
 use frost_freeze::layer::Source;
 use frost_freeze::{Failure, Frozen, Options};
@@ -9,6 +9,7 @@ use frost_keeper::Connection;
 use frost_keeper::notes::{self, Note};
 use frost_keeper::notices::{Notices, QUIET_WITHIN, Quiet};
 use frost_keeper::protocol::{self as say, Message};
+use frost_model::Pid;
 use frost_model::host::Runtime;
 use frost_model::network::Network;
 use frost_store::{Name, Store};
@@ -30,6 +31,7 @@ pub struct Keeper {
     connection: Connection,
     keeper: i32,
     root: i32,
+    leader: Option<i32>,
     runtime: Runtime,
     filters: u32,
     /// Where those notes lie, once there is one.
@@ -54,9 +56,11 @@ impl Keeper {
         let root = kept.root()?;
         // It is filtered as its keeper is, and once more.
         let outer = proc::status(kept.keeper).map_or(0, |status| status.seccomp_filters);
+        let leader = kept.leader();
         Ok(Self {
             keeper: kept.keeper,
             root,
+            leader,
             runtime: Runtime {
                 allowed: record.allowed.clone(),
                 terminal: kept.state.terminal,
@@ -64,6 +68,7 @@ impl Keeper {
                 notices: record.notices,
                 budget: record.budget,
                 network: record.network.map(Network::new),
+                session: leader.map(|_| Pid::new(say::LEADER)),
             },
             connection: kept.connection,
             filters: outer + 1,
@@ -78,11 +83,21 @@ impl Keeper {
     pub fn root(&self) -> i32 {
         self.root
     }
+
+    /// Returns who is the root by now, which may be another one than it was at first.
+    fn heir(&self) -> Option<i32> {
+        let state = self.connection.state().ok().filter(|state| !state.frozen)?;
+        child_numbered(self.keeper, state.root)
+    }
 }
 
 impl frost_freeze::Keeper for Keeper {
     fn pid(&self) -> i32 {
         self.keeper
+    }
+
+    fn leader(&self) -> Option<i32> {
+        self.leader
     }
 
     fn filters(&self) -> u32 {
@@ -160,7 +175,16 @@ pub fn freeze(store: &Store, name: &Name, keeper: &Keeper, how: Options<'_>) -> 
     // What its image brought along this machine still lacks.
     let bundle = how.bundle || keeper.bundled;
     let how = Options { keeper: Some(keeper), bundle, files: how.files || bundle, ..how };
-    let frozen = frost_freeze::freeze(store, keeper.root, name, how);
+    let mut root = keeper.root;
+    let frozen = loop {
+        let outcome = frost_freeze::freeze(store, root, name, how);
+        // What starts a daemon ends when that runs: the program is what it has left behind.
+        let gone = matches!(&outcome, Err(failure) if failure.kind == frost_freeze::FailureKind::NotFound);
+        match if gone { keeper.heir() } else { None } {
+            Some(heir) if heir != root => root = heir,
+            _ => break outcome,
+        }
+    };
     if let Some(notices) = told
         && frozen.as_ref().map_or(true, |frozen| frozen.running)
     {

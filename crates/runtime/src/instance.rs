@@ -170,8 +170,22 @@ impl Kept {
         if self.keeper <= 0 {
             return Err(Error::Elsewhere);
         }
-        child_numbered(self.keeper, self.state.root)
-            .ok_or_else(|| Error::Ended("it ends at this moment".to_owned()))
+        let mut state = self.state;
+        loop {
+            if let Some(root) = child_numbered(self.keeper, state.root) {
+                return Ok(root);
+            }
+            // It may just have left its work to another one.
+            match self.connection.state() {
+                Ok(now) if !now.frozen && now.root != state.root => state = now,
+                _ => return Err(Error::Ended("it ends at this moment".to_owned())),
+            }
+        }
+    }
+
+    /// Finds the process that leads the session of the program's terminal, which is none of its own, in our pid namespace.
+    pub fn leader(&self) -> Option<i32> {
+        if self.keeper > 0 && self.state.led { child_numbered(self.keeper, say::LEADER) } else { None }
     }
 
     /// Returns all processes of the program, in our pid namespace.
@@ -185,7 +199,9 @@ impl Kept {
             tree.extend(proc::children(tree[index]).unwrap_or_default());
             index += 1;
         }
-        tree.split_off(1)
+        let leader = self.leader();
+        tree.retain(|pid| *pid != self.keeper && Some(*pid) != leader);
+        tree
     }
 }
 

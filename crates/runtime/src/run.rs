@@ -7,13 +7,14 @@ use crate::instance::{Instance, Record, Standing, boot_id, child_numbered, now};
 use crate::layer;
 use crate::outward;
 use frost_keeper::house::{self, Environment};
+use frost_keeper::protocol::LEADER;
 use frost_keeper::{Connection, Held, admission, notices};
 use frost_model::host::Budget;
 use frost_model::network::Reach;
 use frost_model::route::Rule;
 use frost_store::{Name, Store};
 use frost_sys::clone::{self, Clone, fork_into_namespaces};
-use frost_sys::spawn::{self, Standing as Place};
+use frost_sys::spawn::{self, Begun, Standing as Place};
 use frost_thaw::{Attached, Passing, Terminal};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::OFlags;
@@ -57,7 +58,7 @@ pub struct Options {
 pub struct Started {
     /// Its name.
     pub name: Name,
-    /// The root of its tree in our pid namespace.
+    /// The root of its tree in our pid namespace, 0 if all of it has ended already.
     pub pid: i32,
     /// The same as it sees it itself.
     pub inner_pid: i32,
@@ -211,16 +212,21 @@ fn start(
     // They are the keeper's now: if the program ended at once they are gone already.
     drop(groups);
     // It may have ended by now, as `true` does.
-    let pid = child_numbered(keeper, root);
+    let mut inner_pid = root;
+    let mut pid = child_numbered(keeper, root);
     let attached = if options.detach {
         // Until its keeper answers, our death would end it. That it has ended by then is its own affair.
-        let _ = connection.state();
+        if let (Ok(state), None) = (connection.state(), pid) {
+            // What it has left behind is the program by now.
+            inner_pid = state.root;
+            pid = child_numbered(keeper, state.root);
+        }
         None
     } else {
         Some(Attached::kept(pid, connection, terminal.map(|terminal| terminal.given_to(pid)), passing))
     };
     let name = Name::from_command(b"program");
-    Ok(Started { name, pid: pid.unwrap_or(0), inner_pid: root, keeper, attached, note })
+    Ok(Started { name, pid: pid.unwrap_or(0), inner_pid, keeper, attached, note })
 }
 
 /// Keeps the signals from us that are to be the program's.
@@ -356,13 +362,16 @@ impl Birth<'_> {
         {
             std::process::exit(1);
         }
-        let spawned = match self.program.take() {
-            Some(program) => self.spawn(program, slave).map(|(root, listener)| {
-                held.listener = listener;
-                root
-            }),
-            None => Ok(0),
+        held.led = self.program.is_some() && slave.is_some();
+        let begun = match (self.program.take(), slave) {
+            (Some(program), Some(slave)) => self.spawn_led(program, slave),
+            (Some(program), None) => self.spawn(program, None),
+            (None, _) => Ok((0, None)),
         };
+        let spawned = begun.map(|(root, listener)| {
+            held.listener = listener;
+            root
+        });
         match spawned {
             Ok(root) => {
                 let _ = tell(&Report::Started { root });
@@ -419,7 +428,45 @@ impl Birth<'_> {
         Ok(Some(slave))
     }
 
-    fn spawn(&self, program: Program<'_>, slave: Option<OwnedFd>) -> std::io::Result<(i32, Option<OwnedFd>)> {
+    /// Starts the program in a session on the terminal that a process beside it leads.
+    ///
+    /// The end of a session's leader hangs its terminal up (`disassociate_ctty`, drivers/tty/tty_jobctrl.c): all that a first
+    /// process has left behind whose work is done, as that of what starts a daemon, would lose it, or be ended. Who is in a
+    /// session is so by birth; so the program is borne by a child of the leader, which ends, and is then our child.
+    fn spawn_led(&self, program: Program<'_>, slave: OwnedFd) -> std::io::Result<Begun> {
+        let (ours, theirs) = spawn::channel()?;
+        match clone::fork_numbered(LEADER)? {
+            Clone::Child => {
+                drop(ours);
+                self.lead(program, slave, theirs)
+            }
+            Clone::Parent { .. } => drop(theirs),
+        }
+        spawn::hear(&ours)
+    }
+
+    /// The life of the leader.
+    fn lead(&self, program: Program<'_>, slave: OwnedFd, socket: OwnedFd) -> ! {
+        /// A number that none of the program's first processes gets.
+        const BEARER: i32 = 299;
+        let begun = rustix::process::setsid().and_then(|_| rustix::process::ioctl_tiocsctty(&slave));
+        match begun.and_then(|()| clone::fork_numbered(BEARER)) {
+            Ok(Clone::Child) => {
+                let _ = spawn::tell(&socket, &self.spawn(program, Some(slave)));
+            }
+            Ok(Clone::Parent { pid, .. }) => {
+                reap(pid);
+                drop(socket);
+                house::become_leader(&slave);
+            }
+            Err(errno) => {
+                let _ = spawn::tell(&socket, &Err(errno.into()));
+            }
+        }
+        clone::exit_now(1)
+    }
+
+    fn spawn(&self, program: Program<'_>, slave: Option<OwnedFd>) -> std::io::Result<Begun> {
         if let Some(mask) = program.mask {
             // We are pid 1 here, which no signal ends, and become the keeper, which has a mask of its own.
             frost_sys::signals::set_mask(mask)?;
@@ -430,7 +477,7 @@ impl Birth<'_> {
             Some(slave) => {
                 command.stdin(Stdio::from(slave.try_clone()?));
                 command.stdout(Stdio::from(slave.try_clone()?)).stderr(Stdio::from(slave));
-                Place::Session
+                Place::Foreground
             }
             None => Place::Group { terminal: program.lent },
         };

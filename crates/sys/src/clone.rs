@@ -163,6 +163,18 @@ pub fn fork_numbered(pid: i32) -> Result<Clone> {
     unsafe { fork_with(0, &[pid], libc::SIGCHLD) }
 }
 
+/// Forks as [`fork_numbered`] does, a child of our own parent.
+///
+/// # Errors
+/// As there.
+pub fn fork_sibling(pid: i32) -> Result<Clone> {
+    if crate::proc::threads(std::process::id() as i32).is_ok_and(|threads| threads.len() != 1) {
+        return Err(rustix::io::Errno::BUSY);
+    }
+    // SAFETY: as in `fork_numbered`. clone3(2) refuses a signal beside CLONE_PARENT: it is that of the caller then.
+    unsafe { fork_with(libc::CLONE_PARENT as u64, &[pid], 0) }
+}
+
 /// Enters namespaces of another process: `flags` are of CLONE_NEW..., those for pids concern our children only.
 ///
 /// # Errors

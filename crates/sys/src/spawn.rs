@@ -18,6 +18,9 @@ use std::process::{Child, Command};
 pub enum Standing {
     /// It leads a session of its own; its standard input becomes the terminal that controls it, if that is one.
     Session,
+    /// It leads a process group in ours, in the foreground of the terminal that is its standard input, and has no other
+    /// descriptors.
+    Foreground,
     /// It leads a process group in ours.
     Group {
         /// One of its descriptors that is our terminal, if it is to have it.
@@ -70,17 +73,23 @@ pub fn start(
         enter_groups(&groups)?;
         // SAFETY: calls that take numbers, or addresses of locals that live across them; all are async-signal-safe.
         unsafe {
+            if matches!(standing, Standing::Session | Standing::Foreground) {
+                // Who does not stay with it has no other descriptors for it either. Linux 5.11.
+                const CLOSE_RANGE_CLOEXEC: libc::c_int = 4;
+                libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC);
+            }
             match standing {
                 Standing::Session => {
-                    // Who does not stay with it has no other descriptors for it either. Linux 5.11.
-                    const CLOSE_RANGE_CLOEXEC: libc::c_int = 4;
-                    libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC);
                     check(libc::setsid())?;
                     // Not a terminal: then there is none.
                     libc::ioctl(0, libc::TIOCSCTTY, 0);
                 }
-                Standing::Group { terminal } => {
+                Standing::Foreground | Standing::Group { .. } => {
                     check(libc::setpgid(0, 0))?;
+                    let terminal = match standing {
+                        Standing::Group { terminal } => terminal,
+                        _ => Some(0),
+                    };
                     if let Some(terminal) = terminal {
                         let (mut ttou, mut old) = (std::mem::zeroed(), std::mem::zeroed());
                         libc::sigemptyset(&raw mut ttou);
@@ -122,29 +131,90 @@ pub fn start(
 
 /// Sends a descriptor.
 fn hand_over(socket: &OwnedFd, descriptor: &OwnedFd) -> rustix::io::Result<()> {
+    send(socket, b"l", Some(descriptor))
+}
+
+fn send(socket: &OwnedFd, bytes: &[u8], descriptor: Option<&OwnedFd>) -> rustix::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [descriptor.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    rustix::net::sendmsg(socket, &[IoSlice::new(b"l")], &mut control, SendFlags::NOSIGNAL).map(drop)
+    let descriptors = descriptor.map(|descriptor| [descriptor.as_fd()]);
+    if let Some(descriptors) = &descriptors {
+        control.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
 /// Receives the descriptor that was sent, if one was.
 fn take_over(socket: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
-    let (mut space, mut byte) = ([MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))], [0]);
+    match receive(socket, &mut [0], RecvFlags::DONTWAIT) {
+        Err(rustix::io::Errno::AGAIN) => Ok(None),
+        other => other.map(|(_, descriptor)| descriptor),
+    }
+}
+
+fn receive(
+    socket: &OwnedFd,
+    bytes: &mut [u8],
+    flags: RecvFlags,
+) -> rustix::io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, flags) {
-        Err(rustix::io::Errno::AGAIN) => return Ok(None),
-        other => other?,
-    };
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    let count = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?.bytes;
     let mut found = None;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(descriptors) = message {
             found = descriptors.into_iter().next();
         }
     }
-    Ok(found)
+    Ok((count, found))
+}
+
+/// What came of a start: the pid of the program, and the listener of its filter.
+pub type Begun = (i32, Option<OwnedFd>);
+
+/// Who starts a program by way of another process: its own end of what joins them, and that process'.
+///
+/// # Errors
+/// Those of socketpair(2).
+pub fn channel() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// Tells whoever waits in [`hear`] what came of a start.
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub fn tell(socket: &OwnedFd, begun: &io::Result<Begun>) -> rustix::io::Result<()> {
+    let (pid, errno, listener) = match begun {
+        Ok((pid, listener)) => (*pid, 0, listener.as_ref()),
+        Err(error) => (0, error.raw_os_error().unwrap_or(libc::EINVAL), None),
+    };
+    let words = [pid.to_ne_bytes(), errno.to_ne_bytes()].concat();
+    send(socket, &words, listener)
+}
+
+/// Waits for what came of a start, and for the end of all who could tell it.
+///
+/// # Errors
+/// The error that was told; ECHILD if nobody told anything.
+pub fn hear(socket: &OwnedFd) -> io::Result<Begun> {
+    let mut told = None;
+    loop {
+        let mut words = [0; 8];
+        match receive(socket, &mut words, RecvFlags::empty()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok((8, listener)) => {
+                let word = |at: usize| i32::from_ne_bytes([0, 1, 2, 3].map(|byte| words[at + byte]));
+                told = Some(match word(4) {
+                    0 => Ok((word(0), listener)),
+                    errno => Err(io::Error::from_raw_os_error(errno)),
+                });
+            }
+            Ok(_) => return told.unwrap_or_else(|| Err(rustix::io::Errno::CHILD.into())),
+        }
+    }
 }
 
 /// Becomes another program, an ELF file in memory, with one word as its arguments and one as its environment.

@@ -7,6 +7,7 @@
 
 use crate::attach::{Attached, Passing, Terminal};
 use crate::build::begin;
+use crate::compile;
 use crate::error::{Context, Error};
 use crate::kept::Kept;
 use crate::plan::Plan;
@@ -16,13 +17,13 @@ use crate::verify::Verification;
 use frost_keeper::house::Home;
 use frost_keeper::protocol::{self as say, Message};
 use frost_keeper::{Connection, Held, admission, house};
-use frost_model::cap::{Capability, OutsideKind};
+use frost_model::cap::{Capability, Outside, OutsideKind};
 use frost_model::steps::Step;
 use frost_model::{Checkpoint, Steps};
 use frost_store::Image;
 use frost_sys::clone::{self, Clone, fork_into_namespaces};
 use frost_sys::network::census;
-use frost_sys::{proc, ptrace};
+use frost_sys::{proc, ptrace, signals};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
@@ -241,7 +242,7 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// The life of pid 1: it builds, and becomes the keeper.
     fn keep(mut self, held: &Held, mut stream: UnixStream) -> ! {
-        let result = self.prepare().and_then(|()| self.build(false, &mut stream, None));
+        let result = self.prepare().and_then(|()| self.build(&mut stream, None));
         match result {
             Ok(root) => {
                 // It belongs to nobody's job, unless it stands between a program and the terminal: a group whose
@@ -261,13 +262,13 @@ impl Builder<'_> {
 
     /// The life of a builder that is born into the namespaces of a keeper.
     fn join(mut self, home: &Home, mut stream: UnixStream) -> ! {
-        let result = self.enter(&home.pidfd).and_then(|born| {
+        let result = self.enter(home).and_then(|born| {
             if !born {
                 // The builder is on its way.
                 std::process::exit(0);
             }
             self.settle(home)?;
-            self.build(true, &mut stream, Some(&home.connection))
+            self.build(&mut stream, Some(home))
         });
         match result {
             Ok(_) => std::process::exit(0),
@@ -279,7 +280,7 @@ impl Builder<'_> {
     }
 
     /// Enters a keeper's namespaces and bears a child of the keeper there; returns whether this is that child.
-    fn enter(&self, keeper: &OwnedFd) -> Result<bool, Error> {
+    fn enter(&self, home: &Home) -> Result<bool, Error> {
         let stage = Stage::Namespaces;
         let about = || "the keeper's namespaces".to_owned();
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
@@ -292,7 +293,7 @@ impl Builder<'_> {
         };
         let kinds = user | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         let outside = own_network();
-        clone::enter(keeper.as_fd(), (kinds | network) as u64).at(stage, about)?;
+        clone::enter(home.pidfd.as_fd(), (kinds | network) as u64).at(stage, about)?;
         if network != 0 && own_network() == outside {
             // It would be the host's that is changed.
             return Err(Error::Builder { stage, object: "its network".to_owned(), source: Errno::INVAL });
@@ -312,16 +313,69 @@ impl Builder<'_> {
                 drop(end);
                 Ok(false)
             }
-            Clone::Child => match clone::fork_numbered(spare + 1).at(stage, about)? {
+            Clone::Child => match clone::fork_numbered(self.led().unwrap_or(spare + 1)).at(stage, about)? {
                 Clone::Parent { .. } => Ok(false),
                 Clone::Child => {
                     // Until it has been reaped, it may be our parent still, and that of the tree, which is born beside
                     // us. Its own end of the pipe is closed before its children are given on (`do_exit`, kernel/exit.c).
                     drop(end);
                     rustix::io::retry_on_intr(|| rustix::io::read(&ended, &mut [0_u8])).at(stage, about)?;
+                    if self.led().is_some() {
+                        self.lead(home, spare + 1).at(stage, || "the session of its terminal".to_owned())?;
+                    }
                     Ok(true)
                 }
             },
+        }
+    }
+
+    /// The number of the process that leads the session of the terminal, if that is not one of the tree.
+    fn led(&self) -> Option<i32> {
+        compile::led(self.image.checkpoint()).filter(|_| !self.plan.attach).map(|leader| leader.raw())
+    }
+
+    /// Goes on as a child of the keeper that is in a session on its terminal, under this number. The process that was here
+    /// leads it, and does nothing else from now on.
+    fn lead(&self, home: &Home, number: i32) -> rustix::io::Result<()> {
+        let terminal = home.terminal.as_ref().ok_or(Errno::NOTTY)?;
+        rustix::process::setsid()?;
+        rustix::process::ioctl_tiocsctty(terminal)?;
+        let (executed, failed) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        match clone::fork_sibling(number)? {
+            Clone::Parent { .. } => {
+                drop(executed);
+                house::become_leader(terminal);
+                let _ = rustix::io::write(&failed, b"!");
+                clone::exit_now(1)
+            }
+            Clone::Child => {
+                drop(failed);
+                match rustix::io::retry_on_intr(|| rustix::io::read(&executed, &mut [0_u8]))? {
+                    0 => Ok(()),
+                    _ => Err(Errno::NOEXEC),
+                }
+            }
+        }
+    }
+
+    /// Puts the group into the foreground of the terminal that was there, or that of the root.
+    fn foreground(&self, terminal: &OwnedFd) {
+        let checkpoint = self.image.checkpoint();
+        let root = &checkpoint.processes[0].pd.relation;
+        let recorded = recorded_terminal(checkpoint).and_then(|terminal| match &terminal.kind {
+            OutsideKind::Terminal { foreground, .. } => *foreground,
+            OutsideKind::Pipe { .. } | OutsideKind::Unix { .. } => None,
+        });
+        // We are in the background ourselves.
+        let old = signals::set_mask(u64::MAX);
+        for group in [recorded, root.group, Some(root.pid)].into_iter().flatten() {
+            let group = Pid::from_raw(group.raw());
+            if group.is_some_and(|group| rustix::termios::tcsetpgrp(terminal, group).is_ok()) {
+                break;
+            }
+        }
+        if let Ok(old) = old {
+            let _ = signals::set_mask(old);
         }
     }
 
@@ -407,12 +461,7 @@ impl Builder<'_> {
     }
 
     /// Builds the tree and lets it go; returns the pid of its root.
-    fn build(
-        &mut self,
-        sibling: bool,
-        stream: &mut UnixStream,
-        keeper: Option<&Connection>,
-    ) -> Result<i32, Error> {
+    fn build(&mut self, stream: &mut UnixStream, home: Option<&Home>) -> Result<i32, Error> {
         let known = self.steps.done().len();
         // A thread of ours must not get one of the program's numbers. The file is there if PR_SET_MM_MAP is.
         let last = std::fs::read_to_string(LAST_PID).ok().and_then(|text| text.trim().parse::<i32>().ok());
@@ -420,23 +469,30 @@ impl Builder<'_> {
         let threads = self.image.checkpoint().processes.iter().flat_map(|process| &process.cpu.threads);
         let last = threads.map(|thread| thread.tid.raw()).chain(last).max().unwrap_or(1);
         let inner = self.image.checkpoint().processes[0].pd.relation.pid.raw();
+        let leader = self.led();
         let mut ready = |half: &crate::build::Half<'_>| {
+            if let (Some(_), Some(terminal)) = (leader, home.and_then(|home| home.terminal.as_ref())) {
+                self.foreground(terminal);
+            }
             let gone = || Error::Inside { message: "whoever asked for it is gone".to_owned(), denied: false };
             send(stream, &Report::Ready { builder: getpid().as_raw_nonzero().get() })
                 .and_then(|()| std::io::Read::read_exact(stream, &mut [0]))
                 .map_err(|_| gone())?;
             let _ = std::fs::write(LAST_PID, last.to_string());
-            match keeper {
+            match home {
                 None => Ok(()),
-                Some(keeper) => keeper
-                    .hand(Message::new(say::LIVE, inner, 0, 0), half.gate_read.as_fd())
+                Some(home) => home
+                    .connection
+                    .hand(Message::new(say::LIVE, inner, leader.unwrap_or(0), 0), half.gate_read.as_fd())
                     .map(drop)
                     .map_err(|error| Error::Inside { message: error.to_string(), denied: false }),
             }
         };
         let groups = self.plan.namespaces.user.then(|| self.groups.clone());
-        let inside = thaw::Inside { groups, sibling, kept: self.kept };
-        let built = thaw::numbered(self.image, self.plan, Some(&inside), &mut ready, &mut self.steps)?;
+        let inside = thaw::Inside { groups, sibling: home.is_some(), kept: self.kept };
+        let mut steps = self.steps.clone();
+        let built = thaw::numbered(self.image, self.plan, Some(&inside), &mut ready, &mut steps)?;
+        self.steps = steps;
         // From here on the program lives without whoever asked for it.
         let _ = rustix::process::set_parent_process_death_signal(None);
         let done = self.steps.done().get(known..).unwrap_or_default().to_vec();
@@ -461,16 +517,23 @@ impl Builder<'_> {
     }
 }
 
+/// Finds the terminal that the program had.
+fn recorded_terminal(checkpoint: &Checkpoint) -> Option<&Outside> {
+    checkpoint.descriptions.iter().find_map(|description| match &description.capability {
+        Capability::Outside(outside) => {
+            matches!(outside.kind, OutsideKind::Terminal { .. }).then_some(outside)
+        }
+        _ => None,
+    })
+}
+
 /// Sets a terminal as the program had it, and makes it our standard descriptors, of which the tree takes it.
 fn use_terminal(slave: &OwnedFd, checkpoint: &Checkpoint) -> Result<(), Error> {
     let about = || "the terminal".to_owned();
     let stage = Stage::Namespaces;
-    let terminal = checkpoint.descriptions.iter().find_map(|description| match &description.capability {
-        Capability::Outside(outside) => match &outside.kind {
-            OutsideKind::Terminal { settings, size, .. } => Some((settings, *size)),
-            OutsideKind::Pipe { .. } | OutsideKind::Unix { .. } => None,
-        },
-        _ => None,
+    let terminal = recorded_terminal(checkpoint).and_then(|terminal| match &terminal.kind {
+        OutsideKind::Terminal { settings, size, .. } => Some((settings, *size)),
+        OutsideKind::Pipe { .. } | OutsideKind::Unix { .. } => None,
     });
     if let Some((settings, (rows, columns))) = terminal
         && let Ok(settings) = settings.as_slice().try_into()

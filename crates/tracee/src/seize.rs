@@ -204,6 +204,8 @@ impl StoppedProcess {
 pub struct StoppedTree {
     /// Parents before their children; the root first.
     processes: Vec<StoppedProcess>,
+    /// The child of its own that the keeper has beside the tree.
+    beside: Option<i32>,
     armed: bool,
 }
 
@@ -212,10 +214,26 @@ const LARGE_BYTES: u64 = 64 << 20;
 /// Bounds the fight against a tree that grows while we stop it.
 const MOST_PROCESSES: usize = 32_768;
 
+/// Who adopts what a tree leaves behind.
+#[derive(Clone, Copy, Debug)]
+pub struct Adopter {
+    /// Its pid.
+    pub pid: i32,
+    /// A child of its own that is none of the tree.
+    pub own: Option<i32>,
+}
+
+impl Adopter {
+    fn children(&self) -> impl Iterator<Item = i32> + use<> {
+        let own = self.own;
+        proc::children(self.pid).unwrap_or_default().into_iter().filter(move |child| Some(*child) != own)
+    }
+}
+
 struct Seizing {
     root: i32,
     /// Who adopts what the tree leaves behind.
-    keeper: Option<i32>,
+    keeper: Option<Adopter>,
     /// Seized threads and their process, with what they were stopped with once they are.
     threads: BTreeMap<i32, (i32, Option<Context>)>,
     /// When threads in calls with a timeout fell asleep.
@@ -236,7 +254,7 @@ impl StoppedTree {
     ///
     /// # Errors
     /// See [`Error`]; all threads seized until then run again, unharmed.
-    pub fn stop(root: i32, keeper: Option<i32>, timeout: Duration) -> Result<Self, Error> {
+    pub fn stop(root: i32, keeper: Option<Adopter>, timeout: Duration) -> Result<Self, Error> {
         let mut seizing = Seizing {
             root,
             keeper,
@@ -260,6 +278,11 @@ impl StoppedTree {
     /// Returns the processes, parents before their children.
     pub fn processes(&self) -> &[StoppedProcess] {
         &self.processes
+    }
+
+    /// Returns whether a process is in a session that is led by the child of its own that the keeper has beside the tree.
+    pub fn is_led(&self, process: &StoppedProcess) -> bool {
+        self.beside == Some(process.stat.session)
     }
 
     /// Lets all of it go on as it was.
@@ -353,7 +376,7 @@ impl Seizing {
                 index += 1;
             }
             // Behind all others: who is no child of those any more has the keeper as parent by now.
-            for child in self.keeper.iter().flat_map(|keeper| proc::children(*keeper).unwrap_or_default()) {
+            for child in self.keeper.iter().flat_map(Adopter::children) {
                 if known.insert(child) {
                     order.push(child);
                     found = true;
@@ -383,10 +406,11 @@ impl Seizing {
         }
         if let Some(keeper) = self.keeper {
             // Those that have ended are the keeper's to collect.
-            processes.retain(|process| !process.zombie || process.parent != keeper);
+            processes.retain(|process| !process.zombie || process.parent != keeper.pid);
             processes = leaders_first(processes);
         }
-        Ok(StoppedTree { processes, armed: true })
+        let beside = self.keeper.and_then(|keeper| keeper.own);
+        Ok(StoppedTree { processes, beside, armed: true })
     }
 
     /// Returns whether `child` may have to run on for its parent to stop: a parent in vfork(2) waits in the kernel,

@@ -144,6 +144,8 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
                 inner_pid: started.inner_pid,
                 keeper: started.keeper,
             })?;
+        } else if started.pid == 0 {
+            output::line(&format!("{} has ended already", started.name))?;
         } else {
             output::line(&format!("{} runs as process {}", started.name, started.pid))?;
         }

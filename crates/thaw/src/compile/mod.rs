@@ -16,7 +16,7 @@ mod tree;
 pub(crate) use memory::least_aio_ring;
 pub(crate) use process::MOST_TIMER_STEPS;
 pub(crate) use thread::{ended_with, words};
-pub(crate) use tree::obstacles as tree_obstacles;
+pub(crate) use tree::{led, obstacles as tree_obstacles};
 
 use crate::baseline::Baseline;
 use crate::control::Control;

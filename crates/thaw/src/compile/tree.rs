@@ -73,6 +73,11 @@ pub(super) fn makers(checkpoint: &Checkpoint) -> Vec<Option<usize>> {
     makers
 }
 
+/// The session of the terminal that a process of the runtime leads. A tree that is attached is in ours instead.
+pub(crate) fn led(checkpoint: &Checkpoint) -> Option<Pid> {
+    checkpoint.host.runtime.as_ref()?.session
+}
+
 #[derive(Debug, Default)]
 struct Join {
     members: Vec<usize>,
@@ -95,12 +100,15 @@ impl Tree {
         let lends = relation.attach
             && crate::cap::of_session(checkpoint, root).is_none()
             && processes.first().is_some_and(|p| p.pd.relation.controls_terminal);
+        // A builder is born into the session that somebody beside the tree leads.
+        let led = led(checkpoint);
         let mut session: Vec<Option<Pid>> = Vec::with_capacity(processes.len());
         for process in processes {
             // The root cannot be born into a session whose leader has ended; all others can.
             let can_have = |leader: &Pid| index.contains_key(leader) || !session.is_empty();
             let wanted = process.pd.relation.session.filter(can_have);
             session.push(match wanted {
+                _ if led.is_some() && process.pd.relation.session == led => None,
                 Some(leader) if leader == root && lends => None,
                 Some(leader) => Some(leader),
                 None if detached => Some(root),
@@ -109,6 +117,9 @@ impl Tree {
         }
         let mut group = vec![None; processes.len()];
         let mut birth_group = vec![None; processes.len()];
+        if let (Some(first), false) = (birth_group.first_mut(), relation.attach) {
+            *first = led;
+        }
         let mut birth_session = vec![None; processes.len()];
         let mut before = vec![Vec::new(); processes.len()];
         let mut after = vec![Vec::new(); processes.len()];
