@@ -849,6 +849,110 @@ fn frost_has_ended_beside_keepers(scene: &Scene) {
     });
 }
 
+/// Counts in a file, from one on.
+fn counter(name: &str) -> String {
+    format!("n=0; while :; do n=$((n+1)); echo $n > {name}.new; mv {name}.new {name}; sleep 0.01; done")
+}
+
+/// What the outer program and the one in it have counted.
+fn both(scene: &Scene) -> [u64; 2] {
+    ["outer", "inner"].map(|name| {
+        fs::read_to_string(scene.stage(name)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    })
+}
+
+/// Whether both count on, each behind `least`: the one without the other is not what was frozen.
+fn both_go_on(scene: &Scene, least: [u64; 2], how: &str) {
+    let before = both(scene);
+    until(&format!("the outer and the inner program go on ({how})"), || {
+        both(scene).iter().zip(before).all(|(now, before)| *now > before + 1)
+    });
+    let now = both(scene);
+    assert!(now.iter().zip(least).all(|(now, least)| *now > least), "{how}: {now:?} behind {least:?}");
+}
+
+/// Whoever works at it is killed: a program with another one in it runs with that, or neither does and both are thawed. The
+/// next thaw comes right behind one that was killed.
+#[test]
+fn one_who_works_at_a_program_within_a_program_dies_at_any_moment() {
+    let names = &["freeze: command", "thaw: command", "freeze: guardian"];
+    lives(0x0e57_0e57, names, |life| {
+        let Some(scene) = Scene::with_namespaces(life.who) else { return 0 };
+        let trail = Trail::new(&scene);
+        let frost = scene.path("bin").join("frost").display().to_string();
+        let inner = format!("{frost} run --detach --name inner -- sh -c '{}'", counter("inner"));
+        let script = format!("{inner} && {}", counter("outer"));
+        scene.frost(&["run", "--detach", "--name", "outer", "--", "sh", "-c", &script]).ok();
+        both_go_on(&scene, [0; 2], "begun");
+        let courses = [
+            undisturbed(&scene, &trail, &["freeze", "outer"]),
+            undisturbed(&scene, &trail, &["thaw", "outer"]),
+        ];
+        let is_thaw = life.name.starts_with("thaw");
+        let mut kills = 0;
+        while kills < life.kills && !life.tally.is_lost() {
+            kills += 1;
+            let mut least = both(&scene);
+            both_go_on(&scene, least, "undisturbed");
+            if is_thaw {
+                scene.frost(&["freeze", "outer"]).ok();
+                least = both(&scene);
+            }
+            let round = life.tally.begin();
+            let moment = life.moments.of(courses[usize::from(is_thaw)]);
+            let how = format!("{} as {:?}, killed {moment:?}", life.name, life.who);
+            let mut command =
+                start_frost(&scene, &trail, &[if is_thaw { "thaw" } else { "freeze" }, "outer"]);
+            let guardian = (life.name == "freeze: guardian").then(|| guardian_of(&mut command)).flatten();
+            trail.wait(moment, &mut command);
+            let at = trail.last();
+            let target = match life.name {
+                "freeze: guardian" => guardian,
+                _ => Some(command.pid()),
+            };
+            target.into_iter().for_each(kill);
+            let outcome = finish(&scene, command, &how);
+            life.story.push(format!("{how} behind {at}: {target:?}\n{outcome}"));
+            let step = if target.is_none() || outcome.status == Some(0) { OVER.to_owned() } else { at };
+            let thawed = |scene: &Scene| {
+                let mut again = scene.frost(&["thaw", "outer"]);
+                // Whoever builds without the command that was killed hears of that when all is built.
+                until(&format!("the killed thaw has ended ({how})"), || {
+                    let busy = again.stderr.contains("another command is starting it");
+                    if busy {
+                        again = scene.frost(&["thaw", "outer"]);
+                    }
+                    !busy
+                });
+                let runs = again.stderr.contains("runs already") || again.stderr.contains("--clone");
+                assert!(again.status == Some(0) || runs, "{how}\n{again}");
+                again.status == Some(0)
+            };
+            // At once, as whoever is impatient does.
+            let was_frozen = if is_thaw {
+                thawed(&scene)
+            } else {
+                frost_has_ended_beside_keepers(&scene);
+                let state = scene.frost(&["ps", "outer", "--json"]).ok().record();
+                state["state"] == "frozen" && {
+                    least = both(&scene);
+                    until(&format!("nothing of both is left ({how})"), || scene.processes().len() <= 1);
+                    assert!(thawed(&scene), "{how}: it is frozen, and runs");
+                    true
+                }
+            };
+            both_go_on(&scene, least, &how);
+            frost_has_ended_beside_keepers(&scene);
+            is_let_alone(&scene.processes(), &how);
+            round.end(&step, if was_frozen { Ending::Frozen } else { Ending::GoesOn });
+        }
+        // By another signal than that by which a freeze ends it, whose guardian may just have announced so.
+        scene.frost(&["kill", "outer"]).ok();
+        scene.is_empty_soon();
+        kills
+    });
+}
+
 /// A moment is one of the whole course, or right behind one of its steps.
 #[test]
 fn moments_spread_over_all_steps() {

@@ -549,8 +549,14 @@ impl Half<'_> {
                 kill(*pid);
             }
             // Parents before children: then a child is ours to reap when its turn has come.
+            // The first of a pid namespace ends only when all in there have been reaped (`zap_pid_ns_processes`,
+            // kernel/pid_namespace.c), by us too, who may trace them.
             let order = |pid: &i32| {
-                self.checkpoint.processes.iter().position(|process| process.pd.relation.pid.raw() == *pid)
+                let of = |process: &frost_model::Process| process.pd.relation.pid.raw() == *pid;
+                (
+                    self.checkpoint.kept_by(Pid::new(*pid)).is_some(),
+                    self.checkpoint.processes.iter().position(of),
+                )
             };
             fresh.sort_by_key(order);
             for pid in fresh {
