@@ -11,6 +11,7 @@ frost_tests::as_each_user! {
     threads_and_children_of_an_inner_program_keep_their_numbers
     what_an_inner_program_left_behind_or_stopped_is_so_again
     the_terminal_of_an_inner_program_is_its_own
+    whoever_is_attached_to_an_inner_program_stays_so
     a_third_one_within_is_refused
     an_inner_program_is_frozen_by_itself_behind_a_thaw_of_both
     a_copy_is_refused_since_the_inner_name_is_one_program_s
@@ -292,6 +293,41 @@ fn the_terminal_of_an_inner_program_is_its_own(scene: &Scene) {
     let log = || within(scene, &format!("{frost} logs inner")).ok().stdout.replace('\r', "");
     until("it has written to its terminal", || log().ends_with("word\n"));
     assert_eq!(log(), "/dev/pts/0\n/dev/pts/0\n7 77\nword\n");
+    end(scene);
+}
+
+/// From in there, before a freeze of the outer program, over it, and behind it.
+fn whoever_is_attached_to_an_inner_program_stays_so(scene: &Scene) {
+    let frost = frost(scene);
+    let inner = "while read line; do echo got $line; done; exit 4";
+    rustix::fs::mkfifoat(rustix::fs::CWD, scene.stage("keys"), 0o600.into()).expect("our own directory");
+    scene.give(&scene.stage("keys"));
+    let attach = |keys: &str| format!("{{ {frost} attach inner < {keys} > shown; echo $? > status; }} &");
+    // The outer program holds the fifo open, so that whoever is attached reads on.
+    let attached = format!("exec 7<> keys\n{}", attach("keys"));
+    start(scene, &format!("{frost} run --detach --name inner -- sh -c '{inner}'\n{attached}"));
+    let shown = || fs::read_to_string(scene.stage("shown")).unwrap_or_default();
+    let type_in = |line: &str| {
+        fs::write(scene.stage("line"), format!("{line}\n")).expect("our own directory");
+        within(scene, "cat line > keys").ok();
+    };
+    type_in("one");
+    until("it is shown what the program writes", || shown().contains("got one"));
+    for (round, how) in [&["freeze", "outer"][..], &["freeze", "outer", "--cold"]].into_iter().enumerate() {
+        scene.frost(how).ok();
+        scene.frost(&["thaw", "outer"]).ok();
+        type_in(&format!("behind {round}"));
+        until("it is shown what the program writes", || shown().contains(&format!("got behind {round}")));
+    }
+    // Leaves it alone, and another one comes.
+    within(scene, "printf '\\020\\021' > keys").ok();
+    until("it has left", || count(scene, "status") == Some(0));
+    within(scene, "rm status shown").ok();
+    within(scene, &attach("keys")).ok();
+    type_in("again");
+    until("it is shown what the program writes", || shown().contains("got again"));
+    within(scene, "printf '\\004' > keys").ok();
+    until("it is told the end of the program", || count(scene, "status") == Some(4));
     end(scene);
 }
 
