@@ -875,7 +875,7 @@ fn both_go_on(scene: &Scene, least: [u64; 2], how: &str) {
 /// next thaw comes right behind one that was killed.
 #[test]
 fn one_who_works_at_a_program_within_a_program_dies_at_any_moment() {
-    let names = &["freeze: command", "thaw: command", "freeze: guardian"];
+    let names = &["freeze: command", "thaw: command", "freeze: guardian", "thaw: builder"];
     lives(0x0e57_0e57, names, |life| {
         let Some(scene) = Scene::with_namespaces(life.who) else { return 0 };
         let trail = Trail::new(&scene);
@@ -908,6 +908,12 @@ fn one_who_works_at_a_program_within_a_program_dies_at_any_moment() {
             let at = trail.last();
             let target = match life.name {
                 "freeze: guardian" => guardian,
+                "thaw: builder" => {
+                    let is_one = |pid: &i32| is_frost(*pid) && *pid != command.pid();
+                    let others: Vec<i32> = scene.processes().into_iter().filter(is_one).collect();
+                    let which = life.moments.below(others.len().max(1) as u64) as usize;
+                    others.get(which).copied()
+                }
                 _ => Some(command.pid()),
             };
             target.into_iter().for_each(kill);
@@ -915,18 +921,20 @@ fn one_who_works_at_a_program_within_a_program_dies_at_any_moment() {
             life.story.push(format!("{how} behind {at}: {target:?}\n{outcome}"));
             let step = if target.is_none() || outcome.status == Some(0) { OVER.to_owned() } else { at };
             let thawed = |scene: &Scene| {
-                let mut again = scene.frost(&["thaw", "outer"]);
-                // Whoever builds without the command that was killed hears of that when all is built.
-                until(&format!("the killed thaw has ended ({how})"), || {
+                let (mut thawed, mut seen) = (false, None);
+                until(&format!("it is thawed, or both go on ({how})"), || {
+                    let again = scene.frost(&["thaw", "outer"]);
+                    thawed = again.status == Some(0);
+                    // Whoever builds without the command that was killed hears of that when all is built.
                     let busy = again.stderr.contains("another command is starting it");
-                    if busy {
-                        again = scene.frost(&["thaw", "outer"]);
-                    }
-                    !busy
+                    let runs = again.stderr.contains("runs already") || again.stderr.contains("--clone");
+                    assert!(thawed || busy || runs, "{how}\n{again}");
+                    // It may be on its way out.
+                    let now = both(scene);
+                    let then = *seen.get_or_insert(now);
+                    thawed || runs && now.iter().zip(then).all(|(now, then)| *now > then + 1)
                 });
-                let runs = again.stderr.contains("runs already") || again.stderr.contains("--clone");
-                assert!(again.status == Some(0) || runs, "{how}\n{again}");
-                again.status == Some(0)
+                thawed
             };
             // At once, as whoever is impatient does.
             let was_frozen = if is_thaw {

@@ -82,8 +82,10 @@ pub(crate) fn settings(half: &Half<'_>) -> Result<(), Error> {
 /// Opens the gate and lets every thread go on as the program. Returns whether our area was taken out of each.
 pub(crate) fn release(half: &mut Half<'_>, steps: &mut Steps) -> Result<bool, Error> {
     begin(Stage::Commit)?;
-    // A process that goes on by itself should we die does so without its filters: it had better not.
-    for process in half.checkpoint.processes.iter().filter(|process| is_filtered(process)) {
+    // A process that goes on by itself should we die does so without its filters: it had better not, nor any other without it.
+    // Nobody has run an instruction yet, so that the image is all that there is.
+    let is_bound = half.checkpoint.processes.iter().any(is_filtered);
+    for process in half.checkpoint.processes.iter().filter(|_| is_bound) {
         bind(process, Options::EXITKILL)
             .at(Stage::Commit, || format!("process {}", process.pd.relation.pid))?;
     }
@@ -95,10 +97,6 @@ pub(crate) fn release(half: &mut Half<'_>, steps: &mut Steps) -> Result<bool, Er
     // Children first: a parent forgets what it is told of those that job control had stopped.
     for process in half.checkpoint.processes.iter().rev().filter(|process| !process.cpu.threads.is_empty()) {
         match process_goes_on(half, process) {
-            Ok(()) if is_filtered(process) => {
-                // It has ended by then, or it is let go below.
-                let _ = bind(process, Options::SYSGOOD);
-            }
             Ok(()) => {}
             // Without what restricts it it must not go on. Nobody has run an instruction yet.
             Err(error) if is_filtered(process) && lives(process) => {
@@ -112,6 +110,10 @@ pub(crate) fn release(half: &mut Half<'_>, steps: &mut Steps) -> Result<bool, Er
         }
     }
     steps.end(Stage::Registers.name());
+    for process in half.checkpoint.processes.iter().filter(|_| is_bound) {
+        // It has ended by then, or it is let go below.
+        let _ = bind(process, Options::SYSGOOD);
+    }
     for thread in half.checkpoint.processes.iter().flat_map(|process| &process.cpu.threads) {
         let _ = ptrace::detach(thread.tid.raw(), 0);
     }
