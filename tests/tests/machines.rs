@@ -613,7 +613,13 @@ i=0; while :; do i=$((i+1)); echo number $i > /dev/ttyS0; /bin/busybox usleep 50
         scene.start(&mut command, frost_tests::Stdio::Null)
     };
     let adopt = |socket: &str| {
-        until("its monitor listens", || scene.stage(socket).exists());
+        // Its name is there a moment before; a connection would be its only one. The fourth word are flags: __SO_ACCEPTCON.
+        until("its monitor listens", || {
+            let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+            let named =
+                |line: &str| [' ', '/'].iter().any(|before| line.ends_with(&format!("{before}{socket}")));
+            sockets.lines().any(|line| named(line) && line.contains(" 00010000 "))
+        });
         scene.frost(&["vm", "adopt", "--qmp", socket, "--name", "mine"])
     };
     let numbers = || -> Vec<u64> {
