@@ -26,6 +26,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socketpair};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// What the queues are filled through, and what is undone at the end.
 #[derive(Debug, Default)]
@@ -105,6 +107,21 @@ pub(crate) fn is_alive(name: &UnixName) -> bool {
     unix_sockets().is_ok_and(|all| all.iter().any(owns))
 }
 
+/// How long names are waited for in all, whose sockets may be those of a thaw that was killed a moment ago.
+const ON_ITS_WAY_OUT: Duration = Duration::from_secs(1);
+
+/// Returns whether a name can be taken, maybe a moment later.
+fn is_free_soon(name: &UnixName) -> bool {
+    static SINCE: OnceLock<Instant> = OnceLock::new();
+    while is_alive(name) {
+        if SINCE.get_or_init(Instant::now).elapsed() > ON_ITS_WAY_OUT {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
 /// Looks whether a socket's name can be taken.
 pub(super) fn look(checkpoint: &Checkpoint, socket: &UnixSocket) -> Result<(), Problem> {
     let problem = |reason: String, remedy: &str| {
@@ -120,7 +137,7 @@ pub(super) fn look(checkpoint: &Checkpoint, socket: &UnixSocket) -> Result<(), P
     if matches!(name, UnixName::Path { present: false, .. }) {
         return Ok(());
     }
-    if is_alive(name) {
+    if !is_free_soon(name) {
         return problem(
             format!("{name} is the name of another program's socket now"),
             "end that program (`ss -xlp` tells which)",
