@@ -3,6 +3,7 @@
 use crate::raw::check;
 use rustix::fd::{FromRawFd, OwnedFd};
 use rustix::io::Result;
+use std::time::{Duration, Instant};
 
 /// `struct clone_args` up to the fields of Linux 5.7 (`include/uapi/linux/sched.h`, CLONE_ARGS_SIZE_VER2).
 #[repr(C)]
@@ -73,6 +74,26 @@ pub unsafe fn fork_with(flags: u64, set_tid: &[i32], exit_signal: i32) -> Result
     Ok(Clone::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
 }
 
+/// How long a thread that was joined may still be seen.
+const GONE_WITHIN: Duration = Duration::from_millis(100);
+
+/// Returns whether this process has one thread only.
+///
+/// Whoever joins a thread is woken a moment before that is gone from `/proc` (`mm_release` in `do_exit`, kernel/fork.c and
+/// kernel/exit.c).
+pub(crate) fn is_alone() -> Result<bool> {
+    let began = Instant::now();
+    loop {
+        if crate::proc::threads(std::process::id() as i32)?.len() == 1 {
+            return Ok(true);
+        }
+        if began.elapsed() > GONE_WITHIN {
+            return Ok(false);
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// Forks, if this process has one thread only.
 ///
 /// Safe because that is checked: no lock can be held by a thread that does not exist in the child.
@@ -80,7 +101,7 @@ pub unsafe fn fork_with(flags: u64, set_tid: &[i32], exit_signal: i32) -> Result
 /// # Errors
 /// EBUSY if the process has other threads.
 pub fn fork_single_threaded(exit_signal: i32) -> Result<Clone> {
-    if crate::proc::threads(std::process::id() as i32)?.len() != 1 {
+    if !is_alone()? {
         return Err(rustix::io::Errno::BUSY);
     }
     // SAFETY: this process has one thread, so the child has all of them and every lock is consistent.
@@ -155,7 +176,7 @@ pub fn fork_into_namespaces(user: bool, more: u64) -> Result<Clone> {
 /// # Errors
 /// EBUSY if the process has other threads; else those of [`fork_with`].
 pub fn fork_numbered(pid: i32) -> Result<Clone> {
-    if crate::proc::threads(std::process::id() as i32).is_ok_and(|threads| threads.len() != 1) {
+    if !is_alone().unwrap_or(true) {
         return Err(rustix::io::Errno::BUSY);
     }
     // SAFETY: as in `fork_single_threaded`. Behind setns(2) into a pid namespace /proc may show another one, where we
@@ -168,7 +189,7 @@ pub fn fork_numbered(pid: i32) -> Result<Clone> {
 /// # Errors
 /// As there.
 pub fn fork_sibling(pid: i32) -> Result<Clone> {
-    if crate::proc::threads(std::process::id() as i32).is_ok_and(|threads| threads.len() != 1) {
+    if !is_alone().unwrap_or(true) {
         return Err(rustix::io::Errno::BUSY);
     }
     // SAFETY: as in `fork_numbered`. clone3(2) refuses a signal beside CLONE_PARENT: it is that of the caller then.

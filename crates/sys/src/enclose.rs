@@ -15,7 +15,7 @@ use std::path::Path;
 /// # Errors
 /// EBUSY if the process has other threads; EPERM or ENOSPC if namespaces are not to be had.
 pub fn fork(network: bool) -> Result<Clone> {
-    if crate::proc::threads(std::process::id() as i32)?.len() != 1 {
+    if !crate::clone::is_alone()? {
         return Err(Errno::BUSY);
     }
     let network = if network { libc::CLONE_NEWNET } else { 0 };
