@@ -100,7 +100,7 @@ pub(crate) fn take_up(root: &Root, draft: &Path) -> bool {
     if processes.iter().any(|process| matches!(liveness(process), Ok(Liveness::Unknown))) {
         return false;
     }
-    let found = processes.iter().filter_map(|process| open(process, root.owner()));
+    let found = processes.iter().filter_map(open);
     match phase {
         Phase::Nothing => {}
         Phase::Stopping => found.for_each(|(pid, pidfd)| go_on(pid, &pidfd)),
@@ -121,13 +121,13 @@ pub(crate) fn take_up(root: &Root, draft: &Path) -> bool {
     true
 }
 
-/// Opens a process that is still the one that was noted, and that the owner of the store may signal.
-fn open(process: &frost_image::Instance, owner: u32) -> Option<(i32, OwnedFd)> {
+/// Opens a process that is still the one that was noted.
+///
+/// Whoever wrote the note could signal it, and so can its reader: the same user, or root, who trusts them (`OtherOwner`).
+fn open(process: &frost_image::Instance) -> Option<(i32, OwnedFd)> {
     let pidfd = rustix::process::pidfd_open(Pid::from_raw(process.pid)?, PidfdFlags::empty()).ok()?;
     // Behind that, so that it is the one that was opened.
-    let is_this = matches!(liveness(process), Ok(Liveness::Runs));
-    let is_theirs = owner == 0 || proc::status(process.pid).is_ok_and(|status| status.uids[0] == owner);
-    (is_this && is_theirs).then_some((process.pid, pidfd))
+    matches!(liveness(process), Ok(Liveness::Runs)).then_some((process.pid, pidfd))
 }
 
 /// Lets a process go on that was stopped, or is about to stop; none that was not, to which SIGCONT would be an event.
