@@ -384,6 +384,13 @@ impl Drop for Attached {
     }
 }
 
+/// Undoes what the calling thread's end would undo in semaphores; it has no list of that behind it, not even an empty one, as
+/// each thread has that was made by pthread_create(3) or has made one so (`copy_semundo`, ipc/sem.c).
+pub fn forget_undo() -> Result<()> {
+    // SAFETY: no memory is involved, and nobody else is concerned.
+    check(unsafe { libc::unshare(libc::CLONE_SYSVSEM) }).map(drop)
+}
+
 /// Moves us into an IPC namespace of our own, with no objects in it.
 pub fn unshare() -> Result<()> {
     // SAFETY: the call takes an integer and shares no memory.

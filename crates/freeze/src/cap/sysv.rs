@@ -453,8 +453,10 @@ impl Tree {
 
 /// Whether the end of a process may undo what it did to semaphores.
 fn has_undo(process: &StoppedProcess) -> bool {
-    // We have no list of that; a process that has none either is equal to us.
-    kcmp(process.through, std::process::id() as i32, Resource::SysVSem) != Ok(Ordering::Equal)
+    // This thread has no list of that; a process that has none either is equal to it.
+    let own = rustix::thread::gettid().as_raw_nonzero().get();
+    frost_sys::sysv::forget_undo().is_err()
+        || kcmp(process.through, own, Resource::SysVSem) != Ok(Ordering::Equal)
 }
 
 fn ipc(id: i32, status: &Status) -> Ipc {
