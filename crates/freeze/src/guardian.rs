@@ -124,6 +124,8 @@ fn is_ending(pid: i32) -> bool {
 /// Lets go of all that ties the guardian to the command.
 fn settle() {
     let _ = rustix::process::setsid();
+    // It is waited for when threads are to stop.
+    let _ = frost_sys::signals::block(libc::SIGCHLD);
     // Whoever has to be killed for want of memory, it should not be us, who have a program in our hands. An ordinary user may
     // not ask for that.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");

@@ -2,6 +2,7 @@
 
 use crate::raw::check;
 use rustix::io::Result;
+use std::time::Duration;
 
 /// Replaces the mask of blocked signals (bit 0 for signal 1) and returns the old one.
 ///
@@ -15,21 +16,38 @@ pub fn set_mask(mask: u64) -> Result<u64> {
     Ok(old)
 }
 
+/// Blocks `signal` in the calling thread, and in those that it will make.
+pub fn block(signal: i32) -> Result<()> {
+    let old = set_mask(u64::MAX)?;
+    set_mask(old | bit(signal)).map(drop)
+}
+
 /// Takes `signal`, which we block, out of our queue, if it is there.
+pub fn discard(signal: i32) {
+    wait_for(signal, Duration::ZERO);
+}
+
+/// Waits until `signal` comes, at most for as long as `most`, and takes it out of our queue. All our threads block it, else one
+/// that does not may get it.
 ///
 /// Source: `rt_sigtimedwait(2)`.
-pub fn discard(signal: i32) {
-    let (mask, at_once) = (1u64 << (signal - 1).clamp(0, 63), [0i64; 2]);
+pub fn wait_for(signal: i32, most: Duration) {
+    let mask = bit(signal);
+    let most = [most.as_secs() as i64, most.subsec_nanos().into()];
     // SAFETY: the mask and the time live across the call, which reads their 8 and 16 bytes; nothing is asked for.
     unsafe {
         libc::syscall(
             libc::SYS_rt_sigtimedwait,
             &raw const mask,
             std::ptr::null::<u8>(),
-            at_once.as_ptr(),
+            most.as_ptr(),
             8usize,
         )
     };
+}
+
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1).clamp(0, 63)
 }
 
 /// Sends `signal` to ourselves with its default action, so that we end or stop by it if that is what it does.

@@ -7,7 +7,7 @@ use crate::denial::Denial;
 use crate::{elapsed, restart};
 use frost_sys::proc::{self, Asleep};
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
-use frost_sys::{kcmp, pidfd};
+use frost_sys::{kcmp, pidfd, signals};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use std::cmp::Ordering;
@@ -229,6 +229,11 @@ impl Adopter {
         proc::children(self.pid).unwrap_or_default().into_iter().filter(move |child| Some(*child) != own)
     }
 }
+
+/// The stop of a thread is told by SIGCHLD, if that is blocked; this often is looked in any case.
+const LOOK: Duration = Duration::from_millis(1);
+/// How often is looked for the stop of a thread that is to stop before the next is interrupted.
+const DELICATE_LOOKS: u32 = 5;
 
 struct Seizing {
     root: i32,
@@ -468,11 +473,11 @@ impl Seizing {
                 Err(source) => return Err(Error::Kernel { call: "PTRACE_INTERRUPT", tid, source }),
             }
             // A sleeper stops as soon as it gets the processor; one that does not is waited for with the others.
-            for _ in 0..200 {
+            for _ in 0..DELICATE_LOOKS {
                 if self.has_stopped(tid)? {
                     break;
                 }
-                std::thread::yield_now();
+                signals::wait_for(libc::SIGCHLD, LOOK);
             }
         }
         for tid in std::mem::take(&mut self.fresh) {
@@ -520,8 +525,7 @@ impl Seizing {
     fn wait_for_stops(&mut self) -> Result<(), Error> {
         let unstopped = self.threads.iter().filter(|(_, (_, context))| context.is_none());
         let mut late: Vec<i32> = unstopped.map(|(tid, _)| *tid).collect();
-        let mut rounds = 0u32;
-        while !late.is_empty() {
+        loop {
             let mut later = Vec::new();
             for tid in late {
                 if !self.has_stopped(tid)? {
@@ -529,17 +533,16 @@ impl Seizing {
                 }
             }
             late = later;
-            // Most threads stop within microseconds of getting the processor, so it is given away first.
-            rounds += 1;
-            if late.is_empty() || rounds < 50 {
-                std::thread::yield_now();
-            } else if Instant::now() > self.deadline {
-                return Err(self.timed_out());
-            } else {
-                std::thread::sleep(Duration::from_micros(u64::from(rounds.min(2000))));
+            if late.is_empty() {
+                return Ok(());
             }
+            if Instant::now() > self.deadline {
+                return Err(self.timed_out());
+            }
+            // Our processor is theirs meanwhile. With sched_yield(2) it would be that of anybody who waits for it, for a
+            // whole slice of theirs, while some of the program stands still already.
+            signals::wait_for(libc::SIGCHLD, LOOK);
         }
-        Ok(())
     }
 
     /// Takes note of what has become of a thread since it was interrupted; tells whether it has stopped or ended.
