@@ -809,6 +809,7 @@ carried! {
     timers_posix_thread
     timers_posix_none
     timers_posix_ids
+    timers_posix_many
     tree_storm
     tree_deep
     tree_fifty

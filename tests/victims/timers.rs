@@ -17,6 +17,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("timers_posix_thread", posix_thread),
     ("timers_posix_none", posix_none),
     ("timers_posix_ids", posix_ids),
+    ("timers_posix_many", posix_many),
 ];
 
 static TICKS: AtomicU64 = AtomicU64::new(0);
@@ -222,5 +223,21 @@ fn posix_ids(stage: &Stage) -> Verdict {
     }
     let next = make(0)?;
     check!(!ids.iter().step_by(2).any(|id| *id == next), "a new timer got the number of an old one");
+    Ok(())
+}
+
+/// More than can be asked for at once.
+fn posix_many(stage: &Stage) -> Verdict {
+    let interval = |index: usize| Duration::from_secs(1 + index as u64);
+    let mut ids = Vec::new();
+    for index in 0..9000 {
+        let id = create(libc::CLOCK_MONOTONIC, libc::SIGEV_NONE, 0, 0, 0)?;
+        set(id, 0, FAR, interval(index))?;
+        ids.push(id);
+    }
+    stage.freeze_here()?;
+    for (index, id) in ids.into_iter().enumerate() {
+        same!(left(id)?.1, interval(index), "the interval of timer {index}");
+    }
     Ok(())
 }

@@ -3,34 +3,31 @@
 use crate::filter::Filters;
 use crate::inner::ThreadFacts;
 use crate::pd;
+use crate::statuses::Statuses;
 use frost_model::clock::Timespec;
 use frost_model::cpu::{
     AltStack, CpuState, Registers, Restart, RobustList, Rseq, Scheduling, Thread, ThreadSettings,
 };
 use frost_model::id::{TargetAddr, Tid};
 use frost_model::path::BytePath;
-use frost_sys::proc::{self, Status};
+use frost_sys::proc::Status;
 use frost_sys::{memory, ptrace, sched};
 use frost_tracee::seize::{StoppedProcess, StoppedThread};
 use frost_tracee::{elapsed, restart};
 use rustix::io::Errno;
-use std::collections::HashMap;
 
 /// Captures the threads of a process, some of whose states were read already.
 pub(crate) fn capture(
     process: &StoppedProcess,
     facts: &[ThreadFacts],
-    statuses: &mut HashMap<i32, Status>,
+    statuses: &Statuses,
     filters: &Filters,
 ) -> Result<CpuState, Errno> {
     // What a process is said to have is what its first thread has.
     let Some(of_all) = facts.first() else { return Ok(CpuState { threads: Vec::new() }) };
-    let threads = process.threads.iter().zip(facts).map(|(thread, facts)| {
-        let status = match statuses.remove(&thread.tid) {
-            Some(status) => status,
-            None => proc::thread_status(process.pid, thread.tid)?,
-        };
-        let captured = capture_thread(process, thread, facts, of_all, status)?;
+    let states = statuses.of_process(process.pid).map(|(_, status)| status);
+    let threads = process.threads.iter().zip(facts).zip(states).map(|((thread, facts), status)| {
+        let captured = capture_thread(process, thread, facts, of_all, status?)?;
         Ok(Thread { filters: filters.of(thread.tid).to_vec(), ..captured })
     });
     let mut threads: Vec<Thread> = threads.collect::<Result<_, _>>()?;
@@ -71,16 +68,16 @@ fn capture_thread(
     thread: &StoppedThread,
     facts: &ThreadFacts,
     of_all: &ThreadFacts,
-    status: Status,
+    status: &Status,
 ) -> Result<Thread, Errno> {
     let tid = thread.tid;
-    let credentials = pd::credentials(&status, facts.securebits);
+    let credentials = pd::credentials(status, facts.securebits);
     let leader = pd::credentials(&process.status, of_all.securebits);
     let rseq = ptrace::rseq_configuration(tid).unwrap_or_default();
     let (robust_head, robust_len) = sched::robust_list(tid).unwrap_or((0, 0));
     Ok(Thread {
         tid: Tid::new(thread.inner),
-        name: BytePath::new(status.name),
+        name: BytePath::new(status.name.clone()),
         registers: Registers::from(outside_of_critical_section(
             process.through,
             &thread.registers,

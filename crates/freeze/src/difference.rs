@@ -121,7 +121,7 @@ impl Earlier {
     ) -> Result<(Pages, Vec<PageRange>), Error> {
         let (pieces, guards) = ram::private_content(pid, pagemap, mapping, backing, kin)?;
         let mut pages = Pages::default();
-        let mut source = ram::Source::new(pid);
+        let source = ram::Source::new(pid);
         for (start, end, place) in pieces {
             if let Some(pack_offset) = place {
                 pages.push(Run { offset: start - mapping.start, len_bytes: end - start, pack_offset });

@@ -43,11 +43,25 @@ impl Member {
     /// `nested` is one below a keeper within the tree.
     pub(crate) fn look(pid: i32, inner: Pid, command: &str, nested: bool) -> Self {
         let tids = proc::threads(pid).unwrap_or_default();
-        let threads: Vec<(i32, Status)> =
+        let threads =
             tids.into_iter().filter_map(|tid| Some((tid, proc::thread_status(pid, tid).ok()?))).collect();
+        Self::with(pid, inner, command, nested, threads)
+    }
+
+    /// As [`look`](Self::look), of a process whose threads are known.
+    pub(crate) fn with(
+        pid: i32,
+        inner: Pid,
+        command: &str,
+        nested: bool,
+        threads: Vec<(i32, Status)>,
+    ) -> Self {
         let filtered = threads.iter().any(|(_, status)| status.seccomp != 0);
-        let parent = proc::stat(pid).ok().filter(|_| filtered).map_or(0, |stat| stat.ppid);
-        let parent = proc::status(parent).map_or(0, |status| noted_as(&status, parent));
+        let parent = if filtered { proc::stat(pid).map_or(0, |stat| stat.ppid) } else { 0 };
+        let parent = match parent {
+            0 => 0,
+            parent => proc::status(parent).map_or(0, |status| noted_as(&status, parent)),
+        };
         Self { pid, inner, command: command.to_owned(), parent, nested, threads }
     }
 

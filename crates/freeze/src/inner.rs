@@ -106,6 +106,16 @@ const MEMBARRIER_GET_REGISTRATIONS: u64 = 1 << 9;
 
 const ACTION_BYTES: usize = 32;
 const SPEC_BYTES: usize = 32;
+/// Where the attribute of a subreaper is written: behind all actions and interval timers.
+const SUBREAPER_AT: usize = SIGNALS * ACTION_BYTES + 3 * SPEC_BYTES;
+/// Bytes of data that the questions to a process need, but for its timers.
+const PROCESS_BYTES: usize = SUBREAPER_AT + 8;
+/// How many timers are asked for by one tape; with the two numbers below it all fits into an area.
+const TIMERS_AT_ONCE: usize = 1024;
+/// Of how many mappings the policy is asked for.
+const MAPPINGS_AT_ONCE: usize = 1024;
+/// How many policies are read with their nodes.
+const POLICIES_AT_ONCE: usize = 256;
 /// Where a thread's memory policy is written, behind stack_t, an address and two integers: mode and nodes.
 const POLICY_AT: usize = 24 + 8 + 8 + 8;
 /// Bytes of data that a thread's own calls need.
@@ -133,29 +143,56 @@ pub(crate) fn read(
     timers: &[Timer],
     questions: Questions,
 ) -> Result<ProcessFacts, inject::Error> {
-    let locked = locked_kib(process.through);
+    let locked = || proc::status(process.through).map_or(0, |status| status.locked_bytes);
+    // An area that was left there may have gone since that was read.
+    let before = if process.status.locked_bytes == 0 { 0 } else { locked() };
     let mut area = Area::map(process, mappings)?;
-    let mut facts = read_process(&mut area, timers)?;
-    if locked_kib(process.through) > locked {
+    // Most processes have told everything behind the first chain.
+    let mut chain = area.chain(0);
+    let (some, more) = timers.split_at(timers.len().min(TIMERS_AT_ONCE));
+    chain.add(|data| ask_process(data, some));
+    let own = area.process_number();
+    chain.add(|data| ask_thread(0, own, data, questions));
+    let asked = if questions.memory_policy { mappings } else { &[] };
+    let mut batches = asked.chunks(MAPPINGS_AT_ONCE);
+    let first = batches.next().unwrap_or_default();
+    chain.add(|data| ask_modes(data, first));
+    let answers = area.run_chain(chain)?;
+    let mut facts = process_facts(&answers[0], some.len());
+    facts.threads.push(thread_facts(&answers[1], questions));
+    let mut found = with_policy(&answers[2], first);
+    if locked() > before {
         facts.lock_future = lock_future(process.through, area.data_address(0, 1));
     }
-    let indices: Vec<usize> = (0..process.threads.len()).collect();
-    for batch in indices.chunks(area.capacity(THREAD_JOB_BYTES)) {
-        facts.threads.extend(read_threads(&mut area, batch, questions)?);
+    for batch in more.chunks(TIMERS_AT_ONCE) {
+        let job = run_one(&mut area, |data| ask_timers(data, batch))?;
+        facts.timers.extend(timer_facts(&job.data, &job.tape));
     }
-    if questions.memory_policy {
-        facts.policies = read_policies(&mut area, mappings)?;
+    for batch in batches {
+        found.extend(with_policy(&run_one(&mut area, |data| ask_modes(data, batch))?, batch));
+    }
+    for batch in found.chunks(POLICIES_AT_ONCE) {
+        facts.policies.extend(policies_of(&run_one(&mut area, |data| ask_policies(data, batch))?, batch));
+    }
+    let others: Vec<usize> = (1..process.threads.len()).collect();
+    for batch in others.chunks(area.capacity(THREAD_JOB_BYTES)) {
+        let ask = |(index, thread): (usize, &usize)| {
+            ask_thread(*thread, own, area.data_address(index, batch.len()), questions)
+        };
+        let mut jobs: Vec<Job> = batch.iter().enumerate().map(ask).collect();
+        area.run(&mut jobs)?;
+        facts.threads.extend(jobs.iter().map(|job| thread_facts(job, questions)));
     }
     area.unmap()?;
     Ok(facts)
 }
 
-/// Returns how much of a process is locked in memory.
-fn locked_kib(pid: i32) -> u64 {
-    let status = proc::read(pid, "status").unwrap_or_default();
-    let status = String::from_utf8_lossy(&status);
-    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
-    line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
+/// Runs a job of the first thread, made for the address at which its data will lie.
+fn run_one(area: &mut Area<'_>, make: impl FnOnce(u64) -> Job) -> Result<Job, inject::Error> {
+    let mut jobs = [make(area.data_address(0, 1))];
+    area.run(&mut jobs)?;
+    let [job] = jobs;
+    Ok(job)
 }
 
 /// Tells what mlockall(2) does with mappings to come: nothing tells but a mapping that came, as our area.
@@ -167,124 +204,124 @@ fn lock_future(pid: i32, address: u64) -> u32 {
     (libc::MCL_FUTURE | if on_fault { MCL_ONFAULT } else { 0 }) as u32
 }
 
-fn read_process(area: &mut Area<'_>, timers: &[Timer]) -> Result<ProcessFacts, inject::Error> {
-    let data = area.data_address(0, 1);
-    let specs_at = SIGNALS * ACTION_BYTES;
-    let subreaper_at = specs_at + (3 + timers.len()) * SPEC_BYTES;
-    let mut job = Job::new(0);
-    job.data = vec![0; subreaper_at + 8];
-    let mut call = |nr: libc::c_long, args: &[u64]| {
-        let mut all = [0; 6];
-        all[..args.len()].copy_from_slice(args);
-        job.tape.push(Entry::call(nr as u64, all));
-        job.tape.len() - 1
-    };
+fn ask(job: &mut Job, nr: libc::c_long, args: &[u64]) {
+    let mut all = [0; 6];
+    all[..args.len()].copy_from_slice(args);
+    job.tape.push(Entry::call(nr as u64, all));
+}
+
+/// Asks for what a process has but once. Calls lie in the order in which [`process_facts`] reads their results.
+fn ask_process(data: u64, timers: &[Timer]) -> Job {
+    let of_timers = ask_timers(data + PROCESS_BYTES as u64, timers);
+    let mut job = Job { tape: of_timers.tape, ..Job::new(0) };
+    job.data = vec![0; PROCESS_BYTES];
+    job.data.extend(of_timers.data);
     for signal in 0..SIGNALS {
         let action_at = data + (signal * ACTION_BYTES) as u64;
-        call(libc::SYS_rt_sigaction, &[signal as u64 + 1, 0, action_at, 8]);
+        ask(&mut job, libc::SYS_rt_sigaction, &[signal as u64 + 1, 0, action_at, 8]);
     }
-    let spec_at = |index: usize| data + (specs_at + index * SPEC_BYTES) as u64;
     for which in 0..3 {
-        call(libc::SYS_getitimer, &[which as u64, spec_at(which)]);
+        let spec_at = data + (SIGNALS * ACTION_BYTES + which * SPEC_BYTES) as u64;
+        ask(&mut job, libc::SYS_getitimer, &[which as u64, spec_at]);
     }
-    let mut overruns = Vec::with_capacity(timers.len());
-    for (index, timer) in timers.iter().enumerate() {
-        call(libc::SYS_timer_gettime, &[timer.id as u64, spec_at(3 + index)]);
-        overruns.push(call(libc::SYS_timer_getoverrun, &[timer.id as u64]));
+    ask(&mut job, libc::SYS_prctl, &[PR_GET_CHILD_SUBREAPER, data + SUBREAPER_AT as u64]);
+    ask(&mut job, libc::SYS_brk, &[0]);
+    for option in [PR_GET_DUMPABLE, PR_GET_THP_DISABLE, PR_GET_MDWE, PR_GET_MEMORY_MERGE] {
+        ask(&mut job, libc::SYS_prctl, &[option]);
     }
-    let brk = call(libc::SYS_brk, &[0]);
-    let dumpable = call(libc::SYS_prctl, &[PR_GET_DUMPABLE]);
-    let thp = call(libc::SYS_prctl, &[PR_GET_THP_DISABLE]);
-    let mdwe = call(libc::SYS_prctl, &[PR_GET_MDWE]);
-    let merge = call(libc::SYS_prctl, &[PR_GET_MEMORY_MERGE]);
-    let membarrier = call(libc::SYS_membarrier, &[MEMBARRIER_GET_REGISTRATIONS]);
-    call(libc::SYS_prctl, &[PR_GET_CHILD_SUBREAPER, data + subreaper_at as u64]);
+    ask(&mut job, libc::SYS_membarrier, &[MEMBARRIER_GET_REGISTRATIONS]);
+    job
+}
 
-    let mut jobs = [job];
-    area.run(&mut jobs)?;
-    let [job] = jobs;
+fn process_facts(job: &Job, timers: usize) -> ProcessFacts {
+    let (of_timers, own) = job.tape.split_at(2 * timers);
     // A kernel that does not know one of these calls has nothing to tell either.
-    let result = |index: usize| u64::try_from(job.tape[index].result).unwrap_or(0);
-    let word = |at: usize| word(&job.data, at);
-    let spec = |index: usize, unit: i64| {
-        let at = specs_at + index * SPEC_BYTES;
-        let time = |at: usize| Timespec { sec: word(at) as i64, nsec: word(at + 8) as i64 * unit };
-        TimerSpec { interval: time(at), value: time(at + 16) }
-    };
-    Ok(ProcessFacts {
-        actions: (0..SIGNALS)
-            .map(|signal| {
-                let at = signal * ACTION_BYTES;
-                SignalAction {
-                    handler: word(at),
-                    flags: word(at + 8),
-                    restorer: word(at + 16),
-                    mask: word(at + 24),
-                }
-            })
-            .collect(),
-        // getitimer counts in microseconds.
-        interval_timers: IntervalTimers { real: spec(0, 1000), virtual_: spec(1, 1000), prof: spec(2, 1000) },
-        timers: overruns
-            .iter()
-            .enumerate()
-            .map(|(index, at)| (spec(3 + index, 1), result(*at) as i32))
-            .collect(),
-        brk: result(brk),
-        dumpable: result(dumpable) as u32,
-        subreaper: word(subreaper_at) as u32 != 0,
-        thp_disable: result(thp) as u32,
-        mdwe: result(mdwe) as u32,
+    let result = |index: usize| u64::try_from(own[SIGNALS + 4 + index].result).unwrap_or(0);
+    let actions = (0..SIGNALS).map(|signal| {
+        let word = |index: usize| word(&job.data, signal * ACTION_BYTES + index * 8);
+        SignalAction { handler: word(0), flags: word(1), restorer: word(2), mask: word(3) }
+    });
+    // getitimer counts in microseconds.
+    let interval = |which: usize| spec(&job.data, SIGNALS * ACTION_BYTES + which * SPEC_BYTES, 1000);
+    ProcessFacts {
+        actions: actions.collect(),
+        interval_timers: IntervalTimers { real: interval(0), virtual_: interval(1), prof: interval(2) },
+        timers: timer_facts(&job.data[PROCESS_BYTES..], of_timers),
+        brk: result(0),
+        dumpable: result(1) as u32,
+        subreaper: word(&job.data, SUBREAPER_AT) as u32 != 0,
+        thp_disable: result(2) as u32,
+        mdwe: result(3) as u32,
         lock_future: 0,
-        memory_merge: result(merge) != 0,
-        membarrier: result(membarrier) as u32,
+        memory_merge: result(4) != 0,
+        membarrier: result(5) as u32,
         policies: HashMap::new(),
         threads: Vec::new(),
-    })
+    }
+}
+
+/// Asks for the setting and the overrun of each of some timers.
+fn ask_timers(data: u64, timers: &[Timer]) -> Job {
+    let mut job = Job::new(0);
+    job.data = vec![0; timers.len() * SPEC_BYTES];
+    for (timer, index) in timers.iter().zip(0..) {
+        ask(&mut job, libc::SYS_timer_gettime, &[timer.id as u64, data + index * SPEC_BYTES as u64]);
+        ask(&mut job, libc::SYS_timer_getoverrun, &[timer.id as u64]);
+    }
+    job
+}
+
+fn timer_facts(data: &[u8], calls: &[Entry]) -> Vec<(TimerSpec, i32)> {
+    let overrun = |call: &Entry| u64::try_from(call.result).unwrap_or(0) as i32;
+    let each = calls.chunks_exact(2).enumerate();
+    each.map(|(index, calls)| (spec(data, index * SPEC_BYTES, 1), overrun(&calls[1]))).collect()
+}
+
+/// Reads what a timer was set to, in units of `unit` nanoseconds.
+fn spec(data: &[u8], at: usize, unit: i64) -> TimerSpec {
+    let time = |at: usize| Timespec { sec: word(data, at) as i64, nsec: word(data, at + 8) as i64 * unit };
+    TimerSpec { interval: time(at), value: time(at + 16) }
+}
+
+fn get_policy(mode_at: u64, nodes_at: u64, count: u64, mapping: &Mapping) -> Entry {
+    let args = [mode_at, nodes_at, count, mapping.start, MPOL_F_ADDR, 0];
+    Entry::call(libc::SYS_get_mempolicy as u64, args)
 }
 
 /// Asks for the policy of each mapping; the kernel joins none that have different ones.
 ///
 /// Nothing but the process itself can ask: `/proc/PID/numa_maps` walks all pages, and shows a thread's policy where a range
 /// has none.
-fn read_policies(
-    area: &mut Area<'_>,
-    mappings: &[Mapping],
-) -> Result<HashMap<u64, MemoryPolicy>, inject::Error> {
-    let mut policies = HashMap::new();
-    for batch in mappings.chunks(1024) {
-        let data = area.data_address(0, 1);
-        let ask = |mode_at: u64, nodes_at: u64, count: u64, mapping: &Mapping| {
-            let args = [mode_at, nodes_at, count, mapping.start, MPOL_F_ADDR, 0];
-            Entry::call(libc::SYS_get_mempolicy as u64, args)
-        };
-        let mut job = Job::new(0);
-        job.data = vec![0; batch.len() * 8];
-        job.tape.extend(batch.iter().zip(0..).map(|(mapping, index)| ask(data + index * 8, 0, 0, mapping)));
-        let mut jobs = [job];
-        area.run(&mut jobs)?;
-        let [job] = jobs;
-        let has =
-            |index: usize| job.tape[index].result == 0 && word(&job.data, index * 8) as u32 != DEFAULT_POLICY;
-        let found: Vec<&Mapping> =
-            batch.iter().enumerate().filter(|(index, _)| has(*index)).map(|(_, mapping)| mapping).collect();
-        for batch in found.chunks(256) {
-            let mut job = Job::new(0);
-            job.data = vec![0; batch.len() * POLICY_BYTES];
-            job.tape.extend(batch.iter().zip(0..).map(|(mapping, index)| {
-                let at = data + index * POLICY_BYTES as u64;
-                ask(at, at + 8, MOST_NODES.into(), mapping)
-            }));
-            let mut jobs = [job];
-            area.run(&mut jobs)?;
-            let [job] = jobs;
-            let policy = |index: usize| policy(job.tape[index].result, &job.data, index * POLICY_BYTES);
-            policies.extend(
-                batch.iter().enumerate().filter_map(|(index, mapping)| Some((mapping.start, policy(index)?))),
-            );
-        }
-    }
-    Ok(policies)
+fn ask_modes(data: u64, mappings: &[Mapping]) -> Job {
+    let mut job = Job::new(0);
+    job.data = vec![0; mappings.len() * 8];
+    let each = mappings.iter().zip(0..);
+    job.tape.extend(each.map(|(mapping, index)| get_policy(data + index * 8, 0, 0, mapping)));
+    job
+}
+
+/// Lists those that have one.
+fn with_policy<'m>(job: &Job, mappings: &'m [Mapping]) -> Vec<&'m Mapping> {
+    let has =
+        |index: usize| job.tape[index].result == 0 && word(&job.data, index * 8) as u32 != DEFAULT_POLICY;
+    mappings.iter().enumerate().filter(|(index, _)| has(*index)).map(|(_, mapping)| mapping).collect()
+}
+
+/// Asks for policies with their nodes.
+fn ask_policies(data: u64, mappings: &[&Mapping]) -> Job {
+    let mut job = Job::new(0);
+    job.data = vec![0; mappings.len() * POLICY_BYTES];
+    job.tape.extend(mappings.iter().zip(0..).map(|(mapping, index)| {
+        let at = data + index * POLICY_BYTES as u64;
+        get_policy(at, at + 8, MOST_NODES.into(), mapping)
+    }));
+    job
+}
+
+fn policies_of(job: &Job, mappings: &[&Mapping]) -> Vec<(u64, MemoryPolicy)> {
+    let policy = |index: usize| policy(job.tape[index].result, &job.data, index * POLICY_BYTES);
+    let each = mappings.iter().enumerate();
+    each.filter_map(|(index, mapping)| Some((mapping.start, policy(index)?))).collect()
 }
 
 /// Reads what get_mempolicy(2) left at `at`; `None` for the default.
@@ -295,83 +332,72 @@ fn policy(result: i64, data: &[u8], at: usize) -> Option<MemoryPolicy> {
         .then(|| MemoryPolicy { mode, nodes: (0..MOST_NODES).filter(is_in).collect() })
 }
 
-fn read_threads(
-    area: &mut Area<'_>,
-    threads: &[usize],
-    questions: Questions,
-) -> Result<Vec<ThreadFacts>, inject::Error> {
-    let mut jobs: Vec<Job> = threads
-        .iter()
-        .enumerate()
-        .map(|(index, thread)| {
-            let data = area.data_address(index, threads.len());
-            let prctl = |args: [u64; 2]| Entry::call(libc::SYS_prctl as u64, [args[0], args[1], 0, 0, 0, 0]);
-            let mut job = Job::new(*thread);
-            job.data = vec![0; THREAD_DATA_BYTES];
-            job.tape.push(Entry::call(libc::SYS_sigaltstack as u64, [0, data, 0, 0, 0, 0]));
-            job.tape.push(prctl([PR_GET_TID_ADDRESS, data + 24]));
-            job.tape.push(prctl([PR_GET_PDEATHSIG, data + 32]));
-            job.tape.push(prctl([PR_GET_TIMERSLACK, 0]));
-            job.tape.push(prctl([PR_GET_SECUREBITS, 0]));
-            job.tape.push(prctl([PR_GET_TSC, data + 40]));
-            job.tape.push(prctl([PR_MCE_KILL_GET, 0]));
-            job.tape.push(prctl([PR_GET_IO_FLUSHER, 0]));
-            job.tape.extend((0..3).map(|which| prctl([PR_GET_SPECULATION_CTRL, which])));
-            let own = area.process_number() as u64;
-            let mut ask = |asked: bool, nr: libc::c_long, args: [u64; 3]| {
-                // Something harmless takes the place of a question that is not put.
-                let nr = if asked { nr } else { libc::SYS_prctl };
-                let args = if asked { args } else { [PR_GET_TIMERSLACK, 0, 0] };
-                job.tape.push(Entry::call(nr as u64, [args[0], args[1], args[2], 0, 0, 0]));
-            };
-            ask(questions.personality, libc::SYS_personality, [TELL_PERSONALITY, 0, 0]);
-            let at = data + POLICY_AT as u64;
-            ask(questions.memory_policy, libc::SYS_get_mempolicy, [at, at + 8, MOST_NODES.into()]);
-            for (keyring, _) in OWN_KEYRINGS {
-                let args = [KEYCTL_GET_KEYRING_ID, i64::from(keyring) as u64, 0];
-                ask(questions.keyrings, libc::SYS_keyctl, args);
-            }
-            let args = [own, questions.other.unwrap_or(0) as u64, KCMP_FS];
-            ask(questions.other.is_some(), libc::SYS_kcmp, args);
-            job
-        })
-        .collect();
-    area.run(&mut jobs)?;
-    Ok(jobs
-        .iter()
-        .map(|job| ThreadFacts {
-            alt_stack: AltStack {
-                address: word(&job.data, 0),
-                flags: word(&job.data, 8) as u32,
-                len_bytes: word(&job.data, 16),
-            },
-            clear_child_tid: word(&job.data, 24),
-            parent_death_signal: word(&job.data, 32) as i32,
-            timer_slack_ns: u64::try_from(job.tape[3].result).unwrap_or(0),
-            securebits: u64::try_from(job.tape[4].result).unwrap_or(0) as u32,
-            settings: ThreadSettings {
-                memory_failure: Some(job.tape[6].result)
-                    .filter(|policy| (0..MCE_KILL_DEFAULT).contains(policy))
-                    .map(|policy| policy as u32),
-                no_time_stamps: word(&job.data, 40) as u32 == TSC_SIGSEGV,
-                io_flusher: job.tape[7].result == 1,
-                speculation: [8, 9, 10].map(|index: usize| {
-                    let state = u32::try_from(job.tape[index].result).unwrap_or(0);
-                    if state & SPEC_PRCTL != 0 { state & SPEC_OFF } else { 0 }
-                }),
-                personality: None,
-            },
-            personality: u32::try_from(job.tape[11].result).ok().filter(|_| questions.personality),
-            // All zeros if it was not asked.
-            memory_policy: policy(job.tape[12].result.min(0), &job.data, POLICY_AT),
-            keyring: OWN_KEYRINGS
-                .iter()
-                .zip(&job.tape[13..])
-                .find(|(_, asked)| questions.keyrings && asked.result > 0)
-                .map(|((_, name), _)| *name),
-            confined: questions.other.is_some() && job.tape[15].result == -i64::from(libc::EPERM),
-        })
-        .collect())
+/// Asks thread `thread` of process `own`. Calls lie in the order in which [`thread_facts`] reads their results.
+fn ask_thread(thread: usize, own: i32, data: u64, questions: Questions) -> Job {
+    let prctl = |args: [u64; 2]| Entry::call(libc::SYS_prctl as u64, [args[0], args[1], 0, 0, 0, 0]);
+    let mut job = Job::new(thread);
+    job.data = vec![0; THREAD_DATA_BYTES];
+    job.tape.push(Entry::call(libc::SYS_sigaltstack as u64, [0, data, 0, 0, 0, 0]));
+    job.tape.push(prctl([PR_GET_TID_ADDRESS, data + 24]));
+    job.tape.push(prctl([PR_GET_PDEATHSIG, data + 32]));
+    job.tape.push(prctl([PR_GET_TIMERSLACK, 0]));
+    job.tape.push(prctl([PR_GET_SECUREBITS, 0]));
+    job.tape.push(prctl([PR_GET_TSC, data + 40]));
+    job.tape.push(prctl([PR_MCE_KILL_GET, 0]));
+    job.tape.push(prctl([PR_GET_IO_FLUSHER, 0]));
+    job.tape.extend((0..3).map(|which| prctl([PR_GET_SPECULATION_CTRL, which])));
+    let mut ask = |asked: bool, nr: libc::c_long, args: [u64; 3]| {
+        // Something harmless takes the place of a question that is not put.
+        let nr = if asked { nr } else { libc::SYS_prctl };
+        let args = if asked { args } else { [PR_GET_TIMERSLACK, 0, 0] };
+        job.tape.push(Entry::call(nr as u64, [args[0], args[1], args[2], 0, 0, 0]));
+    };
+    ask(questions.personality, libc::SYS_personality, [TELL_PERSONALITY, 0, 0]);
+    let at = data + POLICY_AT as u64;
+    ask(questions.memory_policy, libc::SYS_get_mempolicy, [at, at + 8, MOST_NODES.into()]);
+    for (keyring, _) in OWN_KEYRINGS {
+        let args = [KEYCTL_GET_KEYRING_ID, i64::from(keyring) as u64, 0];
+        ask(questions.keyrings, libc::SYS_keyctl, args);
+    }
+    let args = [own as u64, questions.other.unwrap_or(0) as u64, KCMP_FS];
+    ask(questions.other.is_some(), libc::SYS_kcmp, args);
+    job
+}
+
+fn thread_facts(job: &Job, questions: Questions) -> ThreadFacts {
+    let result = |index: usize| job.tape[index].result;
+    ThreadFacts {
+        alt_stack: AltStack {
+            address: word(&job.data, 0),
+            flags: word(&job.data, 8) as u32,
+            len_bytes: word(&job.data, 16),
+        },
+        clear_child_tid: word(&job.data, 24),
+        parent_death_signal: word(&job.data, 32) as i32,
+        timer_slack_ns: u64::try_from(result(3)).unwrap_or(0),
+        securebits: u64::try_from(result(4)).unwrap_or(0) as u32,
+        settings: ThreadSettings {
+            memory_failure: Some(result(6))
+                .filter(|policy| (0..MCE_KILL_DEFAULT).contains(policy))
+                .map(|policy| policy as u32),
+            no_time_stamps: word(&job.data, 40) as u32 == TSC_SIGSEGV,
+            io_flusher: result(7) == 1,
+            speculation: [8, 9, 10].map(|index: usize| {
+                let state = u32::try_from(result(index)).unwrap_or(0);
+                if state & SPEC_PRCTL != 0 { state & SPEC_OFF } else { 0 }
+            }),
+            personality: None,
+        },
+        personality: u32::try_from(result(11)).ok().filter(|_| questions.personality),
+        // All zeros if it was not asked.
+        memory_policy: policy(result(12).min(0), &job.data, POLICY_AT),
+        keyring: OWN_KEYRINGS
+            .iter()
+            .zip(&job.tape[13..])
+            .find(|(_, asked)| questions.keyrings && asked.result > 0)
+            .map(|((_, name), _)| *name),
+        confined: questions.other.is_some() && result(15) == -i64::from(libc::EPERM),
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> u64 {

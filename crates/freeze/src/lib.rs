@@ -10,7 +10,6 @@
 //! (`frost_tracee::inject`).
 #![forbid(unsafe_code)]
 
-mod ahead;
 mod aio;
 mod bundle;
 pub mod cap;
@@ -42,6 +41,7 @@ mod reach;
 mod rm;
 mod routes;
 mod stash;
+mod statuses;
 mod survey;
 mod target;
 mod tidy;

@@ -1,7 +1,6 @@
 //! The life of a freeze, in its guardian.
 
 use crate::Keeper;
-use crate::ahead::Ahead;
 use crate::cap::{Beside, Captured, Motion, sysv, tcp};
 use crate::copies::Copies;
 use crate::difference::Earlier;
@@ -16,6 +15,7 @@ use crate::nest::{self, Nests};
 use crate::patience::Patience;
 use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
+use crate::statuses::Statuses;
 use crate::survey::{self, Seen};
 use crate::urgent::Urgent;
 use crate::{Frozen, Options, cpu, deposit, end, file, host, pd, ram, reach, rm};
@@ -29,7 +29,7 @@ use frost_model::{BytePath, Checkpoint, Obstacle, PAGE_SIZE, Pid, Process, Steps
 use frost_store::{Draft, Name, Store, Then};
 use frost_sys::lease::Leases;
 use frost_sys::pagemap::Pagemap;
-use frost_sys::proc::{self, Mapping, Status, Timer};
+use frost_sys::proc::{self, Mapping, Timer};
 use frost_sys::{fault, pidfd, ptrace, sight};
 use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
 use rustix::fd::OwnedFd;
@@ -200,8 +200,9 @@ pub(crate) fn run(
             placed: &mut HashMap::new(),
             precopy,
             at: 0,
+            urgent: &urgent,
         };
-        let captures = match capture(freeze, &tree, (clocks, &features), memory, options, exact, &urgent) {
+        let captures = match capture(freeze, &tree, (clocks, &features), memory, options, exact) {
             Ok(captures) => captures,
             Err(failure) => {
                 drop(tree);
@@ -366,13 +367,12 @@ fn capture(
     mut memory: Memory<'_>,
     options: Options<'_>,
     exact: bool,
-    urgent: &Urgent,
 ) -> Result<Captures, Failure> {
     if let Some(precopy) = &mut memory.precopy {
         precopy.begin_stop();
     }
     let mut files = FileCache::default();
-    let ahead = Ahead::of(tree, urgent);
+    let statuses = Statuses::of(tree, memory.urgent);
     let living: Vec<&StoppedProcess> = tree.processes().iter().filter(|process| !process.zombie).collect();
     let users: Vec<reach::User> = living
         .iter()
@@ -415,7 +415,7 @@ fn capture(
         .map_err(|error| freeze.failed(&error))?;
     obstacles.extend(leased);
     let nests = Nests::among(seen.iter().map(|process| process.pid));
-    let (filters, in_the_way) = filter::learn(&survey::members(&seen), options.keeper);
+    let (filters, in_the_way) = filter::learn(&survey::members(&seen, Some(&statuses)), options.keeper);
     obstacles.extend(in_the_way);
     let root = seen.first().map(|root| (root.inner, root.command.as_str()));
     let (network, in_the_way) =
@@ -530,22 +530,13 @@ fn capture(
         behind.descriptions.insert(*key, id);
     }
 
-    let mut statuses = ahead.finish();
     let mut processes = Vec::with_capacity(tree.processes().len());
     for process in tree.processes() {
         processes.push(match known.remove(&process.pid) {
             Some(known) => {
                 memory.at = processes.len();
-                capture_process(
-                    tree,
-                    process,
-                    known,
-                    &mut statuses,
-                    (&behind, &filters),
-                    &mut files,
-                    &mut memory,
-                )
-                .map_err(|error| freeze.failed(&*error))?
+                capture_process(tree, process, known, &statuses, (&behind, &filters), &mut files, &mut memory)
+                    .map_err(|error| freeze.failed(&*error))?
             }
             None => Process {
                 pd: pd::capture_zombie(tree, process),
@@ -881,6 +872,7 @@ struct Memory<'a> {
     precopy: &'a mut Option<Precopy>,
     /// Which process it is of those that were captured.
     at: usize,
+    urgent: &'a Urgent,
 }
 
 impl Memory<'_> {
@@ -895,7 +887,8 @@ impl Memory<'_> {
     ) -> Result<(Pages, Vec<PageRange>), ram::Error> {
         let (pid, pack) = (process.through, self.draft.pack());
         if let Some(precopy) = self.precopy {
-            let guards = precopy.look(process, (pagemap, mapping, backing), (self.at, region), pack)?;
+            let guards =
+                precopy.look(process, (pagemap, mapping, backing), (self.at, region), pack, self.urgent)?;
             return Ok((Pages::default(), guards));
         }
         match self.earlier {
@@ -912,7 +905,7 @@ fn capture_process(
     tree: &StoppedTree,
     process: &StoppedProcess,
     known: Known,
-    statuses: &mut HashMap<i32, Status>,
+    statuses: &Statuses,
     (behind, filters): (&dyn Behind, &Filters),
     files: &mut FileCache,
     memory: &mut Memory<'_>,

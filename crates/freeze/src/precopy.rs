@@ -66,7 +66,7 @@ const SMALL_BYTES: u64 = 32 << 20;
 const STASH_BYTES: Range<u64> = 1 << 20..48 << 20;
 /// The same of a program that goes on from an earlier image, beside what it is seen to write. More would be touched in vain, as a
 /// rule, which takes as long as to copy it.
-const STASH_LEAST_BYTES: u64 = 16 << 20;
+const STASH_LEAST_BYTES: u64 = 4 << 20;
 /// So much in the stop is worth a word to the user.
 const MUCH_BYTES: u64 = 64 << 20;
 
@@ -85,6 +85,8 @@ pub(crate) struct Precopy {
     looked: Vec<Looked>,
     /// Pages of the processes that were looked at in the stop, each being its own place.
     populated: BTreeMap<i32, ram::Placed>,
+    /// Reads the memory of the process that was looked at last, in the stop.
+    source: Option<(i32, ram::Source)>,
     /// The parent of the process that was looked at last, as one that it may share pages with.
     kin: Option<(i32, Option<ram::Kin>)>,
     /// Flags of the mappings of the last stop were read before it: by process.
@@ -183,6 +185,7 @@ impl Precopy {
             urgent: None,
             looked: Vec::new(),
             populated: BTreeMap::new(),
+            source: None,
             kin: None,
             assumed: Vec::new(),
             reading: None,
@@ -427,6 +430,7 @@ impl Precopy {
         self.stopped_bytes = 0;
         self.looked.clear();
         self.populated.clear();
+        self.source = None;
         self.kin = None;
         self.assumed.clear();
     }
@@ -459,6 +463,7 @@ impl Precopy {
         (pagemap, mapping, backing): (&Pagemap, &Mapping, &Backing),
         (at, region): (usize, usize),
         pack: &mut PackWriter,
+        urgent: &Urgent,
     ) -> Result<Vec<PageRange>, ram::Error> {
         if !ram::has_private_pages(mapping, backing) {
             return Ok(Vec::new());
@@ -519,7 +524,12 @@ impl Precopy {
                 own = changed;
             }
         }
-        self.copy(&mut ram::Source::new(through), pid, &own, pack)?;
+        let source = match self.source.take() {
+            Some((of, source)) if of == through => source,
+            _ => ram::Source::new(through),
+        };
+        self.copy(&source, pid, &own, pack, urgent)?;
+        self.source = Some((through, source));
         let there = self.populated.entry(pid).or_default();
         there.extend(populated.iter().map(|(start, end)| (*start, end - start, *start)));
         self.looked.push(Looked {
@@ -545,24 +555,34 @@ impl Precopy {
         self.kin.as_ref().and_then(|(_, kin)| kin.as_ref())
     }
 
-    /// Copies pages of a stopped process into the stash, and from there to the pack if there are many.
+    /// Copies pages of a stopped process into the stash, and to the pack what finds no room there.
     fn copy(
         &mut self,
-        source: &mut ram::Source,
+        source: &ram::Source,
         pid: i32,
         ranges: &[(u64, u64)],
         pack: &mut PackWriter,
+        urgent: &Urgent,
     ) -> Result<(), ram::Error> {
-        for (start, end) in ranges {
-            let mut at = *start;
-            while at < *end {
-                at = self.stash.copy(pid, (at, *end), Room::All, |address, out| source.read(address, out))?;
-                if at < *end {
-                    self.empty_stash(pack, &mut None)?;
-                }
-            }
-            self.stopped_bytes += end - start;
+        self.stopped_bytes += ranges.iter().map(|(start, end)| end - start).sum::<u64>();
+        // The program leaves its processor to us.
+        let left = self.stash.copy_all(pid, ranges, urgent.leave(), |at, out| source.read(at, out))?;
+        if left.is_empty() {
+            return Ok(());
         }
+        let missing = ram::Error::Read { pid, address: left[0].0, source: Errno::SRCH };
+        let member = self.members.get_mut(&pid).ok_or(missing)?;
+        let mut buffer = vec![0; CHUNK_BYTES as usize];
+        for (start, end) in left {
+            // Some of it may have an older copy there.
+            self.stash.forget(pid, start, end);
+            for at in (start..end).step_by(CHUNK_BYTES as usize) {
+                let bytes = &mut buffer[..(end - at).min(CHUNK_BYTES) as usize];
+                source.read(at, bytes)?;
+                member.keep(at, bytes, pack, &mut None)?;
+            }
+        }
+        pack.filled(pack.len_bytes());
         Ok(())
     }
 
@@ -575,13 +595,7 @@ impl Precopy {
         for kept in self.stash.empty() {
             // A process that came into being meanwhile is a member since its mappings were read.
             let Some(member) = self.members.get_mut(&kept.pid) else { continue };
-            let bytes = self.stash.bytes(kept);
-            let end = kept.address + bytes.len() as u64;
-            member.forget_places(kept.address, end);
-            for piece in member.places.find(kept.address, end) {
-                let at = (piece.address - kept.address) as usize;
-                member.store(piece, &bytes[at..at + piece.len_bytes as usize], pack, earlier)?;
-            }
+            member.keep(kept.address, self.stash.bytes(kept), pack, earlier)?;
         }
         pack.filled(pack.len_bytes());
         Ok(())
@@ -913,6 +927,23 @@ impl Member {
             }
         }
         pack.filled(pack.len_bytes());
+        Ok(())
+    }
+
+    /// Stores pages that were written since they were stored last.
+    fn keep(
+        &mut self,
+        address: u64,
+        bytes: &[u8],
+        pack: &mut PackWriter,
+        earlier: &mut Option<Earlier>,
+    ) -> Result<(), ram::Error> {
+        let end = address + bytes.len() as u64;
+        self.forget_places(address, end);
+        for piece in self.places.find(address, end) {
+            let at = (piece.address - address) as usize;
+            self.store(piece, &bytes[at..at + piece.len_bytes as usize], pack, earlier)?;
+        }
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 /// Why memory could not be captured.
 #[derive(Debug, thiserror::Error)]
@@ -228,22 +229,23 @@ pub(crate) fn private_content(
 /// The memory of a process, read from outside.
 pub(crate) struct Source {
     pid: i32,
-    mem: Option<OwnedFd>,
+    mem: OnceLock<OwnedFd>,
 }
 
 impl Source {
     pub(crate) fn new(pid: i32) -> Self {
-        Self { pid, mem: None }
+        Self { pid, mem: OnceLock::new() }
     }
 
     /// Reads all of `out` at `address`.
-    pub(crate) fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Error> {
+    pub(crate) fn read(&self, address: u64, out: &mut [u8]) -> Result<(), Error> {
         let pid = self.pid;
-        let file = match &mut self.mem {
-            Some(file) => file,
-            none => none.insert(open_mem(pid).map_err(|source| Error::Read { pid, address, source })?),
-        };
-        read_exactly(pid, address, out, |at, out| rustix::io::pread(&*file, out, at))
+        if self.mem.get().is_none() {
+            let file = open_mem(pid).map_err(|source| Error::Read { pid, address, source })?;
+            let _ = self.mem.set(file);
+        }
+        let Some(file) = self.mem.get() else { return Ok(()) };
+        read_exactly(pid, address, out, |at, out| rustix::io::pread(file, out, at))
     }
 }
 

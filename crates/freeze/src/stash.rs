@@ -11,8 +11,15 @@ use frost_model::PAGE_SIZE;
 use frost_sys::own::Anonymous;
 use rustix::io::Errno;
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 const PAGE: usize = PAGE_SIZE as usize;
+/// Most bytes that are read by one call, so that two threads have about as much to do.
+const JOB_BYTES: usize = 64 << 10;
+/// How many calls a thread makes before it asks for more of them.
+const JOBS_AT_ONCE: usize = 32;
+/// So much takes twice as long as it takes to begin a thread.
+const MUCH_BYTES: usize = 1 << 20;
 
 /// Copies of pages, by process and address.
 #[derive(Debug, Default)]
@@ -41,6 +48,14 @@ pub(crate) struct Kept {
     count: usize,
 }
 
+/// Consecutive pages with consecutive slots.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    address: u64,
+    first: usize,
+    count: usize,
+}
+
 impl Stash {
     /// Has room for `len_bytes`, all of it touched; in huge pages, where the kernel has some.
     ///
@@ -65,40 +80,112 @@ impl Stash {
         room: Room,
         mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
     ) -> Result<u64, E> {
-        let Some(bytes) = &mut self.bytes else { return Ok(start) };
-        let slots = bytes.len() / PAGE;
-        let room = if room == Room::All { slots } else { slots / 4 * 3 };
+        let room = self.room(room);
         let mut at = start;
-        while at < end {
-            let most = ((end - at) / PAGE_SIZE) as usize;
-            let page = |index: usize| (pid, at + index as u64 * PAGE_SIZE);
-            let (first, count) = match self.slots.get(&page(0)) {
-                Some(&first) => {
-                    let follows = |index: &usize| self.slots.get(&page(*index)) != Some(&(first + index));
-                    (first, (1..most).find(follows).unwrap_or(most))
-                }
-                None => {
-                    let most = most.min(room.saturating_sub(self.used));
-                    let count =
-                        (0..most).find(|index| self.slots.contains_key(&page(*index))).unwrap_or(most);
-                    (self.used, count)
-                }
-            };
-            if count == 0 {
-                break;
-            }
-            let until = at + count as u64 * PAGE_SIZE;
-            if let Err(error) = read(at, &mut bytes[first * PAGE..(first + count) * PAGE]) {
+        while let Some(place) = self.place(pid, at, end, room) {
+            let Some(bytes) = &mut self.bytes else { break };
+            let until = at + place.count as u64 * PAGE_SIZE;
+            if let Err(error) = read(at, &mut bytes[place.first * PAGE..(place.first + place.count) * PAGE]) {
                 self.forget(pid, at, until);
                 return Err(error);
-            }
-            if first == self.used {
-                self.slots.extend((0..count).map(|index| (page(index), first + index)));
-                self.used += count;
             }
             at = until;
         }
         Ok(at)
+    }
+
+    /// Copies all pages of `ranges` for which there is room, by another thread as well if they are many, which calls `leave`
+    /// first; returns the ranges for which there was none.
+    ///
+    /// # Errors
+    /// One of `read`; none of the pages has a copy here then.
+    pub(crate) fn copy_all<E: Send>(
+        &mut self,
+        pid: i32,
+        ranges: &[(u64, u64)],
+        leave: impl FnOnce() + Send,
+        read: impl Fn(u64, &mut [u8]) -> Result<(), E> + Sync,
+    ) -> Result<Vec<(u64, u64)>, E> {
+        let room = self.room(Room::All);
+        let (mut places, mut left) = (Vec::new(), Vec::new());
+        for (start, end) in ranges {
+            let mut at = *start;
+            while let Some(place) = self.place(pid, at, *end, room) {
+                at += place.count as u64 * PAGE_SIZE;
+                places.push(place);
+            }
+            if at < *end {
+                left.push((at, *end));
+            }
+        }
+        // No slot is given away twice, so that they can be parted.
+        places.sort_unstable_by_key(|place| place.first);
+        let mut jobs = Vec::with_capacity(places.len());
+        let mut rest = self.bytes.as_mut().map_or(&mut [][..], |bytes| &mut bytes[..]);
+        let mut at = 0;
+        for place in places {
+            let (_, behind) = std::mem::take(&mut rest).split_at_mut((place.first - at) * PAGE);
+            let (pages, behind) = behind.split_at_mut(place.count * PAGE);
+            jobs.extend((place.address..).step_by(JOB_BYTES).zip(pages.chunks_mut(JOB_BYTES)));
+            (rest, at) = (behind, place.first + place.count);
+        }
+        let is_much = jobs.iter().map(|(_, pages)| pages.len()).sum::<usize>() >= MUCH_BYTES;
+        let jobs = Mutex::new(jobs.into_iter());
+        let work = || loop {
+            let some: Vec<_> = {
+                let mut jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
+                jobs.by_ref().take(JOBS_AT_ONCE).collect()
+            };
+            if some.is_empty() {
+                return Ok(());
+            }
+            some.into_iter().try_for_each(|(address, pages)| read(address, pages))?;
+        };
+        let outcome = std::thread::scope(|scope| {
+            let named = || std::thread::Builder::new().name("frost-copy".to_owned());
+            let help = || {
+                leave();
+                work()
+            };
+            // Without it we do it alone.
+            let helper = if is_much { named().spawn_scoped(scope, help).ok() } else { None };
+            let own = work();
+            let theirs = helper.map_or(Ok(Ok(())), std::thread::ScopedJoinHandle::join);
+            own.and(theirs.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        if let Err(error) = outcome {
+            ranges.iter().for_each(|(start, end)| self.forget(pid, *start, *end));
+            return Err(error);
+        }
+        Ok(left)
+    }
+
+    /// Returns how many slots may be used.
+    fn room(&self, room: Room) -> usize {
+        let slots = self.bytes.as_ref().map_or(0, |bytes| bytes.len() / PAGE);
+        if room == Room::All { slots } else { slots / 4 * 3 }
+    }
+
+    /// Gives consecutive slots to pages from `at` on, those that they have where they have some; `None` at the `end`, and if
+    /// there is no `room`.
+    fn place(&mut self, pid: i32, at: u64, end: u64, room: usize) -> Option<Place> {
+        let most = (end.saturating_sub(at) / PAGE_SIZE) as usize;
+        let page = |index: usize| (pid, at + index as u64 * PAGE_SIZE);
+        let (first, count) = match self.slots.get(&page(0)) {
+            Some(&first) => {
+                let follows = |index: &usize| self.slots.get(&page(*index)) != Some(&(first + index));
+                (first, (1..most).find(follows).unwrap_or(most))
+            }
+            None => {
+                let most = most.min(room.saturating_sub(self.used));
+                let count = (0..most).find(|index| self.slots.contains_key(&page(*index))).unwrap_or(most);
+                let first = self.used;
+                self.slots.extend((0..count).map(|index| (page(index), first + index)));
+                self.used += count;
+                (first, count)
+            }
+        };
+        (count > 0).then_some(Place { address: at, first, count })
     }
 
     /// Returns whether there is a copy of a page.
@@ -188,6 +275,43 @@ mod tests {
                 naive.clear();
             }
         }
+    }
+
+    #[test]
+    fn two_threads_copy_as_one_does() {
+        const PAGES: u64 = 1024;
+        let mut stash = Stash::with_room(PAGES as usize * PAGE).unwrap();
+        // Each page tells its number, and which copy it is.
+        let read = |copy: u8| {
+            move |address: u64, out: &mut [u8]| {
+                for (index, page) in out.chunks_mut(PAGE).enumerate() {
+                    let number = address / PAGE_SIZE + index as u64;
+                    page.fill(number as u8 ^ copy);
+                    page[..8].copy_from_slice(&number.to_ne_bytes());
+                }
+                Ok::<(), ()>(())
+            }
+        };
+        // Slots in another order than pages, and some of them twice.
+        let page = |number: u64| number * PAGE_SIZE;
+        stash.copy(1, (page(500), page(520)), Room::All, read(1)).unwrap();
+        let ranges = [(page(510), page(700)), (page(0), page(400)), (page(750), page(2000))];
+        let left = stash.copy_all(1, &ranges, || (), read(2)).unwrap();
+        let fit = PAGES - 20 - 180 - 400;
+        assert_eq!(left, [(page(750 + fit), page(2000))]);
+        let mut found = BTreeMap::new();
+        for kept in stash.empty() {
+            for (index, bytes) in stash.bytes(kept).chunks(PAGE).enumerate() {
+                let number = kept.address / PAGE_SIZE + index as u64;
+                assert_eq!(bytes[..8], number.to_ne_bytes());
+                found.insert(number, bytes[8] ^ number as u8);
+            }
+        }
+        let first = (500..510).map(|number| (number, 1));
+        let second = (0..400).chain(510..700).chain(750..750 + fit).map(|number| (number, 2));
+        assert_eq!(found, first.chain(second).collect());
+        assert_eq!(stash.copy_all(1, &ranges, || (), |_, _| Err(())), Err(()));
+        assert!(stash.empty().is_empty());
     }
 
     #[test]

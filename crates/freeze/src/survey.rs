@@ -7,6 +7,7 @@ use crate::filter::{self, Member};
 use crate::nest::{self, Nests};
 use crate::patience::Patience;
 use crate::rm::{self, Behind, FileCache};
+use crate::statuses::Statuses;
 use crate::{file, reach, target};
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::{Obstacle, Pid};
@@ -81,7 +82,7 @@ pub(crate) fn look(
     // One word about it says more than one about each namespace and file there.
     let refused = !in_the_way.is_empty();
     obstacles.extend(in_the_way);
-    let unfinished = |process: &&Seen<'_>| target::is_unfinished(process.pid);
+    let unfinished = |process: &&Seen<'_>| target::is_unfinished(process.pid, process.status);
     let (coming, settled): (Vec<&Seen<'_>>, Vec<&Seen<'_>>) = seen.iter().partition(unfinished);
     if let Some(first) = coming.first() {
         obstacles.retain(|obstacle| {
@@ -138,15 +139,20 @@ pub(crate) fn is_keeper(pid: i32) -> bool {
     proc::link(pid, "exe").is_ok_and(|exe| exe.starts_with(b"/memfd:frost-keeper"))
 }
 
-/// Looks at the threads of all processes, for their filters.
-pub(crate) fn members(seen: &[Seen<'_>]) -> Vec<Member> {
+/// Looks at the threads of all processes, for their filters; where they stand still their states may be `known`.
+pub(crate) fn members(seen: &[Seen<'_>], known: Option<&Statuses>) -> Vec<Member> {
     let nests = Nests::among(seen.iter().map(|process| process.pid));
     let look = |process: &Seen<'_>| {
         let nested = nests.keeper_of(process.pid).is_some_and(|keeper| keeper != process.pid);
-        Member::look(process.pid, process.inner, &process.command, nested)
+        let Some(known) = known else {
+            return Member::look(process.pid, process.inner, &process.command, nested);
+        };
+        let states = known.of_process(process.pid);
+        let threads = states.filter_map(|(tid, status)| Some((tid, status.ok()?.clone()))).collect();
+        Member::with(process.pid, process.inner, &process.command, nested, threads)
     };
     // One word about what only begins there says enough.
-    seen.iter().filter(|process| !target::is_unfinished(process.pid)).map(look).collect()
+    seen.iter().filter(|process| !target::is_unfinished(process.pid, process.status)).map(look).collect()
 }
 
 /// Opens mapped files that were deleted and that no descriptor refers to, by way of the kernel's links to them, and adds
@@ -364,7 +370,7 @@ fn look_at(running: &[Running], keeper: Option<&dyn Keeper>) -> Result<Vec<Obsta
         })
         .collect();
     let (_, mut obstacles) = look(&seen, &mut files, Motion::Running, keeper)?;
-    obstacles.extend(filter::survey(&members(&seen), keeper));
+    obstacles.extend(filter::survey(&members(&seen, None), keeper));
     let root = seen.first().map(|root| (root.inner, root.command.as_str()));
     obstacles.extend(crate::network::look(keeper, root)?.1);
     Ok(obstacles)

@@ -217,7 +217,10 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, home: Option<i32>) -
 
 /// Whether a process lives in namespaces whose first process has not executed anything yet, as that of a `frost run` which
 /// is on its way to become a keeper.
-pub(crate) fn is_unfinished(pid: i32) -> bool {
+pub(crate) fn is_unfinished(pid: i32, status: &Status) -> bool {
+    if status.depth() == 0 {
+        return false;
+    }
     let exe = |pid: i32| proc::link(pid, "exe").ok();
     let mut at = pid;
     // A first process has a parent outside, where the number of levels is less.
@@ -254,11 +257,14 @@ const ONE_FOR_ALL: [(&str, &str); 5] =
 /// Lists the processes that live in other namespaces than the first, as those of a sandbox.
 pub(crate) fn survey_namespaces(pids: &[(i32, Pid)]) -> Vec<Obstacle> {
     let mut obstacles = Vec::new();
+    let Some(((root, _), others)) = pids.split_first().filter(|(_, others)| !others.is_empty()) else {
+        return obstacles;
+    };
     for (file, name) in ONE_FOR_ALL {
         let namespace =
             |pid: i32| rustix::fs::readlink(proc::path(pid, &format!("ns/{file}")), Vec::new()).ok();
-        let Some(first) = pids.first().and_then(|(pid, _)| namespace(*pid)) else { continue };
-        for (pid, _) in pids {
+        let Some(first) = namespace(*root) else { continue };
+        for (pid, _) in others {
             if namespace(*pid).is_some_and(|theirs| theirs != first) {
                 obstacles.push(Obstacle {
                     // The number by which it is known here: in a pid namespace of its own it may be 1.

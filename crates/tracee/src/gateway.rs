@@ -13,6 +13,8 @@ use frost_sys::memory;
 use frost_sys::proc::Mapping;
 use frost_sys::ptrace::{self, REGISTER_WORDS, Stop};
 use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// `syscall; ret`.
 const SYSCALL_RET: [u8; 3] = [0x0f, 0x05, 0xc3];
@@ -46,28 +48,15 @@ impl Gateway {
             .collect();
         // The dynamic linker has both sequences and is smaller than the C library.
         code.sort_by_key(|mapping| (mapping.end - mapping.start, mapping.start));
-        let (mut plain, mut pair) = (None, (None, None));
+        let mut found = Places::default();
         for mapping in code {
-            let bytes = read_mapping(pid, mapping);
-            // All of them hold a `syscall`, so one pass over some 100 KiB finds them.
-            for at in (1..bytes.len()).filter(|at| bytes[*at - 1..=*at] == SYSCALL_RET[..2]).map(|at| at - 1)
-            {
-                let address = mapping.start + at as u64;
-                plain = plain.or(Some(address));
-                if bytes[at..].starts_with(&SYSCALL_RET) {
-                    pair.0 = pair.0.or(Some(address));
-                }
-                if bytes[..at + 2].ends_with(&RESTORER) {
-                    pair.1 = pair.1.or(Some(address - (RESTORER.len() as u64 - 2)));
-                }
-                if pair.0.is_some() && pair.1.is_some() {
-                    break;
-                }
-            }
-            if pair.0.is_some() && pair.1.is_some() {
+            let more = search(pid, mapping).map(|offset| mapping.start + offset);
+            found = found.or(more);
+            if found.returning.is_some() && found.restorer.is_some() {
                 break;
             }
         }
+        let pair = (found.returning, found.restorer);
         if let (Some(syscall), Some(restorer)) = pair {
             // A frame cannot give a restart block back, so threads with one come last: should we die, their call is
             // issued again instead.
@@ -80,7 +69,7 @@ impl Gateway {
                 return Ok(Self { pid, thread, syscall, restorer: Some(restorer), frame: Some(frame) });
             }
         }
-        let syscall = plain.ok_or(Error::NoSyscall { pid })?;
+        let syscall = found.syscall.ok_or(Error::NoSyscall { pid })?;
         Ok(Self { pid, thread: 0, syscall, restorer: None, frame: None })
     }
 
@@ -171,10 +160,81 @@ fn frame_on_stack(thread: &StoppedThread, mappings: &[Mapping], restorer: u64) -
     Some(Frame::new(address, &registers, &xstate, thread.mask, restorer))
 }
 
-fn read_mapping(pid: i32, mapping: &Mapping) -> Vec<u8> {
+/// Code by which calls can be made: where it lies.
+#[derive(Clone, Copy, Debug, Default)]
+struct Places {
+    /// A `syscall`.
+    syscall: Option<u64>,
+    /// One with a `ret` behind it.
+    returning: Option<u64>,
+    /// What calls rt_sigreturn.
+    restorer: Option<u64>,
+}
+
+impl Places {
+    fn map(self, change: impl Fn(u64) -> u64) -> Self {
+        Self {
+            syscall: self.syscall.map(&change),
+            returning: self.returning.map(&change),
+            restorer: self.restorer.map(&change),
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self {
+            syscall: self.syscall.or(other.syscall),
+            returning: self.returning.or(other.returning),
+            restorer: self.restorer.or(other.restorer),
+        }
+    }
+
+    /// Looks for them in code, until those are found that go together.
+    fn in_code(bytes: &[u8]) -> Self {
+        let mut found = Self::default();
+        let starts = bytes.windows(2).enumerate().filter(|(_, pair)| **pair == SYSCALL_RET[..2]);
+        for (at, _) in starts {
+            found.syscall = found.syscall.or(Some(at as u64));
+            if bytes[at..].starts_with(&SYSCALL_RET) {
+                found.returning = found.returning.or(Some(at as u64));
+            }
+            if bytes[..at + 2].ends_with(&RESTORER) {
+                found.restorer = found.restorer.or(Some((at + 2 - RESTORER.len()) as u64));
+            }
+            if found.returning.is_some() && found.restorer.is_some() {
+                break;
+            }
+        }
+        found
+    }
+}
+
+/// Looks for code in a mapping, and gives offsets in it. What was found in a file once is not looked for again, only at.
+fn search(pid: i32, mapping: &Mapping) -> Places {
+    /// A part of a file: device, inode, offset and length.
+    type Part = (u64, u64, u64, u64);
+    static KNOWN: Mutex<BTreeMap<Part, Places>> = Mutex::new(BTreeMap::new());
+    let part = (mapping.device, mapping.inode, mapping.offset, mapping.end - mapping.start);
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let places = known().get(&part).copied().filter(|_| mapping.inode != 0);
+    if let Some(places) = places {
+        let is = |offset: Option<u64>, code: &[u8]| {
+            let mut there = [0; RESTORER.len()];
+            let there = &mut there[..code.len()];
+            offset.is_none_or(|offset| {
+                memory::read(pid, mapping.start + offset, there) == Ok(code.len()) && there == code
+            })
+        };
+        if is(places.syscall, &SYSCALL_RET[..2])
+            && is(places.returning, &SYSCALL_RET)
+            && is(places.restorer, &RESTORER)
+        {
+            return places;
+        }
+    }
     // Enough for every C library; what lies behind is not needed.
     let mut bytes = vec![0; (mapping.end - mapping.start).min(4 << 20) as usize];
     let got = memory::read(pid, mapping.start, &mut bytes).unwrap_or(0);
-    bytes.truncate(got);
-    bytes
+    let places = Places::in_code(&bytes[..got]);
+    known().insert(part, places);
+    places
 }

@@ -112,6 +112,33 @@ impl Job {
     }
 }
 
+/// Jobs of one thread that are run by one tape: each time a thread is set to run and stops again, another processor may
+/// have to be woken for it, which takes as long as hundreds of calls.
+#[derive(Debug)]
+pub struct Chain {
+    thread: usize,
+    /// Where data lies in the area.
+    address: u64,
+    data: Vec<u8>,
+    tape: Vec<Entry>,
+    /// How much data and how many calls each job has, and where they begin.
+    parts: Vec<(std::ops::Range<usize>, std::ops::Range<usize>)>,
+}
+
+impl Chain {
+    /// Adds a job, made for the address at which its data will lie; returns its place among the results.
+    pub fn add(&mut self, make: impl FnOnce(u64) -> Job) -> usize {
+        let at = self.data.len().next_multiple_of(64);
+        let job = make(self.address + at as u64);
+        self.data.resize(at, 0);
+        self.data.extend(&job.data);
+        let calls = self.tape.len()..self.tape.len() + job.tape.len();
+        self.tape.extend(job.tape);
+        self.parts.push((at..self.data.len(), calls));
+        self.parts.len() - 1
+    }
+}
+
 impl<'a> Area<'a> {
     /// Maps an area into `process`, whose mappings are given in ascending order.
     ///
@@ -195,6 +222,29 @@ impl<'a> Area<'a> {
             outcome = outcome.and(ended).and(restored);
         }
         outcome
+    }
+
+    /// Begins a chain of jobs of a thread.
+    pub fn chain(&self, thread: usize) -> Chain {
+        let address = self.data_address(0, 1);
+        Chain { thread, address, data: Vec::new(), tape: Vec::new(), parts: Vec::new() }
+    }
+
+    /// Runs a chain; returns its jobs with their results.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_chain(&mut self, chain: Chain) -> Result<Vec<Job>, Error> {
+        let Chain { thread, data, tape, parts, .. } = chain;
+        let mut jobs = [Job { tape, data, ..Job::new(thread) }];
+        self.run(&mut jobs)?;
+        let [whole] = jobs;
+        let part = |(data, calls): (std::ops::Range<usize>, std::ops::Range<usize>)| Job {
+            data: whole.data[data].to_vec(),
+            tape: whole.tape[calls].to_vec(),
+            ..Job::new(thread)
+        };
+        Ok(parts.into_iter().map(part).collect())
     }
 
     /// Runs one job that stops once on its way: behind `before` calls of its tape `between` is given the results so

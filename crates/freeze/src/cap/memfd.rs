@@ -6,11 +6,16 @@ use frost_model::cap::{Capability, Memfd};
 use frost_model::id::DataspaceId;
 use frost_model::ram::{Dataspace, DataspaceKind};
 use rustix::fs::{MemfdFlags, memfd_create};
+use std::sync::OnceLock;
 
 /// Returns the device number of memfds: they all lie in one file system of the kernel's own.
 pub(super) fn device() -> Option<u64> {
-    let own = memfd_create("frost-probe", MemfdFlags::CLOEXEC).ok()?;
-    rustix::fs::fstat(own).ok().map(|stat| stat.st_dev)
+    static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
+    let ask = || {
+        let own = memfd_create("frost-probe", MemfdFlags::CLOEXEC).ok()?;
+        rustix::fs::fstat(own).ok().map(|stat| stat.st_dev)
+    };
+    *DEVICE.get_or_init(ask)
 }
 
 /// Returns the name of a memfd, or `None` if this is something else.

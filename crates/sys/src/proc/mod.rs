@@ -49,9 +49,12 @@ fn of_thread(pid: i32, tid: i32, name: &str) -> Result<Vec<u8>> {
 /// These tell no length, and give a page at a time: `std::fs::read` would begin with 32 bytes and need ten calls.
 pub fn file(path: &std::path::Path) -> Result<Vec<u8>> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut bytes = Vec::with_capacity(4096);
+    let mut bytes = Vec::with_capacity(8192);
     loop {
-        bytes.reserve(4096);
+        // Most files are smaller, and need no more room to be found at their end.
+        if bytes.capacity() - bytes.len() < 4096 {
+            bytes.reserve(8192);
+        }
         match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
             Ok(0) => return Ok(bytes),
             Ok(_) | Err(Errno::INTR) => {}
@@ -120,6 +123,10 @@ pub fn children_of(pid: i32, tid: i32) -> Result<Vec<i32>> {
     // beginning and skips as many as have ended (`get_children_pid`, fs/proc/array.c): one that lives is then missing.
     // A list that was cut so has somebody who is not in the next one.
     let mut list = children_once(pid, tid)?;
+    if list.is_empty() {
+        // The first of a list is never missed.
+        return Ok(list);
+    }
     let mut seen = BTreeSet::new();
     for _ in 0..CHANGING_LISTS {
         let again = children_once(pid, tid)?;

@@ -42,6 +42,8 @@ pub struct Status {
     pub inner_groups: Vec<i32>,
     /// `NSsid`, likewise.
     pub inner_sessions: Vec<i32>,
+    /// `VmLck` in bytes: locked in memory.
+    pub locked_bytes: u64,
     /// `VmRSS` in bytes.
     pub resident_bytes: u64,
     /// `SigPnd`: pending for the thread.
@@ -141,6 +143,7 @@ fn parse(text: &[u8]) -> Status {
             b"NSpid" => status.inner_pids = signed(),
             b"NSpgid" => status.inner_groups = signed(),
             b"NSsid" => status.inner_sessions = signed(),
+            b"VmLck" => status.locked_bytes = number() * 1024,
             b"VmRSS" => status.resident_bytes = number() * 1024,
             b"SigPnd" => status.pending = hex(),
             b"ShdPnd" => status.shared_pending = hex(),
