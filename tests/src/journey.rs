@@ -464,6 +464,33 @@ pub fn left_running(binary: &Path, name: &str, who: Who) {
     scene.is_empty_soon();
 }
 
+/// Each process but the first gets one signal while it stands still for an image, which it may take several to see.
+pub fn signalled_in_the_stop(binary: &Path, name: &str, who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
+    let traveller = Traveller::set_out(&scene, binary, name, Stdio::Null);
+    let pid = traveller.pid.to_string();
+    let children: Vec<i32> = traveller.tree.iter().copied().filter(|pid| *pid != traveller.pid).collect();
+    let signalling = std::thread::spawn(move || {
+        for child in children {
+            let child = rustix::process::Pid::from_raw(child).expect("a pid");
+            let stat = format!("/proc/{child}/stat");
+            let stands = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") t "));
+            let since = std::time::Instant::now();
+            while !stands() {
+                assert!(since.elapsed() < LIMIT, "process {child} never stood still");
+                std::thread::yield_now();
+            }
+            rustix::process::kill_process(child, rustix::process::Signal::USR1).expect("it lives");
+        }
+    });
+    while !signalling.is_finished() {
+        scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running"]).ok();
+    }
+    signalling.join().expect("all stood still");
+    traveller.arrive("signalled");
+    scene.is_empty_soon();
+}
+
 /// Frozen again and again while it runs, then thawed as a copy from each of the images: whatever it did meanwhile, each is
 /// of one instant. Nothing is to be seen in it afterwards.
 pub fn snapshots(binary: &Path, name: &str, who: Who, rounds: u32) {

@@ -94,6 +94,8 @@ const SPECIAL: &[&str] = &[
     "volatile_lost",
     "volatile_changed",
     "filter_few_calls",
+    "filter_few_calls_on_a_fiber",
+    "filter_few_calls_of_many",
     "filter_no_executable_memory",
     "filter_without_asking",
     "filter_rights_given_up",
@@ -434,13 +436,23 @@ fn an_ordinary_user_s_filters_are_refused_by_name_outside_of_the_runtime() {
 /// Root may suspend filters; for anybody else a process whose filters forbid what a freeze asks of it is out of reach.
 #[test]
 fn filters_that_forbid_a_freeze_are_suspended_by_root() {
-    for name in ["filter_few_calls", "filter_no_executable_memory"] {
+    let few = ["filter_few_calls", "filter_few_calls_on_a_fiber", "filter_few_calls_of_many"];
+    for name in few.into_iter().chain(["filter_no_executable_memory"]) {
         journey::unfrozen(binary(), name);
         if reads_filters() {
             journey::thawed(binary(), name, Who::Myself);
+            journey::left_running(binary(), name, Who::Myself);
             journey::thawed_in_the_runtime(binary(), name, Who::Myself);
         }
         journey::refused_in_the_runtime(binary(), name, "forbids calls", Who::Ordinary);
+    }
+}
+
+/// Who waits for a signal by a call that a stop interrupts is not told of the stop, but of the signal.
+#[test]
+fn signals_that_come_amid_the_stop_end_calls() {
+    for who in [Who::Myself, Who::Ordinary] {
+        journey::signalled_in_the_stop(binary(), "restart_calls_signalled", who);
     }
 }
 
@@ -721,6 +733,7 @@ carried! {
     restart_write_pipe
     restart_open_fifo
     restart_wait4
+    restart_calls_signalled
     restart_waitid
     restart_nanosleep_signalled
     restart_on_small_stacks

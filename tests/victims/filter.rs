@@ -19,6 +19,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("filter_traps", traps),
     ("filter_without_asking", without_asking),
     ("filter_few_calls", few_calls),
+    ("filter_few_calls_on_a_fiber", few_calls_on_a_fiber),
+    ("filter_few_calls_of_many", few_calls_of_many),
     ("filter_left_area", left_area),
     ("filter_no_executable_memory", no_executable_memory),
     ("filter_rights_given_up", rights_given_up),
@@ -355,8 +357,9 @@ fn without_asking(stage: &Stage) -> Verdict {
     Ok(())
 }
 
-/// As a sandbox for one purpose: all but a few calls would kill it.
-fn few_calls(stage: &Stage) -> Verdict {
+/// As a sandbox for one purpose: all but a few calls would kill it. Among them is not restart_syscall, by which the kernel
+/// goes on with a call that was interrupted.
+fn only_few_calls() -> Verdict {
     let allowed = [
         libc::SYS_read,
         libc::SYS_write,
@@ -368,20 +371,63 @@ fn few_calls(stage: &Stage) -> Verdict {
         libc::SYS_clock_nanosleep,
         libc::SYS_clock_gettime,
     ];
+    let mut code = vec![Instruction(LOAD, 0, 0, 0)];
+    let count = allowed.len() as u8;
+    code.extend((0..count).zip(allowed).map(|(at, nr)| Instruction(EQUAL, count - at, 0, nr as u32)));
+    code.extend([Instruction(RETURN, 0, 0, KILL), Instruction(RETURN, 0, 0, ALLOW)]);
+    no_new_privs()?;
+    install(&code, 0).map(drop)
+}
+
+fn few_calls(stage: &Stage) -> Verdict {
     let counter = Counter::new()?;
     let child = stage.fork(|| {
-        let mut code = vec![Instruction(LOAD, 0, 0, 0)];
-        let count = allowed.len() as u8;
-        code.extend((0..count).zip(allowed).map(|(at, nr)| Instruction(EQUAL, count - at, 0, nr as u32)));
-        code.extend([Instruction(RETURN, 0, 0, KILL), Instruction(RETURN, 0, 0, ALLOW)]);
-        no_new_privs()?;
-        install(&code, 0)?;
+        only_few_calls()?;
         counter.stand(stage);
         Ok(())
     })?;
     counter.until_standing(1)?;
     stage.freeze_here()?;
     stage.reap(child)
+}
+
+/// Sleeps where nothing is known of the room on its stack, so that what is left of the time has no place there.
+fn few_calls_on_a_fiber(stage: &Stage) -> Verdict {
+    let counter = Counter::new()?;
+    let child = stage.fork(|| {
+        let start = crate::restart::heap()?;
+        only_few_calls()?;
+        counter.0.fetch_add(1, SeqCst);
+        let time = crate::call::timespec(std::time::Duration::from_millis(500));
+        while !stage.gone() {
+            crate::restart::sleep_on_a_fiber(start, &time)?;
+        }
+        Ok(())
+    })?;
+    counter.until_standing(1)?;
+    crate::call::until("it sleeps", || crate::call::is_in_call(child, libc::SYS_nanosleep))?;
+    stage.freeze_here()?;
+    stage.reap(child)
+}
+
+/// Some of many fall asleep when they were seen awake and have not stopped yet, so that nobody knows for how long they slept.
+fn few_calls_of_many(stage: &Stage) -> Verdict {
+    const CHILDREN: u32 = 24;
+    let counter = Counter::new()?;
+    let mut children = Vec::new();
+    for _ in 0..CHILDREN {
+        children.push(stage.fork(|| {
+            only_few_calls()?;
+            counter.0.fetch_add(1, SeqCst);
+            while !stage.gone() {
+                crate::call::nap(std::time::Duration::from_micros(50));
+            }
+            Ok(())
+        })?);
+    }
+    counter.until_standing(CHILDREN)?;
+    stage.freeze_here()?;
+    children.into_iter().try_for_each(|child| stage.reap(child))
 }
 
 /// Something looks as if a freezer that died had left it there, and to take it away is forbidden.

@@ -47,6 +47,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("restart_wait4", wait4),
     ("restart_waitid", waitid),
     ("restart_nanosleep_signalled", nanosleep_signalled),
+    ("restart_calls_signalled", calls_signalled),
     ("restart_on_small_stacks", on_small_stacks),
     ("restart_on_small_stacks_signalled", on_small_stacks_signalled),
     ("restart_on_fiber", on_fiber),
@@ -848,6 +849,58 @@ fn nanosleep_signalled(stage: &Stage) -> Verdict {
     Ok(())
 }
 
+/// Children wait without end for a signal, each in another call: it ends the call of each, though there is one only. Where
+/// `go` says that they were signalled, they were while they stood still.
+fn calls_signalled(stage: &Stage) -> Verdict {
+    catch_signal(libc::SIGUSR1)?;
+    let words = crate::call::shared_words::<1>()?;
+    let (epoll, _) = watched()?;
+    let (reads, _writes) = pipe(0)?;
+    let [socket, _other] = socket_pair(libc::SOCK_STREAM)?;
+    let much = timeval(Duration::from_secs(1 << 20));
+    let len = size_of::<libc::timeval>() as u32;
+    sys!(setsockopt(socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const much).cast(), len))?;
+    let times = [1u64 << 20, 0];
+    let time = times.as_ptr() as u64;
+    let mut byte = [0u8; 16];
+    let bytes = byte.as_mut_ptr() as u64;
+    let mask = 1u64 << (libc::SIGUSR2 - 1);
+    let calls: [(i64, [u64; 4]); 9] = [
+        (libc::SYS_epoll_wait, [epoll as u64, bytes, 1, u64::MAX]),
+        (libc::SYS_epoll_pwait, [epoll as u64, bytes, 1, i32::MAX as u64]),
+        (libc::SYS_read, [reads as u64, bytes, 1, 0]),
+        (libc::SYS_recvfrom, [socket as u64, bytes, 1, 0]),
+        (libc::SYS_rt_sigtimedwait, [&raw const mask as u64, 0, time, 8]),
+        (libc::SYS_nanosleep, [time, 0, 0, 0]),
+        (libc::SYS_poll, [0, 0, i32::MAX as u64, 0]),
+        (libc::SYS_futex, [bytes, libc::FUTEX_WAIT as u64, 0, time]),
+        (libc::SYS_pause, [0; 4]),
+    ];
+    let mut children = Vec::new();
+    for (number, [first, second, third, fourth]) in calls {
+        let child = stage.fork(|| {
+            let returned = unsafe { libc::syscall(number, first, second, third, fourth, 0, 8) };
+            same!((returned, errno()), (-1, libc::EINTR), "call {number}");
+            same!(CAUGHT.load(SeqCst), 1, "signals that came to call {number}");
+            words[0].fetch_add(1, SeqCst);
+            Ok(())
+        })?;
+        until("a child waits", || is_in_call(child, number))?;
+        children.push((child, number));
+    }
+    stage.freeze_without_facts()?;
+    let signalled = std::fs::read(stage.path("go")).is_ok_and(|text| text == b"signalled");
+    if !signalled {
+        children.iter().for_each(|(child, _)| _ = unsafe { libc::kill(*child, libc::SIGUSR1) });
+    }
+    if until("each call ends", || words[0].load(SeqCst) as usize == calls.len()).is_err() {
+        let waiting = children.iter().filter(|(child, number)| is_in_call(*child, *number));
+        let calls: Vec<i64> = waiting.map(|(_, number)| *number).collect();
+        return Err(format!("calls that a signal did not end: {calls:?}"));
+    }
+    children.into_iter().try_for_each(|(child, _)| stage.reap(child))
+}
+
 /// A call that a thread with the smallest of stacks makes, and what came of it.
 struct Small {
     number: i64,
@@ -1018,7 +1071,7 @@ const FIBER: usize = 16 << 10;
 
 /// A stack in the middle of a heap as malloc(3) makes them for threads: at its start, which is a multiple of 64 MiB,
 /// memory of the one below ends that nobody may use. Returns where the heap begins.
-fn heap() -> Result<*mut u8, String> {
+pub(crate) fn heap() -> Result<*mut u8, String> {
     let reserved =
         map(3 * HEAP_BYTES, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)?;
     let start = ((reserved as usize).next_multiple_of(HEAP_BYTES) + HEAP_BYTES) as *mut u8;
@@ -1033,16 +1086,19 @@ fn heap_is_whole(start: *mut u8) -> Verdict {
     check_fill("what lies above the stack", start.wrapping_add(BELOW + FIBER), BELOW, 2)
 }
 
+/// Sleeps with the stack in the middle of a [`heap`].
+pub(crate) fn sleep_on_a_fiber(heap: *mut u8, time: &libc::timespec) -> Verdict {
+    let top = heap.wrapping_add(BELOW + FIBER);
+    let returned = call_on!(top, libc::SYS_nanosleep, [&raw const *time as u64, 0, 0, 0]);
+    expect("nanosleep", returned, Ok(0))
+}
+
 /// A coroutine that sleeps has what it shares a heap with left alone. It sleeps no less, but it may sleep longer: nothing is
 /// known of the room on its stack, so that what is left has no place there.
 fn on_fiber(stage: &Stage) -> Verdict {
     let start = heap()?;
     let time = timespec(TOTAL);
-    timed_at_least(stage, libc::SYS_nanosleep, || {
-        let top = start.wrapping_add(BELOW + FIBER);
-        let returned = call_on!(top, libc::SYS_nanosleep, [&raw const time as u64, 0, 0, 0]);
-        expect("nanosleep", returned, Ok(0))
-    })?;
+    timed_at_least(stage, libc::SYS_nanosleep, || sleep_on_a_fiber(start, &time))?;
     heap_is_whole(start)
 }
 

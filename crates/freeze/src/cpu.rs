@@ -140,10 +140,10 @@ fn outside_of_critical_section(
 }
 
 fn restart(thread: &StoppedThread) -> Restart {
-    if thread.reissue {
-        Restart::Reissue { remaining: remaining(thread) }
-    } else if restart::has_restart_block(&thread.registers) {
+    if restart::has_restart_block(&thread.registers) {
         Restart::Block { remaining: remaining(thread) }
+    } else if thread.reissue {
+        Restart::Reissue { remaining: remaining(thread) }
     } else {
         Restart::None
     }

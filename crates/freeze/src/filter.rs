@@ -16,7 +16,7 @@ use frost_sys::proc::{self, Mapping, Status};
 use frost_sys::{ptrace, seccomp};
 use frost_tracee::inject::{self, AREA_BYTES};
 use frost_tracee::leftover;
-use frost_tracee::seize::StoppedProcess;
+use frost_tracee::seize::{StoppedProcess, StoppedTree};
 use rustix::io::Errno;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -102,6 +102,13 @@ impl Filters {
     pub(crate) fn let_call(&self, process: &StoppedProcess, nr: libc::c_long) -> bool {
         let lets = |tid| self.suspended.contains(&tid) || self.allow(tid, nr, &[None; 6]);
         process.threads.iter().all(|thread| lets(thread.tid))
+    }
+
+    /// Returns the threads of a tree whose interrupted calls the kernel may go on with by restart_syscall(2).
+    pub(crate) fn unhindered(&self, tree: &StoppedTree) -> BTreeSet<i32> {
+        let threads = tree.processes().iter().flat_map(|process| &process.threads);
+        let lets = |tid: &i32| self.allow(*tid, libc::SYS_restart_syscall, &[None; 6]);
+        threads.map(|thread| thread.tid).filter(lets).collect()
     }
 
     /// Returns whether a process has any.

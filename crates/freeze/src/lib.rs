@@ -133,7 +133,7 @@ pub trait Keeper: std::fmt::Debug {
 
 /// Says of a keeper what matters to who stops a tree.
 fn adopter(keeper: &dyn Keeper) -> frost_tracee::seize::Adopter {
-    frost_tracee::seize::Adopter { pid: keeper.pid(), own: keeper.leader() }
+    frost_tracee::seize::Adopter { pid: keeper.pid(), own: keeper.leader(), filters: keeper.filters() }
 }
 
 /// Whoever wants to know how far a freeze is.

@@ -36,7 +36,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::error::Error;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -202,7 +202,7 @@ pub(crate) fn run(
             at: 0,
             urgent: &urgent,
         };
-        let captures = match capture(freeze, &tree, (clocks, &features), memory, options, exact) {
+        let mut captures = match capture(freeze, &tree, (clocks, &features), memory, options, exact) {
             Ok(captures) => captures,
             Err(failure) => {
                 drop(tree);
@@ -213,7 +213,7 @@ pub(crate) fn run(
         if !options.leave_running {
             return Ok((captures, Some(tree), pause));
         }
-        tree.resume();
+        tree.resume_knowing(std::mem::take(&mut captures.unhindered));
         longest = longest.max(pause.elapsed());
         drop(urgent);
         freeze.step("freeze.resume")?;
@@ -263,7 +263,7 @@ pub(crate) fn run(
             lifting = lift.and_then(|lift| named().spawn(lift).ok());
         }
     }
-    let Captures { mut checkpoint, written, own } = captures;
+    let Captures { mut checkpoint, written, own, .. } = captures;
     if options.bundle {
         let known = earlier.as_ref().map_or(&[][..], |earlier| earlier.bundle.as_slice());
         checkpoint.bundle = crate::bundle::gather(
@@ -358,6 +358,8 @@ struct Captures {
     written: Vec<OwnedFd>,
     /// System V objects that go with the program.
     own: Vec<sysv::Own>,
+    /// Threads whose filters do not forbid the kernel to go on with their calls.
+    unhindered: BTreeSet<i32>,
 }
 
 fn capture(
@@ -589,7 +591,8 @@ fn capture(
     if let (Some(runtime), Some(rules)) = (&mut checkpoint.host.runtime, rules) {
         runtime.routes = rules;
     }
-    Ok(Captures { checkpoint, written, own })
+    let unhindered = filters.unhindered(tree);
+    Ok(Captures { checkpoint, written, own, unhindered })
 }
 
 /// Captures a file without a name through its mappings: as a description that no process has, from which it is mapped.

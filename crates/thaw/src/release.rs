@@ -14,8 +14,9 @@ use crate::error::{Context, Error};
 use crate::stage::Stage;
 use frost_model::clock::Timespec;
 use frost_model::cpu::{NOT_IN_SYSCALL, Restart, Thread};
-use frost_model::pd::Life;
+use frost_model::pd::{Filter, Life};
 use frost_model::{Process, Steps};
+use frost_sys::memory;
 use frost_sys::proc::{self, Mapping};
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
 use frost_tracee::gateway::Gateway;
@@ -200,7 +201,8 @@ fn process_goes_on(half: &Half<'_>, process: &Process) -> Result<(), Error> {
     let about = || format!("process {pid}");
     begin(Stage::Registers)?;
     let Some((leader, others)) = process.cpu.threads.split_first() else { return Ok(()) };
-    let mut restarts = Restarts { process, clocks_since: half.clocks_since, mappings: None };
+    let filters = &half.checkpoint.objects.filters;
+    let mut restarts = Restarts { process, filters, clocks_since: half.clocks_since, mappings: None };
     let mut stopped = Vec::with_capacity(process.cpu.threads.len());
     for thread in others {
         let registers = restarts.true_registers(half, thread).at(Stage::Registers, about)?;
@@ -270,6 +272,7 @@ fn as_stopped(thread: &Thread, registers: [u64; REGISTER_WORDS]) -> StoppedThrea
         mask: thread.blocked,
         reissue: false,
         asleep: None,
+        seen_awake: false,
         slept: None,
         stood: Duration::ZERO,
         stopped: Instant::now(),
@@ -366,6 +369,10 @@ fn set(thread: &Thread, registers: [u64; REGISTER_WORDS]) -> rustix::io::Result<
     if !thread.xstate.is_empty() {
         ptrace::set_xstate(tid, &thread.xstate)?;
     }
+    if frost_tracee::restart::is_gone_on_with(&registers) {
+        // The page that its call lies in: a signal that comes while the thread waits for it would be one of before the call.
+        let _ = memory::read(tid, registers[RIP].wrapping_sub(2), &mut [0; 2]);
+    }
     // The mask first: a signal that is due goes to its handler when the true registers are there, or, should we die
     // in between, from the gate.
     ptrace::set_signal_mask(tid, thread.blocked)?;
@@ -375,6 +382,8 @@ fn set(thread: &Thread, registers: [u64; REGISTER_WORDS]) -> rustix::io::Result<
 /// Finds the registers with which threads go on with the calls they were in.
 struct Restarts<'a> {
     process: &'a Process,
+    /// All filters of system calls.
+    filters: &'a [Filter],
     /// Since when the program's clocks go on.
     clocks_since: Option<Instant>,
     /// The mappings of the process, read when first asked for.
@@ -408,23 +417,30 @@ impl Restarts<'_> {
         let (remaining, block) = match thread.restart {
             Restart::None => return Some(registers),
             Restart::Reissue { remaining } => (remaining, false),
-            Restart::Block { remaining } => (remaining, true),
+            // A filter that does not know of restart_syscall(2) ends who goes on with a restart block.
+            Restart::Block { remaining } => (remaining, self.may_restart(thread)),
         };
         if block && (self.signal_is_due(thread) || registers[ORIG_RAX] == libc::SYS_restart_syscall as u64) {
             // The kernel itself makes an EINTR of it, or cannot do better.
             return Some(registers);
         }
         let Some(left) = remaining.and_then(|left| u64::try_from(left.as_nanos()).ok()) else {
-            return Some(frost_tracee::restart::reissued(&registers));
+            return Some(frost_tracee::restart::again(&registers));
         };
         // Its end is a moment of the program's clocks, which have gone on since before all of this was built.
         let gone = self.clocks_since.map_or(Duration::ZERO, |since| since.elapsed());
         let left = Duration::from_nanos(left).saturating_sub(gone);
         match elapsed::shortened(&as_stopped(thread, registers), Some(left), self.mappings()) {
             None if block => None,
-            None => Some(frost_tracee::restart::reissued(&registers)),
+            None => Some(frost_tracee::restart::again(&registers)),
             shortened => shortened,
         }
+    }
+
+    /// Returns whether all filters of a thread let the kernel go on with an interrupted call for it.
+    fn may_restart(&self, thread: &Thread) -> bool {
+        let lets = |filter: &Filter| filter.allows(libc::SYS_restart_syscall as u64, &[None; 6]);
+        thread.filters.iter().all(|index| self.filters.get(*index as usize).is_some_and(lets))
     }
 
     /// Returns whether a signal waits that the thread does not block.

@@ -52,7 +52,9 @@ fn remaining_after(thread: &StoppedThread, slept: Option<Duration>, stood: Durat
         libc::SYS_futex if registers[RSI] & FUTEX_CMD_MASK == FUTEX_WAIT => timespec(tid, registers[R10])?,
         _ => return None,
     };
-    Some(whole.saturating_sub(slept?))
+    // Who fell asleep between two looks is taken to have done so at the later one: the restart block would tell better, but
+    // goes on with a call whose number nobody knows any more.
+    Some(whole.saturating_sub(slept.or_else(|| thread.seen_awake.then_some(stood))?))
 }
 
 /// The bytes at the end of a stack in which [`shortened`] may have put a timeout: two of them, aligned to 64.
@@ -79,7 +81,7 @@ pub fn shortened(
     mappings: &[Mapping],
 ) -> Option<[u64; REGISTER_WORDS]> {
     let registers = &thread.registers;
-    let mut again = restart::reissued(registers);
+    let mut again = restart::again(registers);
     // Rounded up, so that nobody wakes too soon.
     let millis = |left: Duration| left.as_micros().div_ceil(1000) as u64;
     let argument = match registers[ORIG_RAX] as libc::c_long {
@@ -158,6 +160,7 @@ mod tests {
             mask: 0,
             reissue: false,
             asleep: None,
+            seen_awake: false,
             slept: None,
             stood: Duration::from_secs(1),
             stopped: Instant::now().checked_sub(Duration::from_secs(30)).unwrap(),

@@ -156,8 +156,8 @@ fn frame_on_stack(thread: &StoppedThread, mappings: &[Mapping], restorer: u64) -
     let shortened = restart::has_restart_block(&thread.registers)
         .then(|| elapsed::shortened(thread, elapsed::remaining(thread), mappings))
         .flatten();
-    let registers = shortened.unwrap_or_else(|| frame::restarted(&thread.resume_registers()));
-    Some(Frame::new(address, &registers, &xstate, thread.mask, restorer))
+    let registers = shortened.unwrap_or_else(|| thread.resume_registers());
+    Some(Frame::new(address, &frame::restarted(&registers), &xstate, thread.mask, restorer))
 }
 
 /// Code by which calls can be made: where it lies.

@@ -82,7 +82,28 @@ pub fn may_have_timeout(call: &Call) -> bool {
 
 const FUTEX_CMD_MASK: u64 = 0x7f;
 
-/// Returns the registers with which the call is issued again.
+/// -ERESTARTNOHAND: the call is issued again unless a handler has run.
+const UNLESS_HANDLED: i64 = -514;
+
+/// Returns the registers with which a thread in a stop in which the kernel looks for signals goes on with the call that it
+/// was in: it is issued again, unless a handler runs before that. Then it returns EINTR, as it would have without us.
+///
+/// A thread that stands in front of its call takes a signal that comes until it gets a processor for one of before the call,
+/// and waits on: behind us stand all threads of a tree in a queue, and the first of them may signal the others.
+///
+/// Source: `arch_do_signal_or_restart` and `handle_signal`, arch/x86/kernel/signal.c.
+pub fn again(registers: &[u64; REGISTER_WORDS]) -> [u64; REGISTER_WORDS] {
+    let mut registers = *registers;
+    registers[RAX] = UNLESS_HANDLED as u64;
+    registers
+}
+
+/// Returns whether a thread with these registers goes on with a call, unless a handler runs before that.
+pub fn is_gone_on_with(registers: &[u64; REGISTER_WORDS]) -> bool {
+    registers[ORIG_RAX] as i64 >= 0 && matches!(registers[RAX] as i64, -512 | UNLESS_HANDLED | RESTART_BLOCK)
+}
+
+/// Returns the registers with which the call is issued again where the kernel does not do it, as from a frame.
 pub fn reissued(registers: &[u64; REGISTER_WORDS]) -> [u64; REGISTER_WORDS] {
     let mut registers = *registers;
     registers[RAX] = registers[ORIG_RAX];

@@ -111,10 +111,13 @@ pub struct StoppedThread {
     pub registers: [u64; REGISTER_WORDS],
     /// Its mask of blocked signals.
     pub mask: u64,
-    /// Whether its call returned EINTR only because of our stop, so that it is to be issued again.
+    /// Whether its call is to be issued again: it returned EINTR only because of our stop, or it has a restart block, and a
+    /// filter of its own may forbid the call by which the kernel goes on with that.
     pub reissue: bool,
     /// When it fell asleep in a call with a timeout.
     pub asleep: Option<Asleep>,
+    /// Whether it was not in a call when it was seized, so that what it has slept is less than the time until it stopped.
+    pub seen_awake: bool,
     /// How long it had slept when all of its tree stood still.
     pub slept: Option<Duration>,
     /// How long of that it had stood still itself.
@@ -126,7 +129,7 @@ pub struct StoppedThread {
 impl StoppedThread {
     /// Returns the registers with which it goes on; a call interrupted by our stop alone is issued again.
     pub fn resume_registers(&self) -> [u64; REGISTER_WORDS] {
-        if self.reissue { restart::reissued(&self.registers) } else { self.registers }
+        if self.reissue { restart::again(&self.registers) } else { self.registers }
     }
 }
 
@@ -177,7 +180,9 @@ impl StoppedProcess {
     }
 
     /// Sets calls that are issued again to the time that is left to them.
-    fn shorten_timeouts(&self) {
+    ///
+    /// Where that cannot be told, or has no place, `unhindered` threads go on with what the kernel has kept of it.
+    fn shorten_timeouts(&self, unhindered: &BTreeSet<i32>) {
         let again = |thread: &&StoppedThread| thread.reissue || restart::has_restart_block(&thread.registers);
         let mut again = self.threads.iter().filter(again).peekable();
         if again.peek().is_none() {
@@ -185,13 +190,11 @@ impl StoppedProcess {
         }
         let mappings = proc::bare_mappings(self.through).unwrap_or_default();
         for thread in again {
-            let status = proc::status(thread.tid).unwrap_or_default();
-            if (status.pending | status.shared_pending) & !thread.mask != 0 {
-                // The signal would have interrupted the call without us, and the kernel makes an EINTR of it.
-                continue;
-            }
             let left = elapsed::remaining(thread);
-            if let Some(registers) = elapsed::shortened(thread, left, &mappings) {
+            let as_it_was = restart::has_restart_block(&thread.registers) && unhindered.contains(&thread.tid);
+            let registers =
+                elapsed::shortened(thread, left, &mappings).or_else(|| as_it_was.then_some(thread.registers));
+            if let Some(registers) = registers {
                 // If it cannot be set it is gone, or goes on with the full time.
                 let _ = ptrace::set_registers(thread.tid, &registers);
             }
@@ -206,11 +209,15 @@ pub struct StoppedTree {
     processes: Vec<StoppedProcess>,
     /// The child of its own that the keeper has beside the tree.
     beside: Option<i32>,
+    /// Threads of which is known that no filter forbids them restart_syscall(2).
+    unhindered: BTreeSet<i32>,
     armed: bool,
 }
 
 /// From so much memory on, a process that is killed is helped to give it back.
 const LARGE_BYTES: u64 = 64 << 20;
+/// What a call shows as that the kernel has gone on with once.
+const RESTART_SYSCALL: u64 = libc::SYS_restart_syscall as u64;
 /// Bounds the fight against a tree that grows while we stop it.
 const MOST_PROCESSES: usize = 32_768;
 
@@ -221,6 +228,8 @@ pub struct Adopter {
     pub pid: i32,
     /// A child of its own that is none of the tree.
     pub own: Option<i32>,
+    /// How many filters of system calls it puts on a program, those included that it has itself.
+    pub filters: u32,
 }
 
 impl Adopter {
@@ -243,11 +252,15 @@ struct Seizing {
     threads: BTreeMap<i32, (i32, Option<Context>)>,
     /// When threads in calls with a timeout fell asleep.
     asleep: BTreeMap<i32, Asleep>,
+    /// Threads that were in no call.
+    awake: BTreeSet<i32>,
     /// Threads that are seized and not yet interrupted.
     fresh: Vec<i32>,
     /// Others, which are in a call that returns EINTR to a stop.
     delicate: Vec<i32>,
     waiting: usize,
+    /// How many filters of system calls a thread may have that none of the tree has installed.
+    given: u32,
     deadline: Instant,
     timeout: Duration,
 }
@@ -265,9 +278,14 @@ impl StoppedTree {
             keeper,
             threads: BTreeMap::new(),
             asleep: BTreeMap::new(),
+            awake: BTreeSet::new(),
             fresh: Vec::new(),
             delicate: Vec::new(),
             waiting: 0,
+            // What we live under ourselves is that of a container, which whoever wakes in it is used to.
+            given: proc::status(rustix::process::getpid().as_raw_nonzero().get())
+                .map_or(0, |status| status.seccomp_filters)
+                .max(keeper.map_or(0, |keeper| keeper.filters)),
             deadline: Instant::now() + timeout,
             timeout,
         };
@@ -292,6 +310,12 @@ impl StoppedTree {
 
     /// Lets all of it go on as it was.
     pub fn resume(mut self) {
+        self.release();
+    }
+
+    /// Lets all of it go on as it was; of some threads is known that no filter forbids them restart_syscall(2).
+    pub fn resume_knowing(mut self, unhindered: BTreeSet<i32>) {
+        self.unhindered = unhindered;
         self.release();
     }
 
@@ -342,7 +366,7 @@ impl StoppedTree {
         }
         // Children first, so that a parent that reads its children's state finds them running.
         for process in self.processes.iter().rev() {
-            process.shorten_timeouts();
+            process.shorten_timeouts(&self.unhindered);
             for thread in &process.threads {
                 let _ = ptrace::detach(thread.tid, 0);
             }
@@ -415,7 +439,7 @@ impl Seizing {
             processes = leaders_first(processes);
         }
         let beside = self.keeper.and_then(|keeper| keeper.own);
-        Ok(StoppedTree { processes, beside, armed: true })
+        Ok(StoppedTree { processes, beside, unhindered: BTreeSet::new(), armed: true })
     }
 
     /// Returns whether `child` may have to run on for its parent to stop: a parent in vfork(2) waits in the kernel,
@@ -450,6 +474,9 @@ impl Seizing {
             let call = proc::blocked_in(pid, tid);
             if call.as_ref().is_some_and(restart::may_have_timeout) {
                 self.asleep.extend(Asleep::of(pid, tid).map(|asleep| (tid, asleep)));
+            }
+            if call.is_none() {
+                self.awake.insert(tid);
             }
             self.threads.insert(tid, (pid, None));
             if call.is_some_and(|call| restart::returns_eintr(call.nr)) {
@@ -565,11 +592,12 @@ impl Seizing {
     }
 
     fn note(&mut self, tid: i32, stop: Stop) -> Result<(), Error> {
+        let given = self.given;
         let Some((_, state)) = self.threads.get_mut(&tid) else { return Ok(()) };
         match stop {
             Stop::Interrupt | Stop::Group(_) => {
                 if state.is_none() {
-                    *state = examine(tid, stop)?;
+                    *state = examine(tid, stop, given)?;
                     self.waiting -= 1;
                 }
             }
@@ -632,6 +660,7 @@ impl Seizing {
                 mask: context.mask,
                 reissue: context.reissue,
                 asleep,
+                seen_awake: self.awake.contains(&tid),
                 slept: asleep.and_then(Asleep::since),
                 stood: context.stopped.elapsed(),
                 stopped: context.stopped,
@@ -754,7 +783,10 @@ fn continue_thread(tid: i32, signal: i32) -> Result<(), Error> {
 
 /// Reads the registers of a thread that has just stopped, and sets a call that our stop alone has interrupted to be
 /// issued again: at once, so that our death at any later moment leaves no trace of the interruption.
-fn examine(tid: i32, stop: Stop) -> Result<Option<Context>, Error> {
+///
+/// One with a restart block the kernel goes on with by restart_syscall(2), which meets the filters as any call does: those
+/// who do not know of it end the thread, as they would behind a stop of job control. `given` filters it has from elsewhere.
+fn examine(tid: i32, stop: Stop, given: u32) -> Result<Option<Context>, Error> {
     let stopped = Instant::now();
     let mut registers = match ptrace::registers(tid) {
         Ok(registers) => registers,
@@ -768,27 +800,19 @@ fn examine(tid: i32, stop: Stop) -> Result<Option<Context>, Error> {
         tid,
         source,
     })?;
-    if restart::has_restart_block(&registers)
-        && let Some(call) = restart::forgotten_call(tid, &registers)
-    {
+    let has_block = restart::has_restart_block(&registers);
+    if has_block && let Some(call) = restart::forgotten_call(tid, &registers) {
         registers[restart::ORIG_RAX] = call;
     }
-    let mut reissue = false;
-    if restart::stopped_with_eintr(&registers) {
-        let set = |registers| {
-            ptrace::set_registers(tid, &registers).map_err(|source| Error::Kernel {
-                call: "PTRACE_SETREGSET",
-                tid,
-                source,
-            })
-        };
-        set(restart::reissued(&registers))?;
-        // A signal that is due would have interrupted the call without us.
-        let status = proc::status(tid).unwrap_or_default();
-        reissue = (status.pending | status.shared_pending) & !mask == 0;
-        if !reissue {
-            set(registers)?;
-        }
+    let is_filtered = || proc::status(tid).is_ok_and(|status| status.seccomp_filters > given);
+    let reissue = restart::stopped_with_eintr(&registers)
+        || has_block && registers[restart::ORIG_RAX] != RESTART_SYSCALL && is_filtered();
+    if reissue {
+        ptrace::set_registers(tid, &restart::again(&registers)).map_err(|source| Error::Kernel {
+            call: "PTRACE_SETREGSET",
+            tid,
+            source,
+        })?;
     }
     Ok(Some(Context { stop, registers, mask, reissue, stopped }))
 }

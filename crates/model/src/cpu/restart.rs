@@ -23,7 +23,7 @@ pub enum Restart {
         /// What was left of the timeout; `None` if there was none, or it could not be told.
         remaining: Option<Timespec>,
     },
-    /// The call returned -EINTR to the stop, though no signal was due: it is issued again.
+    /// The call returned -EINTR to the stop: it is issued again, unless a signal that waits is handled before.
     Reissue {
         /// What was left of the timeout; `None` if there was none, or it could not be told.
         remaining: Option<Timespec>,
