@@ -129,6 +129,16 @@ impl Told {
 }
 
 impl Failure {
+    /// Says of a part of a command what was asked for: who wants to fork a program did not ask to freeze it.
+    pub(crate) fn asked(mut self, part: &str, whole: &str) -> Self {
+        if let Failure::Told(told) = &mut self
+            && let Some(object) = told.what.strip_prefix(part)
+        {
+            told.what = format!("{whole}{object}");
+        }
+        self
+    }
+
     /// Gives it another exit status.
     pub(crate) fn with_status(mut self, status: Status) -> Self {
         if let Failure::Told(told) = &mut self {

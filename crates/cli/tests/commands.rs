@@ -566,6 +566,21 @@ fn a_name_that_there_is_not_is_no_empty_list() {
     assert!(said.contains("there is no image web"), "{said}");
     let said = frost.fails(6, &["check", "web"]);
     assert!(said.starts_with("error: cannot check web"), "{said}");
+    let said = frost.fails(6, &["ps", "web"]);
+    assert!(said.starts_with("error: cannot list web"), "{said}");
+}
+
+#[test]
+fn who_asks_for_a_copy_is_told_of_copies() {
+    let frost = Frost::new();
+    for target in ["nosuch", "999999999"] {
+        let told = frost.fails(6, &["fork", target]);
+        assert!(told.starts_with("error: cannot fork ") && told.contains(target), "{told}");
+    }
+    let own = std::process::id().to_string();
+    let told = frost.run(&["fork", &own]);
+    let told = String::from_utf8_lossy(&told.stderr);
+    assert!(told.starts_with("error: cannot fork "), "{told}");
 }
 
 #[test]

@@ -21,7 +21,8 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
-    let image = freeze::freeze(&freeze::Options::snapshot(&options.target), invocation)?;
+    let image = freeze::freeze(&freeze::Options::snapshot(&options.target), invocation)
+        .map_err(|failure| failure.asked("cannot freeze ", "cannot fork "))?;
     for _ in 0..options.copies {
         thaw::run(&thaw::Options::copy(&image, invocation.steps.elapsed()), invocation)?;
     }
