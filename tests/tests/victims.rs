@@ -106,6 +106,10 @@ const SPECIAL: &[&str] = &[
     "regular_lease_mapped",
     "filter_left_area",
     "thread_executes",
+    // Of root only.
+    "shared_end_hidden",
+    "shared_start_hidden",
+    "shared_memfd_hidden",
 ];
 
 /// Half of the time something is in the way that goes by itself: both look until they find it gone.
@@ -445,6 +449,19 @@ fn filters_that_forbid_a_freeze_are_suspended_by_root() {
             journey::thawed_in_the_runtime(binary(), name, Who::Myself);
         }
         journey::refused_in_the_runtime(binary(), name, "forbids calls", Who::Ordinary);
+    }
+}
+
+/// Of shared memory without a name only root can see what nobody has mapped.
+#[test]
+fn what_no_mapping_shows_of_shared_memory_is_kept_by_root() {
+    for name in ["shared_end_hidden", "shared_start_hidden", "shared_memfd_hidden"] {
+        journey::unfrozen(binary(), name);
+        if frost_tests::is_root() {
+            journey::thawed(binary(), name, Who::Myself);
+            journey::copied(binary(), name);
+            journey::thawed_in_the_runtime(binary(), name, Who::Myself);
+        }
     }
 }
 

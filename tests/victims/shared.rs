@@ -11,6 +11,9 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("shared_between_processes", between),
     ("shared_sparse", sparse),
     ("shared_part_unmapped", part),
+    ("shared_end_hidden", end_hidden),
+    ("shared_start_hidden", start_hidden),
+    ("shared_memfd_hidden", memfd_hidden),
 ];
 
 const PAGE: usize = 4096;
@@ -86,4 +89,48 @@ fn part(stage: &Stage) -> Verdict {
     fill(unsafe { memory.add(12 * PAGE) }, 4 * PAGE, 8);
     words[0].store(2, SeqCst);
     stage.reap(child)
+}
+
+/// Its end is unmapped, and mapped again by a mapping that grows.
+fn grows_back(stage: &Stage, memory: *mut u8) -> Verdict {
+    fill(memory, 4 * PAGE, 4);
+    fill(unsafe { memory.add(8 * PAGE) }, 4 * PAGE, 5);
+    sys!(munmap(memory.add(4 * PAGE).cast(), 12 * PAGE))?;
+    stage.freeze_here()?;
+    let grown = unsafe { libc::mremap(memory.cast(), 4 * PAGE, 16 * PAGE, libc::MREMAP_MAYMOVE) };
+    check!(grown != libc::MAP_FAILED, "mremap: {}", std::io::Error::last_os_error());
+    let grown = grown.cast::<u8>();
+    check_fill("what was mapped", grown, 4 * PAGE, 4)?;
+    check_zero("a hole", unsafe { grown.add(4 * PAGE) }, 4 * PAGE)?;
+    check_fill("what nobody had mapped", unsafe { grown.add(8 * PAGE) }, 4 * PAGE, 5)?;
+    check_zero("its end", unsafe { grown.add(12 * PAGE) }, 4 * PAGE)
+}
+
+fn end_hidden(stage: &Stage) -> Verdict {
+    grows_back(stage, map(16 * PAGE, READ_WRITE, MAP_SHARED)?)
+}
+
+/// Its mapping shows one part of it in all places.
+fn start_hidden(stage: &Stage) -> Verdict {
+    let memory = map(8 * PAGE, READ_WRITE, MAP_SHARED)?;
+    fill(memory, 4 * PAGE, 4);
+    fill(unsafe { memory.add(4 * PAGE) }, 4 * PAGE, 5);
+    let show = |from: usize| sys!(remap_file_pages(memory.cast(), 4 * PAGE, 0, from, 0)).map(drop);
+    show(4)?;
+    check_fill("before", memory, 4 * PAGE, 5)?;
+    stage.freeze_here()?;
+    check_fill("one view", memory, 4 * PAGE, 5)?;
+    check_fill("the other view", unsafe { memory.add(4 * PAGE) }, 4 * PAGE, 5)?;
+    show(0)?;
+    check_fill("what nobody had mapped", memory, 4 * PAGE, 4)
+}
+
+/// The same of a memfd that has no descriptor any more.
+fn memfd_hidden(stage: &Stage) -> Verdict {
+    let fd = sys!(memfd_create(c"hidden".as_ptr(), 0))?;
+    sys!(ftruncate(fd, (16 * PAGE) as i64))?;
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), 16 * PAGE, READ_WRITE, MAP_SHARED, fd, 0) };
+    check!(memory != libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
+    sys!(close(fd))?;
+    grows_back(stage, memory.cast())
 }

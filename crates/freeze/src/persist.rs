@@ -520,7 +520,7 @@ fn capture(
     freeze.step("freeze.descriptors")?;
     for (key, object) in &unnamed {
         let id = DataspaceId::new(dataspaces.len() as u32);
-        let captured = ram::capture_shared(object, (*key, &mut *memory.copies), memory.draft.pack());
+        let captured = ram::capture_shared_whole(object, (*key, &mut *memory.copies), memory.draft.pack());
         dataspaces.push(captured.map_err(|error| freeze.failed(&error))?);
         behind.dataspaces.insert(*key, id);
     }

@@ -10,11 +10,12 @@ use frost_model::ram::{Dataspace, DataspaceKind, Pages, Run};
 use frost_model::rm::PageRange;
 use frost_store::PackWriter;
 use frost_sys::pagemap::Pagemap;
-use frost_sys::proc::Mapping;
+use frost_sys::proc::{self, Mapping};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
@@ -397,9 +398,38 @@ pub(crate) fn capture_shared(
     Ok(Dataspace { kind: object.kind.clone(), len_bytes, pages })
 }
 
+/// The same, with what no mapping shows at that moment, where we may see it: a program may have unmapped a part, or have
+/// changed what a mapping shows (remap_file_pages), and map it again.
+pub(crate) fn capture_shared_whole(
+    object: &SharedMemory,
+    copies: (Key, &mut Copies),
+    pack: &mut PackWriter,
+) -> Result<Dataspace, Error> {
+    let file = object.windows.iter().find_map(|window| open_behind(*window).ok());
+    let (pages, len_bytes) = capture_parts(&object.windows, file.as_ref(), None, Some(copies), pack)?;
+    Ok(Dataspace { kind: object.kind.clone(), len_bytes, pages })
+}
+
+/// Opens the object that a mapping shows. Only root may, as it has no other name.
+fn open_behind((_, pid, address, len): Window) -> Result<OwnedFd, Errno> {
+    let name = format!("map_files/{address:x}-{:x}", address + len);
+    rustix::fs::open(proc::path(pid, &name), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
 /// Reads shared memory through windows, and returns its content and where they end. `digest` gets what they show.
 pub(crate) fn capture_windows(
     windows: &[Window],
+    digest: Option<&mut blake3::Hasher>,
+    copies: Option<(Key, &mut Copies)>,
+    pack: &mut PackWriter,
+) -> Result<(Pages, u64), Error> {
+    capture_parts(windows, None, digest, copies, pack)
+}
+
+/// The same; `file` is where what no window shows can be read, if there is one.
+fn capture_parts(
+    windows: &[Window],
+    file: Option<&OwnedFd>,
     mut digest: Option<&mut blake3::Hasher>,
     mut copies: Option<(Key, &mut Copies)>,
     pack: &mut PackWriter,
@@ -407,10 +437,15 @@ pub(crate) fn capture_windows(
     let is_shared = copies.is_some();
     let mut windows = windows.to_vec();
     windows.sort_unstable();
+    let last = windows.last().copied();
     let mut pages = Pages::default();
     let mut end = 0;
     let mut buffer = vec![0u8; CHUNK_BYTES];
     for (offset, pid, address, len) in windows {
+        if let Some(file) = file.filter(|_| end < offset) {
+            let copies = copies.as_mut().map(|(key, copies)| (*key, &mut **copies));
+            capture_hidden(file, pid, end..offset, copies, pack, &mut pages)?;
+        }
         let mut at = end.max(offset);
         let window_end = offset + len;
         let mem = open_mem(pid).map_err(|source| Error::Read { pid, address, source })?;
@@ -435,7 +470,57 @@ pub(crate) fn capture_windows(
         }
         end = end.max(window_end);
     }
+    if let Some((file, (_, pid, address, _))) = file.zip(last) {
+        let size = rustix::fs::fstat(file).map_err(|source| Error::Read { pid, address, source })?.st_size;
+        let size = u64::try_from(size).unwrap_or(0).next_multiple_of(PAGE_SIZE);
+        if end < size {
+            capture_hidden(file, pid, end..size, copies, pack, &mut pages)?;
+            end = size;
+        }
+    }
     Ok((pages, end))
+}
+
+/// Reads a part of an object of process `pid` that no window shows.
+fn capture_hidden(
+    file: &OwnedFd,
+    pid: i32,
+    part: Range<u64>,
+    mut copies: Option<(Key, &mut Copies)>,
+    pack: &mut PackWriter,
+    pages: &mut Pages,
+) -> Result<(), Error> {
+    let mut at = part.start;
+    let mut buffer = vec![0u8; CHUNK_BYTES];
+    while at < part.end {
+        let failed = |source| Error::Read { pid, address: at, source };
+        // Holes need no look.
+        at = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(data) => data / PAGE_SIZE * PAGE_SIZE,
+            Err(Errno::NXIO) => break,
+            Err(source) => return Err(failed(source)),
+        };
+        if at >= part.end {
+            break;
+        }
+        let want = ((part.end - at) as usize).min(CHUNK_BYTES);
+        let out = &mut buffer[..want];
+        out.fill(0);
+        // The last page of a memfd may be a part of one.
+        let mut done = 0;
+        while done < want {
+            match rustix::io::pread(file, &mut out[done..], at + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(source) => return Err(Error::Read { pid, address: at, source }),
+            }
+        }
+        let copies = copies.as_mut().map(|(key, copies)| (*key, &mut **copies));
+        store_nonzero(out, at, copies, pack, pages)?;
+        at += want as u64;
+    }
+    Ok(())
 }
 
 /// A mapped file without a name that we may not open, and the windows onto it.
