@@ -504,6 +504,7 @@ refused! {
     udp_error "error that was not read yet"
     netlink_generic "netlink socket of protocol 16"
     tree_traced "trac"
+    limits_full_address_space "limit of its address space"
     directory_watched "F_NOTIFY"
     memfd_secret "secretmem"
     regular_namespace_of_another "namespace uts"

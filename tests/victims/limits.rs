@@ -11,6 +11,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("limits_tight_size", tight_size),
     ("limits_most_files", most_files),
     ("limits_crossed_files", crossed_files),
+    ("limits_full_address_space", full_address_space),
 ];
 
 fn lower(which: libc::__rlimit_resource_t, soft: u64, hard: Option<u64>) -> Verdict {
@@ -20,6 +21,17 @@ fn lower(which: libc::__rlimit_resource_t, soft: u64, hard: Option<u64>) -> Verd
     limit.rlim_cur = soft.min(limit.rlim_max);
     sys!(setrlimit(which, &limit))?;
     Ok(())
+}
+
+/// There is no room for what a freeze maps, but for what the victim itself may need.
+fn full_address_space(stage: &Stage) -> Verdict {
+    const ROOM_BYTES: u64 = 512 << 10;
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = pages.split(' ').next().and_then(|pages| pages.parse::<u64>().ok());
+    let pages = pages.ok_or("statm tells no size")?;
+    lower(libc::RLIMIT_AS, pages * 4096 + ROOM_BYTES, None)?;
+    stage.freeze_without_facts()?;
+    lower(libc::RLIMIT_AS, u64::MAX, None)
 }
 
 fn soft(stage: &Stage) -> Verdict {

@@ -10,11 +10,12 @@ use crate::rm::{self, Behind, FileCache};
 use crate::statuses::Statuses;
 use crate::{file, reach, target};
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
-use frost_model::{Obstacle, Pid};
+use frost_model::{Obstacle, PAGE_SIZE, Pid};
 use frost_sys::lease::Leases;
 use frost_sys::network;
 use frost_sys::proc::{self, Mapping, Status};
 use frost_tracee::denial::Denial;
+use frost_tracee::inject::AREA_BYTES;
 use frost_tracee::seize;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::OFlags;
@@ -110,6 +111,7 @@ pub(crate) fn look(
             &linked,
             files,
         ));
+        obstacles.extend(full_address_space(process));
         for (link, object) in [("exe", "binary"), ("cwd", "working directory"), ("root", "root directory")] {
             if below.is_some() && link == "exe" && is_keeper(process.pid) {
                 continue;
@@ -132,6 +134,26 @@ pub(crate) fn look(
     let all: Vec<_> = seen.iter().map(|process| (process.through, process.inner)).collect();
     obstacles.extend(target::survey_shared(if refused { &pids } else { &all }));
     Ok((catalog, obstacles))
+}
+
+/// Refuses a process that may not map what a freeze needs in it for some microseconds.
+fn full_address_space(process: &Seen<'_>) -> Option<Obstacle> {
+    const RLIMIT_AS: usize = 9;
+    let limits = proc::limits(process.through).unwrap_or_default();
+    let (limit_bytes, _) = *limits.get(RLIMIT_AS)?;
+    let counted = process.mappings.iter().filter(|mapping| mapping.name != b"[vsyscall]");
+    let mapped_bytes: u64 = counted.map(|mapping| mapping.end - mapping.start).sum();
+    // Pages, as `may_expand_vm` counts them, mm/mmap.c.
+    (mapped_bytes.saturating_add(AREA_BYTES) > limit_bytes / PAGE_SIZE * PAGE_SIZE).then(|| Obstacle {
+        pid: process.inner,
+        command: process.command.clone(),
+        object: "limit of its address space".to_owned(),
+        reason: format!(
+            "it has {mapped_bytes} of {limit_bytes} bytes, and a freeze maps {AREA_BYTES} more for a moment"
+        ),
+        remedy: "raise the limit first (`prlimit --pid PID --as=unlimited:`)".to_owned(),
+        passes: false,
+    })
 }
 
 /// Whether a process is a keeper or leads a session for one, both of which are executed from memory.
