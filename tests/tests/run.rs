@@ -23,6 +23,7 @@ frost_tests::as_each_user! {
     all_but_the_keeper_may_be_killed_at_any_moment
     a_builder_that_dies_before_the_gate_leaves_the_program_frozen
     the_program_ends_with_its_keeper
+    who_ended_a_program_behind_its_guardian_s_death_is_told_apart
     each_snapshot_goes_on_from_the_one_before
     copies_are_forked_from_what_runs
     processes_whose_parents_have_ended_belong_to_the_program
@@ -323,6 +324,61 @@ fn a_builder_that_dies_before_the_gate_leaves_the_program_frozen(scene: &Scene) 
     no_line_is_lost(scene, "counter");
     scene.frost(&["kill", "-s", "KILL", "counter"]).ok();
     scene.is_empty_soon();
+}
+
+/// Behind the commit the guardian announces that it ends the program. If it dies before that, whoever ends the program then
+/// has ended it; if it dies amid that, the program is frozen, though no other command may ever come.
+fn who_ended_a_program_behind_its_guardian_s_death_is_told_apart(scene: &Scene) {
+    let alone = "exec sleep 1000";
+    let several = "sleep 1000 & sleep 1000 & exec sleep 1000";
+    for script in [alone, several] {
+        for how in [&["freeze", "it"][..], &["freeze", "it", "--cold"]] {
+            for (step, is_ending) in
+                [("freeze.announced", false), ("freeze.hold", false), ("freeze.ending", true)]
+            {
+                // Only of several is one ended before the last, and all are held before the first is.
+                if step != "freeze.announced" && script == alone {
+                    continue;
+                }
+                let started =
+                    scene.frost(&["run", "-d", "--name", "it", "--json", "--", "sh", "-c", script]).ok();
+                let (keeper, root) = (started.number("keeper") as i32, started.number("pid") as i32);
+                until("all of it runs", || {
+                    tree_of(keeper).len() == 1 + usize::from(script == several) * 2 + 2
+                });
+                let mut command = scene.frost_command(how);
+                command.env("FROST_FAIL_AT", format!("{step}:stop"));
+                let mut command = scene.start(&mut command, Stdio::Null);
+                let guardian = || tree_of(command.pid()).get(1).copied();
+                until("the guardian stands still", || {
+                    guardian().is_some_and(|pid| {
+                        fs::read_to_string(format!("/proc/{pid}/stat"))
+                            .is_ok_and(|stat| stat.contains(") T "))
+                    })
+                });
+                let both: Vec<i32> = [command.pid()].into_iter().chain(guardian()).collect();
+                assert_eq!(both.len(), 2, "it stood still just now");
+                kill_all(&both);
+                command.wait("the command", LIMIT);
+                // Until it is dead, and not only killed, the program is in its hands.
+                until("the guardian is dead", || !both.iter().any(|pid| is_alive(*pid)));
+                if is_ending {
+                    until("the rest of it is ended", || !is_alive(root));
+                    until("it is frozen", || state(scene, "it") == "frozen");
+                    let record = scene.frost(&["ps", "it", "--json"]).ok().record();
+                    assert!(record.get("what").is_none(), "{step}: {record}");
+                    scene.frost(&["thaw", "it"]).ok();
+                }
+                scene.frost(&["kill", "-s", "KILL", "it"]).ok();
+                assert_eq!(scene.frost(&["wait", "it"]).status, Some(128 + 9), "{step} of {script}");
+                let record = scene.frost(&["ps", "it", "--json"]).ok().record();
+                let what = record["what"].as_str().unwrap_or_default();
+                assert!(what.contains("ended by signal 9"), "{step}: {record}");
+                scene.is_empty_soon();
+                scene.frost(&["rm", "it"]).ok();
+            }
+        }
+    }
 }
 
 fn the_program_ends_with_its_keeper(scene: &Scene) {

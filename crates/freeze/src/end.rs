@@ -1,5 +1,6 @@
 //! The end of a tree, behind the commit of its image: of all of it, also if the guardian dies amid it.
 
+use crate::Keeper;
 use frost_store::{Ending, Name, Store};
 use frost_sys::fault;
 use frost_tracee::seize::StoppedTree;
@@ -16,11 +17,17 @@ pub(crate) fn note(store: &Store, name: &Name, tree: &StoppedTree) -> frost_stor
 }
 
 /// Ends a tree.
-pub(crate) fn end(tree: StoppedTree, noted: Option<&Ending>) {
+pub(crate) fn end(tree: StoppedTree, noted: Option<&Ending>, keeper: Option<&dyn Keeper>) {
+    // Until here it goes on if we die.
+    let _ = fault::point("freeze.announced");
     // Without a word of it nobody would let go on what is stopped.
     if let Some(ending) = noted.filter(|ending| ending.stops().is_ok()) {
         tree.hold(|| _ = fault::point("freeze.hold"));
+        // Before the note says so: whoever takes that up ends a program whose keeper knows why.
+        keeper.into_iter().for_each(Keeper::ends);
         let _ = ending.kills();
+    } else {
+        keeper.into_iter().for_each(Keeper::ends);
     }
     tree.kill(|| _ = fault::point("freeze.ending"));
 }

@@ -60,8 +60,8 @@ use std::time::Duration;
 /// The steps of a freeze in their order, as `--timings` names them and as faults can be injected behind each.
 ///
 /// Those of `precopy` only where memory is copied while the program runs; `freeze.hold` only where there are several
-/// processes to end; that and `freeze.ending`, behind each of them, are part of `freeze.end`.
-pub const STEPS: [&str; 22] = [
+/// processes to end; that, `freeze.announced` before it, and `freeze.ending`, behind each of them, are part of `freeze.end`.
+pub const STEPS: [&str; 23] = [
     "freeze.begin",
     "precopy.survey",
     "precopy.stop",
@@ -81,6 +81,7 @@ pub const STEPS: [&str; 22] = [
     "precopy.settle",
     "precopy.verify",
     "freeze.commit",
+    "freeze.announced",
     "freeze.hold",
     "freeze.ending",
     "freeze.end",
@@ -129,6 +130,12 @@ pub trait Keeper: std::fmt::Debug {
     /// # Errors
     /// Why it could not be told: it then takes the program's end for an end.
     fn complete(&self, version: u32) -> Result<(), String>;
+
+    /// Hears that this is done now: it ends what is left of the program, should we die before we did.
+    fn ends(&self);
+
+    /// Hears that the guardian has died: if the program was not about to be ended, it goes on, and its end will be its own.
+    fn desert(&self);
 }
 
 /// Says of a keeper what matters to who stops a tree.
@@ -228,7 +235,10 @@ pub fn freeze(store: &Store, pid: i32, name: &Name, options: Options<'_>) -> Res
         &what,
         pid,
         &told,
-        || store.take_up_endings(),
+        || {
+            options.keeper.into_iter().for_each(Keeper::desert);
+            store.take_up_endings();
+        },
         |meter| persist::run(store, pid, name, options, &what, &mut steps, meter),
     )
 }

@@ -332,7 +332,7 @@ pub(crate) fn run(
             let kept = options.keeper.and_then(|keeper| listening::keep(&tree, &checkpoint, keeper));
             frozen.warnings.extend(kept);
             tcp::give_ports_free(&tree, &checkpoint);
-            end::end(tree, ending.as_ref());
+            end::end(tree, ending.as_ref(), options.keeper);
             sysv::remove(&own);
         }
         frozen.pause_us = longest.max(pause.elapsed()).as_micros() as u64;

@@ -13,8 +13,6 @@ const PACKETS: usize = 64;
 const LOG_BYTES: u64 = 1 << 20;
 /// How long a command that shows the terminal may keep all others waiting, before it is left out.
 const PATIENCE_MS: i64 = 2000;
-/// How long a program may live on whose end as frozen was announced by one who is gone.
-const LAPSE_MS: i64 = 5000;
 
 const SIGKILL: i32 = 9;
 /// Descriptors that are polled before those of clients.
@@ -105,10 +103,8 @@ struct Keeper {
     clients: [Client; CLIENTS],
     /// The image that was announced to be complete: version, and whether we stay.
     complete: Option<(i32, bool)>,
-    /// Who said so is gone.
-    lapsing: bool,
-    /// When it lapses, by the clock of [`raw::now_ms`].
-    lapses_at: i64,
+    /// It is being ended for that.
+    ends: bool,
     /// The client that freezes or thaws.
     worker: Option<usize>,
     frozen: bool,
@@ -147,8 +143,7 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
     let mut keeper = Keeper {
         clients: [NOBODY; CLIENTS],
         complete: None,
-        lapsing: false,
-        lapses_at: 0,
+        ends: false,
         worker: None,
         frozen: setup.root <= 0,
         coming: None,
@@ -194,11 +189,7 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
                 fd.events |= raw::POLLOUT;
             }
         }
-        let timeout = match (owed, keeper.lapsing) {
-            (true, _) => PATIENCE_MS,
-            (false, true) => (keeper.lapses_at - raw::now_ms()).max(0),
-            (false, false) => -1,
-        };
+        let timeout = if owed { PATIENCE_MS } else { -1 };
         let timeout = if keeper.looks > 0 { LOOK_MS } else { timeout };
         raw::poll(&mut fds, timeout);
         let idle = keeper.looks == 0 && fds.iter().all(|fd| fd.revents == 0);
@@ -212,11 +203,6 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
                     keeper.leave(index);
                 }
             }
-        }
-        // Whatever else happens meanwhile, as output of the program.
-        if keeper.lapsing && raw::now_ms() >= keeper.lapses_at {
-            (keeper.lapsing, keeper.complete) = (false, None);
-            replace(&mut keeper.kept, -1);
         }
         if fds[0].revents != 0 {
             let _ = raw::read(signals, &mut [0; 128]);
@@ -380,7 +366,7 @@ impl Keeper {
                     raw::exit(0);
                 }
                 self.frozen = true;
-                self.lapsing = false;
+                self.ends = false;
                 replace(&mut self.held, -1);
                 if self.setup.leader > 0 {
                     raw::wait_for(self.setup.leader);
@@ -527,17 +513,25 @@ impl Keeper {
         raw::close(self.clients[index].fd);
         self.clients[index] = NOBODY;
         if self.worker == Some(index) {
-            self.worker = None;
-            if self.frozen && self.coming.is_none() {
+            self.desert();
+        }
+    }
+
+    /// Whoever freezes or thaws does so no more.
+    fn desert(&mut self) {
+        self.worker = None;
+        self.deserted = true;
+        if self.frozen {
+            if self.coming.is_none() {
                 self.clear();
             }
-            self.lapsing = self.complete.is_some();
-            if !self.frozen && !self.lapsing {
-                // The freeze has failed: what the program closes is to be closed.
-                replace(&mut self.kept, -1);
-            }
-            self.lapses_at = raw::now_ms() + LAPSE_MS;
-            self.deserted = true;
+        } else if self.ends {
+            // Its image is complete, and some of it may have been ended by now.
+            raw::kill(-1, SIGKILL);
+        } else {
+            // The freeze has failed: whoever ends the program now ends it, and what it closes is to be closed.
+            self.complete = None;
+            replace(&mut self.kept, -1);
         }
     }
 
@@ -602,13 +596,21 @@ impl Keeper {
             say::RESIZE if master >= 0 => raw::resize(master, message.a as u16, message.b as u16),
             say::FREEZE if !self.frozen && self.worker.is_none() => {
                 self.worker = Some(index);
-                (self.complete, self.lapsing) = (None, false);
+                (self.complete, self.ends) = (None, false);
                 // Who freezes wants to know when that is done.
                 self.clients[index].role = Role::Watching;
                 self.answer(index, say::STATE, -1);
             }
             say::FROZEN if self.worker == Some(index) && !self.frozen => {
                 self.complete = Some((message.a, message.b != 0));
+                self.answer(index, say::STATE, -1);
+            }
+            say::ENDS if self.worker == Some(index) && self.complete.is_some() => {
+                self.ends = true;
+                self.answer(index, say::STATE, -1);
+            }
+            say::LEAVE if self.worker == Some(index) => {
+                self.desert();
                 self.answer(index, say::STATE, -1);
             }
             say::HOLD if self.worker == Some(index) && !self.frozen && descriptor >= 0 => {

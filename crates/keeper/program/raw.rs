@@ -21,7 +21,6 @@ const PRCTL: usize = 157;
 const EXIT_GROUP: usize = 231;
 const OPENAT: usize = 257;
 const RENAMEAT: usize = 264;
-const CLOCK_GETTIME: usize = 228;
 const PPOLL: usize = 271;
 const ACCEPT4: usize = 288;
 const SIGNALFD4: usize = 289;
@@ -256,14 +255,6 @@ pub(crate) const POLLPRI: i16 = 2;
 pub(crate) const POLLERR: i16 = 8;
 
 /// Waits for any of `fds`, at most so many milliseconds if that is not negative.
-/// Milliseconds of CLOCK_MONOTONIC.
-pub(crate) fn now_ms() -> i64 {
-    let mut time = [0i64; 2];
-    // SAFETY: clock 1 is CLOCK_MONOTONIC; the kernel fills the live time.
-    let _ = unsafe { call(CLOCK_GETTIME, [1, &raw mut time as usize, 0, 0, 0, 0]) };
-    time[0] * 1000 + time[1] / 1_000_000
-}
-
 pub(crate) fn poll(fds: &mut [PollFd], timeout_ms: i64) {
     let time = [timeout_ms / 1000, timeout_ms % 1000 * 1_000_000];
     let time = if timeout_ms < 0 { 0 } else { &raw const time as usize };

@@ -23,7 +23,7 @@ pub const RESIZE: u32 = 5;
 /// Begins a freeze: answered by [`STATE`], or by [`BUSY`].
 pub const FREEZE: u32 = 6;
 /// The image is complete: what ends the program now, ends it as frozen. `a` is its version, `b` whether the keeper is to
-/// stay. Answered by [`STATE`].
+/// stay. It holds as long as whoever said so is there; behind [`ENDS`] for good. Answered by [`STATE`].
 pub const FROZEN: u32 = 7;
 /// Begins a thaw: answered by [`STATE`], with the terminal's slave side if there is one, or by [`BUSY`].
 pub const THAW: u32 = 8;
@@ -49,6 +49,12 @@ pub const KEEP: u32 = 15;
 /// Asks for the descriptor that is kept, and stays so. Answered by [`STATE`], with it if the program is frozen and there is
 /// one.
 pub const KEPT: u32 = 16;
+/// Behind [`FROZEN`]: the program is ended now. If whoever says so dies before that is done, the keeper does it. Answered by
+/// [`STATE`], which is to be waited for: what was sent is lost to the reader if the sender dies with something unread
+/// (ECONNRESET, `unix_release_sock`).
+pub const ENDS: u32 = 17;
+/// Whoever freezes does so no more, as if the connection were closed. Answered by [`STATE`].
+pub const LEAVE: u32 = 18;
 
 /// A control group that the program is in: its directory comes with it, and its name as bytes. Is not answered. The keeper
 /// looks whether its memory runs out, which ends the program, and removes it when the program has ended.
@@ -75,7 +81,7 @@ pub const LIVES: u32 = 38;
 const _: () = {
     let words = [
         STATUS, WATCH, ATTACH, INPUT, RESIZE, FREEZE, FROZEN, THAW, LIVE, LISTEN, END, HOLD, TAKE, KEEP,
-        KEPT, GROUP, STATE, BUSY, OUTPUT, STOPPED, ENDED, ICE, LIVES,
+        KEPT, GROUP, ENDS, LEAVE, STATE, BUSY, OUTPUT, STOPPED, ENDED, ICE, LIVES,
     ];
     let mut one = 0;
     while one < words.len() {

@@ -151,6 +151,16 @@ impl frost_freeze::Keeper for Keeper {
         let message = Message::new(say::FROZEN, version as i32, i32::from(self.stay), 0);
         self.connection.ask(message).map(drop).map_err(|error| error.to_string())
     }
+
+    fn ends(&self) {
+        // One of an older frost does not know the word, and waits for some seconds whether the program ends.
+        let _ = self.connection.ask(Message::new(say::ENDS, 0, 0, 0));
+    }
+
+    fn desert(&self) {
+        // Else it hears so when we have ended.
+        let _ = self.connection.ask(Message::new(say::LEAVE, 0, 0, 0));
+    }
 }
 
 /// How long the keeper may take to collect what was ended.
