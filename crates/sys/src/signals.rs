@@ -2,7 +2,20 @@
 
 use crate::raw::check;
 use rustix::io::Result;
+use rustix::process::Signal;
 use std::time::Duration;
+
+/// The real-time signals that programs may use; those below are the C library's own (glibc, musl: up to 34).
+pub const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
+
+/// Returns the signal of a number, one of those with names or of the [`REAL_TIME`] ones.
+pub fn numbered(number: i32) -> Option<Signal> {
+    let real_time = || {
+        // SAFETY: such a number is a signal's, and none that the C library uses itself; it is only sent, never handled here.
+        REAL_TIME.contains(&number).then(|| unsafe { Signal::from_raw_unchecked(number) })
+    };
+    Signal::from_named_raw(number).or_else(real_time)
+}
 
 /// Replaces the mask of blocked signals (bit 0 for signal 1) and returns the old one.
 ///

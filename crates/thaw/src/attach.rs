@@ -68,8 +68,9 @@ pub struct Attached {
     passing: Option<Passing>,
 }
 
-/// Signals that are passed on to the program: those that ask a program to end or to look at something.
-const PASSED_ON: [i32; 9] = [
+/// Signals that are passed on to the program, beside the real-time ones: those that ask a program to end or to look at
+/// something, and that nothing but somebody's wish sends to us.
+const PASSED_ON: [i32; 12] = [
     libc::SIGHUP,
     libc::SIGINT,
     libc::SIGQUIT,
@@ -79,6 +80,9 @@ const PASSED_ON: [i32; 9] = [
     libc::SIGCONT,
     libc::SIGWINCH,
     libc::SIGALRM,
+    libc::SIGURG,
+    libc::SIGIO,
+    libc::SIGPWR,
 ];
 
 /// Signals that are the program's to take, kept from acting on us until this is dropped.
@@ -98,8 +102,8 @@ impl Passing {
     /// If the kernel has no descriptor for us.
     pub fn begin() -> rustix::io::Result<Self> {
         // Whether we stop when we are asked to is for the program to say.
-        let mask = PASSED_ON.iter().chain(&[libc::SIGCHLD, libc::SIGTSTP]);
-        let mask = mask.fold(0u64, |mask, signal| mask | 1 << (signal - 1));
+        let named = PASSED_ON.into_iter().chain([libc::SIGCHLD, libc::SIGTSTP]);
+        let mask = named.chain(signals::REAL_TIME).fold(0u64, |mask, signal| mask | 1 << (signal - 1));
         let queue = frost_sys::signalfd::signalfd(mask)?;
         let before = signals::set_mask(mask | 1 << (libc::SIGTTOU - 1))?;
         Ok(Self { queue, before })
@@ -221,7 +225,7 @@ impl Attached {
             }
             _ => {}
         }
-        if let Some(signal) = Signal::from_named_raw(signal) {
+        if let Some(signal) = signals::numbered(signal) {
             self.send(signal);
         }
     }

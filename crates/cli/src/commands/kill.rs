@@ -8,6 +8,7 @@ use clap::Args;
 use frost_keeper::protocol::Message;
 use frost_runtime::Error;
 use frost_runtime::instance::Standing;
+use frost_sys::signals;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::process::ExitCode;
 
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 /// When its root ends, the kernel ends all of the program.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// The signal, by its name or number
+    /// The signal, by its name or number, as TERM, 15, RTMIN+3
     #[arg(short, long, value_name = "SIG", default_value = "TERM")]
     signal: String,
     /// The programs, by their names
@@ -62,8 +63,24 @@ const NAMES: [(&str, i32); 31] = [
 fn parse(text: &str) -> Option<Signal> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let number = NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
-    Signal::from_named_raw(number.or_else(|| text.parse().ok())?)
+    let named = NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
+    signals::numbered(named.or_else(|| real_time(name)).or_else(|| text.parse().ok())?)
+}
+
+/// Real-time signals as `kill -l` calls them: `RTMIN+3`, `RTMAX-1`.
+fn real_time(name: &str) -> Option<i32> {
+    let (first, last) = (*signals::REAL_TIME.start(), *signals::REAL_TIME.end());
+    let (start, rest, sign) = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+        (Some(rest), _) => (first, rest, '+'),
+        (_, Some(rest)) => (last, rest, '-'),
+        _ => return None,
+    };
+    let distance: i32 = match rest.strip_prefix(sign) {
+        None if rest.is_empty() => 0,
+        digits => digits.filter(|digits| !digits.starts_with('+'))?.parse::<u8>().ok()?.into(),
+    };
+    let number = if sign == '+' { start + distance } else { start - distance };
+    signals::REAL_TIME.contains(&number).then_some(number)
 }
 
 pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
@@ -103,7 +120,12 @@ mod tests {
         for text in ["TERM", "SIGTERM", "sigterm", "15"] {
             assert_eq!(parse(text), Some(Signal::TERM), "{text}");
         }
-        assert_eq!(parse("NONE"), None);
-        assert_eq!(parse("0"), None);
+        for (text, number) in [("RTMIN", 34), ("sigrtmin+3", 37), ("RTMAX-1", 63), ("RTMAX", 64), ("40", 40)]
+        {
+            assert_eq!(parse(text).map(Signal::as_raw), Some(number), "{text}");
+        }
+        for text in ["NONE", "0", "32", "65", "-1", "RTMIN-1", "RTMIN+31", "RTMIN+", "RTMIN++1", "RTMAX+1"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
     }
 }
