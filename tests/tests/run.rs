@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 frost_tests::as_each_user! {
     a_foreground_program_is_as_if_there_were_no_frost
     a_detached_program_is_frozen_and_thawed_by_its_name
+    what_cannot_be_executed_is_told_apart
+    real_time_signals_are_the_program_s
+    a_frost_run_too_deep_within_others_is_told_so
     a_name_denotes_one_program
     who_may_make_no_namespaces_is_told_which_setting_forbids_it
     what_cannot_be_carried_is_not_given
@@ -66,6 +69,86 @@ fn a_foreground_program_is_as_if_there_were_no_frost(scene: &Scene) {
     // Nothing of a program is left that somebody waited for.
     let outcome = scene.frost(&["ps", "--json"]).ok();
     assert_eq!(outcome.stdout, "", "{outcome}");
+    scene.is_empty_soon();
+}
+
+fn what_cannot_be_executed_is_told_apart(scene: &Scene) {
+    let run = |command: &str| scene.frost(&["run", "--", command]);
+    fs::create_dir(scene.stage("closed")).expect("our own directory");
+    scene.give(&scene.stage("closed"));
+    let mode = |name: &str, mode| {
+        fs::set_permissions(scene.stage(name), std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .expect("our own file");
+    };
+    mode("closed", 0o000);
+    let mut command = scene.frost_command(&["run", "--", "no-such-program"]);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{}:{path}", scene.stage("closed").display()));
+    // A directory of PATH that may not be looked into holds nothing.
+    scene.run(&mut command, LIMIT).refused(127, "No such file");
+    mode("closed", 0o700);
+    fs::write(scene.stage("script"), "#!/nonexistent/interpreter -x\necho\n").expect("our own directory");
+    run("./script").refused(126, "Permission denied");
+    mode("script", 0o755);
+    run("./script").refused(126, "its interpreter /nonexistent/interpreter is not there");
+    run("./closed").refused(126, "Permission denied");
+    run("./script/below").refused(126, "Not a directory");
+    // Every smaller number is the program's own, also where the command line is wrong.
+    for wrong in
+        [&["run"][..], &["run", "--nothing"], &["wait"], &["attach", "--nothing"], &["thaw", "--attach"]]
+    {
+        assert_eq!(scene.frost(wrong).status, Some(125), "{wrong:?}");
+    }
+    assert_eq!(scene.frost(&["run", "--help"]).status, Some(0));
+    scene.is_empty_soon();
+}
+
+fn real_time_signals_are_the_program_s(scene: &Scene) {
+    let program = "import os, signal, time
+got = []
+for number in (34, 50, 64, signal.SIGIO, signal.SIGPWR):
+    signal.signal(number, lambda number, _: got.append(int(number)))
+open('ready', 'w').close()
+while len(got) < 5:
+    time.sleep(0.01)
+with open('got.new', 'w') as file:
+    file.write(repr(sorted(got)))
+os.rename('got.new', 'got')
+";
+    for detached in [false, true] {
+        let options: &[&str] = if detached { &["run", "-d"] } else { &["run"] };
+        let arguments = [options, &["--name", "it", "--", "/usr/bin/python3", "-c", program]].concat();
+        let mut command = scene.start(&mut scene.frost_command(&arguments), Stdio::Null);
+        until("it is ready", || scene.stage("ready").exists());
+        for (name, number) in [("RTMIN", 34), ("50", 50), ("RTMAX", 64), ("IO", 29), ("PWR", 30)] {
+            if detached {
+                scene.frost(&["kill", "-s", name, "it"]).ok();
+            } else {
+                let pid = command.pid().to_string();
+                let mut kill = scene.command("kill");
+                scene.run(kill.args([format!("-{number}"), pid]), LIMIT).ok();
+            }
+        }
+        assert_eq!(scene.await_file("got"), "[29, 30, 34, 50, 64]");
+        // In the foreground nothing is left of it.
+        if detached {
+            assert_eq!(scene.frost(&["wait", "it"]).status, Some(0));
+        }
+        assert!(command.wait("frost run", LIMIT).success());
+        for name in ["got", "ready"] {
+            fs::remove_file(scene.stage(name)).expect("it was there");
+        }
+    }
+    scene.is_empty_soon();
+}
+
+/// As deep as the kernel nests pid namespaces; the tests may be in some already.
+fn a_frost_run_too_deep_within_others_is_told_so(scene: &Scene) {
+    let frost = scene.path("bin").join("frost").display().to_string();
+    let script = format!("[ $1 -gt 40 ] && exit 9\nexec {frost} run -- sh ./deeper $(($1 + 1))");
+    fs::write(scene.stage("deeper"), script).expect("our own directory");
+    let refused = scene.frost(&["run", "--", "sh", "./deeper", "1"]).refused(125, "within each other");
+    assert!(refused.stderr.contains("run it further outside"), "{refused}");
     scene.is_empty_soon();
 }
 

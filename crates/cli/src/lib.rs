@@ -54,7 +54,19 @@ pub fn run() -> ExitCode {
         Err(error) => {
             // Help and version come this way too. That nobody reads them is not worth a message.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::Status::Usage.code()));
+            // Where every other number is the program's own, a wrong command line is told apart as well.
+            let asked = first.as_deref().and_then(std::ffi::OsStr::to_str);
+            let attached = || std::env::args_os().any(|word| word == "--attach");
+            let of_program = match asked {
+                Some("run" | "wait" | "attach") => true,
+                Some("thaw") => attached(),
+                _ => false,
+            };
+            return ExitCode::from(match error.use_stderr() {
+                false => 0,
+                true if of_program => failure::Status::Own.code(),
+                true => failure::Status::Usage.code(),
+            });
         }
     };
     let arguments = match <help::Arguments as clap::FromArgMatches>::from_arg_matches(&matches) {

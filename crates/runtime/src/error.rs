@@ -121,7 +121,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A step in the making of the environment failed.
-    #[error("{object}: {source}")]
+    #[error("{object}: {}", in_words(object, *source))]
     Environment {
         /// What it was about.
         object: String,
@@ -147,6 +147,17 @@ fn amount(resource: Resource, limit: u64) -> String {
     match resource {
         Resource::Memory => format!("{} KiB of memory", limit / 1024),
         Resource::Cpu => format!("{limit}% of a processor"),
+    }
+}
+
+/// What an errno says of what it is about, where its own words would lead astray.
+fn in_words(object: &str, source: Errno) -> String {
+    match source {
+        // `inc_ucount` for each kind of namespace, and 33 levels of users' or 32 of pids' (create_user_ns, create_pid_namespace).
+        Errno::NOSPC if object == crate::run::NAMESPACES => {
+            "there are as many as there may be, or as many within each other".to_owned()
+        }
+        source => source.to_string(),
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod budget;
 mod bundle;
 mod error;
+mod execution;
 pub mod freeze;
 pub mod instance;
 pub mod layer;

@@ -3,6 +3,7 @@
 use crate::budget::Groups;
 use crate::bundle;
 use crate::error::Error;
+use crate::execution;
 use crate::instance::{Instance, Record, Standing, boot_id, child_numbered, now};
 use crate::layer;
 use crate::outward;
@@ -300,7 +301,7 @@ pub(crate) fn bear(
             }
             Ok(Report::Started { root }) => return Ok((keeper, root, note)),
             Ok(Report::NotExecuted { errno }) => {
-                Error::Program { program: called, source: std::io::Error::from_raw_os_error(errno) }
+                Error::Program { source: execution::why(&called, errno), program: called }
             }
             Ok(Report::Failed { object, errno }) => {
                 Error::Environment { object, source: Errno::from_raw_os_error(errno) }

@@ -259,6 +259,13 @@ pub(super) fn find(store: &Store, target: &str, doing: &str) -> Result<i32, Fail
             return Ok(instance.pid);
         }
     }
+    if let Some(version) = store.versions(&name).map_err(failed)?.last() {
+        return Err(Told::new(Status::Missing, format!("cannot {doing} {target}"))
+            .cause(format!("it does not run: {name}@{version} is its newest image"))
+            .state("nothing was touched")
+            .hint(format!("`frost thaw {name}` lets it go on; `frost ps` shows what runs"))
+            .into());
+    }
     Err(Told::new(Status::Missing, format!("cannot {doing} {target}"))
         .cause("no program runs that was started by that name, or thawed from an image of it")
         .state("nothing was touched")

@@ -80,7 +80,11 @@ pub(crate) const URGENT: [(&str, Augment); 3] = [
 impl Command {
     /// Returns whether small exit statuses are those of the program it runs.
     pub(crate) fn returns_status_of_program(&self) -> bool {
-        matches!(self, Command::Thaw(options) if options.is_attached())
+        match self {
+            Command::Run(_) | Command::Wait(_) | Command::Attach(_) => true,
+            Command::Thaw(options) => options.is_attached(),
+            _ => false,
+        }
     }
 
     /// Runs it.

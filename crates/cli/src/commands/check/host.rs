@@ -320,7 +320,10 @@ fn namespace_remedy(stage: Stage) -> &'static str {
         "as root: sysctl kernel.unprivileged_userns_clone=1"
     } else if is("/proc/sys/user/max_user_namespaces", "0") {
         "as root: sysctl user.max_user_namespaces=10000"
-    } else if matches!(probe::namespaces(probe::USER), Err((_, Errno::NOSPC | Errno::USERS))) {
+    } else if matches!(
+        probe::namespaces(probe::USER | probe::PID_AND_MOUNT),
+        Err((_, Errno::NOSPC | Errno::USERS))
+    ) {
         // Linux 4.9 and later say ENOSPC for both: `inc_ucount` along all ancestors, and 33 levels (create_user_ns).
         "there are as many as may be, or they are nested too deeply: as root: sysctl user.max_user_namespaces=10000, or run \
          it further outside"
