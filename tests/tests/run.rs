@@ -29,6 +29,7 @@ frost_tests::as_each_user! {
     who_ended_a_program_behind_its_guardian_s_death_is_told_apart
     each_snapshot_goes_on_from_the_one_before
     copies_are_forked_from_what_runs
+    copies_have_names_of_their_own
     processes_whose_parents_have_ended_belong_to_the_program
     objects_of_system_v_go_with_the_program
     a_program_in_the_foreground_is_frozen_from_elsewhere
@@ -502,6 +503,55 @@ fn copies_are_forked_from_what_runs(scene: &Scene) {
     scene.frost(&["kill", "-s", "KILL", "one"]).ok();
     scene.is_empty_soon();
     scene.frost(&["fork", "one"]).refused(6, "one");
+}
+
+fn copies_have_names_of_their_own(scene: &Scene) {
+    let script = "n=0; while :; do n=$((n+1)); echo line $n; sleep 0.01; done";
+    scene.frost(&["run", "-d", "--name", "it", "--", "sh", "-c", script]).ok();
+    let shown = |name: &str| scene.frost(&["logs", name]).ok().stdout.lines().count();
+    let shows = |name: &str| {
+        let now = shown(name);
+        until("it goes on", || shown(name) > now);
+    };
+    shows("it");
+    let forked = scene.frost(&["fork", "it", "-n", "2", "--json"]).ok();
+    let names: Vec<String> = forked
+        .stdout
+        .lines()
+        .filter_map(|line| {
+            let record: Value = serde_json::from_str(line).expect("a record");
+            record["copy"].as_str().map(str::to_owned)
+        })
+        .collect();
+    assert_eq!(names, ["it-2", "it-3"], "{forked}");
+    for name in ["it", "it-2", "it-3"] {
+        assert_eq!(state(scene, name), "running");
+        shows(name);
+    }
+    scene.frost(&["kill", "-s", "TERM", "it-2"]).ok();
+    assert_eq!(scene.frost(&["wait", "it-2"]).status, Some(128 + 15));
+    assert_eq!(state(scene, "it-2"), "ended");
+    // One that fails leaves no name, and what ended keeps its own.
+    let mut command = scene.frost_command(&["thaw", "it@1", "--clone"]);
+    assert_ne!(scene.run(command.env("FROST_FAIL_AT", "thaw.commit"), LIMIT).status, Some(0));
+    let copied = scene.frost(&["thaw", "it@1", "--clone"]).ok();
+    assert!(copied.stdout.starts_with("it-4, a copy of it@1, runs"), "{copied}");
+    let mut attached = scene.start(&mut scene.frost_command(&["attach", "it-4"]), Stdio::Null);
+    // A copy is a program as any other.
+    for how in [&["freeze", "it-4"][..], &["freeze", "it-4", "--cold"]] {
+        scene.frost(how).ok();
+        assert_eq!(state(scene, "it-4"), "frozen");
+        assert_eq!(state(scene, "it"), "running");
+        scene.frost(&["thaw", "it-4"]).ok();
+        shows("it-4");
+    }
+    assert!(attached.wait("frost attach", LIMIT).code().is_some());
+    for name in ["it", "it-3", "it-4"] {
+        scene.frost(&["kill", "-s", "KILL", name]).ok();
+        assert_eq!(scene.frost(&["wait", name]).status, Some(128 + 9));
+    }
+    scene.is_empty_soon();
+    assert_eq!(scene.frost(&["ps", "--json"]).ok().stdout.lines().count(), 4);
 }
 
 /// Its keeper holds what tracks its writes, so that only what was written since is looked at: whatever happens in between,

@@ -1,6 +1,6 @@
 //! What an image brings along, put where its program finds it on a machine that does not have it.
 //!
-//! The files lie in the instance's directory, or in that of a copy. In the keeper's mount namespace they are laid over the
+//! The files lie in the instance's directory. In the keeper's mount namespace they are laid over the
 //! directories in which they are missing, by overlays that nobody can write to; the machine's own files stay as they are.
 
 use crate::error::Error;

@@ -268,24 +268,32 @@ impl Instance {
     pub fn claim(store: &Store, name: &Name) -> Result<(Self, Claim), Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            for path in [parent(store), parent(store).join(name.as_str())] {
-                let made = rustix::fs::mkdir(&path, Mode::RWXU);
-                if let Err(errno) = made
-                    && errno != Errno::EXIST
-                {
-                    return Err(Error::File { path, source: errno.into() });
-                }
-            }
-            if let Some(instance) = Self::find(store, name)?
-                && let Some(lock) = instance.lock()?
-            {
-                return Ok((instance, Claim(lock)));
+            if let Some(claimed) = Self::try_claim(store, name)? {
+                return Ok(claimed);
             }
             if Instant::now() >= deadline {
                 return Err(Error::Busy);
             }
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// Takes that right, if nobody has it at this moment.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn try_claim(store: &Store, name: &Name) -> Result<Option<(Self, Claim)>, Error> {
+        for path in [parent(store), parent(store).join(name.as_str())] {
+            let made = rustix::fs::mkdir(&path, Mode::RWXU);
+            if let Err(errno) = made
+                && errno != Errno::EXIST
+            {
+                return Err(Error::File { path, source: errno.into() });
+            }
+        }
+        let Some(instance) = Self::find(store, name)? else { return Ok(None) };
+        let lock = instance.lock()?;
+        Ok(lock.map(|lock| (instance, Claim(lock))))
     }
 
     /// Locks its directory; `None` if another has done so, or it was removed meanwhile.

@@ -1,10 +1,9 @@
 //! Layers: directories of which a program has a view of its own, by overlayfs.
 //!
-//! What it writes lies in the instance's directory, or for a copy in one of its own below `copies` of the store, which the
-//! next command removes when its keeper is gone. An image holds it with the memory; a thaw makes it again in a fresh
+//! What it writes lies in the instance's directory. An image holds it with the memory; a thaw makes it again in a fresh
 //! place, and mounts that in the keeper's namespaces.
 
-use crate::bundle::{self, Lack};
+use crate::bundle;
 use crate::error::Error;
 use crate::instance::{Instance, boot_id};
 use frost_freeze::layer::{self, Source};
@@ -350,61 +349,10 @@ fn enter_and_mount(keeper: &OwnedFd, layers: &[house::Layer]) -> Result<(), Fail
     house::mount_layers(layers)
 }
 
-/// The places of a copy's layers, until they are its keeper's.
-#[derive(Debug)]
-pub(crate) struct Copy {
-    pub(crate) places: Vec<Place>,
-    /// What is laid over directories.
-    pub(crate) covers: Vec<house::Cover>,
-    base: PathBuf,
-    /// Locked as long as there is no keeper.
-    _lock: OwnedFd,
-    kept: bool,
-}
-
+/// Where copies had their layers that had no names yet.
 const COPIES: &str = "copies";
 /// The file that tells of a copy's keeper.
 const KEEPER: &str = "keeper";
-
-impl Copy {
-    /// Makes layers for a copy of an image, and what is `lack`ing here of what it brings along; `None` if there is neither.
-    pub(crate) fn of(store: &Store, image: &Image, lack: &Lack) -> Result<Option<Self>, Error> {
-        if image.checkpoint().layers.is_empty() && lack.is_empty() {
-            return Ok(None);
-        }
-        sweep_copies(store);
-        let parent = store.path().join(COPIES);
-        let name = |number: u32| parent.join(format!("{}.{}.{number}", image.id().name, std::process::id()));
-        let base = (0..).map(name).find(|path| !path.exists()).unwrap_or_else(|| parent.clone());
-        std::fs::create_dir_all(&base).map_err(|source| Error::File { path: base.clone(), source })?;
-        let lock = open_directory(&base).map_err(file(&base))?;
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(file(&base))?;
-        let mut copy = Self { places: Vec::new(), covers: Vec::new(), base, _lock: lock, kept: false };
-        copy.places = restore(&copy.base.join("layers"), image)?;
-        if !lack.is_empty() {
-            copy.covers = bundle::make(image, lack, &copy.base.join("bundle"))?;
-        }
-        Ok(Some(copy))
-    }
-
-    /// Notes whose they are.
-    pub(crate) fn keep(&mut self, keeper: i32) -> Result<(), Error> {
-        let start = proc::stat(keeper).map_err(file(&self.base))?.starttime;
-        let path = self.base.join(KEEPER);
-        std::fs::write(&path, format!("{keeper} {start} {}", boot_id()))
-            .map_err(|source| Error::File { path, source })?;
-        self.kept = true;
-        Ok(())
-    }
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        if !self.kept {
-            remove(&self.base);
-        }
-    }
-}
 
 fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

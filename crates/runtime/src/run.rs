@@ -22,6 +22,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -169,6 +170,33 @@ pub fn claim(
             // Who did not choose a name does not replace what another one left under it.
             Ok((instance, _)) if instance.changed().is_some() => {}
             other => return other,
+        }
+    }
+    Err(Error::Busy)
+}
+
+/// Takes a name for a copy of what has the name `base`: with a number behind it, from 2 on, that no program has had.
+///
+/// # Errors
+/// [`Error::Busy`] if there is none, [`Error::File`].
+pub fn claim_beside(store: &Store, base: &Name) -> Result<(Instance, crate::instance::Claim), Error> {
+    // All at once: to ask for each would take long where there are many.
+    let mut taken: HashSet<Name> = crate::instance::names(store)?.into_iter().collect();
+    taken.extend(store.names()?);
+    for number in 2..1_000_000u32 {
+        let number = format!("-{number}");
+        let room = Name::MAX_BYTES - number.len();
+        let base = &base.as_str()[..base.as_str().len().min(room)];
+        let Some(name) = Name::new(&format!("{base}{number}")).ok().filter(|name| !taken.contains(name))
+        else {
+            continue;
+        };
+        // Another one may have taken it just now, and have it no more: what it left is its own.
+        if let Some((instance, claim)) = Instance::try_claim(store, &name)?
+            && instance.changed().is_none()
+            && store.versions(&name)?.is_empty()
+        {
+            return Ok((instance, claim));
         }
     }
     Err(Error::Busy)

@@ -15,6 +15,8 @@ use frost_model::{BytePath, Checkpoint};
 use frost_store::{Image, Name, Store};
 use frost_sys::network::{Whose, census};
 use frost_thaw::Kept;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags};
 
 /// A home for an image, and what belongs to it.
@@ -30,8 +32,11 @@ pub struct Place {
     pub kept: Kept,
     /// What it has to do without, in words.
     pub note: Option<String>,
+    /// The name of a copy, by which it is found as any other program.
+    pub copy: Option<Name>,
     /// Drops what an earlier life of the program has left, or brings it back.
     succession: Option<Succession>,
+    newcomer: Option<Newcomer>,
     _claim: Option<Claim>,
     _groups: Groups,
 }
@@ -42,6 +47,31 @@ impl Place {
         if let Some(mut succession) = self.succession.take() {
             succession.settled = true;
         }
+        if let Some(mut newcomer) = self.newcomer.take() {
+            newcomer.place = None;
+        }
+    }
+}
+
+/// The place of a copy, which is nobody's if that does not come to live.
+#[derive(Debug)]
+struct Newcomer {
+    place: Option<(Instance, Claim)>,
+    /// Its keeper, once there is one, which ends when nobody thaws there any more.
+    keeper: Option<OwnedFd>,
+}
+
+/// How long a keeper that nobody needs may take to end.
+const ENDED_WITHIN: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        let Some((instance, claim)) = self.place.take() else { return };
+        if let Some(keeper) = &self.keeper {
+            let _ = rustix::event::poll(&mut [PollFd::new(keeper, PollFlags::IN)], Some(&ENDED_WITHIN));
+        }
+        // If it has not ended yet, `frost ps` shows what is left.
+        let _ = instance.remove(claim);
     }
 }
 
@@ -79,7 +109,7 @@ pub fn kept(store: &Store, image: &Image, copy: bool) -> Result<Kept, Error> {
     Ok(if copy { Kept::for_another(found) } else { Kept::of(image.checkpoint(), found) })
 }
 
-/// Finds or makes a home for the image of a program of the runtime; a copy has none that is found by its name.
+/// Finds or makes a home for the image of a program of the runtime; a copy has one of its own, under a name of its own.
 ///
 /// The routes of `runtime` become those of the instance.
 ///
@@ -103,7 +133,6 @@ pub fn place(
             return Err(Error::DoesNotFit { needs_bytes: needs, budget_bytes: most });
         }
     }
-    let groups = Groups::make(name.as_str(), &budget)?;
     let environment = Environment {
         allowed: runtime.allowed.clone(),
         terminal: runtime.terminal && !attach,
@@ -114,18 +143,19 @@ pub fn place(
         outward: runtime.network.as_ref().is_some_and(|network| network.reach == Reach::Outside),
     };
     if copy {
-        let lack = lack(image)?;
-        let held = Held { name: name.to_string(), ..Held::default() };
-        let copy = layer::Copy::of(store, image, &lack)?;
-        let layers = copy.as_ref().map_or(&[][..], |copy| &copy.places);
-        let covers = copy.as_ref().map(|copy| copy.covers.clone()).unwrap_or_default();
-        let environment = Environment { layers: layer::mounted(layers), covers, ..environment };
+        let (instance, claim) = run::claim_beside(store, name)?;
+        let copy = instance.name().clone();
+        let mut newcomer = Newcomer { place: Some((instance, claim)), keeper: None };
+        let Some((instance, _)) = &newcomer.place else { return Err(Error::Busy) };
+        let groups = Groups::make(copy.as_str(), &budget)?;
+        let (environment, record) = furnish(image, instance, environment, runtime, budget)?;
+        let held = instance.begin(&record, false)?;
         let place = born(environment, held, attach, None, runtime.notices, groups)?;
-        if let Some(mut copy) = copy {
-            copy.keep(place.home.keeper)?;
-        }
-        return Ok(Place { kept: kept(store, image, true)?, ..place });
+        newcomer.keeper = place.home.pidfd.try_clone().ok();
+        let kept = kept(store, image, true)?;
+        return Ok(Place { kept, copy: Some(copy), newcomer: Some(newcomer), ..place });
     }
+    let groups = Groups::make(name.as_str(), &budget)?;
     let (instance, claim) = Instance::claim(store, name)?;
     if let Standing::Kept(kept) = instance.standing()? {
         if !kept.state.frozen {
@@ -166,11 +196,33 @@ pub fn place(
         return Ok(Place { kept, ..place });
     }
     let before = instance.record()?;
+    let (environment, record) = furnish(image, &instance, environment, runtime, budget)?;
+    // Also should it fail from here on.
+    let succession = Succession {
+        instance: Instance::find(store, name)?.ok_or(Error::Busy)?,
+        before,
+        layers: record.layers.clone(),
+        bundle: record.bundle.clone(),
+        settled: false,
+    };
+    let held = instance.begin(&record, true)?;
+    let place = born(environment, held, attach, Some(claim), runtime.notices, groups)?;
+    Ok(Place { succession: Some(succession), ..place })
+}
+
+/// Makes what a new keeper of an instance is to show of an image's files, and the record of that.
+fn furnish(
+    image: &Image,
+    instance: &Instance,
+    environment: Environment,
+    runtime: &Runtime,
+    budget: Budget,
+) -> Result<(Environment, Record), Error> {
     let lack = lack(image)?;
-    let layers = layer::restored(&instance, image)?;
+    let layers = layer::restored(instance, image)?;
     let (mut covers, mut brought) = (Vec::new(), None);
     if !lack.is_empty() {
-        let place = bundle::new_place(&instance);
+        let place = bundle::new_place(instance);
         covers = bundle::make(image, &lack, &place).inspect_err(|_| layer::remove(&place))?;
         brought = Some(BytePath::from(place.as_path()));
     }
@@ -188,19 +240,9 @@ pub fn place(
         budget,
         layers,
         network: runtime.network.as_ref().map(|network| network.reach),
-        bundle: brought.clone(),
-    };
-    // Also should it fail from here on.
-    let succession = Succession {
-        instance: Instance::find(store, name)?.ok_or(Error::Busy)?,
-        before,
-        layers: record.layers.clone(),
         bundle: brought,
-        settled: false,
     };
-    let held = instance.begin(&record, true)?;
-    let place = born(environment, held, attach, Some(claim), runtime.notices, groups)?;
-    Ok(Place { succession: Some(succession), ..place })
+    Ok((environment, record))
 }
 
 /// Finds what of an image's files this machine does not have.
@@ -283,7 +325,18 @@ fn announced(
     frost_sys::sight::set(layered.then_some(keeper));
     let home = Home { keeper, pidfd, connection, terminal, allowed, notices, groups: entrances };
     let kept = Kept::default();
-    Ok(Place { home, watch, warm, kept, note: None, succession: None, _claim: claim, _groups: groups })
+    Ok(Place {
+        home,
+        watch,
+        warm,
+        kept,
+        note: None,
+        copy: None,
+        succession: None,
+        newcomer: None,
+        _claim: claim,
+        _groups: groups,
+    })
 }
 
 /// Connects to the keeper of `name` and watches it.

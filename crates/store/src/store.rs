@@ -217,7 +217,11 @@ impl Store {
         self.root.show(dir_of(id))
     }
 
-    pub(crate) fn names(&self) -> Result<Vec<Name>> {
+    /// Returns all names that have images, or had some.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn names(&self) -> Result<Vec<Name>> {
         let names = self.root.names(IMAGES)?;
         Ok(names.iter().filter_map(|name| Name::new(name).ok()).collect())
     }

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 /// Makes copies of a running program or virtual machine, which goes on
 ///
-/// A snapshot is taken, and each copy goes on from it, with process ids of its own; a virtual machine's has a name and ports of
-/// its own, too, and shares the memory that no copy writes. The snapshot stays in the store, until `frost rm`.
+/// A snapshot is taken, and each copy goes on from it, with process ids of its own; that of a program of `frost run` or of a
+/// virtual machine has a name of its own, as NAME-2. A virtual machine's has ports of its own, too, and shares the memory that no copy writes. The snapshot stays in the store, until `frost rm`.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// A process id, or the name of a program or virtual machine that was run or thawed

@@ -4,6 +4,7 @@ use crate::failure::{Failure, Status};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
+use frost_store::Name;
 use frost_thaw::cap::Route;
 use frost_thaw::{Attached, Ending, Options as How, Plan};
 use serde::Serialize;
@@ -26,7 +27,8 @@ pub(crate) struct Options {
     /// Stay its parent: pass signals on, lend it this terminal if it had one, exit with its status
     #[arg(long)]
     pub(super) attach: bool,
-    /// Make a copy in a pid namespace of its own, beside whatever runs
+    /// Make a copy in a pid namespace of its own, beside whatever runs; that of a program of `frost run` has a name of its own,
+    /// as NAME-2
     #[arg(long)]
     pub(super) clone: bool,
     /// How what it has open is obtained again: a table of routes, which come before those that it was started with
@@ -45,6 +47,9 @@ pub(crate) struct Options {
 struct Record<'a> {
     name: &'a str,
     version: u32,
+    /// The name of a copy of a program of `frost run`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy: Option<&'a str>,
     pid: i32,
     inner_pid: i32,
     processes: usize,
@@ -145,6 +150,7 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     if let Some(place) = &mut place {
         place.settle();
     }
+    let copy = place.as_mut().and_then(|place| place.copy.take());
     let elapsed = invocation.steps.elapsed().saturating_sub(options.begun);
     // Behind the thaw: our standard error may be a file that the program has, and that is compared with what it was.
     let without = place.as_ref().and_then(|place| place.note.as_ref());
@@ -166,6 +172,7 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
         output::record(&Record {
             name: id.name.as_str(),
             version: id.version,
+            copy: copy.as_ref().map(Name::as_str),
             pid: thawed.pid,
             inner_pid: thawed.inner_pid.raw(),
             processes: thawed.processes,
@@ -178,8 +185,12 @@ fn thaw(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
             inner if inner == thawed.pid => String::new(),
             inner => format!(" ({inner} inside)"),
         };
+        let what = match &copy {
+            Some(copy) => format!("{copy}, a copy of {id},"),
+            None => id.to_string(),
+        };
         output::line(&format!(
-            "{id} runs as process {}{inner}: {}, {}, after {}",
+            "{what} runs as process {}{inner}: {}, {}, after {}",
             thawed.pid,
             output::count(thawed.processes as u32, "process", "processes"),
             output::count(thawed.threads as u32, "thread", "threads"),
