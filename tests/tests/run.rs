@@ -1322,6 +1322,28 @@ fn well_known_programs_do_without_what_is_refused(scene: &Scene) {
         let tried = outcome.stderr.contains("io_uring_queue_init() failed with ENOSYS");
         assert!(!tried || outcome.stderr.contains("Completed initialization of buffer pool"), "{outcome}");
     }
+    if has("chromium") {
+        let page = "data:text/html,<p id=a></p><script>a.textContent=6*7</script>";
+        let profile = format!("--user-data-dir={}", scene.stage("chromium").display());
+        let mut words = vec!["run", "--", "chromium", "--headless", "--disable-gpu", &profile];
+        // Its sandbox is made of namespaces and filters, which it refuses to do without; root's it does not take at all.
+        if scene.who() == Who::Myself && is_root() {
+            words.push("--no-sandbox");
+        }
+        let outcome = scene.frost(&[&words[..], &["--dump-dom", page]].concat());
+        assert_eq!(outcome.status, Some(0), "{outcome}");
+        assert!(outcome.stdout.contains("<p id=\"a\">42</p>"), "{outcome}");
+    }
+    // What everybody gets who asks for a ring by liburing, as MariaDB does.
+    let ask = "import ctypes, os
+ring = ctypes.create_string_buffer(4096)
+raise SystemExit(-ctypes.CDLL('liburing.so.2').io_uring_queue_init(8, ring, 0))";
+    let outcome = scene.frost(&["run", "--", "/usr/bin/python3", "-c", ask]);
+    if outcome.stderr.contains("cannot open shared object") {
+        skip("there is no liburing here");
+    } else {
+        assert_eq!(outcome.status, Some(38), "ENOSYS: {outcome}");
+    }
 }
 
 /// Counts in redis as fast as it answers, whatever becomes of its connections, until `stop` is there. What was answered

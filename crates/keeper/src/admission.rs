@@ -63,7 +63,7 @@ pub const KINDS: [Kind; 6] = [
             ("landlock_add_rule", libc::SYS_landlock_add_rule, libc::EOPNOTSUPP),
             ("landlock_restrict_self", libc::SYS_landlock_restrict_self, libc::EOPNOTSUPP),
         ],
-        why: "as on a kernel where it is not enabled; landlock(7) asks programs to go on without",
+        why: "as on a kernel where it is not enabled; landlock(7) asks programs to go on without, as Chromium does",
     },
 ];
 
