@@ -179,6 +179,8 @@ fn a_detached_program_is_frozen_and_thawed_by_its_name(scene: &Scene) {
         }
         let thawed = scene.frost(&["thaw", "counter", "--json"]).ok();
         assert_eq!(thawed.number("inner_pid"), 2);
+        // All is as it was: the namespaces that it gets it had before.
+        assert_eq!(thawed.record()["notes"], Value::Array(Vec::new()), "{thawed}");
         goes_on(scene);
         if round == 0 {
             // Whoever is attached sees the program go on where its keeper stayed.

@@ -243,9 +243,11 @@ fn planned(process: &Process) -> PlannedProcess {
 
 fn notes(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<String> {
     let mut notes = Vec::new();
-    if namespaces.user {
+    // What `frost run` started had them before.
+    let gets = checkpoint.host.runtime.is_none();
+    if gets && namespaces.user {
         notes.push("you are no administrator: it gets user and pid namespaces of its own".to_owned());
-    } else if namespaces.pid {
+    } else if gets && namespaces.pid {
         notes.push("it gets a pid namespace of its own".to_owned());
     }
     if checkpoint.processes.iter().any(|process| process.pd.root.is_some()) {
