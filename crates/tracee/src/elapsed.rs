@@ -5,21 +5,13 @@
 //! before it was stopped. It is compared with that of our own thread.
 
 use crate::frame;
-use crate::restart;
+use crate::restart::{self, FUTEX_CMD_MASK, ORIG_RAX, R10, RDI, RDX, RSI};
 use crate::seize::StoppedThread;
 use frost_sys::memory;
 use frost_sys::proc::{Asleep, Mapping};
 use frost_sys::ptrace::REGISTER_WORDS;
 use std::time::Duration;
 
-// Indices of `struct user_regs_struct`.
-const R10: usize = 7;
-const RDX: usize = 12;
-const RSI: usize = 13;
-const RDI: usize = 14;
-const ORIG_RAX: usize = 15;
-
-const FUTEX_CMD_MASK: u64 = 0x7f;
 const FUTEX_WAIT: u64 = 0;
 
 /// Returns what is left by now of the timeout of the call that `thread` was stopped in; `None` if it has none, if it

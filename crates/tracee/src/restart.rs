@@ -7,6 +7,14 @@
 use frost_sys::proc::Call;
 use frost_sys::ptrace::REGISTER_WORDS;
 
+/// Index of `r10` in the registers.
+pub(crate) const R10: usize = 7;
+/// Index of `rdx` in the registers.
+pub(crate) const RDX: usize = 12;
+/// Index of `rsi` in the registers.
+pub(crate) const RSI: usize = 13;
+/// Index of `rdi` in the registers.
+pub(crate) const RDI: usize = 14;
 /// Index of `rax` in the registers.
 pub const RAX: usize = 10;
 /// Index of `orig_rax` in the registers.
@@ -80,7 +88,7 @@ pub fn may_have_timeout(call: &Call) -> bool {
     }
 }
 
-const FUTEX_CMD_MASK: u64 = 0x7f;
+pub(crate) const FUTEX_CMD_MASK: u64 = 0x7f;
 
 /// -ERESTARTNOHAND: the call is issued again unless a handler has run.
 const UNLESS_HANDLED: i64 = -514;
@@ -137,7 +145,18 @@ pub fn forgotten_call(tid: i32, registers: &[u64; REGISTER_WORDS]) -> Option<u64
     {
         return Some(number);
     }
-    by_arguments(registers)
+    by_arguments(registers, |address| is_time(tid, address))
+}
+
+/// Whether there is a `struct timespec` at an address, as the kernel takes it.
+fn is_time(tid: i32, address: u64) -> bool {
+    let mut time = [0u8; 16];
+    let word = |at: usize, time: &[u8; 16]| {
+        time[at..].first_chunk().map_or(i64::MIN, |bytes| i64::from_le_bytes(*bytes))
+    };
+    frost_sys::memory::read(tid, address, &mut time) == Ok(time.len())
+        && word(0, &time) >= 0
+        && (0..1_000_000_000).contains(&word(8, &time))
 }
 
 /// Finds the last `mov $number, %eax` (b8) or `mov $number, %rax` (48 c7 c0) in code.
@@ -156,25 +175,20 @@ fn loaded_number(code: &[u8]) -> Option<u64> {
     })
 }
 
-fn by_arguments(registers: &[u64; REGISTER_WORDS]) -> Option<u64> {
-    const RDX: usize = 12;
-    const RSI: usize = 13;
-    const RDI: usize = 14;
+/// Tells by what the arguments are, as where a wrapper takes the number as an argument itself (musl's calls that a
+/// cancellation may end, syscall(2) of every C library). `is_time` says whether a timeout lies at an address.
+fn by_arguments(registers: &[u64; REGISTER_WORDS], is_time: impl Fn(u64) -> bool) -> Option<u64> {
     const MOST_CLOCKS: u64 = 16;
     const MOST_POLLED: u64 = 1 << 20;
     let pointer = |value: u64| (0x1_0000..1 << 47).contains(&value);
-    let (first, second, third) = (registers[RDI], registers[RSI], registers[RDX]);
-    let call = if first < MOST_CLOCKS && second == 0 && pointer(third) {
+    let [first, second, third, fourth] = [RDI, RSI, RDX, R10].map(|index| registers[index]);
+    let futex = |operation: u64| matches!(operation & FUTEX_CMD_MASK, 0 | 9) && operation & !0x1ff == 0;
+    let call = if first < MOST_CLOCKS && second == 0 && is_time(third) {
         libc::SYS_clock_nanosleep
-    } else if pointer(first) && (second == 0 || pointer(second)) && first.is_multiple_of(8) && third > 1 << 32
-    {
-        libc::SYS_nanosleep
-    } else if pointer(first)
-        && first.is_multiple_of(4)
-        && matches!(second & 0x7f, 0 | 9)
-        && second & !0x1ff == 0
-    {
+    } else if pointer(first) && first.is_multiple_of(4) && futex(second) && is_time(fourth) {
         libc::SYS_futex
+    } else if is_time(first) && (second == 0 || second >= MOST_POLLED && pointer(second)) {
+        libc::SYS_nanosleep
     } else if (first == 0 || pointer(first)) && second < MOST_POLLED {
         libc::SYS_poll
     } else {
@@ -194,6 +208,30 @@ mod tests {
         // mov $7, %rax
         assert_eq!(loaded_number(&[0x48, 0xc7, 0xc0, 7, 0, 0, 0]), Some(7));
         assert_eq!(loaded_number(&[0x90; 8]), None);
+    }
+
+    #[test]
+    fn a_call_without_its_number_is_known_by_its_arguments() {
+        let (time, list) = (0x7f00_0000_1000, 0x7f00_0000_2000);
+        let wait = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as u64;
+        for (expected, [rdi, rsi, rdx, r10]) in [
+            (libc::SYS_clock_nanosleep, [1, 0, time, 0]),
+            (libc::SYS_nanosleep, [time, 0, 7, 0]),
+            (libc::SYS_nanosleep, [time, list, 0, 0]),
+            (libc::SYS_futex, [list, wait, 0, time]),
+            (libc::SYS_futex, [list, libc::FUTEX_WAIT_BITSET as u64, 0, time]),
+            (libc::SYS_poll, [list, 1, 1000, 0]),
+            // As many as FUTEX_WAIT_BITSET and FUTEX_PRIVATE_FLAG are.
+            (libc::SYS_poll, [list, 9, 1000, 0]),
+            (libc::SYS_poll, [list, 128, 1000, list]),
+            // Longer than an address is low.
+            (libc::SYS_poll, [0, 0, 100_000_000, 0]),
+        ] {
+            let mut registers = [0; REGISTER_WORDS];
+            (registers[RDI], registers[RSI], registers[RDX], registers[R10]) = (rdi, rsi, rdx, r10);
+            let told = by_arguments(&registers, |address| address == time);
+            assert_eq!(told, Some(expected as u64), "{rdi:x} {rsi:x} {rdx:x} {r10:x}");
+        }
     }
 
     #[test]
