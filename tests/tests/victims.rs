@@ -729,6 +729,7 @@ carried! {
     restart_clock_nanosleep_absolute
     restart_clock_nanosleep_realtime
     restart_poll_timeout
+    restart_stopped_before
     restart_ppoll_timeout
     restart_select_timeout
     restart_pselect_timeout

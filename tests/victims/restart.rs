@@ -48,6 +48,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("restart_waitid", waitid),
     ("restart_nanosleep_signalled", nanosleep_signalled),
     ("restart_calls_signalled", calls_signalled),
+    ("restart_stopped_before", stopped_before),
     ("restart_on_small_stacks", on_small_stacks),
     ("restart_on_small_stacks_signalled", on_small_stacks_signalled),
     ("restart_on_fiber", on_fiber),
@@ -221,6 +222,33 @@ fn nanosleep_interrupted(stage: &Stage) -> Verdict {
     let slip = sum.abs_diff(expected);
     check!(slip < TOO_LATE, "what was waited and what was left make {sum:?}, expected {expected:?}");
     Ok(())
+}
+
+/// Job control has stopped it before, so that the kernel has gone on with the call once, and its number is forgotten. It
+/// waits for nothing, for so long that the time might be an address.
+fn stopped_before(stage: &Stage) -> Verdict {
+    catch_signal(libc::SIGUSR1)?;
+    let leader = gettid();
+    let done = AtomicBool::new(false);
+    let other = r#"kill -STOP $PPID; until grep -q ') T' /proc/$PPID/stat; do :; done; kill -CONT $PPID"#;
+    std::thread::scope(|scope| {
+        let helper = scope.spawn(|| {
+            until("the call is entered", || is_in_call(leader, libc::SYS_poll))?;
+            let stopped = std::process::Command::new("sh").args(["-c", other]).status();
+            check!(stopped.is_ok_and(|status| status.success()), "no shell stops and continues it");
+            until("it is gone on with", || is_in_call(leader, libc::SYS_restart_syscall))?;
+            stage.ready();
+            stage.wait();
+            until("it waits again", || done.load(SeqCst) || is_in_call(leader, libc::SYS_poll))?;
+            sys!(syscall(libc::SYS_tgkill, libc::getpid(), leader, libc::SIGUSR1))?;
+            Ok(())
+        });
+        let nothing = null_mut::<libc::pollfd>();
+        let outcome = expect("poll", raw!(libc::SYS_poll, nothing, 0, 100_000_000), Err(libc::EINTR));
+        done.store(true, SeqCst);
+        let helped = helper.join().map_err(|_| "the helper panicked".to_owned())?;
+        outcome.and(helped)
+    })
 }
 
 fn clock_nanosleep(stage: &Stage) -> Verdict {
