@@ -235,6 +235,9 @@ fn search(pid: i32, mapping: &Mapping) -> Places {
     let mut bytes = vec![0; (mapping.end - mapping.start).min(4 << 20) as usize];
     let got = memory::read(pid, mapping.start, &mut bytes).unwrap_or(0);
     let places = Places::in_code(&bytes[..got]);
-    known().insert(part, places);
+    // A process that ends meanwhile shows nothing, of which the next one of the file has more.
+    if mapping.inode != 0 && got == bytes.len() {
+        known().insert(part, places);
+    }
     places
 }
