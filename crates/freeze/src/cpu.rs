@@ -16,7 +16,7 @@ use frost_tracee::seize::{StoppedProcess, StoppedThread};
 use frost_tracee::{elapsed, restart};
 use rustix::io::Errno;
 
-/// Captures the threads of a process, some of whose states were read already.
+/// Captures the threads of a process.
 pub(crate) fn capture(
     process: &StoppedProcess,
     facts: &[ThreadFacts],

@@ -21,13 +21,14 @@ pub(crate) fn end(tree: StoppedTree, noted: Option<&Ending>, keeper: Option<&dyn
     // Until here it goes on if we die.
     let _ = fault::point("freeze.announced");
     // Without a word of it nobody would let go on what is stopped.
-    if let Some(ending) = noted.filter(|ending| ending.stops().is_ok()) {
+    let noted = noted.filter(|ending| ending.stops().is_ok());
+    if noted.is_some() {
         tree.hold(|| _ = fault::point("freeze.hold"));
-        // Before the note says so: whoever takes that up ends a program whose keeper knows why.
-        keeper.into_iter().for_each(Keeper::ends);
+    }
+    // Before the note says so: whoever takes that up ends a program whose keeper knows why.
+    keeper.into_iter().for_each(Keeper::ends);
+    if let Some(ending) = noted {
         let _ = ending.kills();
-    } else {
-        keeper.into_iter().for_each(Keeper::ends);
     }
     tree.kill(|| _ = fault::point("freeze.ending"));
 }

@@ -15,8 +15,8 @@ use frost_model::{Obstacle, Pid};
 use frost_sys::proc::{self, Mapping, Status};
 use frost_sys::{ptrace, seccomp};
 use frost_tracee::inject::{self, AREA_BYTES};
-use frost_tracee::leftover;
 use frost_tracee::seize::{StoppedProcess, StoppedTree};
+use frost_tracee::{leftover, restart};
 use rustix::io::Errno;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -57,11 +57,9 @@ impl Member {
         threads: Vec<(i32, Status)>,
     ) -> Self {
         let filtered = threads.iter().any(|(_, status)| status.seccomp != 0);
-        let parent = if filtered { proc::stat(pid).map_or(0, |stat| stat.ppid) } else { 0 };
-        let parent = match parent {
-            0 => 0,
-            parent => proc::status(parent).map_or(0, |status| noted_as(&status, parent)),
-        };
+        let parent = proc::stat(pid).ok().filter(|_| filtered).map(|stat| stat.ppid);
+        let parent =
+            parent.and_then(|parent| Some(noted_as(&proc::status(parent).ok()?, parent))).unwrap_or(0);
         Self { pid, inner, command: command.to_owned(), parent, nested, threads }
     }
 
@@ -104,9 +102,10 @@ impl Filters {
         process.threads.iter().all(|thread| lets(thread.tid))
     }
 
-    /// Returns the threads of a tree whose interrupted calls the kernel may go on with by restart_syscall(2).
+    /// Returns the threads of a tree whose interrupted calls the kernel may go on with by restart_syscall(2), if it would.
     pub(crate) fn unhindered(&self, tree: &StoppedTree) -> BTreeSet<i32> {
         let threads = tree.processes().iter().flat_map(|process| &process.threads);
+        let threads = threads.filter(|thread| restart::has_restart_block(&thread.registers));
         let lets = |tid: &i32| self.allow(*tid, libc::SYS_restart_syscall, &[None; 6]);
         threads.map(|thread| thread.tid).filter(lets).collect()
     }

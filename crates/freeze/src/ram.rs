@@ -241,11 +241,13 @@ impl Source {
     /// Reads all of `out` at `address`.
     pub(crate) fn read(&self, address: u64, out: &mut [u8]) -> Result<(), Error> {
         let pid = self.pid;
-        if self.mem.get().is_none() {
-            let file = open_mem(pid).map_err(|source| Error::Read { pid, address, source })?;
-            let _ = self.mem.set(file);
-        }
-        let Some(file) = self.mem.get() else { return Ok(()) };
+        let file = match self.mem.get() {
+            Some(file) => file,
+            None => {
+                let file = open_mem(pid).map_err(|source| Error::Read { pid, address, source })?;
+                self.mem.get_or_init(|| file)
+            }
+        };
         read_exactly(pid, address, out, |at, out| rustix::io::pread(file, out, at))
     }
 }
@@ -405,7 +407,9 @@ pub(crate) fn capture_shared_whole(
     copies: (Key, &mut Copies),
     pack: &mut PackWriter,
 ) -> Result<Dataspace, Error> {
-    let file = object.windows.iter().find_map(|window| open_behind(*window).ok());
+    // Who may not open one may open none.
+    let opened = object.windows.iter().map(|window| open_behind(*window));
+    let file = opened.take_while(|opened| opened.as_ref().err() != Some(&Errno::PERM)).find_map(Result::ok);
     let (pages, len_bytes) = capture_parts(&object.windows, file.as_ref(), None, Some(copies), pack)?;
     Ok(Dataspace { kind: object.kind.clone(), len_bytes, pages })
 }

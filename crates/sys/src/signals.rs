@@ -1,4 +1,4 @@
-//! The signal mask of the calling thread.
+//! Signals of our own: their numbers, the mask of the calling thread, and how they are waited for.
 
 use crate::raw::check;
 use rustix::io::Result;

@@ -24,6 +24,7 @@ use frost_sys::memory;
 use frost_sys::proc::Mapping;
 use frost_sys::ptrace::{self, Stop};
 use rustix::io::Errno;
+use std::ops::Range;
 
 /// Why a tape could not be run. The threads have their own registers again.
 #[derive(Debug, thiserror::Error)]
@@ -121,13 +122,13 @@ pub struct Chain {
     address: u64,
     data: Vec<u8>,
     tape: Vec<Entry>,
-    /// How much data and how many calls each job has, and where they begin.
-    parts: Vec<(std::ops::Range<usize>, std::ops::Range<usize>)>,
+    /// Which of the data and of the calls are each job's.
+    parts: Vec<(Range<usize>, Range<usize>)>,
 }
 
 impl Chain {
-    /// Adds a job, made for the address at which its data will lie; returns its place among the results.
-    pub fn add(&mut self, make: impl FnOnce(u64) -> Job) -> usize {
+    /// Adds a job, made for the address at which its data will lie.
+    pub fn add(&mut self, make: impl FnOnce(u64) -> Job) {
         let at = self.data.len().next_multiple_of(64);
         let job = make(self.address + at as u64);
         self.data.resize(at, 0);
@@ -135,7 +136,6 @@ impl Chain {
         let calls = self.tape.len()..self.tape.len() + job.tape.len();
         self.tape.extend(job.tape);
         self.parts.push((at..self.data.len(), calls));
-        self.parts.len() - 1
     }
 }
 
@@ -230,7 +230,7 @@ impl<'a> Area<'a> {
         Chain { thread, address, data: Vec::new(), tape: Vec::new(), parts: Vec::new() }
     }
 
-    /// Runs a chain; returns its jobs with their results.
+    /// Runs a chain; returns its jobs with their results, in the order in which they were added.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -239,7 +239,7 @@ impl<'a> Area<'a> {
         let mut jobs = [Job { tape, data, ..Job::new(thread) }];
         self.run(&mut jobs)?;
         let [whole] = jobs;
-        let part = |(data, calls): (std::ops::Range<usize>, std::ops::Range<usize>)| Job {
+        let part = |(data, calls): (Range<usize>, Range<usize>)| Job {
             data: whole.data[data].to_vec(),
             tape: whole.tape[calls].to_vec(),
             ..Job::new(thread)
