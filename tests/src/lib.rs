@@ -60,6 +60,13 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Whether somebody listens at the unix socket `path`, found out by a connection that ends at once.
+///
+/// Its name is there from bind(2) on, but connections are refused until listen(2).
+pub fn listens(path: &std::path::Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
+}
+
 /// Does something for each number below `count`, several at a time: programs wait more than they work.
 ///
 /// # Panics

@@ -4,7 +4,7 @@
 
 use frost_tests::journey::Traveller;
 use frost_tests::program::{has, place, rounds, serving, start};
-use frost_tests::{LIMIT, Scene, Who, until};
+use frost_tests::{LIMIT, Scene, Who, listens, until};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -282,7 +282,7 @@ fn mariadb(who: Who) {
     command.arg(format!("--datadir={data}")).args(user);
     let Some(mut traveller) = start(&scene, &mut command) else { return };
     let socket = scene.stage("data").join("socket");
-    until("MariaDB listens", || socket.exists());
+    until("MariaDB listens", || listens(&socket));
     let query = |text: &str| {
         let mut client = scene.command("mariadb");
         client.args(["--no-defaults", "--user=root", "--batch", "--skip-column-names", "--socket"]);

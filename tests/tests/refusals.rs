@@ -2,7 +2,9 @@
 //! exit status is the documented one; nothing is lost, nothing hangs.
 
 use frost_tests::journey::Traveller;
-use frost_tests::{LIMIT, Outcome, Scene, Started, Stdio, Who, image, is_alive, is_root, skip, until};
+use frost_tests::{
+    LIMIT, Outcome, Scene, Started, Stdio, Who, image, is_alive, is_root, listens, skip, until,
+};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -110,7 +112,7 @@ fn a_program_that_has_shut_out_all_but_root() {
     let agent = scene.start(scene.command("ssh-agent").args(["-D", "-a", "agent"]), Stdio::Null);
     let pid = agent.pid();
     // Its files belong to root from then on; the socket comes later.
-    until("it serves", || scene.stage("agent").exists());
+    until("it serves", || listens(&scene.stage("agent")));
     for command in ["freeze", "check"] {
         scene.frost(&[command, &pid.to_string()]).refused(DENIED, "it has shut out all but root");
     }

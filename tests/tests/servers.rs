@@ -245,7 +245,7 @@ fn emacs(who: Who) {
     else {
         return;
     };
-    until("emacs listens", || scene.stage("socket").exists());
+    until("emacs listens", || frost_tests::listens(&scene.stage("socket")));
     let tell = |text: &str| {
         let mut client = scene.command("emacsclient");
         scene.run(client.args(["--socket-name", &socket, "--eval", text]), LIMIT).ok().stdout

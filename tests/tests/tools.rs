@@ -4,7 +4,7 @@
 
 use frost_tests::journey::Traveller;
 use frost_tests::program::{has, place, rounds, start};
-use frost_tests::{LIMIT, Scene, Who, skip, until};
+use frost_tests::{LIMIT, Scene, Who, listens, skip, until};
 use std::fs;
 use std::io::Write;
 
@@ -117,7 +117,7 @@ fn agent(who: Who) {
     scene.run(scene.command("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &key]), LIMIT).ok();
     let mut command = scene.command("setsid");
     let Some(mut traveller) = start(&scene, command.args(["ssh-agent", "-D", "-a", &socket])) else { return };
-    until("it listens", || scene.stage("socket").exists());
+    until("it listens", || listens(&scene.stage("socket")));
     let add = |arguments: &[&str]| {
         let mut command = scene.command("ssh-add");
         scene.run(command.env("SSH_AUTH_SOCK", &socket).args(arguments), LIMIT).ok().stdout
@@ -157,7 +157,7 @@ fn bus(who: Who) {
     else {
         return;
     };
-    until("it listens", || scene.stage("socket").exists());
+    until("it listens", || listens(&scene.stage("socket")));
     let address = format!("unix:path={}", scene.stage("socket").display());
     let ask = |method: &str| {
         let mut command = scene.command("dbus-send");
