@@ -942,6 +942,7 @@ fn one_who_works_at_a_program_within_a_program_dies_at_any_moment() {
             } else {
                 frost_has_ended_beside_keepers(&scene);
                 let state = scene.frost(&["ps", "outer", "--json"]).ok().record();
+                life.story.push(format!("{state}"));
                 state["state"] == "frozen" && {
                     least = both(&scene);
                     until(&format!("nothing of both is left ({how})"), || scene.processes().len() <= 1);

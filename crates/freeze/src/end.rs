@@ -5,28 +5,34 @@ use frost_store::{Ending, Name, Store};
 use frost_sys::fault;
 use frost_tracee::seize::StoppedTree;
 
-/// Notes which processes will be ended, before the commit: behind that there is no failure any more. A single one needs no
-/// note, since one call ends it.
+/// Notes which processes will be ended, before the commit: behind that there is no failure any more. A single one without a
+/// keeper, who must know why it ended, needs no note, since one call ends it.
 ///
 /// # Errors
 /// As for any write to the store.
-pub(crate) fn note(store: &Store, name: &Name, tree: &StoppedTree) -> frost_store::Result<Option<Ending>> {
+pub(crate) fn note(
+    store: &Store,
+    name: &Name,
+    tree: &StoppedTree,
+    keeper: Option<&dyn Keeper>,
+) -> frost_store::Result<Option<Ending>> {
     let living = tree.processes().iter().filter(|process| !process.zombie);
     let processes: Vec<_> = living.map(|process| (process.pid, process.stat.starttime)).collect();
-    (processes.len() > 1).then(|| store.ending(name, &processes)).transpose()
+    (processes.len() > 1 || keeper.is_some()).then(|| store.ending(name, &processes)).transpose()
 }
 
 /// Ends a tree.
 pub(crate) fn end(tree: StoppedTree, noted: Option<&Ending>, keeper: Option<&dyn Keeper>) {
     // Until here it goes on if we die.
     let _ = fault::point("freeze.announced");
+    if let (Some(ending), Some(keeper)) = (noted, keeper) {
+        keeper.ending(ending.note(), Ending::KILLS);
+    }
     // Without a word of it nobody would let go on what is stopped.
     let noted = noted.filter(|ending| ending.stops().is_ok());
     if noted.is_some() {
         tree.hold(|| _ = fault::point("freeze.hold"));
     }
-    // Before the note says so: whoever takes that up ends a program whose keeper knows why.
-    keeper.into_iter().for_each(Keeper::ends);
     if let Some(ending) = noted {
         let _ = ending.kills();
     }

@@ -131,8 +131,9 @@ pub trait Keeper: std::fmt::Debug {
     /// Why it could not be told: it then takes the program's end for an end.
     fn complete(&self, version: u32) -> Result<(), String>;
 
-    /// Hears that this is done now: it ends what is left of the program, should we die before we did.
-    fn ends(&self);
+    /// Gets the file whose first byte becomes `byte` when that begins: should we die behind it, the keeper ends what is left
+    /// of the program.
+    fn ending(&self, note: rustix::fd::BorrowedFd<'_>, byte: u8);
 
     /// Hears that the guardian has died: if the program was not about to be ended, it goes on, and its end will be its own.
     fn desert(&self);

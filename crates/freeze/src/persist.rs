@@ -296,7 +296,7 @@ pub(crate) fn run(
         freeze.step("freeze.sync-files")?;
     }
     let ending = match &stopped {
-        Some(tree) => end::note(store, name, tree).map_err(|error| freeze.failed(&error))?,
+        Some(tree) => end::note(store, name, tree, options.keeper).map_err(|error| freeze.failed(&error))?,
         None => None,
     };
     let then = if options.leave_running { Then::GoOn } else { Then::End };

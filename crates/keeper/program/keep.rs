@@ -103,8 +103,8 @@ struct Keeper {
     clients: [Client; CLIENTS],
     /// The image that was announced to be complete: version, and whether we stay.
     complete: Option<(i32, bool)>,
-    /// It is being ended for that.
-    ends: bool,
+    /// The file that tells by its first byte whether it is being ended for that, and which byte says so.
+    ending: (i32, u8),
     /// The client that freezes or thaws.
     worker: Option<usize>,
     frozen: bool,
@@ -143,7 +143,7 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
     let mut keeper = Keeper {
         clients: [NOBODY; CLIENTS],
         complete: None,
-        ends: false,
+        ending: (-1, 0),
         worker: None,
         frozen: setup.root <= 0,
         coming: None,
@@ -366,7 +366,7 @@ impl Keeper {
                     raw::exit(0);
                 }
                 self.frozen = true;
-                self.ends = false;
+                replace(&mut self.ending.0, -1);
                 replace(&mut self.held, -1);
                 if self.setup.leader > 0 {
                     raw::wait_for(self.setup.leader);
@@ -525,14 +525,22 @@ impl Keeper {
             if self.coming.is_none() {
                 self.clear();
             }
-        } else if self.ends {
+        } else if self.complete.is_some() && self.is_ending() {
             // Its image is complete, and some of it may have been ended by now.
             raw::kill(-1, SIGKILL);
         } else {
             // The freeze has failed: whoever ends the program now ends it, and what it closes is to be closed.
             self.complete = None;
             replace(&mut self.kept, -1);
+            replace(&mut self.ending.0, -1);
         }
+    }
+
+    /// Whether who froze the program had begun to end it.
+    fn is_ending(&self) -> bool {
+        let mut first = [0; 1];
+        let (file, word) = self.ending;
+        file >= 0 && raw::read_again(file, &mut first) == Ok(1) && first[0] == word
     }
 
     /// Does all that a client has asked for until now, and lets it go if it has left.
@@ -569,7 +577,7 @@ impl Keeper {
         let Some(message) = Message::from_bytes(packet) else { return self.leave(index) };
         let master = self.setup.master;
         let idle = self.worker.is_none() && self.coming.is_none();
-        if descriptor >= 0 && !matches!(message.kind, say::LIVE | say::LISTEN | say::GROUP | say::HOLD | say::KEEP) {
+        if descriptor >= 0 && !matches!(message.kind, say::LIVE | say::LISTEN | say::GROUP | say::HOLD | say::KEEP | say::ENDING) {
             raw::close(descriptor);
         }
         match message.kind {
@@ -596,7 +604,7 @@ impl Keeper {
             say::RESIZE if master >= 0 => raw::resize(master, message.a as u16, message.b as u16),
             say::FREEZE if !self.frozen && self.worker.is_none() => {
                 self.worker = Some(index);
-                (self.complete, self.ends) = (None, false);
+                self.complete = None;
                 // Who freezes wants to know when that is done.
                 self.clients[index].role = Role::Watching;
                 self.answer(index, say::STATE, -1);
@@ -605,8 +613,9 @@ impl Keeper {
                 self.complete = Some((message.a, message.b != 0));
                 self.answer(index, say::STATE, -1);
             }
-            say::ENDS if self.worker == Some(index) && self.complete.is_some() => {
-                self.ends = true;
+            say::ENDING if self.worker == Some(index) && !self.frozen && descriptor >= 0 => {
+                replace(&mut self.ending.0, descriptor);
+                self.ending.1 = message.a as u8;
                 self.answer(index, say::STATE, -1);
             }
             say::LEAVE if self.worker == Some(index) => {
@@ -622,7 +631,7 @@ impl Keeper {
                 self.answer(index, say::STATE, -1);
             }
             say::KEPT => self.answer(index, say::STATE, if self.frozen { self.kept } else { -1 }),
-            say::HOLD | say::KEEP if descriptor >= 0 => {
+            say::HOLD | say::KEEP | say::ENDING if descriptor >= 0 => {
                 raw::close(descriptor);
                 self.answer(index, say::BUSY, -1);
             }

@@ -23,7 +23,7 @@ pub const RESIZE: u32 = 5;
 /// Begins a freeze: answered by [`STATE`], or by [`BUSY`].
 pub const FREEZE: u32 = 6;
 /// The image is complete: what ends the program now, ends it as frozen. `a` is its version, `b` whether the keeper is to
-/// stay. It holds as long as whoever said so is there; behind [`ENDS`] for good. Answered by [`STATE`].
+/// stay. It holds as long as whoever said so is there, or for good if that died behind the [end](ENDING). Answered by [`STATE`].
 pub const FROZEN: u32 = 7;
 /// Begins a thaw: answered by [`STATE`], with the terminal's slave side if there is one, or by [`BUSY`].
 pub const THAW: u32 = 8;
@@ -49,10 +49,10 @@ pub const KEEP: u32 = 15;
 /// Asks for the descriptor that is kept, and stays so. Answered by [`STATE`], with it if the program is frozen and there is
 /// one.
 pub const KEPT: u32 = 16;
-/// Behind [`FROZEN`]: the program is ended now. If whoever says so dies before that is done, the keeper does it. Answered by
-/// [`STATE`], which is to be waited for: what was sent is lost to the reader if the sender dies with something unread
-/// (ECONNRESET, `unix_release_sock`).
-pub const ENDS: u32 = 17;
+/// Behind [`FROZEN`], before the program is ended: with it comes a file whose first byte becomes `a` when that begins. Should
+/// whoever freezes die behind that, the keeper ends it; all others who ask whether the program goes on read the same byte, so
+/// that nobody lets go on what another ends. Answered by [`STATE`].
+pub const ENDING: u32 = 19;
 /// Whoever freezes does so no more, as if the connection were closed. Answered by [`STATE`].
 pub const LEAVE: u32 = 18;
 
@@ -81,7 +81,7 @@ pub const LIVES: u32 = 38;
 const _: () = {
     let words = [
         STATUS, WATCH, ATTACH, INPUT, RESIZE, FREEZE, FROZEN, THAW, LIVE, LISTEN, END, HOLD, TAKE, KEEP,
-        KEPT, GROUP, ENDS, LEAVE, STATE, BUSY, OUTPUT, STOPPED, ENDED, ICE, LIVES,
+        KEPT, GROUP, ENDING, LEAVE, STATE, BUSY, OUTPUT, STOPPED, ENDED, ICE, LIVES,
     ];
     let mut one = 0;
     while one < words.len() {

@@ -152,9 +152,9 @@ impl frost_freeze::Keeper for Keeper {
         self.connection.ask(message).map(drop).map_err(|error| error.to_string())
     }
 
-    fn ends(&self) {
-        // One of an older frost does not know the word, and waits for some seconds whether the program ends.
-        let _ = self.connection.ask(Message::new(say::ENDS, 0, 0, 0));
+    fn ending(&self, note: BorrowedFd<'_>, byte: u8) {
+        // One of an older frost does not know the word, and takes an end behind our death for another's.
+        let _ = self.connection.hand(Message::new(say::ENDING, byte.into(), 0, 0), note);
     }
 
     fn desert(&self) {

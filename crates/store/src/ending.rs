@@ -11,7 +11,7 @@ use crate::root::{Root, write_all_at};
 use frost_image::Name;
 use frost_sys::proc;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::fs::File;
 use std::io::Read;
@@ -44,6 +44,9 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// The first byte of the [note](Self::note) from [`kills`](Self::kills) on.
+    pub const KILLS: u8 = Phase::Killing as u8;
+
     /// `processes` are what is to be stopped and ended: pid and start time, in the pid namespace of this process.
     pub(crate) fn new(root: &Arc<Root>, name: &Name, processes: &[(i32, u64)]) -> Result<Self> {
         let place = Place::new(root, "end", name)?;
@@ -72,6 +75,11 @@ impl Ending {
     /// As for any write to the store.
     pub fn kills(&self) -> Result<()> {
         self.tell(Phase::Killing)
+    }
+
+    /// Returns the note: who reads it in there decides as the next command does.
+    pub fn note(&self) -> BorrowedFd<'_> {
+        self.note.as_fd()
     }
 
     fn tell(&self, phase: Phase) -> Result<()> {
