@@ -618,3 +618,19 @@ fn a_program_and_a_scenario_have_not_the_same_name() {
     let told = frost.fails(125, &["run", "--name", "weather", "--", "true"]);
     assert!(told.contains("nothing was started"), "{told}");
 }
+
+#[test]
+fn a_number_of_another_pid_namespace_is_nobodys_here() {
+    let frost = Frost::new();
+    frost.image("away");
+    let mut stranger = Sleeper::start();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("there is a /proc");
+    let mark = format!("running {} 1 1 {boot}", stranger.pid());
+    fs::write(frost.store().join("images/away/1/state"), mark).expect("our own directory");
+    for command in ["freeze", "check"] {
+        let told = frost.fails(5, &[command, "away"]);
+        assert!(told.contains("another pid namespace") && told.contains("nothing was touched"), "{told}");
+    }
+    assert!(stranger.0.try_wait().expect("our own child").is_none());
+    assert!(frost.ok(&["list", "away"]).lines().count() == 2, "it was not frozen in its stead");
+}

@@ -7,7 +7,7 @@ use crate::{output, trouble};
 use clap::Args;
 use frost_runtime::freeze::Keeper;
 use frost_runtime::instance::Kept;
-use frost_store::{Header, ImageId, Name, Store};
+use frost_store::{Header, ImageId, Liveness, Name, Store};
 use frost_sys::proc;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -255,9 +255,20 @@ pub(super) fn find(store: &Store, target: &str, doing: &str) -> Result<i32, Fail
         Name::new(target).map_err(|error| no_name(format!("cannot {doing} {target:?}"), target, &error))?;
     for version in store.versions(&name).map_err(failed)?.into_iter().rev() {
         let state = store.state(&ImageId { name: name.clone(), version }).map_err(failed)?;
-        if let Some(instance) = state.instance() {
-            return Ok(instance.pid);
-        }
+        let Some(instance) = state.instance() else { continue };
+        // The number that it has in another pid namespace may be anybody's here.
+        return match frost_store::liveness(instance).map_err(failed)? {
+            Liveness::Runs => Ok(instance.pid),
+            Liveness::Ended => continue,
+            Liveness::Unknown => Err(Told::new(Status::Denied, format!("cannot {doing} {target}"))
+                .cause(format!(
+                    "{name}@{version} was thawed in another pid namespace, as process {} there",
+                    instance.pid
+                ))
+                .state("nothing was touched")
+                .hint("run this from in there; if it has ended with its namespace, `frost thaw --clone` goes on")
+                .into()),
+        };
     }
     if let Some(version) = store.versions(&name).map_err(failed)?.last() {
         return Err(Told::new(Status::Missing, format!("cannot {doing} {target}"))
