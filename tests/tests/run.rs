@@ -536,6 +536,15 @@ fn copies_have_names_of_their_own(scene: &Scene) {
     // One that fails leaves no name, and what ended keeps its own.
     let mut command = scene.frost_command(&["thaw", "it@1", "--clone"]);
     assert_ne!(scene.run(command.env("FROST_FAIL_AT", "thaw.commit"), LIMIT).status, Some(0));
+    // Nor does it get that of a scenario.
+    let scenario = scene.path("home/scenarios/it-4");
+    fs::create_dir_all(&scenario).expect("our own directory");
+    scene.give(&scenario);
+    let beside = scene.frost(&["thaw", "it@1", "--clone"]).ok();
+    assert!(beside.stdout.starts_with("it-5, a copy of it@1, runs"), "{beside}");
+    scene.frost(&["kill", "it-5"]).ok();
+    assert_eq!(scene.frost(&["wait", "it-5"]).status, Some(128 + 15));
+    fs::remove_dir(&scenario).expect("our own directory");
     let copied = scene.frost(&["thaw", "it@1", "--clone"]).ok();
     assert!(copied.stdout.starts_with("it-4, a copy of it@1, runs"), "{copied}");
     let mut attached = scene.start(&mut scene.frost_command(&["attach", "it-4"]), Stdio::Null);
@@ -553,7 +562,7 @@ fn copies_have_names_of_their_own(scene: &Scene) {
         assert_eq!(scene.frost(&["wait", name]).status, Some(128 + 9));
     }
     scene.is_empty_soon();
-    assert_eq!(scene.frost(&["ps", "--json"]).ok().stdout.lines().count(), 4);
+    assert_eq!(scene.frost(&["ps", "--json"]).ok().stdout.lines().count(), 5);
 }
 
 /// Its keeper holds what tracks its writes, so that only what was written since is looked at: whatever happens in between,

@@ -224,6 +224,11 @@ fn parent(store: &Store) -> PathBuf {
     store.path().join(INSTANCES)
 }
 
+/// Whether a name is that of a scenario: commands that take either could not tell which one is meant.
+pub(crate) fn is_scenario(store: &Store, name: &Name) -> bool {
+    store.path().join("scenarios").join(name.as_str()).exists()
+}
+
 /// Returns the names of all instances that were started and not removed, sorted.
 ///
 /// # Errors

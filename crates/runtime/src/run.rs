@@ -165,6 +165,9 @@ pub fn claim(
     let base = Name::from_command(std::os::unix::ffi::OsStrExt::as_bytes(base));
     let numbered = (2..).filter_map(|number| Name::new(&format!("{base}-{number}")).ok());
     for name in std::iter::once(base.clone()).chain(numbered).take(10_000) {
+        if crate::instance::is_scenario(store, &name) {
+            continue;
+        }
         match free(&name) {
             Err(Error::Runs { .. } | Error::Frozen { .. } | Error::Busy) => {}
             // Who did not choose a name does not replace what another one left under it.
@@ -191,6 +194,9 @@ pub fn claim_beside(store: &Store, base: &Name) -> Result<(Instance, crate::inst
         else {
             continue;
         };
+        if crate::instance::is_scenario(store, &name) {
+            continue;
+        }
         // Another one may have taken it just now, and have it no more: what it left is its own.
         if let Some((instance, claim)) = Instance::try_claim(store, &name)?
             && instance.changed().is_none()
