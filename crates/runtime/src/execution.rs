@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 /// and a directory of `PATH` that may not be looked into from a program that may not be executed.
 pub(crate) fn why(program: &str, errno: i32) -> Error {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found: Option<PathBuf> = if program.contains('/') {
+    let found: Option<PathBuf> = if program.is_empty() {
+        // Behind a directory of `PATH` it would name that.
+        None
+    } else if program.contains('/') {
         Path::new(program).symlink_metadata().is_ok().then(|| program.into())
     } else {
         // What may not be looked at is not found, as shells have it.
