@@ -228,7 +228,7 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
             let known: Vec<&str> = frost_keeper::admission::KINDS.iter().map(|kind| kind.name).collect();
             (Status::Usage, format!("known are {}", known.join(", ")))
         }
-        Runtime::Budget { lack, .. } => (Status::Denied, lack.remedy().to_owned()),
+        Runtime::Budget { resource, lack } => (Status::Denied, lack.remedy(*resource).to_owned()),
         Runtime::Limit { .. } => (Status::Failed, "allow more, or free some of it first".to_owned()),
         Runtime::DoesNotFit { .. } => {
             (Status::Failed, "allow more by `frost set NAME --ram SIZE`, or --ram none".to_owned())

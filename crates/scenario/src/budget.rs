@@ -46,7 +46,7 @@ pub(crate) fn check(scenario: &Scenario) -> Result<(), Unusable> {
         for (resource, _) in limits(component.budget) {
             Parent::find(resource).map_err(|lack| Unusable {
                 why: format!("the component {name} cannot have its budget: {}", lack.told(resource)),
-                remedy: format!("{}; or leave out `ram` and `cpu`", lack.remedy()),
+                remedy: format!("{}; or leave out `ram` and `cpu`", lack.remedy(resource)),
             })?;
         }
     }
@@ -63,8 +63,9 @@ impl Groups {
         // What a supervisor that was killed has left.
         sweep();
         for (resource, limit) in limits(budget) {
-            let parent = Parent::find(resource)
-                .map_err(|lack| io::Error::other(format!("{}; {}", lack.told(resource), lack.remedy())))?;
+            let parent = Parent::find(resource).map_err(|lack| {
+                io::Error::other(format!("{}; {}", lack.told(resource), lack.remedy(resource)))
+            })?;
             let group = parent.make(name)?;
             let limited = group.limit(Some(limit));
             made.want = made.want.take().or_else(|| group.want());

@@ -65,13 +65,20 @@ impl Lack {
     }
 
     /// Tells what is to be done about it.
-    pub fn remedy(&self) -> &'static str {
-        match self {
-            Self::Controller => {
+    pub fn remedy(&self, resource: Resource) -> &'static str {
+        match (self, resource) {
+            (Self::Controller, _) => {
                 "mount it (`mount -t cgroup2 none /sys/fs/cgroup`, with a kernel that has it), or run it \
                  without that limit"
             }
-            Self::Delegation(_) => {
+            // The unit `user@.service` delegates the processors' controller since systemd 252, that of memory always.
+            (Self::Delegation(_), Resource::Cpu) => {
+                "let the service manager delegate a group: `systemd-run --user --scope -p Delegate=yes \
+                 frost ...`, before systemd 252 with `Delegate=pids memory cpu` below `[Service]` in \
+                 /etc/systemd/system/user@.service.d/delegate.conf and a new login; or as root: `mkdir GROUP; \
+                 chown -R USER GROUP; echo PID > GROUP/cgroup.procs`"
+            }
+            (Self::Delegation(_), Resource::Memory) => {
                 "let the service manager delegate a group: `systemd-run --user --scope -p Delegate=yes \
                  frost ...`; or as root: `mkdir GROUP; chown -R USER GROUP; echo PID > GROUP/cgroup.procs`"
             }
