@@ -260,6 +260,9 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
         {
             (Status::Denied, crate::commands::refused_namespaces_remedy().to_owned())
         }
+        Runtime::Environment { source: Errno::MFILE, .. } => {
+            (Status::Failed, "raise the limit of open files of this shell (`ulimit -n`)".to_owned())
+        }
         Runtime::Environment { source, .. } => (
             if is_refusal(*source) { Status::Denied } else { Status::Failed },
             "`frost check` tells which right is lacking, and how to get it".to_owned(),
