@@ -410,7 +410,12 @@ const WRITERS: [&str; 19] = [
 
 /// Frozen with `--leave-running`: the program goes on unharmed; then its image is thawed as a copy.
 pub fn copied(binary: &Path, name: &str) {
-    let Some(scene) = Scene::new(Who::Myself) else { return };
+    copied_by(binary, name, Who::Myself);
+}
+
+/// The same by whom one likes.
+pub fn copied_by(binary: &Path, name: &str, who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
     let traveller = Traveller::set_out(&scene, binary, name, Stdio::Null);
     let pid = traveller.pid.to_string();
     scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running", "--json"]).ok();
@@ -460,6 +465,17 @@ pub fn left_running(binary: &Path, name: &str, who: Who) {
     let pid = traveller.pid.to_string();
     scene.frost(&["check", &pid]).ok();
     scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running"]).ok();
+    traveller.arrive("left running");
+    scene.is_empty_soon();
+}
+
+/// The same, but the freeze says what its image lacks.
+pub fn warned(binary: &Path, name: &str, about: &str, who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
+    let traveller = Traveller::set_out(&scene, binary, name, Stdio::Null);
+    let pid = traveller.pid.to_string();
+    let outcome = scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running"]).ok();
+    assert!(outcome.stderr.contains(about), "{outcome}");
     traveller.arrive("left running");
     scene.is_empty_soon();
 }

@@ -210,6 +210,24 @@ fn the_guardian_dies_while_something_is_moved() {
     }
 }
 
+/// The view that an ordinary user's program makes of its shared memory goes without the guardian too.
+#[test]
+fn the_guardian_dies_while_it_looks_through_a_view() {
+    for fault in ["freeze.view:kill", "freeze.view:EIO"] {
+        let Some(scene) = Scene::new(Who::Ordinary) else { return };
+        let traveller = set_out(&scene, "shared_start_hidden");
+        let pid = traveller.pid.to_string();
+        let maps = || std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("its mappings");
+        let before = maps();
+        let outcome = frost_with_fault(&scene, &["freeze", &pid, "--to", "victim"], fault);
+        assert!(outcome.status != Some(0) && is_alive(traveller.pid), "{fault} was not met\n{outcome}");
+        let views = || maps().lines().filter(|line| line.contains("/dev/zero (deleted)")).count();
+        let expected = before.lines().filter(|line| line.contains("/dev/zero (deleted)")).count();
+        until("its view is gone", || views() == expected);
+        safe_and_sound(&scene, traveller, "shared_start_hidden");
+    }
+}
+
 /// What a thaw makes under a name is gone if it is killed before the program has it, and is made by the next.
 #[test]
 fn a_thaw_that_is_killed_leaves_no_object_with_a_name() {

@@ -107,9 +107,8 @@ const SPECIAL: &[&str] = &[
     "filter_left_area",
     "thread_executes",
     // Of root only.
-    "shared_end_hidden",
-    "shared_start_hidden",
-    "shared_memfd_hidden",
+    "shared_locked_hidden",
+    "shared_limited_hidden",
 ];
 
 /// Half of the time something is in the way that goes by itself: both look until they find it gone.
@@ -452,16 +451,31 @@ fn filters_that_forbid_a_freeze_are_suspended_by_root() {
     }
 }
 
-/// Of shared memory without a name only root can see what nobody has mapped.
+/// What no mapping shows of shared memory is shown by a view that the process makes, beside all else that is done to it.
 #[test]
-fn what_no_mapping_shows_of_shared_memory_is_kept_by_root() {
-    for name in ["shared_end_hidden", "shared_start_hidden", "shared_memfd_hidden"] {
+fn what_no_mapping_shows_of_shared_memory_is_kept() {
+    for who in [Who::Myself, Who::Ordinary] {
+        for name in
+            ["shared_end_hidden", "shared_start_hidden", "shared_memfd_hidden", "shared_hidden_in_child"]
+        {
+            journey::copied_by(binary(), name, who);
+            journey::thawed_in_the_runtime(binary(), name, who);
+        }
+    }
+}
+
+/// A view of what is locked would be locked as well, and one takes room: only root sees all of that, and nobody else is kept
+/// in the dark.
+#[test]
+fn who_cannot_see_all_of_shared_memory_is_told() {
+    let reasons =
+        [("shared_locked_hidden", "it is locked in memory"), ("shared_limited_hidden", "has no room")];
+    for (name, reason) in reasons {
         journey::unfrozen(binary(), name);
         if frost_tests::is_root() {
             journey::thawed(binary(), name, Who::Myself);
-            journey::copied(binary(), name);
-            journey::thawed_in_the_runtime(binary(), name, Who::Myself);
         }
+        journey::warned(binary(), name, reason, Who::Ordinary);
     }
 }
 
@@ -578,6 +592,7 @@ carried! {
     file_shared_read_only
     file_deleted_mapped
     file_deleted_closed
+    file_deleted_hidden
     file_deleted_in_memory
     file_beyond_end
     inotify_watches
@@ -771,6 +786,13 @@ carried! {
     shared_between_processes
     shared_sparse
     shared_part_unmapped
+    shared_end_hidden
+    shared_start_hidden
+    shared_memfd_hidden
+    shared_unreadable_hidden
+    shared_most_hidden
+    shared_hidden_in_child
+    shared_memfd_cut
     signalfd_pending
     signalfd_epoll
     signalfd_blocked_reader

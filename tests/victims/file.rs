@@ -13,6 +13,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("file_shared_read_only", shared_read_only),
     ("file_deleted_mapped", deleted_mapped),
     ("file_deleted_closed", deleted_closed),
+    ("file_deleted_hidden", deleted_hidden),
     ("file_deleted_in_memory", deleted_in_memory),
     ("file_beyond_end", beyond_end),
 ];
@@ -152,6 +153,22 @@ fn deleted_closed(stage: &Stage) -> Verdict {
     unsafe { shared.add(3 * PAGE).write_volatile(0x77) };
     same!(unsafe { reading.read_volatile() }, 0x77, "what another mapping shows");
     Ok(())
+}
+
+/// Such a file of which only a part in the middle is mapped still, by which all of it can be had again.
+fn deleted_hidden(stage: &Stage) -> Verdict {
+    let fd = file(stage, "mapped")?;
+    let memory = mapped(fd, READ_WRITE, MAP_SHARED, 0)?;
+    sys!(unlink(crate::call::c(&stage.path("mapped").to_string_lossy()).as_ptr()))?;
+    sys!(close(fd))?;
+    sys!(munmap(memory.cast(), 16 * PAGE))?;
+    let kept = unsafe { memory.add(16 * PAGE) };
+    sys!(munmap(kept.add(PAGE).cast(), 47 * PAGE))?;
+    stage.freeze_here()?;
+    let grown = unsafe { libc::mremap(kept.cast(), PAGE, 64 * PAGE, libc::MREMAP_MAYMOVE) };
+    check!(grown != libc::MAP_FAILED, "mremap: {}", std::io::Error::last_os_error());
+    sys!(remap_file_pages(grown, 64 * PAGE, 0, 0, 0))?;
+    pages("all of the file", grown.cast(), 0, 64)
 }
 
 /// As sem_open(3) and sem_unlink(3) make it, or shm_open(3): a small file of /dev/shm.

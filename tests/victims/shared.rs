@@ -14,6 +14,12 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("shared_end_hidden", end_hidden),
     ("shared_start_hidden", start_hidden),
     ("shared_memfd_hidden", memfd_hidden),
+    ("shared_unreadable_hidden", unreadable_hidden),
+    ("shared_most_hidden", most_hidden),
+    ("shared_hidden_in_child", hidden_in_child),
+    ("shared_locked_hidden", locked_hidden),
+    ("shared_limited_hidden", limited_hidden),
+    ("shared_memfd_cut", memfd_cut),
 ];
 
 const PAGE: usize = 4096;
@@ -133,4 +139,115 @@ fn memfd_hidden(stage: &Stage) -> Verdict {
     check!(memory != libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
     sys!(close(fd))?;
     grows_back(stage, memory.cast())
+}
+
+/// What is left of it in memory may not even be read, and does not show the start.
+fn unreadable_hidden(stage: &Stage) -> Verdict {
+    let memory = map(12 * PAGE, READ_WRITE, MAP_SHARED)?;
+    fill(memory, 12 * PAGE, 6);
+    sys!(mprotect(memory.add(4 * PAGE).cast(), 4 * PAGE, libc::PROT_NONE))?;
+    sys!(munmap(memory.cast(), 4 * PAGE))?;
+    sys!(munmap(memory.add(8 * PAGE).cast(), 4 * PAGE))?;
+    stage.freeze_here()?;
+    whole(unsafe { memory.add(4 * PAGE) }, 4 * PAGE, 12 * PAGE, 6)
+}
+
+/// Makes a mapping of a part show all of its object, and looks at that.
+fn whole(part: *mut u8, part_bytes: usize, all_bytes: usize, seed: u64) -> Verdict {
+    let grown = unsafe { libc::mremap(part.cast(), part_bytes, all_bytes, libc::MREMAP_MAYMOVE) };
+    check!(grown != libc::MAP_FAILED, "mremap: {}", std::io::Error::last_os_error());
+    sys!(remap_file_pages(grown, all_bytes, 0, 0, 0))?;
+    sys!(mprotect(grown, all_bytes, READ_WRITE))?;
+    check_fill("all of it", grown.cast(), all_bytes, seed)
+}
+
+/// One page amid a gigabyte of holes is mapped, and its last page is not.
+fn most_hidden(stage: &Stage) -> Verdict {
+    let (all, at) = (1 << 30, 300 * MIB);
+    let memory = map(all, READ_WRITE, MAP_SHARED | MAP_NORESERVE)?;
+    fill(memory, PAGE, 1);
+    fill(unsafe { memory.add(at) }, PAGE, 2);
+    fill(unsafe { memory.add(all - PAGE) }, PAGE, 3);
+    sys!(munmap(memory.cast(), at))?;
+    sys!(munmap(memory.add(at + PAGE).cast(), all - at - PAGE))?;
+    stage.freeze_here()?;
+    let kept = unsafe { memory.add(at) };
+    check_fill("what is mapped", kept, PAGE, 2)?;
+    let show = |page: usize| sys!(remap_file_pages(kept.cast(), PAGE, 0, page, 0)).map(drop);
+    show(0)?;
+    check_fill("the first page", kept, PAGE, 1)?;
+    show(all / PAGE - 1)?;
+    check_fill("the last page", kept, PAGE, 3)?;
+    show(200 * MIB / PAGE)?;
+    check_zero("a hole", kept, PAGE)
+}
+
+/// Only a child has a part of it still.
+fn hidden_in_child(stage: &Stage) -> Verdict {
+    let words = shared_words::<1>()?;
+    let memory = map(16 * PAGE, READ_WRITE, MAP_SHARED)?;
+    fill(memory, 16 * PAGE, 7);
+    let child = stage.fork(|| {
+        sys!(munmap(memory.cast(), 12 * PAGE))?;
+        words[0].store(1, SeqCst);
+        stage.wait();
+        whole(unsafe { memory.add(12 * PAGE) }, 4 * PAGE, 16 * PAGE, 7)
+    })?;
+    sys!(munmap(memory.cast(), 16 * PAGE))?;
+    until("the child stands", || words[0].load(SeqCst) == 1)?;
+    stage.freeze_here()?;
+    stage.reap(child)
+}
+
+/// What is mapped is locked, so that a view of it would be as well.
+fn locked_hidden(stage: &Stage) -> Verdict {
+    let memory = map(8 * PAGE, READ_WRITE, MAP_SHARED)?;
+    fill(memory, 8 * PAGE, 8);
+    sys!(munmap(memory.add(4 * PAGE).cast(), 4 * PAGE))?;
+    sys!(mlock(memory.cast(), 4 * PAGE))?;
+    stage.freeze_here()?;
+    whole(memory, 4 * PAGE, 8 * PAGE, 8)
+}
+
+/// The program may not map as much as it has hidden.
+fn limited_hidden(stage: &Stage) -> Verdict {
+    let memory = map(32 * MIB, READ_WRITE, MAP_SHARED)?;
+    fill(memory, 32 * MIB, 9);
+    sys!(munmap(memory.add(PAGE).cast(), 32 * MIB - PAGE))?;
+    let sizes = std::fs::read_to_string("/proc/self/statm").map_err(|error| error.to_string())?;
+    let pages: u64 = sizes.split(' ').next().and_then(|pages| pages.parse().ok()).ok_or("no size")?;
+    let limit = |rlim_cur| {
+        sys!(setrlimit(libc::RLIMIT_AS, &libc::rlimit { rlim_cur, rlim_max: libc::RLIM_INFINITY }))
+    };
+    limit(pages * PAGE as u64 + 4 * MIB as u64)?;
+    stage.freeze_here()?;
+    limit(libc::RLIM_INFINITY)?;
+    whole(memory, PAGE, 32 * MIB, 9)
+}
+
+/// A memfd without a descriptor that has become shorter than what maps it; another mapping is all behind its end.
+fn memfd_cut(stage: &Stage) -> Verdict {
+    let fd = sys!(memfd_create(c"cut".as_ptr(), 0))?;
+    sys!(ftruncate(fd, (8 * PAGE) as i64))?;
+    let show = |pages: usize, from: usize| {
+        let offset = (from * PAGE) as i64;
+        sys!(mmap(std::ptr::null_mut(), pages * PAGE, READ_WRITE, MAP_SHARED, fd, offset))
+    };
+    let memory = show(8, 0)?.cast::<u8>();
+    let beyond = show(2, 6)?.cast::<u8>();
+    fill(memory, 8 * PAGE, 4);
+    sys!(ftruncate(fd, (4 * PAGE) as i64))?;
+    sys!(close(fd))?;
+    let ends = || {
+        // The kernel cannot fill what lies behind the end.
+        let advised = |at: *mut u8| unsafe { libc::madvise(at.cast(), PAGE, libc::MADV_POPULATE_READ) };
+        check!(advised(unsafe { memory.add(3 * PAGE) }) == 0, "its last page cannot be read");
+        check!(advised(unsafe { memory.add(4 * PAGE) }) < 0, "it does not end");
+        check!(advised(beyond) < 0, "what lies behind its end can be read");
+        Ok(())
+    };
+    ends()?;
+    stage.freeze_here()?;
+    check_fill("what is left", memory, 4 * PAGE, 4)?;
+    ends()
 }

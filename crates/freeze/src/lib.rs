@@ -45,6 +45,7 @@ mod statuses;
 mod survey;
 mod target;
 mod tidy;
+mod unseen;
 mod urgent;
 
 pub use failure::{Failure, FailureKind};

@@ -17,6 +17,7 @@ use crate::precopy::Precopy;
 use crate::rm::{Backing, Behind, FileCache};
 use crate::statuses::Statuses;
 use crate::survey::{self, Seen};
+use crate::unseen::Onlookers;
 use crate::urgent::Urgent;
 use crate::{Frozen, Options, cpu, deposit, end, file, host, pd, ram, reach, rm};
 use frost_model::cap::{Capability, Content, Description, FileIdentity, Objects, RegularFile, Unnamed};
@@ -263,7 +264,7 @@ pub(crate) fn run(
             lifting = lift.and_then(|lift| named().spawn(lift).ok());
         }
     }
-    let Captures { mut checkpoint, written, own, .. } = captures;
+    let Captures { mut checkpoint, written, own, unseen, .. } = captures;
     if options.bundle {
         let known = earlier.as_ref().map_or(&[][..], |earlier| earlier.bundle.as_slice());
         checkpoint.bundle = crate::bundle::gather(
@@ -291,6 +292,13 @@ pub(crate) fn run(
         steps: Vec::new(),
     };
     frozen.warnings.extend(precopy.as_ref().and_then(Precopy::note));
+    let told = |why| {
+        format!(
+            "of shared memory without a name or a descriptor only what is mapped is in the image ({why}); if the program has \
+             hidden a part of it by munmap or remap_file_pages, that is lost (root sees all of it)"
+        )
+    };
+    frozen.warnings.extend(unseen.into_iter().map(told));
     if options.leave_running {
         sync(&written).map_err(|errno| freeze.failed(&errno))?;
         freeze.step("freeze.sync-files")?;
@@ -360,6 +368,8 @@ struct Captures {
     own: Vec<sysv::Own>,
     /// Threads whose filters do not forbid the kernel to go on with their calls.
     unhindered: BTreeSet<i32>,
+    /// Why there is shared memory of which only that was seen which mappings show.
+    unseen: BTreeSet<String>,
 }
 
 fn capture(
@@ -518,17 +528,29 @@ fn capture(
     let Captured { mut descriptions, mut objects, mut dataspaces } =
         catalog.capture(&mut sink, options.files).map_err(|error| freeze.failed(&error))?;
     freeze.step("freeze.descriptors")?;
+    let may = |process: &StoppedProcess, call| filters.let_call(process, call);
+    let with_mappings = |process: &&'_ StoppedProcess| known[&process.pid].mappings.as_slice();
+    let onlookers = Onlookers {
+        living: living.iter().map(|process| (*process, with_mappings(process))).collect(),
+        may: &may,
+    };
+    let mut unseen = BTreeSet::new();
     for (key, object) in &unnamed {
         let id = DataspaceId::new(dataspaces.len() as u32);
-        let captured = ram::capture_shared_whole(object, (*key, &mut *memory.copies), memory.draft.pack());
-        dataspaces.push(captured.map_err(|error| freeze.failed(&error))?);
+        let copies = (*key, &mut *memory.copies);
+        let (captured, why) = ram::capture_shared_whole(object, copies, &onlookers, memory.draft.pack())
+            .map_err(|error| freeze.failed(&error))?;
+        unseen.extend(why);
+        dataspaces.push(captured);
         behind.dataspaces.insert(*key, id);
     }
 
     for (key, file) in &deleted {
         let id = DescriptionId::new(descriptions.len() as u32);
-        let captured = capture_deleted(*key, file, &mut objects, memory.draft, clocks);
-        descriptions.push(captured.map_err(|error| freeze.failed(&error))?);
+        let (captured, why) = capture_deleted(*key, file, &onlookers, &mut objects, memory.draft, clocks)
+            .map_err(|error| freeze.failed(&error))?;
+        unseen.extend(why);
+        descriptions.push(captured);
         behind.descriptions.insert(*key, id);
     }
 
@@ -592,18 +614,19 @@ fn capture(
         runtime.routes = rules;
     }
     let unhindered = filters.unhindered(tree);
-    Ok(Captures { checkpoint, written, own, unhindered })
+    Ok(Captures { checkpoint, written, own, unhindered, unseen })
 }
 
 /// Captures a file without a name through its mappings: as a description that no process has, from which it is mapped.
 fn capture_deleted(
     (device, inode): (u64, u64),
     file: &ram::DeletedFile,
+    onlookers: &Onlookers<'_>,
     objects: &mut Objects,
     draft: &mut Draft,
     clocks: Clocks,
-) -> Result<Description, ram::Error> {
-    let (pages, len_bytes) = ram::capture_deleted(file, draft.pack())?;
+) -> Result<(Description, Option<String>), ram::Error> {
+    let ((pages, len_bytes), unseen) = ram::capture_deleted(file, onlookers, draft.pack())?;
     // Owner and mode are not told to whoever may not open it.
     let identity = FileIdentity {
         device,
@@ -618,7 +641,8 @@ fn capture_deleted(
     let content = Content::Unnamed(ObjectId::new(objects.unnamed.len() as u32));
     objects.unnamed.push(Unnamed { path: BytePath::new(file.path.as_slice()), identity, pages });
     let capability = Capability::Regular(RegularFile { content, position: 0 });
-    Ok(Description { flags: libc::O_RDWR as u32, owner: None, locks: Vec::new(), capability })
+    let flags = libc::O_RDWR as u32;
+    Ok((Description { flags, owner: None, locks: Vec::new(), capability }, unseen))
 }
 
 /// Fills the places that extents have in the pack: each process writes its own where that is sooner and allowed, and

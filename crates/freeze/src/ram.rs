@@ -5,6 +5,7 @@
 
 use crate::copies::{Copies, Key};
 use crate::rm::{self, Backing};
+use crate::unseen::{Looked, Onlookers};
 use frost_model::PAGE_SIZE;
 use frost_model::ram::{Dataspace, DataspaceKind, Pages, Run};
 use frost_model::rm::PageRange;
@@ -37,6 +38,12 @@ pub(crate) enum Error {
     },
     #[error("the process cannot write its memory itself")]
     Inject {
+        #[source]
+        source: frost_tracee::inject::Error,
+    },
+    #[error("process {pid} cannot show all of its shared memory")]
+    View {
+        pid: i32,
         #[source]
         source: frost_tracee::inject::Error,
     },
@@ -400,18 +407,37 @@ pub(crate) fn capture_shared(
     Ok(Dataspace { kind: object.kind.clone(), len_bytes, pages })
 }
 
-/// The same, with what no mapping shows at that moment, where we may see it: a program may have unmapped a part, or have
-/// changed what a mapping shows (remap_file_pages), and map it again.
+/// The same, with what no mapping shows at that moment: a program may have unmapped a part, or have changed what a mapping
+/// shows (remap_file_pages), and map it again. Tells as well why that could not be looked at, if so.
 pub(crate) fn capture_shared_whole(
     object: &SharedMemory,
-    copies: (Key, &mut Copies),
+    (key, copies): (Key, &mut Copies),
+    onlookers: &Onlookers<'_>,
     pack: &mut PackWriter,
-) -> Result<Dataspace, Error> {
+) -> Result<(Dataspace, Option<String>), Error> {
+    let kind = object.kind.clone();
+    let mut windows = Vec::with_capacity(object.windows.len());
+    for (offset, pid, address, len) in &object.windows {
+        // A memfd may have been cut, or never been as long as what maps it.
+        let len = readable_bytes(*pid, *address, *len)?;
+        windows.extend((len > 0).then_some((*offset, *pid, *address, len)));
+    }
     // Who may not open one may open none.
     let opened = object.windows.iter().map(|window| open_behind(*window));
     let file = opened.take_while(|opened| opened.as_ref().err() != Some(&Errno::PERM)).find_map(Result::ok);
-    let (pages, len_bytes) = capture_parts(&object.windows, file.as_ref(), None, Some(copies), pack)?;
-    Ok(Dataspace { kind: object.kind.clone(), len_bytes, pages })
+    if let Some(file) = &file {
+        let (pages, len_bytes) = capture_parts(&windows, Some(file), None, Some((key, copies)), pack)?;
+        return Ok((Dataspace { kind, len_bytes, pages }, None));
+    }
+    let looked = onlookers.look(&windows, &object.windows, |rest| {
+        let windows = [windows.as_slice(), &rest].concat();
+        capture_windows(&windows, None, Some((key, &mut *copies)), pack)
+    })?;
+    let ((pages, len_bytes), why) = match looked {
+        Looked::Seen(captured) => (captured, None),
+        Looked::Unseen(why) => (capture_windows(&windows, None, Some((key, copies)), pack)?, Some(why)),
+    };
+    Ok((Dataspace { kind, len_bytes, pages }, why))
 }
 
 /// Opens the object that a mapping shows. Only root may, as it has no other name.
@@ -474,7 +500,9 @@ fn capture_parts(
         }
         end = end.max(window_end);
     }
-    if let Some((file, (_, pid, address, _))) = file.zip(last) {
+    if let Some(file) = file {
+        // For messages; there may be no window that shows any of it.
+        let (pid, address) = last.map_or((0, 0), |(_, pid, address, _)| (pid, address));
         let size = rustix::fs::fstat(file).map_err(|source| Error::Read { pid, address, source })?.st_size;
         let size = u64::try_from(size).unwrap_or(0).next_multiple_of(PAGE_SIZE);
         if end < size {
@@ -547,11 +575,15 @@ pub(crate) fn note_deleted(found: &mut DeletedFiles, pid: i32, mapping: &Mapping
     file.windows.push((window, mapping.shared));
 }
 
-/// Reads a file without a name through the mappings of the tree, as far as they show it. Returns its content and where
-/// that ends.
+/// Reads a file without a name through the mappings of the tree, and what they do not show through a view, if one of them is
+/// shared. Returns its content and where that ends, and why there was no view where there should be.
 ///
 /// Where all that shows a page is private, a page that was written there stands for the file's own.
-pub(crate) fn capture_deleted(file: &DeletedFile, pack: &mut PackWriter) -> Result<(Pages, u64), Error> {
+pub(crate) fn capture_deleted(
+    file: &DeletedFile,
+    onlookers: &Onlookers<'_>,
+    pack: &mut PackWriter,
+) -> Result<((Pages, u64), Option<String>), Error> {
     let mut bounds: Vec<u64> = Vec::new();
     let mut windows = Vec::with_capacity(file.windows.len());
     for ((offset, pid, address, len), shared) in &file.windows {
@@ -572,7 +604,17 @@ pub(crate) fn capture_deleted(file: &DeletedFile, pack: &mut PackWriter) -> Resu
             chosen.push((start, *pid, address + (start - offset), end - start));
         }
     }
-    capture_windows(&chosen, None, None, pack)
+    let shared: Vec<_> = windows.iter().filter(|(_, shared)| *shared).map(|(window, _)| *window).collect();
+    if shared.is_empty() {
+        return Ok((capture_windows(&chosen, None, None, pack)?, None));
+    }
+    let looked = onlookers.look(&chosen, &shared, |rest| {
+        capture_windows(&[chosen.as_slice(), &rest].concat(), None, None, pack)
+    })?;
+    Ok(match looked {
+        Looked::Seen(captured) => (captured, None),
+        Looked::Unseen(why) => (capture_windows(&chosen, None, None, pack)?, Some(why)),
+    })
 }
 
 /// Returns how much of a mapping can be read: a file may end before the mapping does.
