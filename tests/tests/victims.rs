@@ -464,6 +464,15 @@ fn what_no_mapping_shows_of_shared_memory_is_kept() {
     }
 }
 
+/// Who reads a hole of shared memory through a mapping fills it: a freeze does not.
+#[test]
+fn holes_of_shared_memory_stay_holes() {
+    for who in [Who::Myself, Who::Ordinary] {
+        journey::copied_by(binary(), "shared_sparse", who);
+        journey::thawed_in_the_runtime(binary(), "shared_sparse", who);
+    }
+}
+
 /// A view of what is locked would be locked as well, and one takes room: only root sees all of that, and nobody else is kept
 /// in the dark.
 #[test]

@@ -68,7 +68,15 @@ fn sparse(stage: &Stage) -> Verdict {
     for (seed, spot) in spots.into_iter().enumerate() {
         fill(unsafe { memory.add(spot) }, PAGE, seed as u64);
     }
+    let filled = || {
+        let mut told = vec![0u8; (1 << 30) / PAGE];
+        sys!(mincore(memory.cast(), 1 << 30, told.as_mut_ptr()))?;
+        Ok::<_, String>(told.iter().filter(|page| **page & 1 == 1).count())
+    };
+    let before = filled()?;
     stage.freeze_here()?;
+    let after = filled()?;
+    check!(after <= before, "{after} pages are there, {before} were: who only reads has filled holes");
     for (seed, spot) in spots.into_iter().enumerate() {
         check_fill("a page amid holes", unsafe { memory.add(spot) }, PAGE, seed as u64)?;
     }

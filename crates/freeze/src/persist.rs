@@ -530,10 +530,8 @@ fn capture(
     freeze.step("freeze.descriptors")?;
     let may = |process: &StoppedProcess, call| filters.let_call(process, call);
     let with_mappings = |process: &&'_ StoppedProcess| known[&process.pid].mappings.as_slice();
-    let onlookers = Onlookers {
-        living: living.iter().map(|process| (*process, with_mappings(process))).collect(),
-        may: &may,
-    };
+    let onlookers =
+        Onlookers::new(living.iter().map(|process| (*process, with_mappings(process))).collect(), &may);
     let mut unseen = BTreeSet::new();
     for (key, object) in &unnamed {
         let id = DataspaceId::new(dataspaces.len() as u32);
@@ -553,6 +551,7 @@ fn capture(
         descriptions.push(captured);
         behind.descriptions.insert(*key, id);
     }
+    onlookers.leave().map_err(|error| freeze.failed(&error))?;
 
     let mut processes = Vec::with_capacity(tree.processes().len());
     for process in tree.processes() {

@@ -16,7 +16,6 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
@@ -426,16 +425,18 @@ pub(crate) fn capture_shared_whole(
     let opened = object.windows.iter().map(|window| open_behind(*window));
     let file = opened.take_while(|opened| opened.as_ref().err() != Some(&Errno::PERM)).find_map(Result::ok);
     if let Some(file) = &file {
-        let (pages, len_bytes) = capture_parts(&windows, Some(file), None, Some((key, copies)), pack)?;
+        let pid = object.windows.first().map_or(0, |window| window.1);
+        let (pages, len_bytes) = capture_file(file, pid, (key, copies), pack)?;
         return Ok((Dataspace { kind, len_bytes, pages }, None));
     }
+    let filled = onlookers.filled(&windows)?;
     let looked = onlookers.look(&windows, &object.windows, |rest| {
-        let windows = [windows.as_slice(), &rest].concat();
+        let windows = [filled.as_slice(), &rest].concat();
         capture_windows(&windows, None, Some((key, &mut *copies)), pack)
     })?;
     let ((pages, len_bytes), why) = match looked {
         Looked::Seen(captured) => (captured, None),
-        Looked::Unseen(why) => (capture_windows(&windows, None, Some((key, copies)), pack)?, Some(why)),
+        Looked::Unseen(why) => (capture_windows(&filled, None, Some((key, copies)), pack)?, Some(why)),
     };
     Ok((Dataspace { kind, len_bytes, pages }, why))
 }
@@ -449,17 +450,6 @@ fn open_behind((_, pid, address, len): Window) -> Result<OwnedFd, Errno> {
 /// Reads shared memory through windows, and returns its content and where they end. `digest` gets what they show.
 pub(crate) fn capture_windows(
     windows: &[Window],
-    digest: Option<&mut blake3::Hasher>,
-    copies: Option<(Key, &mut Copies)>,
-    pack: &mut PackWriter,
-) -> Result<(Pages, u64), Error> {
-    capture_parts(windows, None, digest, copies, pack)
-}
-
-/// The same; `file` is where what no window shows can be read, if there is one.
-fn capture_parts(
-    windows: &[Window],
-    file: Option<&OwnedFd>,
     mut digest: Option<&mut blake3::Hasher>,
     mut copies: Option<(Key, &mut Copies)>,
     pack: &mut PackWriter,
@@ -467,15 +457,10 @@ fn capture_parts(
     let is_shared = copies.is_some();
     let mut windows = windows.to_vec();
     windows.sort_unstable();
-    let last = windows.last().copied();
     let mut pages = Pages::default();
     let mut end = 0;
     let mut buffer = vec![0u8; CHUNK_BYTES];
     for (offset, pid, address, len) in windows {
-        if let Some(file) = file.filter(|_| end < offset) {
-            let copies = copies.as_mut().map(|(key, copies)| (*key, &mut **copies));
-            capture_hidden(file, pid, end..offset, copies, pack, &mut pages)?;
-        }
         let mut at = end.max(offset);
         let window_end = offset + len;
         let mem = open_mem(pid).map_err(|source| Error::Read { pid, address, source })?;
@@ -500,42 +485,30 @@ fn capture_parts(
         }
         end = end.max(window_end);
     }
-    if let Some(file) = file {
-        // For messages; there may be no window that shows any of it.
-        let (pid, address) = last.map_or((0, 0), |(_, pid, address, _)| (pid, address));
-        let size = rustix::fs::fstat(file).map_err(|source| Error::Read { pid, address, source })?.st_size;
-        let size = u64::try_from(size).unwrap_or(0).next_multiple_of(PAGE_SIZE);
-        if end < size {
-            capture_hidden(file, pid, end..size, copies, pack, &mut pages)?;
-            end = size;
-        }
-    }
     Ok((pages, end))
 }
 
-/// Reads a part of an object of process `pid` that no window shows.
-fn capture_hidden(
+/// Reads an object that we may open, of process `pid`. Who reads a hole of it through a mapping would fill that.
+fn capture_file(
     file: &OwnedFd,
     pid: i32,
-    part: Range<u64>,
-    mut copies: Option<(Key, &mut Copies)>,
+    (key, copies): (Key, &mut Copies),
     pack: &mut PackWriter,
-    pages: &mut Pages,
-) -> Result<(), Error> {
-    let mut at = part.start;
+) -> Result<(Pages, u64), Error> {
+    let failed = |address| move |source| Error::Read { pid, address, source };
+    let size = rustix::fs::fstat(file).map_err(failed(0))?.st_size;
+    let end = u64::try_from(size).unwrap_or(0).next_multiple_of(PAGE_SIZE);
+    let (mut at, mut pages) = (0, Pages::default());
     let mut buffer = vec![0u8; CHUNK_BYTES];
-    while at < part.end {
-        let failed = |source| Error::Read { pid, address: at, source };
-        // Holes need no look.
+    while at < end {
         at = match rustix::fs::seek(file, SeekFrom::Data(at)) {
             Ok(data) => data / PAGE_SIZE * PAGE_SIZE,
             Err(Errno::NXIO) => break,
-            Err(source) => return Err(failed(source)),
+            Err(source) => return Err(failed(at)(source)),
         };
-        if at >= part.end {
-            break;
-        }
-        let want = ((part.end - at) as usize).min(CHUNK_BYTES);
+        // As far as there are no holes.
+        let hole = rustix::fs::seek(file, SeekFrom::Hole(at)).map_err(failed(at))?;
+        let want = (hole.next_multiple_of(PAGE_SIZE).min(end) - at).min(CHUNK_BYTES as u64) as usize;
         let out = &mut buffer[..want];
         out.fill(0);
         // The last page of a memfd may be a part of one.
@@ -545,14 +518,13 @@ fn capture_hidden(
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(Errno::INTR) => {}
-                Err(source) => return Err(Error::Read { pid, address: at, source }),
+                Err(source) => return Err(failed(at)(source)),
             }
         }
-        let copies = copies.as_mut().map(|(key, copies)| (*key, &mut **copies));
-        store_nonzero(out, at, copies, pack, pages)?;
+        store_nonzero(out, at, Some((key, &mut *copies)), pack, &mut pages)?;
         at += want as u64;
     }
-    Ok(())
+    Ok((pages, end))
 }
 
 /// A mapped file without a name that we may not open, and the windows onto it.

@@ -6,23 +6,32 @@
 //! lasts while we look.
 
 use crate::ram::{Error, Window};
-use frost_abi::tape::Entry;
+use frost_abi::tape::Entry as Call;
 use frost_model::PAGE_SIZE;
 use frost_sys::proc::{self, Mapping};
-use frost_tracee::inject::{AREA_BYTES, Area, Job};
+use frost_tracee::inject::{self, AREA_BYTES, Area, Job};
 use frost_tracee::seize::StoppedProcess;
 use rustix::io::Errno;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// The end of what a process may map (`TASK_SIZE`, with page tables of four levels; beyond it nothing lies unless asked for).
 const END: u64 = 0x7fff_ffff_f000;
 /// What stays free on both sides of a view: below a stack the kernel keeps a gap (`stack_guard_gap`, 256 pages).
 const MARGIN: u64 = 2 << 20;
+/// So much shared memory is worth the question which of its pages there are.
+const LARGE_BYTES: u64 = 64 << 10;
+/// Memory that is asked about at a time: a byte for each page is told.
+const ASKED_BYTES: u64 = 1 << 30;
 
 /// The processes of a tree that may be asked for a view.
 pub(crate) struct Onlookers<'a> {
     pub(crate) living: Vec<(&'a StoppedProcess, &'a [Mapping])>,
     /// Whether a process may make a call.
     pub(crate) may: &'a dyn Fn(&StoppedProcess, libc::c_long) -> bool,
+    /// Where those run tapes that were asked.
+    areas: RefCell<BTreeMap<i32, Area<'a>>>,
 }
 
 /// What came of asking for a view.
@@ -41,6 +50,39 @@ struct Way<'a> {
 }
 
 impl<'a> Onlookers<'a> {
+    pub(crate) fn new(
+        living: Vec<(&'a StoppedProcess, &'a [Mapping])>,
+        may: &'a dyn Fn(&StoppedProcess, libc::c_long) -> bool,
+    ) -> Self {
+        Self { living, may, areas: RefCell::default() }
+    }
+
+    /// Takes all away that this has made in them.
+    ///
+    /// # Errors
+    /// That a process could not be asked.
+    pub(crate) fn leave(self) -> Result<(), Error> {
+        for (pid, area) in self.areas.into_inner() {
+            area.unmap().map_err(|source| Error::View { pid, source })?;
+        }
+        Ok(())
+    }
+
+    /// Lets `what` use the area of a process, which stays for the next question.
+    fn ask<T>(
+        &self,
+        (process, mappings): (&'a StoppedProcess, &[Mapping]),
+        what: impl FnOnce(&mut Area<'a>) -> Result<T, inject::Error>,
+    ) -> Result<T, Error> {
+        let failed = |source| Error::View { pid: process.pid, source };
+        let mut areas = self.areas.borrow_mut();
+        let area = match areas.entry(process.pid) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(Area::map(process, mappings).map_err(failed)?),
+        };
+        what(area).map_err(failed)
+    }
+
     /// Gives `look` windows onto all that `windows` do not show of their object. A view is made by one of `shared`, which are
     /// those of them that may be: only what is shared is shown twice by mremap(2).
     ///
@@ -57,27 +99,27 @@ impl<'a> Onlookers<'a> {
             Err(why) => return Ok(Looked::Unseen(why)),
         };
         let through = way.process.through;
-        let failed = |source| Error::View { pid: way.process.pid, source };
-        let mut area = Area::map(way.process, way.mappings).map_err(failed)?;
-        let area_at = area.entry_address(0) / AREA_BYTES * AREA_BYTES;
         let shown = windows.iter().map(|(offset, .., len)| offset + len).max().unwrap_or(0);
-        let (start, len) = room(through, way.mappings, area_at);
         let (offset, _, address, _) = way.window;
-        let mut looked = Ok(Looked::Unseen("its address space has no room for a view of it".to_owned()));
-        if shown < len {
+        self.ask((way.process, way.mappings), |area| {
+            let area_at = area.entry_address(0) / AREA_BYTES * AREA_BYTES;
+            let (start, len) = room(through, way.mappings, area_at);
+            if shown >= len {
+                return Ok(Ok(Looked::Unseen("its address space has no room for a view of it".to_owned())));
+            }
             let mut job = Job::new(0);
             // Without a length of what is there this makes another mapping of the same object (`vrm_overlaps` and what calls it,
             // mm/mremap.c), which may be longer than the object.
             let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
-            job.tape.push(Entry::call(libc::SYS_mremap as u64, [address, 0, len, flags, start, 0]));
+            job.tape.push(Call::call(libc::SYS_mremap as u64, [address, 0, len, flags, start, 0]));
             if offset > 0 {
                 // Else it would be filled with pages (`MAP_POPULATE` in the same call, mm/mmap.c).
                 let flags = libc::MAP_NONBLOCK as u64;
-                job.tape.push(Entry::call(libc::SYS_remap_file_pages as u64, [start, len, 0, 0, flags, 0]));
+                job.tape.push(Call::call(libc::SYS_remap_file_pages as u64, [start, len, 0, 0, flags, 0]));
             }
             let made = job.tape.len();
             // Should there be none, there is nothing.
-            job.tape.push(Entry::call(libc::SYS_munmap as u64, [start, len, 0, 0, 0, 0]));
+            job.tape.push(Call::call(libc::SYS_munmap as u64, [start, len, 0, 0, 0, 0]));
             let between = |so_far: &Job| {
                 if let Some(call) = so_far.tape.iter().find(|call| call.result < 0) {
                     let why = Errno::from_raw_os_error(-call.result as i32);
@@ -96,10 +138,33 @@ impl<'a> Onlookers<'a> {
                 }
                 look(gaps(windows, end, (through, start))).map(Looked::Seen)
             };
-            looked = area.run_halting(&mut job, made, between).map_err(failed)?;
+            area.run_halting(&mut job, made, between)
+        })?
+    }
+
+    /// Returns the parts of windows onto shared memory that are filled, and where they end as an empty one: who reads a hole
+    /// through a mapping fills it, so that a program of few pages amid much reserved memory would grow by all of that.
+    ///
+    /// # Errors
+    /// That a process could not be asked.
+    pub(crate) fn filled(&self, windows: &[Window]) -> Result<Vec<Window>, Error> {
+        let large: u64 = windows.iter().map(|(.., len)| len).sum();
+        if large < LARGE_BYTES || swaps() {
+            return Ok(windows.to_vec());
         }
-        area.unmap().map_err(failed)?;
-        looked
+        let mut filled = Vec::new();
+        let mut windows = windows.to_vec();
+        windows.sort_unstable_by_key(|window| window.1);
+        for theirs in windows.chunk_by(|one, next| one.1 == next.1) {
+            let found = self.living.iter().find(|(process, _)| process.through == theirs[0].1);
+            match found.filter(|(process, _)| (self.may)(process, libc::SYS_mincore)) {
+                None => filled.extend(theirs),
+                Some((process, mappings)) => self.ask((process, mappings), |area| {
+                    theirs.iter().try_for_each(|window| tell(area, *window, &mut filled))
+                })?,
+            }
+        }
+        Ok(filled)
     }
 
     /// Finds a process that may make a view, by a mapping that serves.
@@ -132,6 +197,36 @@ impl<'a> Onlookers<'a> {
         }
         Err(why.to_owned())
     }
+}
+
+/// Whether anything is swapped out: mincore(2) does not tell of shared memory that is (`filemap_get_incore_folio`, mm/filemap.c).
+fn swaps() -> bool {
+    let system = rustix::system::sysinfo();
+    system.totalswap != system.freeswap
+}
+
+/// Has a process tell which pages of a window are filled, and adds these.
+fn tell(area: &mut Area<'_>, window: Window, filled: &mut Vec<Window>) -> Result<(), inject::Error> {
+    let (offset, pid, address, len) = window;
+    let mut at = 0;
+    while at < len {
+        let bytes = (len - at).min(ASKED_BYTES);
+        let mut job = Job::new(0);
+        // What is not told counts as filled.
+        job.data = vec![1; bytes.div_ceil(PAGE_SIZE) as usize];
+        let told = area.data_address(0, 1);
+        job.tape.push(Call::call(libc::SYS_mincore as u64, [address + at, bytes, told, 0, 0, 0]));
+        area.run(std::slice::from_mut(&mut job))?;
+        for page in job.data.chunk_by(|one, next| one & 1 == next & 1) {
+            let part = (page.len() as u64 * PAGE_SIZE).min(len - at);
+            if page[0] & 1 == 1 {
+                filled.push((offset + at, pid, address + at, part));
+            }
+            at += part;
+        }
+    }
+    filled.push((offset + len, pid, address + len, 0));
+    Ok(())
 }
 
 /// Finds the greatest part of an address space that is free, and may be mapped.
