@@ -817,6 +817,7 @@ carried! {
     sysv_segment_parts
     sysv_segment_removed
     sysv_segment_detached
+    sysv_segment_sparse
     sysv_segments_many
     sysv_semaphores
     sysv_semaphore_waiters

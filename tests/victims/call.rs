@@ -185,6 +185,13 @@ pub(crate) fn check_zero(what: &str, address: *const u8, len: usize) -> Verdict 
     Ok(())
 }
 
+/// Counts the pages of shared memory that are there: who reads a hole through a mapping fills it.
+pub(crate) fn filled_pages(address: *const u8, len: usize) -> Result<usize, String> {
+    let mut told = vec![0u8; len.div_ceil(4096)];
+    sys!(mincore(address.cast_mut().cast(), len, told.as_mut_ptr()))?;
+    Ok(told.iter().filter(|page| **page & 1 == 1).count())
+}
+
 fn word(index: u64, seed: u64) -> u64 {
     (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) ^ seed.wrapping_mul(0xff51_afd7_ed55_8ccd)
 }

@@ -1,7 +1,7 @@
 //! Shared anonymous memory.
 
 use crate::Victim;
-use crate::call::{READ_WRITE, check_fill, check_zero, fill, map, shared_words, until};
+use crate::call::{READ_WRITE, check_fill, check_zero, fill, filled_pages, map, shared_words, until};
 use crate::stage::{Stage, Verdict};
 use libc::{MAP_NORESERVE, MAP_SHARED};
 use std::sync::atomic::Ordering::SeqCst;
@@ -68,14 +68,9 @@ fn sparse(stage: &Stage) -> Verdict {
     for (seed, spot) in spots.into_iter().enumerate() {
         fill(unsafe { memory.add(spot) }, PAGE, seed as u64);
     }
-    let filled = || {
-        let mut told = vec![0u8; (1 << 30) / PAGE];
-        sys!(mincore(memory.cast(), 1 << 30, told.as_mut_ptr()))?;
-        Ok::<_, String>(told.iter().filter(|page| **page & 1 == 1).count())
-    };
-    let before = filled()?;
+    let before = filled_pages(memory, 1 << 30)?;
     stage.freeze_here()?;
-    let after = filled()?;
+    let after = filled_pages(memory, 1 << 30)?;
     check!(after <= before, "{after} pages are there, {before} were: who only reads has filled holes");
     for (seed, spot) in spots.into_iter().enumerate() {
         check_fill("a page amid holes", unsafe { memory.add(spot) }, PAGE, seed as u64)?;

@@ -1,7 +1,9 @@
 //! System V segments, semaphores and message queues.
 
 use crate::Victim;
-use crate::call::{READ_WRITE, check_fill, errno, fill, shared_words, until, zeroed};
+use crate::call::{
+    READ_WRITE, check_fill, check_zero, errno, fill, filled_pages, shared_words, until, zeroed,
+};
 use crate::stage::{Stage, Verdict};
 use libc::{IPC_CREAT, IPC_EXCL, IPC_NOWAIT, IPC_PRIVATE, IPC_RMID, IPC_STAT, PROT_READ, SHM_RDONLY};
 use std::ptr::null;
@@ -13,6 +15,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("sysv_segment_parts", segment_parts),
     ("sysv_segment_removed", segment_removed),
     ("sysv_segment_detached", segment_detached),
+    ("sysv_segment_sparse", segment_sparse),
     ("sysv_segments_many", segments_many),
     ("sysv_semaphores", semaphores),
     ("sysv_semaphore_waiters", semaphore_waiters),
@@ -85,6 +88,27 @@ fn segment_key(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     same!(sys!(shmget(key, LEN, 0))?, id, "what has the key");
     check_fill("the segment", memory, LEN, 3)?;
+    sys!(shmctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    Ok(())
+}
+
+/// Little of it is there, and no more than that afterwards.
+fn segment_sparse(stage: &Stage) -> Verdict {
+    const ALL: usize = 64 << 20;
+    let id = sys!(shmget(IPC_PRIVATE, ALL, IPC_CREAT | libc::SHM_NORESERVE | 0o600))?;
+    let memory = attach(id, 0)?;
+    let spots = [PAGE, ALL / 2, ALL - 3 * PAGE];
+    for (seed, spot) in spots.into_iter().enumerate() {
+        fill(unsafe { memory.add(spot) }, PAGE, seed as u64);
+    }
+    let before = filled_pages(memory, ALL)?;
+    stage.freeze_here()?;
+    let after = filled_pages(memory, ALL)?;
+    check!(after <= before, "{after} pages are there, {before} were: who only reads has filled holes");
+    for (seed, spot) in spots.into_iter().enumerate() {
+        check_fill("a page amid holes", unsafe { memory.add(spot) }, PAGE, seed as u64)?;
+    }
+    check_zero("the end", unsafe { memory.add(ALL - 2 * PAGE) }, 2 * PAGE)?;
     sys!(shmctl(id, IPC_RMID, std::ptr::null_mut()))?;
     Ok(())
 }

@@ -447,7 +447,8 @@ fn open_behind((_, pid, address, len): Window) -> Result<OwnedFd, Errno> {
     rustix::fs::open(proc::path(pid, &name), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Reads shared memory through windows, and returns its content and where they end. `digest` gets what they show.
+/// Reads shared memory through windows, and returns its content and where they end. `digest` gets what they show, and zeros for
+/// what none shows before the last.
 pub(crate) fn capture_windows(
     windows: &[Window],
     mut digest: Option<&mut blake3::Hasher>,
@@ -461,6 +462,17 @@ pub(crate) fn capture_windows(
     let mut end = 0;
     let mut buffer = vec![0u8; CHUNK_BYTES];
     for (offset, pid, address, len) in windows {
+        if let Some(digest) = digest.as_deref_mut() {
+            let mut hole = offset.saturating_sub(end);
+            if hole > 0 {
+                buffer.fill(0);
+            }
+            while hole > 0 {
+                let part = hole.min(CHUNK_BYTES as u64);
+                digest.update(&buffer[..part as usize]);
+                hole -= part;
+            }
+        }
         let mut at = end.max(offset);
         let window_end = offset + len;
         let mem = open_mem(pid).map_err(|source| Error::Read { pid, address, source })?;

@@ -149,7 +149,7 @@ impl<'a> Onlookers<'a> {
     /// That a process could not be asked.
     pub(crate) fn filled(&self, windows: &[Window]) -> Result<Vec<Window>, Error> {
         let large: u64 = windows.iter().map(|(.., len)| len).sum();
-        if large < LARGE_BYTES || swaps() {
+        if large < LARGE_BYTES {
             return Ok(windows.to_vec());
         }
         let mut filled = Vec::new();
@@ -160,7 +160,10 @@ impl<'a> Onlookers<'a> {
             match found.filter(|(process, _)| (self.may)(process, libc::SYS_mincore)) {
                 None => filled.extend(theirs),
                 Some((process, mappings)) => self.ask((process, mappings), |area| {
-                    theirs.iter().try_for_each(|window| tell(area, *window, &mut filled))
+                    for window in theirs {
+                        filled.extend(self::filled(area, *window)?);
+                    }
+                    Ok(())
                 })?,
             }
         }
@@ -205,8 +208,16 @@ fn swaps() -> bool {
     system.totalswap != system.freeswap
 }
 
-/// Has a process tell which pages of a window are filled, and adds these.
-fn tell(area: &mut Area<'_>, window: Window, filled: &mut Vec<Window>) -> Result<(), inject::Error> {
+/// Has a process tell which parts of a window of its own are filled; the last of what this returns is where it ends, of no
+/// length.
+///
+/// # Errors
+/// That it could not be asked.
+pub(crate) fn filled(area: &mut Area<'_>, window: Window) -> Result<Vec<Window>, inject::Error> {
+    if swaps() {
+        return Ok(vec![window]);
+    }
+    let mut filled = Vec::new();
     let (offset, pid, address, len) = window;
     let mut at = 0;
     while at < len {
@@ -226,7 +237,7 @@ fn tell(area: &mut Area<'_>, window: Window, filled: &mut Vec<Window>) -> Result
         }
     }
     filled.push((offset + len, pid, address + len, 0));
-    Ok(())
+    Ok(filled)
 }
 
 /// Finds the greatest part of an address space that is free, and may be mapped.

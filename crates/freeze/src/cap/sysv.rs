@@ -9,6 +9,7 @@
 //! ([`probe`]).
 
 use crate::ram;
+use crate::unseen;
 use frost_abi::tape::Entry;
 use frost_model::cap::{
     Ipc, MOST_VALUE, MessageQueue, Objects, QueuedMessage, Segment, SemaphoreSet, SemaphoreUndo,
@@ -477,7 +478,7 @@ fn capture_by(
         if tree.shared && windows.is_empty() && !made_here {
             continue;
         }
-        let (pages, digest) = segment_content(asked, id, status.size, windows, pack)?;
+        let (pages, digest) = segment_content(asked, may, id, status.size, windows, pack)?;
         found.own.push(Own { kind: Kind::Segment, id });
         found.segments.push(Segment {
             ipc: ipc(id, &status),
@@ -558,6 +559,7 @@ fn capture_by(
 /// Reads a segment through the attachments of the tree, or through one of our own making where they do not show all.
 fn segment_content(
     asked: &mut Asked<'_>,
+    may: &dyn Fn(&StoppedProcess, libc::c_long) -> bool,
     id: i32,
     len_bytes: u64,
     windows: &[ram::Window],
@@ -565,10 +567,17 @@ fn segment_content(
 ) -> Result<(frost_model::ram::Pages, [u8; 32]), Error> {
     let len = len_bytes.next_multiple_of(frost_model::PAGE_SIZE);
     let failed = |source| Error::Object { kind: Kind::Segment, id, source };
-    let whole = windows.iter().find(|(offset, _, _, bytes)| *offset == 0 && *bytes == len);
+    let whole = || windows.iter().filter(|(offset, _, _, bytes)| *offset == 0 && *bytes == len);
+    let own = whole().find(|(_, pid, ..)| *pid == asked.process.through);
     let mut digest = blake3::Hasher::new();
-    if let Some(whole) = whole {
-        let (pages, _) = ram::capture_windows(&[*whole], Some(&mut digest), None, pack)?;
+    if let Some(window) = own.or_else(|| whole().next()) {
+        let parts = if own.is_some() && may(asked.process, libc::SYS_mincore) {
+            let failed = |source| Error::Inject { pid: asked.process.pid, source };
+            unseen::filled(&mut asked.area, *window).map_err(failed)?
+        } else {
+            vec![*window]
+        };
+        let (pages, _) = ram::capture_windows(&parts, Some(&mut digest), None, pack)?;
         return Ok((pages, digest.finalize().into()));
     }
     // Attached and detached by one tape, which makes an end of it even without us.
