@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::BufReader;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Between two words on how far it is.
@@ -72,6 +73,10 @@ where
     match frost_sys::clone::fork_single_threaded(libc::SIGCHLD) {
         Ok(frost_sys::clone::Clone::Child) => {
             drop(reader);
+            // Nobody reads what a panic prints here.
+            let first = Arc::new(OnceLock::new());
+            let told = first.clone();
+            std::panic::set_hook(Box::new(move |panic| _ = told.set(panic.to_string())));
             // Nothing may unwind into the command's own code on this side.
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 settle();
@@ -81,7 +86,10 @@ where
             }));
             let outcome = outcome.unwrap_or_else(|_| {
                 Err(Failure::new(FailureKind::Failed, what)
-                    .cause("the guardian panicked, which is a bug in frost")
+                    .cause(format!(
+                        "the guardian panicked, which is a bug in frost: {}",
+                        first.get().map_or("nobody knows where", String::as_str)
+                    ))
                     .state(format!("process {pid} runs on")))
             });
             let mut bytes = Vec::new();

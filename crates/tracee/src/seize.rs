@@ -415,7 +415,13 @@ impl Seizing {
                 return Err(Error::Growing { pid: self.root, processes: order.len() });
             }
             if !found && !postponed && self.waiting == 0 && !self.replaced_leaders() {
-                break;
+                if !self.overlooks(&order) {
+                    break;
+                }
+                if Instant::now() > self.deadline {
+                    return Err(self.timed_out());
+                }
+                signals::wait_for(libc::SIGCHLD, LOOK);
             }
             self.interrupt()?;
             self.wait_for_stops()?;
@@ -535,6 +541,16 @@ impl Seizing {
             }
         }
         replaced
+    }
+
+    /// Returns whether one of `pids` lives of which no thread is ours.
+    ///
+    /// While a thread that executes a program takes its leader's place, the process lists no thread at all (`de_thread`,
+    /// fs/exec.c; `first_tid`, fs/proc/base.c).
+    fn overlooks(&self, pids: &[i32]) -> bool {
+        let owners: BTreeSet<i32> = self.threads.values().map(|(pid, _)| *pid).collect();
+        let mut without = pids.iter().filter(|pid| !owners.contains(pid));
+        without.any(|pid| proc::stat(*pid).is_ok_and(|stat| !stat.is_zombie()))
     }
 
     fn refusal(&self, pid: i32, tid: i32, source: Errno) -> Error {
@@ -666,7 +682,11 @@ impl Seizing {
                 stopped: context.stopped,
             });
         }
-        let zombie = stat.is_zombie() && threads.is_empty();
+        if threads.is_empty() && !stat.is_zombie() {
+            // It lived when we looked last, and was ours.
+            return Err(Error::Gone { pid });
+        }
+        let zombie = threads.is_empty();
         let own = status.inner_pids.last().copied().unwrap_or(pid);
         let inner = status.number().unwrap_or(pid);
         let through = threads.first().map_or(pid, |thread| thread.tid);
