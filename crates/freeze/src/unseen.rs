@@ -4,6 +4,9 @@
 //! or changed what a mapping shows (remap_file_pages(2)), and get it back by what is left (mremap(2)). Root opens the object
 //! by the kernel's link to it (`/proc/PID/map_files`); for anybody else the process itself makes a view of all of it, that
 //! lasts while we look.
+//!
+//! And who reads a hole of such an object through a mapping fills it, so that is read as a file, or the process tells first
+//! what there is.
 
 use crate::ram::{Error, Window};
 use frost_abi::tape::Entry as Call;
@@ -27,9 +30,9 @@ const ASKED_BYTES: u64 = 1 << 30;
 
 /// The processes of a tree that may be asked for a view.
 pub(crate) struct Onlookers<'a> {
-    pub(crate) living: Vec<(&'a StoppedProcess, &'a [Mapping])>,
+    living: Vec<(&'a StoppedProcess, &'a [Mapping])>,
     /// Whether a process may make a call.
-    pub(crate) may: &'a dyn Fn(&StoppedProcess, libc::c_long) -> bool,
+    may: &'a dyn Fn(&StoppedProcess, libc::c_long) -> bool,
     /// Where those run tapes that were asked.
     areas: RefCell<BTreeMap<i32, Area<'a>>>,
 }
@@ -237,7 +240,8 @@ pub(crate) fn filled(area: &mut Area<'_>, window: Window) -> Result<Vec<Window>,
         }
     }
     filled.push((offset + len, pid, address + len, 0));
-    Ok(filled)
+    // Nor since then: a page may have gone before it was asked about.
+    Ok(if swaps() { vec![window] } else { filled })
 }
 
 /// Finds the greatest part of an address space that is free, and may be mapped.
