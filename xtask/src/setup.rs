@@ -68,9 +68,22 @@ const GUESTS: &str = "vm-tests";
 /// Installs what is missing as root, and gets a kernel for guests as anybody; else tells what to install, and the tests
 /// skip what they lack.
 pub(crate) fn install(root: &Path) -> Outcome {
+    allow_huge_pages();
     match (programs(root), kernel(root)) {
         (Outcome::Passed(said), Outcome::Passed(_)) => Outcome::Passed(said),
         (Outcome::Passed(_), other) | (other, _) => other,
+    }
+}
+
+/// Lets the kernel make some huge pages for whoever asks (MAP_HUGETLB), as long as he has them.
+fn allow_huge_pages() {
+    const LIMIT: &str = "/proc/sys/vm/nr_overcommit_hugepages";
+    const WANTED: u64 = 64;
+    let now = std::fs::read_to_string(LIMIT).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if now.is_some_and(|now| now < WANTED) && std::fs::write(LIMIT, WANTED.to_string()).is_ok() {
+        println!(
+            "vm.nr_overcommit_hugepages is {WANTED} now: tests of huge pages need some, and are skipped without"
+        );
     }
 }
 

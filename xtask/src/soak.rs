@@ -5,6 +5,7 @@
 //! the sums.
 
 use crate::run::{Outcome, built, limited, watched};
+use crate::setup;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
@@ -139,6 +140,11 @@ pub(crate) fn run(root: &Path, options: &Options) -> Outcome {
     } else {
         Part::ALL.into_iter().filter(|part| options.part.contains(part)).collect()
     };
+    match setup::install(root) {
+        Outcome::Failed(reason) => return Outcome::Failed(reason),
+        Outcome::Passed(said) => said.into_iter().for_each(|said| println!("{said}")),
+        Outcome::Skipped(reason) => println!("{reason}"),
+    }
     let mut jobs = match build(root, &parts, options.dev) {
         Ok(jobs) => jobs,
         Err(failed) => return failed,
