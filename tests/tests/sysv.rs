@@ -103,7 +103,7 @@ fn a_number_that_is_taken_is_refused_by_name() {
     let id = segment_of(traveller.pid);
     traveller.freeze();
     // Other programs may have its place for a moment.
-    until("the number is free", || sysv::make(Kind::Segment, id, 0, 100).is_ok());
+    until("the number is free", || sysv::make(Kind::Segment, id, 0, 100, None).is_ok());
     scene.frost(&["thaw", "victim"]).refused(UNSUPPORTED, "another one has its number");
     sysv::remove(Kind::Segment, id).expect("it is ours");
     traveller.thaw(&[]);

@@ -93,6 +93,7 @@ const SPECIAL: &[&str] = &[
     "mqueue_used",
     "volatile_lost",
     "volatile_changed",
+    "hugetlb_file",
     "filter_few_calls",
     "filter_few_calls_on_a_fiber",
     "filter_few_calls_of_many",
@@ -275,6 +276,21 @@ fn shared_memory_that_is_gone_is_made_again() {
     for who in [Who::Myself, Who::Ordinary] {
         journey::thawed_after(binary(), "volatile_lost", who, |scene| {
             std::fs::remove_file(object_of(scene)).expect("it is there");
+        });
+    }
+}
+
+/// A file of hugetlbfs, which takes no write(2).
+#[test]
+fn a_file_of_huge_pages_is_used_again_or_made_again() {
+    journey::unfrozen(binary(), "hugetlb_file");
+    for who in [Who::Myself, Who::Ordinary] {
+        journey::thawed(binary(), "hugetlb_file", who);
+        journey::thawed_after(binary(), "hugetlb_file", who, |scene| {
+            // There is none where no hugetlbfs is mounted.
+            if scene.stage("object").exists() {
+                std::fs::remove_file(object_of(scene)).expect("it is there");
+            }
         });
     }
 }
@@ -631,6 +647,15 @@ carried! {
     mqueue_blocked_writer
     mqueue_in_flight
     mqueue_epoll
+    hugetlb_private
+    hugetlb_forked
+    hugetlb_unreserved
+    hugetlb_shared
+    hugetlb_memfd
+    hugetlb_memfd_closed
+    hugetlb_memfd_private
+    hugetlb_file_deleted
+    hugetlb_segment
     memfd_plain
     memfd_shared
     memfd_private
@@ -822,6 +847,7 @@ carried! {
     sysv_semaphores
     sysv_semaphore_waiters
     sysv_semaphore_undo
+    sysv_creators
     sysv_queue_empty
     sysv_queue_half_full
     sysv_queue_full

@@ -206,7 +206,11 @@ impl Maps {
             if name == "[stack]" {
                 start = 0;
             }
-            let anonymous = name.is_empty() || name == "[heap]" || name == "[stack]";
+            // What MAP_HUGETLB made without a file is a file of its own for each mapping, if it is private, and comes back as a
+            // memfd of that name, if it is shared.
+            let name = name.replace("/memfd:anon_hugepage", "/anon_hugepage");
+            let huge = name == "/anon_hugepage (deleted)" && rights.ends_with('p');
+            let anonymous = name.is_empty() || name == "[heap]" || name == "[stack]" || huge;
             let label =
                 if anonymous { format!("{rights} {name}") } else { format!("{rights} {offset} {name}") };
             match regions.last_mut() {

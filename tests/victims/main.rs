@@ -21,6 +21,7 @@ mod eventfd;
 mod fifo;
 mod file;
 mod filter;
+mod hugetlb;
 mod inotify;
 mod limits;
 mod memfd;
@@ -73,6 +74,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         fifo::VICTIMS,
         file::VICTIMS,
         filter::VICTIMS,
+        hugetlb::VICTIMS,
         inotify::VICTIMS,
         limits::VICTIMS,
         memfd::VICTIMS,

@@ -20,6 +20,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("sysv_semaphores", semaphores),
     ("sysv_semaphore_waiters", semaphore_waiters),
     ("sysv_semaphore_undo", semaphore_undo),
+    ("sysv_creators", creators),
     ("sysv_queue_empty", queue_empty),
     ("sysv_queue_half_full", queue_half_full),
     ("sysv_queue_full", queue_full),
@@ -46,6 +47,63 @@ fn status(id: i32) -> Result<libc::shmid_ds, String> {
 }
 
 /// One segment in two processes, which go on to see each other's writes, under the same number.
+/// Made by one user and given to another: the maker keeps his rights.
+fn creators(stage: &Stage) -> Verdict {
+    const MAKER: u32 = 4321;
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("skipped: only root can give an object away");
+        return stage.freeze_here();
+    }
+    let made = as_user(MAKER, || {
+        Ok((
+            sys!(shmget(IPC_PRIVATE, LEN, IPC_CREAT | 0o600))?,
+            sys!(semget(IPC_PRIVATE, 1, IPC_CREAT | 0o600))?,
+            sys!(msgget(IPC_PRIVATE, IPC_CREAT | 0o600))?,
+        ))
+    })?;
+    let (segment, set, queue) = made;
+    let statuses = || -> Result<_, String> {
+        let (mut shm, mut sem, mut msg): (libc::shmid_ds, libc::semid_ds, libc::msqid_ds) =
+            (zeroed(), zeroed(), zeroed());
+        sys!(shmctl(segment, libc::IPC_STAT, &mut shm))?;
+        sys!(semctl(set, 0, libc::IPC_STAT, &raw mut sem))?;
+        sys!(msgctl(queue, libc::IPC_STAT, &mut msg))?;
+        Ok((shm, sem, msg))
+    };
+    let (mut shm, mut sem, mut msg) = statuses()?;
+    (shm.shm_perm.uid, sem.sem_perm.uid, msg.msg_perm.uid) = (0, 0, 0);
+    sys!(shmctl(segment, libc::IPC_SET, &mut shm))?;
+    sys!(semctl(set, 0, libc::IPC_SET, &raw mut sem))?;
+    sys!(msgctl(queue, libc::IPC_SET, &mut msg))?;
+    let memory = attach(segment, 0)?;
+    fill(memory, LEN, 1);
+    // That they are the program's shows by who operated last.
+    let mut up = libc::sembuf { sem_num: 0, sem_op: 1, sem_flg: 0 };
+    sys!(semop(set, &mut up, 1))?;
+    sys!(msgsnd(queue, [1_i64, 7].as_ptr().cast(), 8, 0))?;
+    stage.freeze_here()?;
+    check_fill("the segment", memory, LEN, 1)?;
+    let (shm, sem, msg) = statuses()?;
+    for (what, perm) in
+        [("segment", shm.shm_perm), ("set of semaphores", sem.sem_perm), ("queue", msg.msg_perm)]
+    {
+        same!((perm.uid, perm.cuid, perm.cgid), (0, MAKER, 0), "owner and maker of the {what}");
+    }
+    // Who made it may remove it.
+    as_user(MAKER, || {
+        sys!(shmctl(segment, IPC_RMID, std::ptr::null_mut()))?;
+        sys!(semctl(set, 0, IPC_RMID))?;
+        sys!(msgctl(queue, IPC_RMID, std::ptr::null_mut())).map(drop)
+    })
+}
+
+fn as_user<T>(uid: u32, act: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    sys!(seteuid(uid))?;
+    let done = act();
+    sys!(seteuid(0))?;
+    done
+}
+
 fn segment(stage: &Stage) -> Verdict {
     let words = shared_words::<1>()?;
     let id = sys!(shmget(IPC_PRIVATE, LEN - 100, IPC_CREAT | 0o640))?;

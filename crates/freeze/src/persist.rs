@@ -974,6 +974,7 @@ fn capture_process(
             private,
             guards,
             policy: known.facts.policies.get(&mapping.start).cloned(),
+            huge_shift: rm::huge_shift(mapping),
         });
     }
     if !process.lacks_leader() {

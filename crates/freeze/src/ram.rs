@@ -3,6 +3,7 @@
 //! First every populated page gets its place in the pack, then the pages are copied there. So the order of the pack
 //! is that of the addresses, and who copies can be decided afterwards.
 
+use crate::cap::content::nonzero;
 use crate::copies::{Copies, Key};
 use crate::rm::{self, Backing};
 use crate::unseen::{Looked, Onlookers};
@@ -380,12 +381,19 @@ pub(crate) fn note_shared(found: &mut SharedMemories, pid: i32, mapping: &Mappin
 
 /// The same of one that is known to do so, or a part of it.
 pub(crate) fn note_shared_window(found: &mut SharedMemories, pid: i32, mapping: &Mapping) {
-    let kind = match mapping.name.strip_prefix(b"/memfd:") {
+    let huge_shift = rm::huge_shift(mapping);
+    let name = match mapping.name.strip_prefix(b"/memfd:") {
+        Some(name) => Some(name),
+        // What MAP_HUGETLB makes without a file is such a one under another name, and shown a second time (mremap(2)) only by
+        // a descriptor.
+        None => huge_shift.and_then(|_| mapping.name.strip_prefix(b"/")),
+    };
+    let kind = match name {
         Some(name) => DataspaceKind::Memfd {
             name: frost_model::BytePath::new(name.strip_suffix(crate::file::DELETED).unwrap_or(name)),
             seals: 0,
             mode: 0o777,
-            huge_shift: 0,
+            huge_shift: huge_shift.unwrap_or(0),
         },
         None => DataspaceKind::SharedAnonymous,
     };
@@ -415,12 +423,6 @@ pub(crate) fn capture_shared_whole(
     pack: &mut PackWriter,
 ) -> Result<(Dataspace, Option<String>), Error> {
     let kind = object.kind.clone();
-    let mut windows = Vec::with_capacity(object.windows.len());
-    for (offset, pid, address, len) in &object.windows {
-        // A memfd may have been cut, or never been as long as what maps it.
-        let len = readable_bytes(*pid, *address, *len)?;
-        windows.extend((len > 0).then_some((*offset, *pid, *address, len)));
-    }
     // Who may not open one may open none.
     let opened = object.windows.iter().map(|window| open_behind(*window));
     let file = opened.take_while(|opened| opened.as_ref().err() != Some(&Errno::PERM)).find_map(Result::ok);
@@ -428,6 +430,17 @@ pub(crate) fn capture_shared_whole(
         let pid = object.windows.first().map_or(0, |window| window.1);
         let (pages, len_bytes) = capture_file(file, pid, (key, copies), pack)?;
         return Ok((Dataspace { kind, len_bytes, pages }, None));
+    }
+    if let DataspaceKind::Memfd { huge_shift: shift @ 1.., .. } = kind {
+        let windows = readable_pages(&object.windows, 1 << shift)?;
+        let (pages, len_bytes) = capture_windows(&windows, None, Some((key, copies)), pack)?;
+        return Ok((Dataspace { kind, len_bytes, pages }, None));
+    }
+    let mut windows = Vec::with_capacity(object.windows.len());
+    for (offset, pid, address, len) in &object.windows {
+        // A memfd may have been cut, or never been as long as what maps it.
+        let len = readable_bytes(*pid, *address, *len)?;
+        windows.extend((len > 0).then_some((*offset, *pid, *address, len)));
     }
     let filled = onlookers.filled(&windows)?;
     let looked = onlookers.look(&windows, &object.windows, |rest| {
@@ -616,6 +629,25 @@ fn readable_bytes(pid: i32, address: u64, len: u64) -> Result<u64, Error> {
     Ok(low * PAGE_SIZE)
 }
 
+/// Returns what can be read of windows onto an object of huge pages, of `page_bytes` each, and where they end as an empty one.
+///
+/// A page that is not there yet may fail to come into being for want of huge pages, which the kernel reports as a fault; one
+/// that is there is found (`hugetlb_fault`, mm/hugetlb.c). Nothing else shows what is unmapped: mremap(2) makes no second
+/// mapping of such memory.
+pub(crate) fn readable_pages(windows: &[Window], page_bytes: u64) -> Result<Vec<Window>, Error> {
+    let mut readable = Vec::new();
+    for (offset, pid, address, len) in windows {
+        let mem = open_mem(*pid).map_err(|source| Error::Read { pid: *pid, address: *address, source })?;
+        for at in (0..*len).step_by(page_bytes as usize) {
+            if rustix::io::pread(&mem, &mut [0u8; 1][..], address + at).is_ok() {
+                readable.push((offset + at, *pid, address + at, page_bytes));
+            }
+        }
+        readable.push((offset + len, *pid, address + len, 0));
+    }
+    Ok(readable)
+}
+
 fn store_nonzero(
     bytes: &[u8],
     offset: u64,
@@ -623,21 +655,9 @@ fn store_nonzero(
     pack: &mut PackWriter,
     pages: &mut Pages,
 ) -> Result<(), Error> {
-    let page = PAGE_SIZE as usize;
-    let is_zero = |index: usize| bytes[index * page..(index + 1) * page].iter().all(|byte| *byte == 0);
-    let count = bytes.len() / page;
-    let mut index = 0;
-    while index < count {
-        if is_zero(index) {
-            index += 1;
-            continue;
-        }
-        let start = index;
-        while index < count && !is_zero(index) {
-            index += 1;
-        }
-        let run = &bytes[start * page..index * page];
-        let offset = offset + (start * page) as u64;
+    for part in nonzero(bytes) {
+        let offset = offset + part.start as u64;
+        let run = &bytes[part];
         match &mut copies {
             Some((key, copies)) => copies.store(*key, offset, run, pack, pages)?,
             None => {

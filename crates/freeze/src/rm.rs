@@ -59,6 +59,7 @@ pub(crate) fn named<'a>(mappings: &'a [Mapping], pid: i32, files: &mut FileCache
         if !name.ends_with(file::DELETED)
             || name == b"/dev/zero (deleted)"
             || name.starts_with(b"/memfd:")
+            || name == HUGE
             || segment_id(mapping).is_some()
         {
             continue;
@@ -75,6 +76,14 @@ pub(crate) fn named<'a>(mappings: &'a [Mapping], pid: i32, files: &mut FileCache
         }
     }
     named
+}
+
+/// What a mapping of MAP_HUGETLB without a file shows (`ksys_mmap_pgoff`, mm/mmap.c).
+const HUGE: &[u8] = b"/anon_hugepage (deleted)";
+
+/// Returns the logarithm of the page size of a mapping of huge pages of hugetlbfs.
+pub(crate) fn huge_shift(mapping: &Mapping) -> Option<u32> {
+    mapping.flags.has(*b"ht").then(|| mapping.page_bytes.trailing_zeros())
 }
 
 /// Says what a mapping of process `pid` shows.
@@ -97,9 +106,6 @@ pub(crate) fn backing(
     }
     if mapping.flags.has(*b"io") || mapping.flags.has(*b"pf") {
         return refuse("it maps a device", "end what uses the device, or run the program without it");
-    }
-    if mapping.flags.has(*b"ht") {
-        return refuse("it is made of hugetlb pages", "run the program without hugetlb pages");
     }
     if mapping.flags.has(*b"ss") {
         return refuse("it is a shadow stack", "run the program without shadow stacks");
@@ -128,12 +134,23 @@ pub(crate) fn backing(
         return Ok(Backing::Aio);
     }
     if let Some(id) = segment_id(mapping) {
+        if huge_shift(mapping).is_some() && mapping.offset > 0 {
+            return refuse(
+                "it is a part of a segment of huge pages",
+                "let the program attach all of it (shmat)",
+            );
+        }
         return Ok(Backing::Segment(id));
     }
-    if name == b"/dev/zero (deleted)" || name.starts_with(b"/memfd:") {
+    if name == HUGE && !mapping.shared {
+        return Ok(Backing::Anonymous);
+    }
+    if name == b"/dev/zero (deleted)" || name.starts_with(b"/memfd:") || name == HUGE {
         return Ok(Backing::Shared { device, inode });
     }
-    if !name.starts_with(b"/") || name.starts_with(b"/dev/") && !name.starts_with(b"/dev/shm/") {
+    // Where hugetlbfs is mounted as a rule.
+    let is_data = name.starts_with(b"/dev/shm/") || mapping.flags.has(*b"ht");
+    if !name.starts_with(b"/") || name.starts_with(b"/dev/") && !is_data {
         return refuse("it maps an object that is not a file", "end what uses it before freezing");
     }
     if name.ends_with(file::DELETED) {

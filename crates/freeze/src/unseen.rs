@@ -214,8 +214,8 @@ fn swaps() -> bool {
 /// Has a process tell which parts of a window of its own are filled; the last of what this returns is where it ends, of no
 /// length.
 ///
-/// Only for memory that lives in the page cache alone: of a file on disk this tells what is cached, and of hugetlb memory, which
-/// is refused, what this process has mapped (`mincore_hugetlb`, mm/mincore.c).
+/// Only for memory that lives in the page cache alone: of a file on disk this tells what is cached, and of huge pages of
+/// hugetlbfs what this process has mapped (`mincore_hugetlb`, mm/mincore.c).
 ///
 /// # Errors
 /// That it could not be asked.

@@ -421,12 +421,13 @@ fn memory_policies_name_nodes_that_there_may_be_by_ascending_number() {
 
 fn with_sysv() -> Checkpoint {
     let mut checkpoint = sample::checkpoint();
-    let ipc = |id| Ipc { id, key: 77, uid: 1000, gid: 1000, mode: 0o640 };
+    let ipc = |id| Ipc { id, key: 77, uid: 1000, gid: 1000, mode: 0o640, creator: None };
     checkpoint.objects.segments.push(Segment {
         ipc: ipc(5),
         len_bytes: 8000,
         pages: Pages { runs: vec![Run { offset: 4096, len_bytes: 4096, pack_offset: 4096 }] },
         digest: [7; 32],
+        huge_shift: None,
         first_key: 77,
         removed: false,
         locked: true,

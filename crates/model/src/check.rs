@@ -6,7 +6,7 @@
 use crate::PAGE_SIZE;
 use crate::cap::{
     Capability, Content, INOTIFY_MOST, InotifyTarget, Ipc, MOST_VALUE, MqueueMessage, Objects, OutsideKind,
-    TcpPeer, UnixState,
+    Segment, TcpPeer, UnixState,
 };
 use crate::id::{DataspaceId, DescriptionId, ObjectId, Pid};
 use crate::layer::{Node, Written};
@@ -329,7 +329,7 @@ impl Checker<'_> {
                     let known = self.checkpoint.objects.segments.get(segment.index());
                     present(known, &place, "names a segment that does not exist")?;
                     aligned(&place, *offset)?;
-                    let len = known.and_then(|known| known.len_bytes.checked_next_multiple_of(PAGE_SIZE));
+                    let len = known.and_then(Segment::attached_bytes);
                     if offset.checked_add(region.range.len_bytes()).is_none_or(|end| Some(end) > len) {
                         return Err(malformed(place, "reaches beyond its segment"));
                     }
@@ -356,6 +356,16 @@ impl Checker<'_> {
                 }
             }
             memory_policy(&place, region.policy.as_ref())?;
+            if let Some(shift) = region.huge_shift {
+                let is_whole = |address: u64| {
+                    1_u64
+                        .checked_shl(shift)
+                        .is_some_and(|page| page >= PAGE_SIZE && address.is_multiple_of(page))
+                };
+                if !is_whole(region.range.start()) || !is_whole(region.range.end()) {
+                    return Err(malformed(place, "is not of whole huge pages"));
+                }
+            }
         }
         Ok(())
     }
@@ -620,7 +630,7 @@ impl Checker<'_> {
         ids(objects.queues.iter().map(|queue| ("message queue", &queue.ipc)).collect())?;
         for segment in &objects.segments {
             let place = format!("segment {}", segment.ipc.id);
-            let len = segment.len_bytes.checked_next_multiple_of(PAGE_SIZE).filter(|len| *len > 0);
+            let len = segment.attached_bytes().filter(|len| *len > 0);
             let len = len.ok_or_else(|| malformed(&*place, "its length is zero, or overflows"))?;
             self.pages(&place, &segment.pages, len, true)?;
         }

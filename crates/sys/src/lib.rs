@@ -14,6 +14,7 @@ pub mod fault;
 pub mod fcntl;
 pub mod fdinfo;
 pub mod guise;
+pub mod hugetlb;
 pub mod inotify;
 pub mod jobs;
 pub mod kcmp;

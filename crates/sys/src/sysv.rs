@@ -108,6 +108,8 @@ pub struct Status {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// User and group of who made it.
+    pub creator: (u32, u32),
     /// Permission bits and [`SHM_DEST`], [`SHM_LOCKED`].
     pub mode: u32,
     /// Bytes of a segment, semaphores of a set, most bytes of a queue.
@@ -138,6 +140,7 @@ impl Status {
             key: u32_at(0) as i32,
             uid: u32_at(4),
             gid: u32_at(8),
+            creator: (u32_at(12), u32_at(16)),
             mode: u32_at(20),
             size,
             first_pid: first as i32,
@@ -210,23 +213,28 @@ pub fn ids(kind: Kind) -> Result<Vec<i32>> {
 
 /// Makes an object of a chosen identifier, which nobody but root can use until its mode is [`set`].
 ///
-/// `size` counts bytes of a segment and semaphores of a set.
+/// `size` counts bytes of a segment and semaphores of a set; `huge_shift` is the logarithm of the size of a segment's pages, if it
+/// is to have huge ones.
 ///
 /// # Errors
-/// EEXIST if the key or the identifier is taken; EPERM or EACCES without CAP_CHECKPOINT_RESTORE over our IPC namespace.
+/// ENOMEM without so many huge pages, and EPERM without the right to take them in this way (CAP_IPC_LOCK or a group, see
+/// vm.hugetlb_shm_group). EEXIST if the key or the identifier is taken; EPERM or EACCES without CAP_CHECKPOINT_RESTORE over our IPC namespace.
 ///
 /// Source: `/proc/sys/kernel/{shm,sem,msg}_next_id` (Documentation/admin-guide/sysctl/kernel.rst), which holds for the
 /// next object that anybody in the namespace makes.
-pub fn make(kind: Kind, id: i32, key: i32, size: u64) -> Result<()> {
+pub fn make(kind: Kind, id: i32, key: i32, size: u64, huge_shift: Option<u32>) -> Result<()> {
     const ATTEMPTS: usize = 16;
     let flags = libc::IPC_CREAT | libc::IPC_EXCL;
+    // The size has the same place in the flags of mmap(2).
+    let size_of_pages = |shift: u32| ((shift & 0x3f) << libc::MAP_HUGE_SHIFT) as i32;
+    let huge = huge_shift.map_or(0, |shift| libc::SHM_HUGETLB | size_of_pages(shift));
     for _ in 0..ATTEMPTS {
         std::fs::write(format!("/proc/sys/kernel/{}_next_id", kind.file()), id.to_string())
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         // SAFETY: the calls take integers only.
         let made = check(unsafe {
             match kind {
-                Kind::Segment => libc::syscall(libc::SYS_shmget, key, size, flags),
+                Kind::Segment => libc::syscall(libc::SYS_shmget, key, size, flags | huge),
                 Kind::Semaphores => libc::syscall(libc::SYS_semget, key, size, flags),
                 Kind::Queue => libc::syscall(libc::SYS_msgget, key, flags),
             }
@@ -327,12 +335,16 @@ pub struct Attached {
 impl Attached {
     /// Attaches segment `id`.
     pub fn new(id: i32, writable: bool) -> Result<Self> {
-        let len_bytes = status(Kind::Segment, id)?.size as usize;
         let flags = if writable { 0 } else { SHM_RDONLY };
-        // SAFETY: the kernel chooses an address where nothing is. The size of a segment never changes.
+        // SAFETY: the kernel chooses an address where nothing is.
         let address = check(unsafe { libc::syscall(libc::SYS_shmat, id, 0usize, flags) })?;
         let start = NonNull::new(address as *mut u8).ok_or(Errno::NOMEM)?;
-        Ok(Self { start, len_bytes })
+        let mut attached = Self { start, len_bytes: 0 };
+        // It has whole pages, of a size that nothing else tells.
+        let mappings = crate::proc::bare_mappings(std::process::id() as i32)?;
+        let own = mappings.iter().find(|mapping| mapping.start == address as u64).ok_or(Errno::FAULT)?;
+        attached.len_bytes = (own.end - own.start) as usize;
+        Ok(attached)
     }
 
     /// Reads all of `bytes` at `offset`.
@@ -371,9 +383,8 @@ impl Attached {
     }
 
     fn within(&self, offset: usize, len_bytes: usize) -> Result<()> {
-        // It has whole pages.
-        let end = self.len_bytes.next_multiple_of(4096);
-        if offset.checked_add(len_bytes).is_some_and(|last| last <= end) { Ok(()) } else { Err(Errno::INVAL) }
+        let end = offset.checked_add(len_bytes);
+        if end.is_some_and(|end| end <= self.len_bytes) { Ok(()) } else { Err(Errno::INVAL) }
     }
 }
 

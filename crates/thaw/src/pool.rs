@@ -4,6 +4,7 @@
 //! that a program may use nearly all of the numbers that its limit allows. All else has numbers that no process uses.
 
 use crate::cap::directory::{self, Removed};
+use crate::cap::memfd;
 use crate::compile::{FileMode, FileUse, Numbers};
 use crate::error::{Context, Error};
 use crate::stage::Stage;
@@ -11,8 +12,8 @@ use frost_model::cap::{Capability, FileRef};
 use frost_model::ram::DataspaceKind;
 use frost_model::rm::Attachment;
 use frost_model::{Checkpoint, DataspaceId, DescriptionId};
-use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
@@ -248,7 +249,9 @@ fn dataspace(
     descriptions: &[Option<OwnedFd>],
 ) -> rustix::io::Result<Option<OwnedFd>> {
     let dataspace = &checkpoint.dataspaces[index];
-    let DataspaceKind::Memfd { name, seals, mode, huge_shift } = &dataspace.kind else { return Ok(None) };
+    if !matches!(dataspace.kind, DataspaceKind::Memfd { .. }) {
+        return Ok(None);
+    }
     if crate::layout::attached(checkpoint, index).is_none() {
         return Ok(None);
     }
@@ -261,38 +264,7 @@ fn dataspace(
             return rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map(Some);
         }
     }
-    let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    if *huge_shift != 0 {
-        flags |= MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(huge_shift << 26);
-    }
-    let fd = rustix::fs::memfd_create(name.as_bytes(), flags)?;
-    rustix::fs::ftruncate(&fd, dataspace.len_bytes)?;
-    let mut buffer = vec![0; 1 << 20];
-    for run in &dataspace.pages.runs {
-        let mut done = 0;
-        let end = run.len_bytes.min(dataspace.len_bytes.saturating_sub(run.offset));
-        while done < end {
-            let part = (end - done).min(buffer.len() as u64) as usize;
-            let got = rustix::io::pread(pack, &mut buffer[..part], run.pack_offset + done)?;
-            if got == 0 {
-                return Err(Errno::IO);
-            }
-            write_all(&fd, &buffer[..got], run.offset + done)?;
-            done += got as u64;
-        }
-    }
-    rustix::fs::fchmod(&fd, Mode::from_raw_mode(*mode & 0o7777))?;
-    rustix::fs::fcntl_add_seals(&fd, SealFlags::from_bits_retain(*seals))?;
-    Ok(Some(fd))
-}
-
-fn write_all(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Result<()> {
-    while !bytes.is_empty() {
-        let written = rustix::io::pwrite(fd, bytes, offset)?;
-        bytes = &bytes[written..];
-        offset += written as u64;
-    }
-    Ok(())
+    memfd::make(dataspace, pack.as_fd())
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ fn region(start: u64, protection: (bool, bool, bool), attachment: Attachment, pr
         private,
         guards: Vec::new(),
         policy: None,
+        huge_shift: None,
     }
 }
 

@@ -5,10 +5,12 @@ use crate::copies::{Copies, Key};
 use frost_model::PAGE_SIZE;
 use frost_model::ram::{Pages, Run};
 use frost_store::PackWriter;
+use frost_sys::hugetlb;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::SeekFrom;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::io::IoSliceMut;
+use std::ops::Range;
 
 /// Where contents go: the pack of an image; a vector in tests.
 pub trait Sink {
@@ -119,13 +121,36 @@ fn store_from(
                 stored = want.next_multiple_of(PAGE_SIZE as usize);
                 buffer[want..stored].fill(0);
             }
-            sink.store(object, offset, &buffer[..stored], &mut pages)
-                .map_err(|source| Error::Store { object: name(), source })?;
+            let bytes = &buffer[..stored];
+            let parts =
+                if file.hides_holes() { nonzero(bytes) } else { std::iter::once(0..stored).collect() };
+            for part in parts {
+                let at = offset + part.start as u64;
+                sink.store(object, at, &bytes[part], &mut pages)
+                    .map_err(|source| Error::Store { object: name(), source })?;
+            }
             offset += want as u64;
         }
         at = end;
     }
     Ok(pages)
+}
+
+/// Returns the ranges of bytes that have pages which are not zero.
+pub(crate) fn nonzero(bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut found: Vec<Range<usize>> = Vec::new();
+    let mut at = 0;
+    for page in bytes.chunks(PAGE_SIZE as usize) {
+        let end = at + page.len();
+        if page.iter().any(|byte| *byte != 0) {
+            match found.last_mut() {
+                Some(last) if last.end == at => last.end = end,
+                _ => found.push(at..end),
+            }
+        }
+        at = end;
+    }
+    found
 }
 
 /// A file that is read without moving the program's offset.
@@ -152,6 +177,14 @@ impl<'a> Source<'a> {
             Self::Shared(held) => held.stat,
         };
         Ok((stat.st_dev, stat.st_ino))
+    }
+
+    /// Whether the file system tells nobody where its holes are, which for one of huge pages are large.
+    fn hides_holes(&self) -> bool {
+        match self {
+            Self::Anew(fd) => hugetlb::page_shift(fd).is_some(),
+            Self::Shared(held) => hugetlb::page_shift(&held.fd).is_some(),
+        }
     }
 
     fn next_data(&self, at: u64, len_bytes: u64) -> Result<Option<(u64, u64)>, Errno> {

@@ -170,7 +170,6 @@ fn special_file_system(held: &Held) -> Option<Refusal> {
         0x6e73_6673 => ("namespace", "it is not that of the process which has it open"),
         0x5049_4446 => ("pidfd", "the kernel does not tell of which process"),
         0x5345_434d => ("secret memory", "nobody but the program may read it"),
-        0x9584_58f6 => ("file of huge pages", "its content would need as many huge pages at thaw"),
         0xcafe_4a11 => ("BPF file", "it is an object of the kernel"),
         0x7472_6163 | 0x6462_6720 => ("file of tracefs or debugfs", "it is a stream of events"),
         _ => return None,

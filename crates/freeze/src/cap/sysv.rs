@@ -15,6 +15,7 @@ use frost_model::cap::{
     Ipc, MOST_VALUE, MessageQueue, Objects, QueuedMessage, Segment, SemaphoreSet, SemaphoreUndo,
 };
 use frost_model::id::{ObjectId, Pid};
+use frost_model::ram::Pages;
 use frost_store::PackWriter;
 use frost_sys::kcmp::{Resource, kcmp};
 use frost_sys::proc::Mapping;
@@ -384,6 +385,8 @@ struct Tree {
     waits: Vec<(i64, i32)>,
     /// Windows onto each segment: offset, process, address, length.
     windows: BTreeMap<i32, Vec<ram::Window>>,
+    /// The logarithms of the page sizes of segments of huge pages.
+    huge_shifts: BTreeMap<i32, u32>,
     /// The key that names the attachments of a segment.
     first_keys: BTreeMap<i32, i32>,
     /// The same as we see them.
@@ -393,7 +396,7 @@ struct Tree {
 impl Tree {
     fn of(living: &[(&StoppedProcess, &[Mapping])], shared: bool) -> Self {
         let mut windows: BTreeMap<i32, Vec<ram::Window>> = BTreeMap::new();
-        let mut first_keys = BTreeMap::new();
+        let (mut first_keys, mut huge_shifts) = (BTreeMap::new(), BTreeMap::new());
         for (process, mappings) in living {
             for mapping in *mappings {
                 if let Some(id) = crate::rm::segment_id(mapping) {
@@ -401,6 +404,7 @@ impl Tree {
                         (mapping.offset, process.through, mapping.start, mapping.end - mapping.start);
                     windows.entry(id).or_default().push(window);
                     first_keys.insert(id, crate::rm::segment_key(mapping));
+                    huge_shifts.extend(crate::rm::huge_shift(mapping).map(|shift| (id, shift)));
                 }
             }
         }
@@ -414,6 +418,7 @@ impl Tree {
                 .map(|thread| (thread.registers[ORIG_RAX] as i64, thread.registers[RDI] as i32))
                 .collect(),
             windows,
+            huge_shifts,
             first_keys,
             outer_pids: living.iter().map(|(process, _)| process.pid).collect(),
         }
@@ -461,7 +466,9 @@ fn has_undo(process: &StoppedProcess) -> bool {
 }
 
 fn ipc(id: i32, status: &Status) -> Ipc {
-    Ipc { id, key: status.key, uid: status.uid, gid: status.gid, mode: status.mode & 0o777 }
+    let (uid, gid) = (status.uid, status.gid);
+    let creator = (status.creator != (uid, gid)).then_some(status.creator);
+    Ipc { id, key: status.key, uid, gid, mode: status.mode & 0o777, creator }
 }
 
 fn capture_by(
@@ -478,17 +485,19 @@ fn capture_by(
         if tree.shared && windows.is_empty() && !made_here {
             continue;
         }
-        let (pages, digest) = segment_content(asked, may, id, status.size, windows, pack)?;
         found.own.push(Own { kind: Kind::Segment, id });
-        found.segments.push(Segment {
+        let mut segment = Segment {
             ipc: ipc(id, &status),
             len_bytes: status.size,
-            pages,
-            digest,
+            pages: Pages::default(),
+            digest: [0; 32],
+            huge_shift: tree.huge_shifts.get(&id).copied(),
             first_key: tree.first_keys.get(&id).copied().unwrap_or(status.key),
             removed: status.mode & sysv::SHM_DEST != 0,
             locked: status.mode & sysv::SHM_LOCKED != 0,
-        });
+        };
+        (segment.pages, segment.digest) = segment_content(asked, may, &segment, windows, pack)?;
+        found.segments.push(segment);
     }
     let mut sets = Vec::new();
     let mut keys = Vec::new();
@@ -560,18 +569,20 @@ fn capture_by(
 fn segment_content(
     asked: &mut Asked<'_>,
     may: &dyn Fn(&StoppedProcess, libc::c_long) -> bool,
-    id: i32,
-    len_bytes: u64,
+    segment: &Segment,
     windows: &[ram::Window],
     pack: &mut PackWriter,
-) -> Result<(frost_model::ram::Pages, [u8; 32]), Error> {
-    let len = len_bytes.next_multiple_of(frost_model::PAGE_SIZE);
+) -> Result<(Pages, [u8; 32]), Error> {
+    let id = segment.ipc.id;
+    let len = segment.attached_bytes().unwrap_or(segment.len_bytes);
     let failed = |source| Error::Object { kind: Kind::Segment, id, source };
     let whole = || windows.iter().filter(|(offset, _, _, bytes)| *offset == 0 && *bytes == len);
     let own = whole().find(|(_, pid, ..)| *pid == asked.process.through);
     let mut digest = blake3::Hasher::new();
     if let Some(window) = own.or_else(|| whole().next()) {
-        let parts = if own.is_some() && may(asked.process, libc::SYS_mincore) {
+        let parts = if let Some(shift) = segment.huge_shift {
+            ram::readable_pages(std::slice::from_ref(window), 1 << shift)?
+        } else if own.is_some() && may(asked.process, libc::SYS_mincore) {
             let failed = |source| Error::Inject { pid: asked.process.pid, source };
             unseen::filled(&mut asked.area, *window).map_err(failed)?
         } else {

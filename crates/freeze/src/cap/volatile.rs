@@ -4,6 +4,7 @@ use super::held::Place;
 use super::{Error, Held, Sink, content, regular};
 use frost_model::cap::{FileRef, LockKind, Volatile};
 use frost_model::{BytePath, Pid};
+use frost_sys::hugetlb;
 use frost_sys::lease::Leases;
 use rustix::fd::AsFd;
 use rustix::fs::{FileType, OFlags};
@@ -20,7 +21,7 @@ fn is_in_memory(held: &Held) -> bool {
     // TMPFS_MAGIC and RAMFS_MAGIC of include/uapi/linux/magic.h.
     let magic = rustix::fs::fstatfs(&held.fd).map_or(0, |stat| stat.f_type as u32);
     let regular = FileType::from_raw_mode(held.stat.st_mode) == FileType::RegularFile;
-    regular && matches!(magic, 0x0102_1994 | 0x8584_58f6)
+    regular && matches!(magic, 0x0102_1994 | 0x8584_58f6 | hugetlb::FILE_SYSTEM)
 }
 
 /// Opens a file that is mapped so that it can be written, by its path; `None` if it is none of these, or

@@ -48,6 +48,7 @@ pub fn checkpoint() -> Checkpoint {
         private,
         guards: Vec::new(),
         policy: None,
+        huge_shift: None,
     };
     let thread = |tid| Thread {
         tid: Tid::new(tid),

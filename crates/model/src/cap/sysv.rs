@@ -1,5 +1,6 @@
 //! System V segments, semaphores and message queues.
 
+use crate::PAGE_SIZE;
 use crate::id::Pid;
 use crate::ram::Pages;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,9 @@ pub struct Ipc {
     pub gid: u32,
     /// Permission bits, at most 0o777.
     pub mode: u32,
+    /// User and group of who made it, if they are others than owner and group (`cuid`, `cgid`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creator: Option<(u32, u32)>,
 }
 
 /// A segment of shared memory (shmget).
@@ -36,6 +40,17 @@ pub struct Segment {
     pub removed: bool,
     /// Whether it is locked in memory (SHM_LOCK).
     pub locked: bool,
+    /// The logarithm of the size of its pages, if it is known to be of huge pages (SHM_HUGETLB).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub huge_shift: Option<u32>,
+}
+
+impl Segment {
+    /// Returns how many bytes an attachment of it has: whole pages. `None` for more than there can be.
+    pub fn attached_bytes(&self) -> Option<u64> {
+        let page = self.huge_shift.map_or(Some(PAGE_SIZE), |shift| 1_u64.checked_shl(shift))?;
+        self.len_bytes.checked_next_multiple_of(page)
+    }
 }
 
 /// A set of semaphores (semget).

@@ -95,6 +95,9 @@ pub struct Region {
     /// From which nodes its pages are taken (mbind), if it has a policy of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<MemoryPolicy>,
+    /// The logarithm of the size of its pages, if those are of hugetlbfs (MAP_HUGETLB).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub huge_shift: Option<u32>,
 }
 
 /// Rights of a region.

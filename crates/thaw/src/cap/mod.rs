@@ -16,7 +16,7 @@ mod fifo;
 mod file;
 mod inotify;
 mod lock;
-mod memfd;
+pub(crate) mod memfd;
 mod mqueue;
 mod netlink;
 mod outside;

@@ -10,8 +10,13 @@ use rustix::io::{Errno, Result};
 /// EIO if the pack ends before the pages do.
 pub(crate) fn copy(pack: BorrowedFd<'_>, pages: &Pages, to: &OwnedFd, len_bytes: u64) -> Result<()> {
     let mut buffer = Vec::new();
+    let is_huge = frost_sys::hugetlb::page_shift(to).is_some();
     for run in &pages.runs {
         let end = run.len_bytes.min(len_bytes.saturating_sub(run.offset));
+        if is_huge {
+            frost_sys::hugetlb::fill(to, run.offset, (pack, run.pack_offset), end)?;
+            continue;
+        }
         let mut done = 0;
         while done < end {
             let (mut from, mut at) = (run.pack_offset + done, run.offset + done);

@@ -8,6 +8,7 @@ use super::Error;
 use super::error::About;
 use frost_model::cap::{Ipc, MessageQueue, Segment, SemaphoreSet};
 use frost_model::{Checkpoint, Obstacle};
+use frost_sys::guise::{self, Guise};
 use frost_sys::sysv::{self, Attached, Kind};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
@@ -144,15 +145,16 @@ impl<'a> Object<'a> {
 
     fn make(self, pack: BorrowedFd<'_>) -> Result<(), Errno> {
         let (kind, ipc) = (self.kind(), self.ipc());
-        match self {
-            Self::Segment(segment) if segment.removed => {
-                // The key is nothing but a name then, and free to be another's by now.
-                match sysv::make(kind, ipc.id, segment.first_key, self.size()) {
-                    Err(Errno::EXIST) => sysv::make(kind, ipc.id, libc::IPC_PRIVATE, self.size())?,
-                    other => other?,
-                }
-            }
-            _ => sysv::make(kind, ipc.id, ipc.key, self.size())?,
+        let (key, huge_shift) = match self {
+            Self::Segment(segment) if segment.removed => (segment.first_key, segment.huge_shift),
+            Self::Segment(segment) => (ipc.key, segment.huge_shift),
+            Self::Semaphores(_) | Self::Queue(_) => (ipc.key, None),
+        };
+        let make = |key| as_creator(ipc, || sysv::make(kind, ipc.id, key, self.size(), huge_shift));
+        match make(key) {
+            // The key of a segment that was removed is nothing but a name, and free to be another's by now.
+            Err(Errno::EXIST) if key != ipc.key => make(libc::IPC_PRIVATE)?,
+            other => other?,
         }
         match self {
             Self::Segment(segment) => {
@@ -185,9 +187,18 @@ impl<'a> Object<'a> {
     }
 }
 
+/// Makes an object in the name of who made it first, as far as we may take that.
+fn as_creator(ipc: &Ipc, make: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+    let Some((uid, gid)) = ipc.creator.filter(|_| guise::is_possible()) else { return make() };
+    let guise = Guise { pid: 0, ids: Some((uid, gid, &[gid])) };
+    guise::act(guise, || make().map(|()| Vec::new()).map_err(|errno| (0, errno)))
+        .map(drop)
+        .map_err(|(_, errno)| errno)
+}
+
 fn digest(segment: &Segment) -> Result<[u8; 32], Errno> {
     let attached = Attached::new(segment.ipc.id, false)?;
-    let len = segment.len_bytes.next_multiple_of(frost_model::PAGE_SIZE);
+    let len = segment.attached_bytes().ok_or(Errno::INVAL)?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     let mut at = 0;
@@ -378,7 +389,7 @@ mod tests {
     fn private_set(id: i32, values: &[u16]) -> SemaphoreSet {
         let found = sysv::status(Kind::Semaphores, id);
         let found = found.unwrap_or_default();
-        let ipc = Ipc { id, key: 0, uid: found.uid, gid: found.gid, mode: found.mode & 0o777 };
+        let ipc = Ipc { id, key: 0, uid: found.uid, gid: found.gid, mode: found.mode & 0o777, creator: None };
         SemaphoreSet { ipc, values: values.to_vec(), undo: Vec::new() }
     }
 

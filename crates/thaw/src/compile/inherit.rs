@@ -104,6 +104,7 @@ fn can_be_kept(parent: &Region, child: &Region) -> bool {
         && parent.attachment == child.attachment
         && !forgets(parent)
         && !forgets(child)
+        && parent.huge_shift == child.huge_shift
         && made(parent) == made(child)
         && parent.protection.key == child.protection.key
 }

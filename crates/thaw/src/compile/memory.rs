@@ -21,6 +21,7 @@ use frost_abi::tape::Entry;
 use frost_model::ram::{DataspaceKind, Pages, Run};
 use frost_model::rm::{Attachment, Protection, Region, SpecialRegion};
 use frost_model::{PAGE_SIZE, Process};
+use frost_sys::sysv;
 
 const HUGE: u64 = 2 << 20;
 /// How much is made huge at a time.
@@ -41,6 +42,8 @@ const MADV_DONTDUMP: u64 = 16;
 const MADV_WIPEONFORK: u64 = 18;
 const MADV_COLLAPSE: u64 = 25;
 const MADV_GUARD_INSTALL: u64 = 102;
+/// Where the flags of mmap(2) and memfd_create(2) have the logarithm of the size of huge pages, include/uapi/asm-generic/hugetlb_encode.h.
+const MAP_HUGE_SHIFT: u32 = 26;
 /// A type of mapping beside MAP_SHARED and MAP_PRIVATE, Linux 6.11.
 const MAP_DROPPABLE: i32 = 0x08;
 const ARCH_MAP_VDSO_64: u64 = 0x2003;
@@ -148,6 +151,7 @@ impl Compiler<'_> {
                 self.about(script, index, Stage::Fill, Subject::Region(number as u32));
                 // Where it is advised, the kernel gives huge pages at the first touch.
                 let huge = matches!(region.attachment, Attachment::Anonymous)
+                    && region.huge_shift.is_none()
                     && !flags.no_huge_page
                     && !flags.huge_page;
                 self.fill(script, range.start(), &region.private, huge);
@@ -214,13 +218,18 @@ impl Compiler<'_> {
                 self.about(script, index, Stage::Map, Subject::Region(number as u32));
                 bits |= libc::MAP_ANONYMOUS | if flags.droppable { MAP_DROPPABLE } else { libc::MAP_PRIVATE };
                 // Heuristic overcommit judges each call by itself, so a region that has grown by and by is mapped
-                // by and by; the kernel joins the parts. A stack that grows down is one region from the start.
-                let step =
-                    if flags.grows_down || flags.no_reserve || protection == 0 { u64::MAX } else { MOST };
+                // by and by; the kernel joins the parts. A stack that grows down is one region from the start, and so is one
+                // of huge pages, each of which is a file of its own.
+                let mut huge = 0;
+                let whole = flags.grows_down || flags.no_reserve || protection == 0;
+                let step = if whole || region.huge_shift.is_some() { u64::MAX } else { MOST };
+                if let Some(shift) = region.huge_shift {
+                    huge = libc::MAP_HUGETLB as u64 | u64::from(shift & 0x3f) << MAP_HUGE_SHIFT;
+                }
                 let mut at = range.start();
                 while at < range.end() {
                     let len = step.min(range.end() - at);
-                    script.call(libc::SYS_mmap, &[at, len, protection, bits as u64, u64::MAX, 0]);
+                    script.call(libc::SYS_mmap, &[at, len, protection, bits as u64 | huge, u64::MAX, 0]);
                     at += len;
                 }
                 return;
@@ -242,6 +251,18 @@ impl Compiler<'_> {
             }
             Attachment::Segment { segment, offset, may_write } => {
                 let parked = self.parked_segment(*segment, *may_write);
+                let known = self.checkpoint.objects.segments.get(segment.index());
+                if let Some(known) = known.filter(|known| known.huge_shift.is_some()) {
+                    self.about(script, index, Stage::Map, Subject::Region(number as u32));
+                    let flags = if *may_write { 0 } else { sysv::SHM_RDONLY as u64 };
+                    script.call(libc::SYS_shmat, &[known.ipc.id as u64, range.start(), flags]);
+                    let end = range.start() + known.attached_bytes().unwrap_or(0);
+                    if range.end() < end {
+                        // Regions ascend, so that nothing is there yet.
+                        script.call(libc::SYS_munmap, &[range.end(), end - range.end()]);
+                    }
+                    return;
+                }
                 self.about(script, index, Stage::Map, Subject::Region(number as u32));
                 // As for shared memory; the kernel counts it as an attachment like any other. What is not parked, which
                 // a checked image has none of, fails.

@@ -1,4 +1,5 @@
-//! Segments of System V are attached by the root and inherited; what SEM_UNDO is to undo is noted by each process.
+//! Segments of System V are attached by the root and inherited, but those of huge pages, which mremap(2) does not map a second
+//! time, are attached by each process. What SEM_UNDO is to undo is noted by each process.
 
 use super::Compiler;
 use crate::error::Error;
@@ -17,6 +18,9 @@ impl Compiler<'_> {
         for region in self.checkpoint.processes.iter().flat_map(|process| &process.rm.regions) {
             let Attachment::Segment { segment, may_write, .. } = region.attachment else { continue };
             let Some(known) = self.checkpoint.objects.segments.get(segment.index()) else { continue };
+            if known.huge_shift.is_some() {
+                continue;
+            }
             let place = &mut offsets[segment.index()][usize::from(!may_write)];
             if place.is_none() {
                 *place = Some(*total);

@@ -4,10 +4,11 @@ use super::obstacle;
 use crate::baseline::Baseline;
 use crate::compile::{MOST_TIMER_STEPS, least_aio_ring};
 use crate::vdso;
+use frost_model::ram::{DataspaceKind, Pages};
 use frost_model::rm::Attachment;
 use frost_model::{Checkpoint, Obstacle};
-use frost_sys::processor;
-use std::collections::HashSet;
+use frost_sys::{hugetlb, processor};
+use std::collections::{BTreeMap, HashSet};
 
 /// State components by their bit in XCR0 (Intel SDM volume 1, 13.1).
 const COMPONENTS: [&str; 20] = [
@@ -151,14 +152,74 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, baseline: &Baseline) -> Vec<Obs
                 let remedy = "thaw it on a machine with fewer processors";
                 found.push(obstacle(process, super::region_text(region), reason, remedy));
             }
-            if region.flags.hugetlb || region.protection.key != 0 {
-                let reason = "huge pages of hugetlbfs and protection keys are not carried";
+            if region.protection.key != 0 {
+                let reason = "protection keys are not carried";
                 let remedy = "freeze the program without them";
                 found.push(obstacle(process, super::region_text(region), reason, remedy));
             }
         }
     }
+    found.extend(huge_pages(checkpoint));
     found
+}
+
+/// Finds what this machine lacks of huge pages, which come from pools that somebody has to fill.
+///
+/// Counted are those that it takes at least: a child may share them with its parent.
+fn huge_pages(checkpoint: &Checkpoint) -> Vec<Obstacle> {
+    let mut needed: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut counted = HashSet::new();
+    for region in checkpoint.processes.iter().flat_map(|process| &process.rm.regions) {
+        let Some(shift) = region.huge_shift else { continue };
+        if !matches!(region.attachment, Attachment::Anonymous) || !counted.insert(region.range) {
+            continue;
+        }
+        // All of it is reserved, or none.
+        let pages = if region.flags.no_reserve {
+            populated(&region.private, shift)
+        } else {
+            region.range.len_bytes() >> shift
+        };
+        *needed.entry(shift).or_default() += pages;
+    }
+    for dataspace in &checkpoint.dataspaces {
+        if let DataspaceKind::Memfd { huge_shift: shift @ 1..64, .. } = dataspace.kind {
+            *needed.entry(shift).or_default() += populated(&dataspace.pages, shift);
+        }
+    }
+    let root = &checkpoint.processes[0];
+    let lacks = needed.into_iter().filter_map(|(shift, needed)| {
+        let size = format!("{} MiB", 1_u64.checked_shl(shift).unwrap_or(0) >> 20);
+        let directory = hugetlb::pool_directory(shift);
+        let (reason, remedy) = match hugetlb::pool(shift) {
+            Some(pool) if pool.free >= needed => return None,
+            Some(pool) => {
+                let enough = pool.overcommit + needed - pool.free;
+                (
+                    format!("it takes {needed} of {size}, and {} are free here", pool.free),
+                    format!("as root: echo {enough} > {}/nr_overcommit_hugepages", directory.display()),
+                )
+            }
+            None => (
+                format!("it has pages of {size}, and this machine none of that size"),
+                "thaw it on a machine that has them".to_owned(),
+            ),
+        };
+        Some(obstacle(root, "huge pages", reason, remedy))
+    });
+    lacks.collect()
+}
+
+/// How many huge pages runs of pages lie in.
+fn populated(pages: &Pages, shift: u32) -> u64 {
+    let mut next = 0;
+    let mut count = 0;
+    for run in &pages.runs {
+        let first = (run.offset >> shift).max(next);
+        next = next.max(((run.offset + run.len_bytes - 1) >> shift) + 1);
+        count += next.saturating_sub(first);
+    }
+    count
 }
 
 /// The number of processors that this machine may ever have: the ends of ranges as `0-3,8-11` count.

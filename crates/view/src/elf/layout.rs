@@ -165,6 +165,7 @@ mod tests {
             private: Pages::default(),
             guards: Vec::new(),
             policy: None,
+            huge_shift: None,
         }
     }
 
