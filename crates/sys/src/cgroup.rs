@@ -137,7 +137,9 @@ impl Hierarchy {
         // A group outside of what is mounted here, or of our cgroup namespace, is none that we could name.
         let rest = Path::new(path).strip_prefix(&self.root).ok()?;
         let inside = rest.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-        inside.then(|| self.mount.join(rest))
+        // Joined with nothing, a path gets a slash behind it.
+        let is_root = rest.as_os_str().is_empty();
+        inside.then(|| if is_root { self.mount.clone() } else { self.mount.join(rest) })
     }
 }
 
@@ -571,7 +573,8 @@ mod tests {
         assert_eq!(memory.group(Resource::Memory, "4:memory:/other\n"), None);
         assert_eq!(memory.group(Resource::Memory, "4:memory:/box/../other\n"), None);
         let cpu = Hierarchy::of(Resource::Cpu, MOUNTS).unwrap();
-        assert_eq!(cpu.group(Resource::Cpu, groups).unwrap(), Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+        let group = cpu.group(Resource::Cpu, groups).unwrap();
+        assert_eq!(group.to_str(), Some("/sys/fs/cgroup/cpu,cpuacct"));
         assert_eq!(Hierarchy::of(Resource::Memory, &MOUNTS.replace("memory", "pids")), None);
     }
 
