@@ -2,8 +2,13 @@
 
 use crate::error::{Error, Result};
 use frost_image::Instance;
+use frost_sys::proc;
+use rustix::io::Errno;
 use std::io::ErrorKind;
 use std::path::Path;
+
+/// The inode of the pid namespace that all others are below (PROC_PID_INIT_INO, include/linux/proc_ns.h).
+const OUTERMOST: u64 = 0xefff_fffc;
 
 /// Observes the process `pid` of our own pid namespace, so that it can be recognised later; `None` if there is none.
 ///
@@ -21,7 +26,8 @@ pub enum Liveness {
     Runs,
     /// It has ended, or was of an earlier boot.
     Ended,
-    /// It was seen from another pid namespace of this boot, so its number means nothing here.
+    /// It was seen from another pid namespace of this boot, so its number means nothing here; and what lives in there we
+    /// do not see, or something has that number in a namespace below ours.
     Unknown,
 }
 
@@ -35,7 +41,8 @@ pub fn liveness(instance: &Instance) -> Result<Liveness> {
     }
     let here = pid_namespace();
     if instance.pid_namespace != 0 && here != 0 && instance.pid_namespace != here {
-        return Ok(Liveness::Unknown);
+        let gone = here == OUTERMOST && is_nowhere_below(instance.pid);
+        return Ok(if gone { Liveness::Ended } else { Liveness::Unknown });
     }
     let runs = start_time(instance.pid)? == Some(instance.start_time);
     Ok(if runs { Liveness::Runs } else { Liveness::Ended })
@@ -50,6 +57,19 @@ fn boot_id() -> Result<String> {
 /// The inode of our pid namespace, 0 if it cannot be read.
 fn pid_namespace() -> u64 {
     rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
+}
+
+/// Whether no process has this number in a namespace below the outermost one, which we are in.
+///
+/// Only from there all are seen, and only if `/proc` does not hide those of others (`hidepid`), as it would our pid 1. By
+/// which number a namespace is called tells less: it may be that of a later one by now, and others' may not be looked at.
+fn is_nowhere_below(pid: i32) -> bool {
+    let (Ok(_), Ok(all)) = (proc::status(1), proc::pids()) else { return false };
+    all.into_iter().all(|other| match proc::status(other) {
+        Ok(status) => !status.inner_pids.iter().skip(1).any(|inner| *inner == pid),
+        // It has just ended, or we are not shown it.
+        Err(errno) => matches!(errno, Errno::NOENT | Errno::SRCH),
+    })
 }
 
 /// The start time of a process that has not ended.
@@ -94,8 +114,6 @@ mod tests {
         assert_eq!(liveness(&another).unwrap(), Liveness::Ended);
         let earlier = Instance { boot_id: "00000000-0000-0000-0000-000000000000".to_owned(), ..ours.clone() };
         assert_eq!(liveness(&earlier).unwrap(), Liveness::Ended);
-        let elsewhere = Instance { pid_namespace: ours.pid_namespace + 1, ..ours };
-        assert_eq!(liveness(&elsewhere).unwrap(), Liveness::Unknown);
 
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
         let pid = child.id().cast_signed();
@@ -108,6 +126,33 @@ mod tests {
         }
         child.wait().unwrap();
         assert_eq!(observe(pid).unwrap(), None);
+    }
+
+    /// Starts what is pid 1 of a pid namespace of its own; `None` where that is not allowed.
+    fn elsewhere() -> Option<std::process::Child> {
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["--user", "--pid", "--fork", "--kill-child", "sh", "-c", "echo; exec sleep 100"]);
+        let mut child = unshare.stdout(std::process::Stdio::piped()).spawn().ok()?;
+        let said = std::io::Read::read(child.stdout.as_mut()?, &mut [0]);
+        if said.is_ok_and(|count| count == 1) {
+            return Some(child);
+        }
+        child.wait().unwrap();
+        None
+    }
+
+    #[test]
+    fn what_was_seen_from_another_namespace_has_ended_once_nothing_has_its_number() {
+        let ours = observe(std::process::id().cast_signed()).unwrap().unwrap();
+        let numbered = |pid| Instance { pid, pid_namespace: ours.pid_namespace + 1, ..ours.clone() };
+        // A number that no process has, and one that a process has which may be the one.
+        let outermost = ours.pid_namespace == OUTERMOST && proc::status(1).is_ok();
+        let gone = if outermost { Liveness::Ended } else { Liveness::Unknown };
+        assert_eq!(liveness(&numbered(1 << 23)).unwrap(), gone);
+        let Some(mut child) = elsewhere() else { return };
+        assert_eq!(liveness(&numbered(1)).unwrap(), Liveness::Unknown);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
