@@ -87,7 +87,10 @@ fn freeze_fault_at_each_step(kind: &str, more: &[&str]) {
         let fault = format!("{step}:{kind}");
         let round = tally.begin();
         let outcome = frost_with_fault(&scene, &arguments, &fault);
-        assert!(!outcome.stderr.contains("panicked"), "{fault}\n{outcome}");
+        // Such a message asks for a report, and no other is one of a panic.
+        let asks = outcome.stderr.contains("report it");
+        assert_eq!(asks, outcome.stderr.contains("panicked"), "{fault}\n{outcome}");
+        assert!(!asks || kind == "panic", "{fault}\n{outcome}");
         if outcome.status != Some(0) {
             // A step that was not reached, or whose failure does no harm, lets the freeze succeed.
             assert!(outcome.stderr.contains("state:"), "{fault}: nothing tells how things stand\n{outcome}");
@@ -101,18 +104,24 @@ fn the_guardian_dies_at_each_step() {
     freeze_fault_at_each_step("kill", &[]);
 }
 
+#[test]
+fn the_guardian_panics_at_each_step() {
+    freeze_fault_at_each_step("panic", &[]);
+}
+
 /// No call ends several processes at once: where the guardian dies amid their end, none of them goes on without the others.
 #[test]
 fn a_tree_ends_as_a_whole_or_goes_on_as_a_whole() {
     for (step, expected) in [("freeze.hold", Ending::Excluded), ("freeze.ending", Ending::Frozen)] {
-        for with_its_command in [false, true] {
+        // A guardian that stands still is killed with its command.
+        for fault in ["kill", "panic", "stop"] {
             for name in ["pipe_stream", "shared_between_processes"] {
                 let Some(scene) = Scene::new(Who::Myself) else { return };
                 let traveller = set_out(&scene, name);
-                let how = format!("{name}: {step}, with its command: {with_its_command}");
+                let how = format!("{name}: {step}:{fault}");
                 let pid = traveller.pid.to_string();
                 let arguments = ["freeze", &pid, "--to", "victim"];
-                if with_its_command {
+                if fault == "stop" {
                     let mut command = scene.frost_command(&arguments);
                     command.env("FROST_FAIL_AT", format!("{step}:stop"));
                     let mut command = scene.start(&mut command, Stdio::Null);
@@ -127,7 +136,7 @@ fn a_tree_ends_as_a_whole_or_goes_on_as_a_whole() {
                     }
                     command.wait(&how, LIMIT);
                 } else {
-                    let outcome = frost_with_fault(&scene, &arguments, &format!("{step}:kill"));
+                    let outcome = frost_with_fault(&scene, &arguments, &format!("{step}:{fault}"));
                     assert_ne!(outcome.status, Some(0), "{how}\n{outcome}");
                     // It is its command that takes this up.
                     assert_eq!(is_alive(traveller.pid), expected == Ending::Excluded, "{how}\n{outcome}");

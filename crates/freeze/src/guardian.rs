@@ -25,6 +25,8 @@ enum Word<T> {
     /// So many bytes of so many are done.
     Progress(u64, u64),
     Outcome(Result<T, Failure>),
+    /// It found itself to be wrong, here.
+    Panicked(String),
 }
 
 /// Tells the command how far the guardian is.
@@ -50,7 +52,7 @@ impl Meter {
 }
 
 /// Runs `work` in a guardian and returns what it returned. `told` hears how far it is; `take_up` is called if the guardian
-/// dies, before anybody is told how things stand.
+/// dies or panics, before anybody is told how things stand.
 ///
 /// The caller must be single-threaded, as after its start.
 ///
@@ -84,17 +86,13 @@ where
                 let again = rustix::io::fcntl_dupfd_cloexec(&writer, 3).ok();
                 work(Meter { writer: again, last: Instant::now() })
             }));
-            let outcome = outcome.unwrap_or_else(|_| {
-                Err(Failure::new(FailureKind::Failed, what)
-                    .cause(format!(
-                        "the guardian panicked, which is a bug in frost: {}",
-                        first.get().map_or("nobody knows where", String::as_str)
-                    ))
-                    .state(format!("process {pid} runs on")))
-            });
+            let word = match outcome {
+                Ok(outcome) => Word::Outcome(outcome),
+                Err(_) => Word::Panicked(first.get().map_or("nobody knows where", String::as_str).to_owned()),
+            };
             let mut bytes = Vec::new();
             let _ = rustix::fs::fcntl_setfl(&writer, OFlags::empty());
-            if ciborium::into_writer(&Word::Outcome(outcome), &mut bytes).is_ok() {
+            if ciborium::into_writer(&word, &mut bytes).is_ok() {
                 send(&writer, &bytes);
             }
             frost_sys::clone::exit_now(0)
@@ -104,20 +102,32 @@ where
             let outcome = receive(reader, told);
             let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
             let _ = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED);
-            outcome.unwrap_or_else(|| {
-                take_up();
-                let alive = frost_sys::proc::stat(pid).is_ok_and(|stat| !stat.is_zombie()) && !is_ending(pid);
-                Err(Failure::new(FailureKind::Failed, what)
-                    .cause(format!("the guardian (process {guardian}) was killed"))
-                    .state(if alive {
-                        format!("process {pid} runs on, unharmed")
-                    } else {
-                        format!("process {pid} is gone; if its image was complete, `frost list` shows it")
-                    })
-                    .hint(if alive { "try again" } else { "`frost list` shows the image; thaw it" }))
-            })
+            let (cause, report) = match outcome {
+                Heard::Outcome(outcome) => return outcome,
+                Heard::Panic(place) => (
+                    format!("the guardian panicked, which is a bug in frost: {place}"),
+                    Some("please report it, with this message and what `frost --version` prints"),
+                ),
+                Heard::Death => (format!("the guardian (process {guardian}) was killed"), None),
+            };
+            take_up();
+            let (state, hint) = standing(pid);
+            Err(Failure::new(FailureKind::Failed, what)
+                .cause(cause)
+                .state(state)
+                .hint(report.unwrap_or(hint)))
         }
         Err(errno) => Err(failed(&errno)),
+    }
+}
+
+/// Says how a process stands that a guardian let go amid its work, and what to do.
+fn standing(pid: i32) -> (String, &'static str) {
+    if frost_sys::proc::stat(pid).is_ok_and(|stat| !stat.is_zombie()) && !is_ending(pid) {
+        (format!("process {pid} runs on, unharmed"), "try again")
+    } else {
+        let state = format!("process {pid} is gone; if its image was complete, `frost list` shows it");
+        (state, "`frost list` shows the image; thaw it")
     }
 }
 
@@ -157,13 +167,24 @@ fn send(writer: &OwnedFd, mut bytes: &[u8]) {
     }
 }
 
-/// Listens until the outcome is told; `None` if the guardian died before.
-fn receive<T: DeserializeOwned>(reader: OwnedFd, told: &dyn Fn(u64, u64)) -> Option<Result<T, Failure>> {
+/// What came of a guardian.
+enum Heard<T> {
+    Outcome(Result<T, Failure>),
+    /// It panicked, here. It has let go of what it held, but may have been amid the end of the program.
+    Panic(String),
+    /// It ended without a word.
+    Death,
+}
+
+/// Listens until the outcome is told, or the guardian has died.
+fn receive<T: DeserializeOwned>(reader: OwnedFd, told: &dyn Fn(u64, u64)) -> Heard<T> {
     let mut reader = BufReader::new(File::from(reader));
     loop {
-        match ciborium::from_reader(&mut reader).ok()? {
-            Word::Progress(done, all) => told(done, all),
-            Word::Outcome(outcome) => return Some(outcome),
+        match ciborium::from_reader(&mut reader) {
+            Ok(Word::Progress(done, all)) => told(done, all),
+            Ok(Word::Outcome(outcome)) => return Heard::Outcome(outcome),
+            Ok(Word::Panicked(place)) => return Heard::Panic(place),
+            Err(_) => return Heard::Death,
         }
     }
 }

@@ -258,6 +258,11 @@ impl Place {
         self.root.create(self.relative.join(file), OFlags::RDWR | OFlags::EXCL)
     }
 
+    /// Lets it lie, for the next command to find.
+    pub(crate) fn leave(&mut self) {
+        self.published = true;
+    }
+
     /// Removes the directory with all in it; returns how many bytes of disk that frees.
     pub(crate) fn clear(mut self) -> Result<u64> {
         self.published = true;

@@ -37,7 +37,8 @@ enum Phase {
     Killing = b'2' as isize,
 }
 
-/// Says that a tree is about to be ended; it takes that back when it is dropped.
+/// Says that a tree is about to be ended; it takes that back when it is dropped, unless by a panic: then it is taken up as
+/// one of who died.
 pub struct Ending {
     place: Place,
     note: OwnedFd,
@@ -85,6 +86,14 @@ impl Ending {
     fn tell(&self, phase: Phase) -> Result<()> {
         let failed = |errno| Error::io("write", &self.place.show(NOTE), errno);
         write_all_at(self.note.as_fd(), &[phase as u8], 0).map_err(failed)
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.place.leave();
+        }
     }
 }
 

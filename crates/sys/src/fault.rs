@@ -2,7 +2,7 @@
 //!
 //! `FROST_FAIL_AT=STEP` makes that step fail with EIO; `STEP:ENOSPC` (or another number or name of the few below)
 //! with that error; `STEP:kill` kills the process at that point, as if by SIGKILL from outside; `STEP:stop` stops
-//! it there, so that a test can do it harm by hand. A comma separates several.
+//! it there, so that a test can do it harm by hand; `STEP:panic` panics. A comma separates several.
 //!
 //! `FROST_TRAIL=FILE` adds the name of each step that is reached to a file that is there, a line each: so a test knows how
 //! far a process had come when it was killed from outside.
@@ -28,6 +28,8 @@ pub fn point(step: &str) -> Result<()> {
         None => Ok(()),
         Some("kill") => raise(Signal::KILL),
         Some("stop") => raise(Signal::STOP),
+        #[allow(clippy::panic, reason = "what a bug would do, on demand")]
+        Some("panic") => panic!("FROST_FAIL_AT asks for it"),
         Some("ENOSPC") => Err(Errno::NOSPC),
         Some("ENOMEM") => Err(Errno::NOMEM),
         Some("EPERM") => Err(Errno::PERM),
