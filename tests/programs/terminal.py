@@ -87,6 +87,25 @@ until(b"PROMPT>")
 line(f"{frost} run -- bash --norc --noprofile -i")
 expect(line("sleep 1000 &"), b"[1]")
 jobs(b"Running")
-line("kill %1; exit 5")
+line("kill %1")
+
+# One that it thaws and stays with is such a job, below the keeper that it had or a new one. A kept one is none that could be
+# stopped: its parent is in another session.
+line(f"{frost} run --detach --name within -- cat")
+line(f"{frost} freeze within")
+for kept in True, False:
+    line(f"{frost} thaw within --attach", b"of this command")
+    line("fifth", b"fifth\r\nfifth")
+    if not kept:
+        os.write(terminal, b"\x1a")
+        until(b"PROMPT>")
+        jobs(b"Stopped")
+        line("fg", b"attach")
+        line("sixth", b"sixth\r\nsixth")
+    os.write(terminal, b"\x04")
+    until(b"PROMPT>")
+    line("echo status $?", b"status 0")
+line(f"{frost} rm within")
+line("exit 5")
 line("echo status $?", b"status 5")
 os.write(terminal, b"exit\n")

@@ -41,8 +41,9 @@ impl Terminal {
         let OutsideKind::Terminal { settings, size, foreground, .. } = &outside.kind else { return None };
         let (root, us) = (Pid::from_raw(root)?, rustix::process::getpid());
         let (own_group, ours) = (jobs::group(root).ok()??, jobs::group(us).ok()??);
-        // Two sessions without a number here need not be the same one.
-        if jobs::session(root).ok()?? != jobs::session(us).ok()?? {
+        // Whose leader is outside of our pid namespace has no number here, as in a shell below `frost run`. There may be
+        // several of these, but the root has its session from us, or it leads one that has a number.
+        if jobs::session(root).ok()? != jobs::session(us).ok()? {
             return None;
         }
         let our_settings = pty::settings(standard(number)).ok()?;
