@@ -542,16 +542,26 @@ fn small_store(scene: &Scene) -> Option<Mounted> {
 fn a_program_that_ends_on_a_full_disk() {
     let Some(scene) = Scene::with_namespaces(Who::Myself) else { return };
     let Some(_mounted) = small_store(&scene) else { return };
-    let ends = || {
+    let ends = |thawed: bool| {
         let started =
             scene.frost(&["run", "--detach", "--json", "--name", "ends", "--", "sleep", "1000"]).ok();
+        if thawed {
+            scene.frost(&["freeze", "ends"]).ok();
+            scene.frost(&["thaw", "ends"]).ok();
+        }
         let filler = scene.path("home").join("filler");
         let mut file = fs::File::create(&filler).expect("root may");
         while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
         (started.number("keeper") as i32, filler)
     };
     let state = || scene.frost(&["ps", "ends", "--json"]).ok().record();
-    let (_, filler) = ends();
+    let (_, filler) = ends(true);
+    scene.frost(&["kill", "-s", "TERM", "ends"]).ok();
+    assert_eq!(scene.frost(&["wait", "ends"]).status, Some(128 + 15));
+    assert!(state()["what"].as_str().is_some_and(|what| what.contains("signal 15")), "{}", state());
+    fs::remove_file(filler).expect("it is ours");
+    scene.frost(&["rm", "ends"]).ok();
+    let (_, filler) = ends(false);
     scene.frost(&["kill", "-s", "TERM", "ends"]).ok();
     until("it has ended", || state()["state"] == "ended");
     assert_eq!(scene.frost(&["wait", "ends"]).status, Some(128 + 15));
@@ -560,7 +570,7 @@ fn a_program_that_ends_on_a_full_disk() {
     scene.frost(&["ps", "late"]).refused(MISSING, "no program late was started or frozen here");
     fs::remove_file(filler).expect("it is ours");
     // Nothing is told that is not so.
-    let (keeper, _filler) = ends();
+    let (keeper, _filler) = ends(false);
     let keeper = rustix::process::Pid::from_raw(keeper).expect("a pid");
     rustix::process::kill_process(keeper, rustix::process::Signal::KILL).expect("ours");
     until("it is lost", || state()["state"] == "lost");

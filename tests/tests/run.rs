@@ -474,12 +474,21 @@ fn the_program_ends_with_its_keeper(scene: &Scene) {
     goes_on(scene);
     let snapshot = scene.frost(&["freeze", "counter", "--leave-running", "--json"]).ok();
     assert!(!tracks_writes() || snapshot.number("passes") >= 1, "copied while it stood still\n{snapshot}");
-    kill_all(&[keeper]);
-    scene.is_empty_soon();
-    let record = scene.frost(&["ps", "counter", "--json"]).ok().record();
-    assert_eq!(record["state"], "frozen", "its image stays: {record}");
-    assert!(record["what"].as_str().is_some_and(|what| what.contains("keeper was killed")), "{record}");
-    assert_eq!(scene.frost(&["wait", "counter"]).status, Some(128 + 9));
+    let loses = |keeper| {
+        kill_all(&[keeper]);
+        scene.is_empty_soon();
+        let record = scene.frost(&["ps", "counter", "--json"]).ok().record();
+        assert_eq!(record["state"], "frozen", "its image stays: {record}");
+        assert!(record["what"].as_str().is_some_and(|what| what.contains("keeper was killed")), "{record}");
+        assert_eq!(scene.frost(&["wait", "counter"]).status, Some(128 + 9));
+    };
+    loses(keeper);
+    // That it was frozen once says nothing of its end behind a thaw.
+    scene.frost(&["rm", "counter"]).ok();
+    let started = scene.frost(&["run", "-d", "--name", "counter", "--json", "--", "sh", "-c", COUNTER]).ok();
+    scene.frost(&["freeze", "counter"]).ok();
+    scene.frost(&["thaw", "counter"]).ok();
+    loses(started.number("keeper") as i32);
     scene.frost(&["rm", "counter"]).ok();
     let started = scene.frost(&["run", "-d", "--name", "counter", "--json", "--", "sh", "-c", COUNTER]).ok();
     kill_all(&[started.number("keeper") as i32]);

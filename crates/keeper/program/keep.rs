@@ -346,6 +346,8 @@ impl Keeper {
         self.worker = None;
         // They are the program's again, which may close them.
         replace(&mut self.kept, -1);
+        // That it is frozen is no longer true of it, also should we be killed; and the next note has its room.
+        raw::rename(self.setup.directory, c"end", c"end.new");
         self.tell(Message::new(say::LIVES, root, 0, 0));
         if let Some(status) = ended {
             self.ended(status, buffer);
