@@ -178,6 +178,9 @@ fn a_detached_program_is_frozen_and_thawed_by_its_name(scene: &Scene) {
         } else if round == 0 {
             assert!(is_alive(keeper));
         }
+        // Its terminal is there, or will be.
+        let plan = scene.frost(&["thaw", "counter", "--plan"]).ok().stdout;
+        assert!(plan.contains("inherit") && !plan.contains("hung up"), "{plan}");
         let thawed = scene.frost(&["thaw", "counter", "--json"]).ok();
         assert_eq!(thawed.number("inner_pid"), 2);
         // All is as it was: the namespaces that it gets it had before.

@@ -242,6 +242,8 @@ fn render(plan: &Plan) -> String {
                 Route::Reopen => "reopen".to_owned(),
                 Route::Reconnect => "reconnect".to_owned(),
                 Route::Keep => "keep".to_owned(),
+                // Of its keeper, or of this command.
+                Route::Inherit(_) if capability.effect.is_none() => "inherit".to_owned(),
                 Route::Inherit(fd) => format!("inherit fd {fd}"),
                 Route::Close => "close".to_owned(),
             };

@@ -34,7 +34,7 @@ pub struct Options<'a> {
     pub clone: bool,
     /// The store in which the image is marked as running; a copy is not marked.
     pub store: Option<&'a Store>,
-    /// Where it is to live, if it was a program of the runtime.
+    /// Where it is to live, if it was a program of the runtime; for a plan alone there need be none yet.
     pub home: Option<&'a Home>,
     /// What its keeper has kept while it was frozen.
     pub kept: Option<&'a Kept>,
@@ -43,9 +43,13 @@ pub struct Options<'a> {
 }
 
 impl Options<'_> {
-    /// Whether a keeper has a terminal for the program.
-    fn terminal(&self) -> bool {
-        self.home.is_some_and(|home| home.terminal.is_some())
+    /// Whether a keeper has a terminal for the program, or will have.
+    fn terminal(&self, checkpoint: &Checkpoint) -> bool {
+        match (self.home, &checkpoint.host.runtime) {
+            (Some(home), _) => home.terminal.is_some(),
+            (None, Some(runtime)) => runtime.terminal && !self.attach,
+            (None, None) => false,
+        }
     }
 }
 
@@ -140,8 +144,10 @@ impl Plan {
         let baseline = Baseline::read()?;
         let ordinary = !rustix::process::geteuid().is_root();
         let home = options.home.is_some();
-        let sysv = cap::sysv::plan(checkpoint, options.clone || home, ordinary);
-        let pid = ordinary || options.clone || home || checkpoint.host.pid_namespace;
+        // It gets a keeper, and has those namespaces.
+        let kept = home || checkpoint.host.runtime.is_some();
+        let sysv = cap::sysv::plan(checkpoint, options.clone || kept, ordinary);
+        let pid = ordinary || options.clone || kept || checkpoint.host.pid_namespace;
         let terminals = pid && !checkpoint.objects.ptys.is_empty();
         // A copy has queues of its own, as has whatever lived in an IPC namespace of its own.
         let own_queues =
@@ -150,11 +156,11 @@ impl Plan {
         let namespaces = Namespaces {
             user: ordinary,
             pid,
-            ipc: sysv.namespace || home || own_queues,
+            ipc: sysv.namespace || kept || own_queues,
             time: true,
             terminals,
         };
-        let terminal = options.terminal();
+        let terminal = options.terminal(checkpoint);
         let relation = Relation { attach: options.attach, copy: options.clone };
         let rules = rules(checkpoint, options.routes);
         let mut obstacles = host::obstacles(checkpoint, &baseline);
