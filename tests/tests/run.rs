@@ -226,17 +226,30 @@ fn who_may_make_no_namespaces_is_told_which_setting_forbids_it(scene: &Scene) {
         return;
     }
     let frost = scene.path("bin").join("frost").display().to_string();
-    let within = |script: &str| {
+    let without = |kind: &str, script: &str| {
         let mut command = scene.command("unshare");
-        let script = format!("echo 0 > /proc/sys/user/max_user_namespaces || exit 99; {script}");
+        let script = format!("echo 0 > /proc/sys/user/max_{kind}_namespaces || exit 99; {script}");
         command.args(["--user", "--map-current-user", "--keep-caps", "sh", "-c", &script]);
         scene.run(&mut command, LIMIT)
     };
-    let remedy = "sysctl user.max_user_namespaces";
-    let refused = within(&format!("exec {frost} run --name one -- touch ran")).refused(125, "namespaces");
-    assert!(refused.stderr.contains(remedy), "{refused}");
-    assert!(!scene.stage("ran").exists());
-    assert!(within(&format!("exec {frost} check")).stdout.contains(remedy));
+    for kind in ["user", "pid", "mnt", "time", "net"] {
+        let net = if kind == "net" { "--net none" } else { "" };
+        let refused = without(kind, &format!("exec {frost} run {net} --name one -- touch ran"));
+        let refused = refused.refused(125, &format!("sysctl user.max_{kind}_namespaces"));
+        assert!(refused.stderr.contains("what works without"), "{refused}");
+        assert!(!refused.stderr.contains("No space"), "{refused}");
+        assert!(!scene.stage("ran").exists());
+    }
+    for kind in ["user", "time"] {
+        let checked = without(kind, &format!("exec {frost} check"));
+        assert!(checked.stdout.contains(&format!("sysctl user.max_{kind}_namespaces")), "{checked}");
+        assert_ne!(checked.status, Some(0), "{checked}");
+    }
+    scene.frost(&["run", "--detach", "--name", "away", "--", "sleep", "1000"]).ok();
+    scene.frost(&["freeze", "away", "--cold"]).ok();
+    without("user", &format!("exec {frost} thaw away")).refused(5, "sysctl user.max_user_namespaces");
+    without("time", &format!("exec {frost} thaw away")).refused(5, "a time namespace");
+    scene.frost(&["rm", "away"]).ok();
     // Nothing has the name.
     scene.frost(&["run", "--name", "one", "--", "touch", "ran"]).ok();
     assert!(scene.stage("ran").exists());

@@ -147,6 +147,16 @@ pub(crate) fn of_thaw(what: impl Into<String>, error: frost_thaw::Error) -> Fail
             Errno::PERM | Errno::ACCESS => {
                 (Status::Denied, "`frost check` tells which right is lacking, and how to get it")
             }
+            // So many namespaces there may be (`inc_ucount`).
+            Errno::NOSPC | Errno::USERS if error.is_about_namespaces() => {
+                let remedy = crate::commands::refused_namespaces_remedy();
+                return Told::new(Status::Denied, what)
+                    .cause(error.to_string())
+                    .cause("there are as many as there may be, or as many within each other")
+                    .state("nothing is left of what was built, and the image is as it was")
+                    .hint(remedy)
+                    .into();
+            }
             Errno::NOSPC | Errno::DQUOT => (Status::NoSpace, "free some space, then try again"),
             Errno::EXIST => (
                 Status::Failed,
@@ -254,11 +264,19 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
             ErrorKind::NotFound => (Status::NotFound, "give its path, or look at PATH".to_owned()),
             _ => (Status::NotExecutable, "look at its mode and its kind (`file`)".to_owned()),
         },
-        // The error's own text, as "no space left on device", would lead astray.
         Runtime::Environment { object, source }
-            if object == frost_runtime::run::NAMESPACES && is_refusal(*source) =>
+            if frost_runtime::run::NAMESPACES.contains(&object.as_str()) && is_refusal(*source) =>
         {
-            (Status::Denied, crate::commands::refused_namespaces_remedy().to_owned())
+            // The kernel's own text, as "no space left on device", would lead astray.
+            let mut told =
+                Told::new(Status::Denied, what).cause(error.to_string()).state("nothing was changed");
+            told = told.hint(crate::commands::refused_namespaces_remedy());
+            if !rustix::process::geteuid().is_root() {
+                told = told.hint(
+                    "what works without: freezing by process id, looking at images, `frost export`; and all of it as root",
+                );
+            }
+            return told.into();
         }
         Runtime::Environment { source: Errno::MFILE, .. } => {
             (Status::Failed, "raise the limit of open files of this shell (`ulimit -n`)".to_owned())

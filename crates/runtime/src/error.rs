@@ -154,7 +154,7 @@ fn amount(resource: Resource, limit: u64) -> String {
 fn in_words(object: &str, source: Errno) -> String {
     match source {
         // `inc_ucount` for each kind of namespace, and 33 levels of users' or 32 of pids' (create_user_ns, create_pid_namespace).
-        Errno::NOSPC if object == crate::run::NAMESPACES => {
+        Errno::NOSPC if crate::run::NAMESPACES.contains(&object) => {
             "there are as many as there may be, or as many within each other".to_owned()
         }
         source => source.to_string(),

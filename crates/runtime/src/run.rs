@@ -29,8 +29,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// How an [`Error::Environment`] calls what the kernel did not give us.
-pub const NAMESPACES: &str = "namespaces of its own";
+/// How an [`Error::Environment`] calls what the kernel did not give us: most of them at once, and one for its clocks.
+pub const NAMESPACES: [&str; 2] = ["namespaces of its own", "a time namespace"];
 
 /// What is to be started.
 #[derive(Clone, Debug)]
@@ -311,7 +311,7 @@ pub(crate) fn bear(
     };
     let network = if birth.environment.network { clone::NETWORK } else { 0 };
     let forked = fork_into_namespaces(birth.user, clone::IPC_AND_UTS | network);
-    let forked = forked.map_err(|source| Error::Environment { object: NAMESPACES.to_owned(), source })?;
+    let forked = forked.map_err(|source| Error::Environment { object: NAMESPACES[0].to_owned(), source })?;
     let keeper = match forked {
         Clone::Child => {
             drop(ours);
@@ -450,7 +450,7 @@ impl Birth<'_> {
             rustix::process::setsid().map_err(about("a session of its own"))?;
         }
         if self.program.is_some() {
-            frost_sys::time::unshare_time().map_err(about("a time namespace"))?;
+            frost_sys::time::unshare_time().map_err(about(NAMESPACES[1]))?;
         }
         if !self.environment.terminal {
             return Ok(None);

@@ -100,6 +100,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns whether it is about the namespaces of the program.
+    pub fn is_about_namespaces(&self) -> bool {
+        matches!(self, Self::Call { stage, .. } | Self::Builder { stage, .. } if *stage == Stage::Namespaces)
+    }
+
     /// Returns whether a process or thread could not be made because its number is in use.
     pub(crate) fn is_number_in_use(&self) -> bool {
         match self {

@@ -556,7 +556,11 @@ fn failure(error: &Error) -> Report {
         if !message.ends_with(&text) {
             message = format!("{message}: {text}");
         }
-        denied |= matches!(cause.downcast_ref::<Errno>(), Some(&Errno::PERM | &Errno::ACCESS));
+        denied |= match cause.downcast_ref::<Errno>() {
+            Some(&Errno::PERM | &Errno::ACCESS) => true,
+            Some(&Errno::NOSPC | &Errno::USERS) => error.is_about_namespaces(),
+            _ => false,
+        };
         source = cause.source();
     }
     Report::Failed { message, denied }

@@ -309,17 +309,25 @@ fn namespaces(caller: Caller) -> Feature {
 }
 
 /// What gives namespaces to whoever was refused them.
-pub(crate) fn refused_namespaces_remedy() -> &'static str {
+pub(crate) fn refused_namespaces_remedy() -> String {
     namespace_remedy(Stage::Create)
 }
 
+/// The setting that allows none of one kind of namespaces, if there is one (namespaces(7)).
+fn none_allowed() -> Option<String> {
+    let kinds = ["user", "pid", "mnt", "ipc", "uts", "time", "net"];
+    let limits = kinds.map(|kind| format!("max_{kind}_namespaces"));
+    let zero = |limit: &&String| setting(&format!("/proc/sys/user/{limit}")).as_deref() == Some("0");
+    limits.iter().find(zero).map(|limit| format!("as root: sysctl user.{limit}=10000"))
+}
+
 /// The setting that most likely forbids a user namespace, as distributions have them.
-fn namespace_remedy(stage: Stage) -> &'static str {
+fn namespace_remedy(stage: Stage) -> String {
     let is = |path: &str, value: &str| setting(path).as_deref() == Some(value);
-    if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+    let remedy = if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
         "as root: sysctl kernel.unprivileged_userns_clone=1"
-    } else if is("/proc/sys/user/max_user_namespaces", "0") {
-        "as root: sysctl user.max_user_namespaces=10000"
+    } else if let Some(remedy) = none_allowed() {
+        return remedy;
     } else if matches!(
         probe::namespaces(probe::USER | probe::PID_AND_MOUNT),
         Err((_, Errno::NOSPC | Errno::USERS))
@@ -333,16 +341,30 @@ fn namespace_remedy(stage: Stage) -> &'static str {
         "a container that masks parts of /proc forbids it: run it with an unmasked /proc"
     } else {
         "in a container, allow clone3(2) with namespaces in its seccomp profile"
-    }
+    };
+    remedy.to_owned()
 }
 
 fn time_namespace(caller: Caller) -> Feature {
-    let flags = if caller.root { probe::TIME } else { probe::USER | probe::TIME };
-    Feature::ok("time namespaces", "lets a program's clock go on from where it stood").tried(
-        probe::namespaces(flags).map_err(|(_, errno)| errno),
-        Verdict::Limited,
-        "use a kernel with CONFIG_TIME_NS; else timeouts end early, as after a long sleep",
-    )
+    let feature = Feature::ok("time namespaces", "lets a program's clock go on from where it stood");
+    let user = if caller.root { 0 } else { probe::USER };
+    if user != 0 && probe::namespaces(user).is_err() {
+        return feature.detail("not known").short(Verdict::Limited, "it takes user namespaces");
+    }
+    match probe::namespaces(user | probe::TIME) {
+        Ok(()) => feature,
+        Err((_, Errno::INVAL)) => {
+            feature.short(Verdict::Missing, "use a kernel with time namespaces (CONFIG_TIME_NS)")
+        }
+        Err((_, errno)) => {
+            let remedy = if caller.root {
+                none_allowed().unwrap_or_else(|| "give this root CAP_SYS_ADMIN".to_owned())
+            } else {
+                refused_namespaces_remedy()
+            };
+            feature.detail(text(errno)).short(Verdict::Missing, remedy)
+        }
+    }
 }
 
 fn huge_pages() -> Feature {
