@@ -61,7 +61,8 @@ fn a_foreground_program_is_as_if_there_were_no_frost(scene: &Scene) {
     assert_eq!(status("exit 7"), Some(7));
     assert_eq!(status("kill -TERM $$"), Some(128 + 15));
     assert_eq!(scene.frost(&["run", "--", "/nonexistent"]).status, Some(127));
-    assert_eq!(scene.frost(&["run", "--", ""]).status, Some(127));
+    let empty = scene.frost(&["run", "--", ""]).refused(127, "'': an empty word names no program");
+    assert!(empty.stderr.starts_with("error: cannot run ''\n"), "{empty}");
     assert_eq!(scene.frost(&["run", "--", "/etc/passwd"]).status, Some(126));
     assert_eq!(scene.frost(&["run", "--name", "1", "--", "true"]).status, Some(125));
     let outcome = scene.frost(&["run", "--", "sh", "-c", "echo out; echo err >&2; id -u; cat"]).ok();

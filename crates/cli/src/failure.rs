@@ -107,12 +107,13 @@ impl Told {
         let paint = |code: &str, word: &str| {
             if colour { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_owned() }
         };
-        let mut text = format!("{} {}\n", paint("1;31", "error:"), self.what);
+        // What is named may hold anything, as a program's arguments.
+        let mut text = format!("{} {}\n", paint("1;31", "error:"), output::printable(&self.what));
         let mut line = |label: &str, code: &str, content: &str| {
             // A content of several lines stays under its label.
             for (index, part) in content.lines().enumerate() {
                 let label = if index == 0 { paint(code, &format!("{label:<6}")) } else { " ".repeat(6) };
-                text.push_str(&format!("  {label} {part}\n"));
+                text.push_str(&format!("  {label} {}\n", output::printable(part)));
             }
         };
         for cause in &self.causes {
@@ -197,6 +198,16 @@ mod tests {
              \u{20} cause: fd 11 is an io_uring ring\n\
              \u{20} state: process 4127 is running again, unchanged\n\
              \u{20} hint:  start it elsewhere\n"
+        );
+    }
+
+    #[test]
+    fn nothing_that_is_named_can_write_to_the_terminal() {
+        let told = Told::new(Status::NotFound, "cannot run x\x1b[31m\n")
+            .cause("x\x1b]0;y\x07: not there\n-> \u{9b}31m");
+        assert_eq!(
+            told.render(false),
+            "error: cannot run x?[31m?\n  cause: x?]0;y?: not there\n         -> ?31m\n"
         );
     }
 

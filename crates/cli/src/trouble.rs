@@ -260,6 +260,10 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
             (Status::Failed, "thaw a copy beside it (`--clone`), or another version of it".to_owned())
         }
         Runtime::Unprepared => (Status::Unsupported, "only programs of `frost run` have a budget".to_owned()),
+        Runtime::Program { program, .. } if program.is_empty() => (
+            Status::NotFound,
+            "name a program behind `--`; a variable of the shell that stands there may be empty".to_owned(),
+        ),
         Runtime::Program { source, .. } => match source.kind() {
             ErrorKind::NotFound => (Status::NotFound, "give its path, or look at PATH".to_owned()),
             _ => (Status::NotExecutable, "look at its mode and its kind (`file`)".to_owned()),

@@ -112,7 +112,7 @@ pub enum Error {
     #[error("what is kept of it has another network than this image")]
     Network,
     /// The program could not be executed.
-    #[error("{program}: {source}")]
+    #[error("{}: {source}", word(program))]
     Program {
         /// What was to be executed.
         program: String,
@@ -141,6 +141,11 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] frost_store::Error),
+}
+
+/// A word of a command line, so that it is seen where it is empty.
+fn word(word: &str) -> &str {
+    if word.is_empty() { "''" } else { word }
 }
 
 fn amount(resource: Resource, limit: u64) -> String {

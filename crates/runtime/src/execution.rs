@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 /// Says it in words that mean what they say: the kernel's errno does not tell a missing program from a missing interpreter,
 /// and a directory of `PATH` that may not be looked into from a program that may not be executed.
 pub(crate) fn why(program: &str, errno: i32) -> Error {
+    if program.is_empty() {
+        return Error::new(ErrorKind::NotFound, "an empty word names no program");
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found: Option<PathBuf> = if program.is_empty() {
-        // Behind a directory of `PATH` it would name that.
-        None
-    } else if program.contains('/') {
+    let found: Option<PathBuf> = if program.contains('/') {
         Path::new(program).symlink_metadata().is_ok().then(|| program.into())
     } else {
         // What may not be looked at is not found, as shells have it.

@@ -50,7 +50,7 @@ struct ThawedRecord {
 
 /// `frost run --vm`.
 pub(super) fn run(options: &super::run::Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
-    let program = options.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let program = super::run::program(options);
     let what = || format!("cannot run {program} in a virtual machine");
     let usage = |cause: String, hint: &str| -> Failure {
         Told::new(Status::Usage, what()).cause(cause).state("nothing was started").hint(hint).into()

@@ -106,7 +106,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
 }
 
 fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Failure> {
-    let program = options.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let program = program(options);
     let what = || format!("cannot run {program}");
     let store = invocation.store()?;
     let name = name(options)?;
@@ -164,14 +164,18 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
     Ok(ExitCode::from(u8::try_from(ending.exit_status()).unwrap_or(u8::MAX)))
 }
 
+/// What is to be run, for messages.
+pub(super) fn program(options: &Options) -> String {
+    let word = options.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    if word.is_empty() { "''".to_owned() } else { word.into_owned() }
+}
+
 /// The name that was asked for, if one was.
 pub(super) fn name(options: &Options) -> Result<Option<Name>, Failure> {
     let parsed = options.name.as_deref().map(Name::new).transpose();
     parsed.map_err(|error| {
-        let program =
-            options.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
         let name = options.name.as_deref().unwrap_or_default();
-        Told::new(Status::Usage, format!("cannot run {program}"))
+        Told::new(Status::Usage, format!("cannot run {}", program(options)))
             .cause(format!("{name:?} is no name"))
             .chain(&error)
             .state("nothing was started")
