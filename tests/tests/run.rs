@@ -1172,6 +1172,20 @@ fn who_asks_is_told_of_freeze_and_thaw(scene: &Scene) {
         scene.frost(&["wait", name]);
         scene.frost(&["rm", "copy"]).ok();
     }
+    // Copies are told apart, also those of one fork.
+    scene
+        .frost(&["run", "--detach", "--notices", "--name", "forked", "--", "/usr/bin/python3", "notices.py"])
+        .ok();
+    until("it has asked", || scene.frost(&["logs", "forked"]).ok().stdout.contains("asked"));
+    scene.frost(&["fork", "forked", "-n", "2"]).ok();
+    for (name, copy) in [("forked-2", 1), ("forked-3", 2)] {
+        let told = format!("thawed 1 copy {copy} ");
+        until("it is told which it is", || scene.frost(&["logs", name]).ok().stdout.contains(&told));
+    }
+    for name in ["forked", "forked-2", "forked-3"] {
+        scene.frost(&["kill", "-s", "KILL", name]).ok();
+        scene.frost(&["wait", name]);
+    }
     // Without asking for it nobody has the descriptors.
     let script = "test -z \"$FROST_NOTICES\" && ! test -e /proc/self/fd/4";
     assert_eq!(scene.frost(&["run", "--", "sh", "-c", script]).status, Some(0));

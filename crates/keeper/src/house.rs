@@ -134,6 +134,8 @@ pub struct Home {
     pub allowed: Vec<String>,
     /// Whether it may have asked for notices.
     pub notices: bool,
+    /// Which copy of a program it is, 0 if it is none.
+    pub copy: u32,
     /// The entrances of the control groups that it is to be built in.
     pub groups: Vec<OwnedFd>,
 }

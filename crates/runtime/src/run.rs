@@ -4,7 +4,7 @@ use crate::budget::Groups;
 use crate::bundle;
 use crate::error::Error;
 use crate::execution;
-use crate::instance::{Instance, Record, Standing, boot_id, child_numbered, now};
+use crate::instance::{Claim, Instance, Record, Standing, boot_id, child_numbered, now};
 use crate::layer;
 use crate::outward;
 use frost_keeper::house::{self, Environment};
@@ -136,12 +136,8 @@ pub fn run(store: &Store, options: &Options) -> Result<Started, Error> {
 ///
 /// # Errors
 /// [`Error::Runs`], [`Error::Frozen`], [`Error::Busy`]; [`Error::File`].
-pub fn claim(
-    store: &Store,
-    name: Option<&Name>,
-    program: &OsStr,
-) -> Result<(Instance, crate::instance::Claim), Error> {
-    let free = |name: &Name| -> Result<(Instance, crate::instance::Claim), Error> {
+pub fn claim(store: &Store, name: Option<&Name>, program: &OsStr) -> Result<(Instance, Claim), Error> {
+    let free = |name: &Name| -> Result<(Instance, Claim), Error> {
         let versions = store.versions(name)?;
         if let Some(version) = versions.last() {
             let id = frost_store::ImageId { name: name.clone(), version: *version };
@@ -178,16 +174,17 @@ pub fn claim(
     Err(Error::Busy)
 }
 
-/// Takes a name for a copy of what has the name `base`: with a number behind it, from 2 on, that no program has had.
+/// Takes a name for a copy of what has the name `base`: with a number behind it, from 2 on, that no program has had. Returns
+/// which copy that is, from 1 on.
 ///
 /// # Errors
 /// [`Error::Busy`] if there is none, [`Error::File`].
-pub fn claim_beside(store: &Store, base: &Name) -> Result<(Instance, crate::instance::Claim), Error> {
+pub(crate) fn claim_beside(store: &Store, base: &Name) -> Result<(Instance, Claim, u32), Error> {
     // All at once: to ask for each would take long where there are many.
     let mut taken: HashSet<Name> = crate::instance::names(store)?.into_iter().collect();
     taken.extend(store.names()?);
-    for number in 2..1_000_000u32 {
-        let number = format!("-{number}");
+    for copy in 1..1_000_000 {
+        let number = format!("-{}", copy + 1);
         let room = Name::MAX_BYTES - number.len();
         let base = &base.as_str()[..base.as_str().len().min(room)];
         let Some(name) = Name::new(&format!("{base}{number}")).ok().filter(|name| !taken.contains(name))
@@ -202,7 +199,7 @@ pub fn claim_beside(store: &Store, base: &Name) -> Result<(Instance, crate::inst
             && instance.changed().is_none()
             && store.versions(&name)?.is_empty()
         {
-            return Ok((instance, claim));
+            return Ok((instance, claim, copy));
         }
     }
     Err(Error::Busy)

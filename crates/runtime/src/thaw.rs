@@ -143,14 +143,15 @@ pub fn place(
         outward: runtime.network.as_ref().is_some_and(|network| network.reach == Reach::Outside),
     };
     if copy {
-        let (instance, claim) = run::claim_beside(store, name)?;
+        let (instance, claim, number) = run::claim_beside(store, name)?;
         let copy = instance.name().clone();
         let mut newcomer = Newcomer { place: Some((instance, claim)), keeper: None };
         let Some((instance, _)) = &newcomer.place else { return Err(Error::Busy) };
         let groups = Groups::make(copy.as_str(), &budget)?;
         let (environment, record) = furnish(image, instance, environment, runtime, budget)?;
         let held = instance.begin(&record, false)?;
-        let place = born(environment, held, attach, None, runtime.notices, groups)?;
+        let mut place = born(environment, held, attach, None, runtime.notices, groups)?;
+        place.home.copy = number;
         newcomer.keeper = place.home.pidfd.try_clone().ok();
         let kept = kept(store, image, true)?;
         return Ok(Place { kept, copy: Some(copy), newcomer: Some(newcomer), ..place });
@@ -323,7 +324,7 @@ fn announced(
     let terminal = terminal.filter(|_| watch.is_none());
     // Its files are what they are to the keeper; whoever builds there says when that is itself.
     frost_sys::sight::set(layered.then_some(keeper));
-    let home = Home { keeper, pidfd, connection, terminal, allowed, notices, groups: entrances };
+    let home = Home { keeper, pidfd, connection, terminal, allowed, notices, copy: 0, groups: entrances };
     let kept = Kept::default();
     Ok(Place {
         home,

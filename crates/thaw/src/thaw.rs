@@ -153,14 +153,14 @@ fn mark(
     intent: Option<&Intent>,
     pid: i32,
 ) -> Result<(), Error> {
-    if options.home.is_some_and(|home| home.notices)
+    if let Some(home) = options.home.filter(|home| home.notices)
         && let Some(notices) = Notices::of(pid)
     {
         // It waits at its gate: the first thing that it sees.
         let mut seed = [0; 32];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
             .at(Stage::Release, || "random bytes".to_owned())?;
-        notices.thawed(Told { version: image.id().version, index: plan.copy.into(), seed });
+        notices.thawed(Told { version: image.id().version, index: home.copy, seed });
     }
     match frost_store::observe(pid)? {
         Some(instance) => {
