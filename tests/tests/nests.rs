@@ -83,9 +83,17 @@ fn an_inner_program_is_frozen_and_thawed_with_the_outer_one(scene: &Scene) {
         goes_on(scene, "count");
         scene.frost(how).ok();
         let frozen = count(scene, "count");
+        // Nobody answers for it, and nothing takes its name.
+        let record = scene.frost(&["ps", "inner", "--json"]).ok().record();
+        assert_eq!(record["state"], "frozen", "{record}");
+        assert!(record["what"].as_str().is_some_and(|what| what.contains("frozen with outer")), "{record}");
+        scene.frost(&["run", "--name", "inner", "--", "true"]).refused(125, "frozen with outer");
+        scene.frost(&["wait", "inner"]).refused(125, "frozen with outer");
+        scene.frost(&["rm", "inner"]).refused(1, "frozen with outer");
         scene.frost(&["thaw", "outer"]).ok();
         goes_on(scene, "count");
         assert!(count(scene, "count") > frozen);
+        assert_eq!(scene.frost(&["ps", "inner", "--json"]).ok().record()["state"], "running");
         // Whoever lives in there sees it as before.
         let listed = within(scene, &format!("{frost} ps inner --json"));
         assert!(listed.stdout.contains("\"state\":\"running\""), "{listed}");

@@ -230,6 +230,13 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
             Status::Failed,
             format!("`frost thaw {name}` lets it go on; `frost rm {name}` gives the name free"),
         ),
+        Runtime::Within { outer } => (
+            Status::Failed,
+            match outer {
+                Some(outer) => format!("`frost thaw {outer}` lets both go on"),
+                None => "thaw that, and it goes on as well".to_owned(),
+            },
+        ),
         Runtime::Busy => (Status::Failed, "try again, or choose another name".to_owned()),
         Runtime::Keeper(_) => (Status::Failed, "try again; `frost ps` shows how it stands".to_owned()),
         Runtime::NoTerminal => (Status::Failed, "look at the terminal that it was started from".to_owned()),

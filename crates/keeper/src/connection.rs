@@ -131,6 +131,21 @@ impl Connection {
         Ok(rustix::net::sockopt::socket_peercred(&self.0)?.pid.as_raw_nonzero().get())
     }
 
+    /// Whether the keeper that listened lives. If not, and the connection is still there, somebody keeps its socket: it is
+    /// frozen with a program that it is in, and nobody will answer before that is thawed.
+    pub fn is_attended(&self) -> bool {
+        let listened = self.keeper().ok().and_then(rustix::process::Pid::from_raw);
+        // One that we do not see may live.
+        let Some(pid) = listened else { return true };
+        if rustix::process::test_kill_process(pid) != Err(Errno::SRCH) {
+            return true;
+        }
+        // It closes what it has before its number is free.
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut fds, Some(&none)) != Ok(0)
+    }
+
     /// Makes a connection whose other end is to be given to a keeper when it starts; it watches from the beginning.
     ///
     /// # Errors

@@ -26,6 +26,12 @@ pub enum Error {
         /// Its newest version.
         version: u32,
     },
+    /// It is frozen as a part of another program.
+    #[error("it is frozen with {}, in which it runs", outer.as_ref().map_or("the program", |outer| outer.as_str()))]
+    Within {
+        /// Which, if that is known.
+        outer: Option<frost_store::Name>,
+    },
     /// It does not run.
     #[error("it does not run: {0}")]
     Ended(String),

@@ -1,7 +1,7 @@
 //! Freezes an instance by its name.
 
 use crate::error::Error;
-use crate::instance::{Instance, Kept, Record, child_numbered};
+use crate::instance::{self, Instance, Kept, Record, Standing, child_numbered};
 use crate::layer;
 use frost_freeze::layer::Source;
 use frost_freeze::{Failure, Frozen, Options};
@@ -185,6 +185,7 @@ pub fn freeze(store: &Store, name: &Name, keeper: &Keeper, how: Options<'_>) -> 
     // What its image brought along this machine still lacks.
     let bundle = how.bundle || keeper.bundled;
     let how = Options { keeper: Some(keeper), bundle, files: how.files || bundle, ..how };
+    let within = within(store, name, keeper.keeper);
     let mut root = keeper.root;
     let frozen = loop {
         let outcome = frost_freeze::freeze(store, root, name, how);
@@ -208,6 +209,10 @@ pub fn freeze(store: &Store, name: &Name, keeper: &Keeper, how: Options<'_>) -> 
         ));
     }
     if !frozen.running {
+        for inner in within {
+            // Without it `frost ps` takes its keeper for one that was killed.
+            let _ = inner.note_within(name, frozen.version);
+        }
         // So that whoever thaws it next finds the keeper done with the program.
         loop {
             let mut fds = [PollFd::new(&keeper.connection, PollFlags::IN)];
@@ -224,4 +229,18 @@ pub fn freeze(store: &Store, name: &Name, keeper: &Keeper, how: Options<'_>) -> 
         }
     }
     Ok(frozen)
+}
+
+/// Finds the programs that were started in another one, by their keepers, which are below that's.
+fn within(store: &Store, name: &Name, keeper: i32) -> Vec<Instance> {
+    let below = Kept::below(keeper);
+    let is_first = |pid: &i32| proc::status(*pid).is_ok_and(|status| status.inner_pids.last() == Some(&1));
+    let first: Vec<i32> = below.into_iter().filter(|pid| *pid != keeper && is_first(pid)).collect();
+    if first.is_empty() {
+        return Vec::new();
+    }
+    let others = instance::names(store).unwrap_or_default().into_iter().filter(|other| other != name);
+    let found = others.filter_map(|other| Instance::find(store, &other).ok()?);
+    let is_within = |instance: &Instance| matches!(instance.standing(), Ok(Standing::Kept(kept)) if first.contains(&kept.keeper));
+    found.filter(is_within).collect()
 }

@@ -6,6 +6,7 @@
 //! <store>/instances/<name>/socket   where its keeper listens: who can be connected to lives
 //! <store>/instances/<name>/log      what its terminal showed; before that log.1
 //! <store>/instances/<name>/end      written by the keeper: how the program ended, or that it was frozen
+//! <store>/instances/<name>/within   with which version of which program it was frozen, keeper and all
 //! ```
 
 use crate::error::Error;
@@ -92,6 +93,8 @@ pub enum Standing {
     Starved(i32),
     /// It was frozen as this version, and nothing of it is left in memory.
     Frozen(u32),
+    /// It is frozen, with its keeper, as a part of the program in which it was started: this one, if that is known.
+    Within(Option<Name>),
     /// Its keeper was killed, and the kernel ended the program with it.
     Lost,
     /// The machine was restarted while it ran, or was kept.
@@ -133,6 +136,7 @@ impl Kept {
         match instance.standing()? {
             Standing::Kept(kept) if kept.state.frozen => Err(Error::Ended("it is frozen already".to_owned())),
             Standing::Kept(kept) => Ok(Some((kept, instance))),
+            Standing::Within(outer) => Err(Error::Within { outer }),
             _ => Ok(None),
         }
     }
@@ -193,14 +197,20 @@ impl Kept {
         if self.keeper <= 0 {
             return Vec::new();
         }
-        let mut tree = vec![self.keeper];
+        let mut tree = Self::below(self.keeper);
+        let leader = self.leader();
+        tree.retain(|pid| *pid != self.keeper && Some(*pid) != leader);
+        tree
+    }
+
+    /// Returns a keeper and all that lives below it.
+    pub(crate) fn below(keeper: i32) -> Vec<i32> {
+        let mut tree = vec![keeper];
         let mut index = 0;
         while index < tree.len() {
             tree.extend(proc::children(tree[index]).unwrap_or_default());
             index += 1;
         }
-        let leader = self.leader();
-        tree.retain(|pid| *pid != self.keeper && Some(*pid) != leader);
         tree
     }
 }
@@ -391,9 +401,10 @@ impl Instance {
     /// # Errors
     /// [`Error::File`].
     pub fn begin(&self, record: &Record, kept: bool) -> Result<Held, Error> {
-        let old: &[&str] = if kept { &["end", "end.new"] } else { &["end", "end.new", "log", "log.1"] };
+        let mut old = vec!["end", "end.new", "within"];
+        old.extend(if kept { &[][..] } else { &["log", "log.1"] });
         for name in old {
-            let _ = rustix::fs::unlinkat(&self.directory, *name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
         }
         self.write_record(record)?;
         self.reserve_note()?;
@@ -454,12 +465,39 @@ impl Instance {
             .map_err(|errno| failed(errno.into()))
     }
 
+    /// Notes that it was frozen as a part of `outer`.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub(crate) fn note_within(&self, outer: &Name, version: u32) -> Result<(), Error> {
+        let mut file = File::from(self.create("within", OFlags::WRONLY | OFlags::TRUNC)?);
+        writeln!(file, "{outer} {version}")
+            .map_err(|source| Error::File { path: self.path.join("within"), source })
+    }
+
+    /// Finds the program that it is frozen with. What was noted holds until that is thawed, which takes the note of its end
+    /// away.
+    fn within(&self) -> Result<Option<Name>, Error> {
+        let note = self.read("within")?.unwrap_or_default();
+        let note = String::from_utf8_lossy(&note);
+        let mut words = note.split_ascii_whitespace();
+        let (Some(Ok(outer)), Some(version)) = (words.next().map(Name::new), words.next()) else {
+            return Ok(None);
+        };
+        let path = self.path.with_file_name(outer.as_str());
+        let Ok(directory) = open_directory(&path) else { return Ok(None) };
+        let end = Self { name: outer.clone(), path, directory }.read("end")?.unwrap_or_default();
+        let end = String::from_utf8_lossy(&end);
+        Ok(end.split_ascii_whitespace().eq(["frozen", version]).then_some(outer))
+    }
+
     /// Looks how it stands.
     ///
     /// # Errors
     /// [`Error::Keeper`] if there is a keeper that does not answer; [`Error::File`].
     pub fn standing(&self) -> Result<Standing, Error> {
         match Connection::open(self.directory.as_fd()) {
+            Ok(connection) if !connection.is_attended() => return Ok(Standing::Within(self.within()?)),
             Ok(connection) => match connection.state() {
                 Ok(state) => {
                     let keeper = connection.keeper().unwrap_or(0);
@@ -471,6 +509,9 @@ impl Instance {
             },
             Err(frost_keeper::Error::Gone) => {}
             Err(error) => return Err(error.into()),
+        }
+        if let Some(outer) = self.within()? {
+            return Ok(Standing::Within(Some(outer)));
         }
         let note = self.read("end")?.unwrap_or_default();
         let note = String::from_utf8_lossy(&note);
@@ -490,7 +531,11 @@ impl Instance {
         Ok(match self.standing()? {
             Standing::Kept(kept) => !kept.state.frozen,
             Standing::Frozen(_) => false,
-            Standing::Ended(_) | Standing::Starved(_) | Standing::Lost | Standing::Rebooted => true,
+            Standing::Within(_)
+            | Standing::Ended(_)
+            | Standing::Starved(_)
+            | Standing::Lost
+            | Standing::Rebooted => true,
         })
     }
 
@@ -502,15 +547,19 @@ impl Instance {
             .map(|stat| stat.st_mtime)
     }
 
-    /// Removes it, unless its keeper lives or another command starts it.
+    /// Removes it, unless its keeper lives, or will be thawed.
     ///
     /// # Errors
-    /// [`Error::Busy`]; [`Error::Runs`]; [`Error::File`].
+    /// [`Error::Runs`]; [`Error::Within`]; [`Error::File`].
     pub fn remove(self, _claim: Claim) -> Result<(), Error> {
-        if !self.has_ended()?
-            && let Standing::Kept(kept) = self.standing()?
-        {
-            return Err(Error::Runs { name: self.name.to_string(), pid: kept.root().unwrap_or(0) });
+        if !self.has_ended()? {
+            match self.standing()? {
+                Standing::Kept(kept) => {
+                    return Err(Error::Runs { name: self.name.to_string(), pid: kept.root().unwrap_or(0) });
+                }
+                Standing::Within(outer) => return Err(Error::Within { outer }),
+                _ => {}
+            }
         }
         crate::layer::sweep(&self, &[]);
         crate::bundle::sweep(&self, None);

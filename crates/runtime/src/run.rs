@@ -151,6 +151,7 @@ pub fn claim(store: &Store, name: Option<&Name>, program: &OsStr) -> Result<(Ins
             Standing::Kept(kept) => {
                 Err(Error::Runs { name: name.to_string(), pid: kept.root().unwrap_or(kept.keeper) })
             }
+            Standing::Within(outer) => Err(Error::Within { outer }),
             _ => Ok((instance, claim)),
         }
     };
@@ -165,7 +166,7 @@ pub fn claim(store: &Store, name: Option<&Name>, program: &OsStr) -> Result<(Ins
             continue;
         }
         match free(&name) {
-            Err(Error::Runs { .. } | Error::Frozen { .. } | Error::Busy) => {}
+            Err(Error::Runs { .. } | Error::Frozen { .. } | Error::Within { .. } | Error::Busy) => {}
             // Who did not choose a name does not replace what another one left under it.
             Ok((instance, _)) if instance.changed().is_some() => {}
             other => return other,

@@ -158,7 +158,11 @@ pub fn place(
     }
     let groups = Groups::make(name.as_str(), &budget)?;
     let (instance, claim) = Instance::claim(store, name)?;
-    if let Standing::Kept(kept) = instance.standing()? {
+    let standing = instance.standing()?;
+    if let Standing::Within(outer) = standing {
+        return Err(Error::Within { outer });
+    }
+    if let Standing::Kept(kept) = standing {
         if !kept.state.frozen {
             return Err(Error::Runs { name: name.to_string(), pid: kept.root().unwrap_or(kept.keeper) });
         }

@@ -232,6 +232,7 @@ fn add(record: &mut Record, instance: &Instance, images: &[&Summary]) {
             record.what = Some(what_happened(other));
             record.since = instance.changed();
             record.state = match other {
+                Standing::Within(_) => "frozen",
                 _ if frozen => "frozen",
                 Standing::Lost | Standing::Rebooted => "lost",
                 _ => "ended",
@@ -265,6 +266,8 @@ pub(super) fn what_happened(standing: &Standing) -> String {
         Standing::Ended(status) => format!("it ended with status {}", status >> 8 & 0xff),
         Standing::Starved(_) => "it needed more memory than its budget allows".to_owned(),
         Standing::Frozen(version) => format!("it is frozen as version {version}"),
+        Standing::Within(Some(outer)) => format!("it is frozen with {outer}, in which it runs"),
+        Standing::Within(None) => "it is frozen with the program in which it runs".to_owned(),
         Standing::Lost => "its keeper was killed, and the program with it".to_owned(),
         Standing::Rebooted => "the machine was restarted".to_owned(),
         Standing::Kept(_) => "it runs".to_owned(),

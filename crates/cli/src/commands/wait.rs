@@ -51,6 +51,7 @@ pub(super) fn until_end(instance: &Instance) -> Result<Ending, Error> {
         Standing::Ended(status) => Ok(Ending::of_status(status)),
         Standing::Starved(_) => Ok(Ending::Starved),
         Standing::Frozen(version) => Ok(Ending::Frozen(version)),
+        Standing::Within(outer) => Err(Error::Within { outer }),
         Standing::Lost => Ok(Ending::Unknown),
         Standing::Rebooted => Err(Error::Ended("the machine was restarted".to_owned())),
         Standing::Kept(_) => {
