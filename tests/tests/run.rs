@@ -1307,6 +1307,8 @@ fn a_clock_that_was_set_back_is_no_matter(scene: &Scene) {
         }
         scene.frost(&["thaw", "counter"]).ok();
         goes_on(scene);
+        // It runs since it was thawed.
+        assert_ne!(scene.frost(&["ps", "counter", "--json"]).ok().number("since"), i64::MAX);
     }
     scene.frost(&["kill", "-s", "KILL", "counter"]).ok();
     scene.frost(&["wait", "counter"]);

@@ -44,7 +44,7 @@ const BTRFS_SUPER_MAGIC: u32 = 0x9123_683e;
 pub struct Record {
     /// The command.
     pub command: Vec<String>,
-    /// When, in seconds since 1970.
+    /// When, or when it was thawed last, in seconds since 1970.
     pub started: i64,
     /// The boot it was started in.
     pub boot_id: String,

@@ -184,7 +184,7 @@ pub fn place(
         let pidfd = rustix::process::pidfd_open(number, PidfdFlags::empty())
             .map_err(|source| Error::Environment { object: format!("keeper {}", kept.keeper), source })?;
         layer::remount(&pidfd, &layer::mounted(&layers))?;
-        let record = Record { layers, routes: runtime.routes.clone(), ..before };
+        let record = Record { started: now(), layers, routes: runtime.routes.clone(), ..before };
         instance.write_record(&record)?;
         layer::sweep(&instance, &record.layers);
         let program = (environment.allowed, runtime.notices);
