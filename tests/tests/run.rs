@@ -43,6 +43,7 @@ frost_tests::as_each_user! {
     a_shell_at_its_keeper_s_terminal_has_job_control
     who_asks_is_told_of_freeze_and_thaw
     names_that_are_none_are_refused
+    a_start_that_is_cut_short_is_told_so
     one_of_two_freezes_is_told_that_it_is_late
     nonsense_at_the_socket_is_no_matter
     a_clock_that_was_set_back_is_no_matter
@@ -1189,6 +1190,27 @@ fn who_asks_is_told_of_freeze_and_thaw(scene: &Scene) {
     // Without asking for it nobody has the descriptors.
     let script = "test -z \"$FROST_NOTICES\" && ! test -e /proc/self/fd/4";
     assert_eq!(scene.frost(&["run", "--", "sh", "-c", script]).status, Some(0));
+    scene.is_empty_soon();
+}
+
+fn a_start_that_is_cut_short_is_told_so(scene: &Scene) {
+    let frost = scene.path("bin").join("frost").display().to_string();
+    let mut command = scene.command("sh");
+    // Its output goes through a pipe, which has no length.
+    command
+        .args(["-c", &format!("(ulimit -f 0; {frost} run --name short -- true; echo status $?) 2>&1 | cat")]);
+    let outcome = scene.run(&mut command, LIMIT).ok();
+    assert!(outcome.stdout.contains("ulimit -f") && outcome.stdout.contains("status 125"), "{outcome}");
+    scene.frost(&["ps", "short"]).refused(6, "short");
+    // As where `frost run` was killed before it had noted what it starts.
+    let directory = scene.path("home").join("instances/short");
+    fs::create_dir(&directory).expect("our own directory");
+    scene.give(&directory);
+    let record = scene.frost(&["ps", "short", "--json"]).ok().record();
+    assert_eq!((&record["state"], &record["pid"]), (&"lost".into(), &Value::Null), "{record}");
+    assert!(record["what"].as_str().is_some_and(|what| what.contains("start it was killed")), "{record}");
+    scene.frost(&["wait", "short"]).refused(125, "start it was killed");
+    scene.frost(&["run", "--name", "short", "--", "true"]).ok();
     scene.is_empty_soon();
 }
 

@@ -303,6 +303,10 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 (Status::NoSpace, "free some space there, or use a store elsewhere by --store".to_owned())
             }
+            ErrorKind::FileTooLarge => (
+                Status::NoSpace,
+                "raise the limit of the length of files of this shell (`ulimit -f`)".to_owned(),
+            ),
             _ => (Status::Failed, "`frost check` tells whether the store can be used".to_owned()),
         },
     };

@@ -99,6 +99,8 @@ pub enum Standing {
     Lost,
     /// The machine was restarted while it ran, or was kept.
     Rebooted,
+    /// Whoever was to start it died amid that.
+    Unstarted,
 }
 
 /// A keeper that lives.
@@ -435,7 +437,7 @@ impl Instance {
             return rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, NOTE_BYTES as u64)
                 .map_err(|errno| failed(errno.into()));
         }
-        file.write_all(&[b' '; NOTE_BYTES]).map_err(failed)
+        write(&mut file, &[b' '; NOTE_BYTES]).map_err(failed)
     }
 
     /// Whether the keeper has noted that its program has ended, which is the last that it does.
@@ -453,7 +455,7 @@ impl Instance {
         let text = serde_json::to_vec(record)
             .map_err(|error| Error::File { path: path.clone(), source: error.into() })?;
         let mut file = File::from(self.create("record.new", OFlags::WRONLY | OFlags::TRUNC)?);
-        file.write_all(&text).map_err(|source| Error::File { path: path.clone(), source })?;
+        write(&mut file, &text).map_err(|source| Error::File { path: path.clone(), source })?;
         rustix::fs::renameat(&self.directory, "record.new", &self.directory, "record")
             .map_err(|errno| Error::File { path, source: errno.into() })
     }
@@ -526,6 +528,7 @@ impl Instance {
             (Some("ended"), Some(status)) => Standing::Ended(status),
             (Some("starved"), Some(status)) => Standing::Starved(status),
             (Some("frozen"), Some(version)) if version > 0 => Standing::Frozen(version as u32),
+            _ if self.open("record")?.is_none() => Standing::Unstarted,
             _ if self.record()?.boot_id != boot_id() => Standing::Rebooted,
             _ => Standing::Lost,
         })
@@ -540,7 +543,8 @@ impl Instance {
             | Standing::Ended(_)
             | Standing::Starved(_)
             | Standing::Lost
-            | Standing::Rebooted => true,
+            | Standing::Rebooted
+            | Standing::Unstarted => true,
         })
     }
 
@@ -595,6 +599,15 @@ impl Instance {
         instance.remove(claim)?;
         Ok(true)
     }
+}
+
+/// Writes a new file, or fails where that may not be so long (RLIMIT_FSIZE) without the signal that would end us.
+fn write(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    if limit.is_some_and(|limit| limit < bytes.len() as u64) {
+        return Err(Errno::FBIG.into());
+    }
+    file.write_all(bytes)
 }
 
 fn open_directory(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {

@@ -234,7 +234,7 @@ fn add(record: &mut Record, instance: &Instance, images: &[&Summary]) {
             record.state = match other {
                 Standing::Within(_) => "frozen",
                 _ if frozen => "frozen",
-                Standing::Lost | Standing::Rebooted => "lost",
+                Standing::Lost | Standing::Rebooted | Standing::Unstarted => "lost",
                 _ => "ended",
             };
             if !frozen {
@@ -270,6 +270,7 @@ pub(super) fn what_happened(standing: &Standing) -> String {
         Standing::Within(None) => "it is frozen with the program in which it runs".to_owned(),
         Standing::Lost => "its keeper was killed, and the program with it".to_owned(),
         Standing::Rebooted => "the machine was restarted".to_owned(),
+        Standing::Unstarted => "whoever was to start it was killed".to_owned(),
         Standing::Kept(_) => "it runs".to_owned(),
     }
 }

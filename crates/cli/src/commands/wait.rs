@@ -53,7 +53,9 @@ pub(super) fn until_end(instance: &Instance) -> Result<Ending, Error> {
         Standing::Frozen(version) => Ok(Ending::Frozen(version)),
         Standing::Within(outer) => Err(Error::Within { outer }),
         Standing::Lost => Ok(Ending::Unknown),
-        Standing::Rebooted => Err(Error::Ended("the machine was restarted".to_owned())),
+        other @ (Standing::Rebooted | Standing::Unstarted) => {
+            Err(Error::Ended(super::ps::what_happened(&other)))
+        }
         Standing::Kept(_) => {
             output::note("note: it was started again meanwhile");
             until_end(instance)
