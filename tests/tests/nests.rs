@@ -90,6 +90,7 @@ fn an_inner_program_is_frozen_and_thawed_with_the_outer_one(scene: &Scene) {
         scene.frost(&["run", "--name", "inner", "--", "true"]).refused(125, "frozen with outer");
         scene.frost(&["wait", "inner"]).refused(125, "frozen with outer");
         scene.frost(&["rm", "inner"]).refused(1, "frozen with outer");
+        scene.frost(&["set", "inner", "--ram", "1G"]).refused(1, "frozen with outer");
         scene.frost(&["thaw", "outer"]).ok();
         goes_on(scene, "count");
         assert!(count(scene, "count") > frozen);

@@ -148,6 +148,7 @@ pub fn set(store: &Store, name: &Name, wish: impl FnOnce(Budget) -> Budget) -> R
     let known = record.started > 0;
     match (&standing, &runtime) {
         (Standing::Kept(_), _) if known => {}
+        (Standing::Within(outer), _) => return Err(Error::Within { outer: outer.clone() }),
         (_, Some(runtime)) => {
             if !known {
                 // An image from elsewhere, which was never thawed here.
