@@ -610,6 +610,13 @@ carried! {
     fifo_deleted
     fifo_open
     fifo_one_end
+    fifo_writer_gone
+    fifo_reader_gone
+    fifo_full
+    fifo_blocked_reader
+    fifo_packets
+    fifo_renamed
+    fifo_made_anew
     file_private_untouched
     file_private_written
     file_private_read_only
