@@ -386,10 +386,12 @@ pub fn twice(binary: &Path, name: &str) {
 }
 
 /// Victims that have a file open, or mapped, for writing: a copy would write to it beside the original.
-const WRITERS: [&str; 19] = [
+const WRITERS: [&str; 21] = [
     "file_beyond_end",
     "file_private_read_only",
     "file_shared",
+    "flight_locked",
+    "regular_against_mode",
     "regular_append",
     "regular_locks",
     "regular_offset",

@@ -617,6 +617,12 @@ carried! {
     fifo_packets
     fifo_renamed
     fifo_made_anew
+    flight_counters
+    flight_files
+    flight_locked
+    flight_sockets
+    flight_terminals
+    flight_ends
     file_private_untouched
     file_private_written
     file_private_read_only

@@ -21,6 +21,7 @@ mod eventfd;
 mod fifo;
 mod file;
 mod filter;
+mod flight;
 mod hugetlb;
 mod inotify;
 mod limits;
@@ -74,6 +75,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         fifo::VICTIMS,
         file::VICTIMS,
         filter::VICTIMS,
+        flight::VICTIMS,
         hugetlb::VICTIMS,
         inotify::VICTIMS,
         limits::VICTIMS,

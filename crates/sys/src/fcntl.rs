@@ -1,4 +1,4 @@
-//! Whom an asynchronous description signals: F_SETOWN and its like.
+//! What fcntl(2) does to a description: whom it signals (F_SETOWN and its like), and locks of its own.
 
 use crate::raw::check;
 use rustix::fd::{AsFd, AsRawFd};
@@ -45,4 +45,19 @@ pub fn signal(fd: impl AsFd) -> Result<i32> {
 pub fn set_signal(fd: impl AsFd, signal: i32) -> Result<()> {
     // SAFETY: the command takes an integer.
     check(i64::from(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_SETSIG, signal) })).map(drop)
+}
+
+/// Takes a lock of the description itself on a range of its file, without waiting (F_OFD_SETLK).
+pub fn lock_range(fd: impl AsFd, exclusive: bool, start: u64, len: Option<u64>) -> Result<()> {
+    // A length of 0 reaches to the end, wherever that comes to be.
+    let range = libc::flock {
+        l_type: if exclusive { libc::F_WRLCK } else { libc::F_RDLCK } as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: start as i64,
+        l_len: len.unwrap_or(0) as i64,
+        l_pid: 0,
+    };
+    // SAFETY: `range` is a live object of the layout that the command reads.
+    check(i64::from(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_OFD_SETLK, &raw const range) }))
+        .map(drop)
 }

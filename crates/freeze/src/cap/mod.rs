@@ -436,13 +436,8 @@ impl Catalog {
             };
             let place = Place { pid, command: process.command.to_owned(), number: Some(number) };
             let id = self.identify(fd, place.clone())?;
-            for lock in lock::parse(&info, process.inner) {
-                match lock {
-                    Ok(lock) if self.held[id.index()].locks.contains(&lock) => {}
-                    Ok(lock) => self.held[id.index()].locks.push(lock),
-                    Err(refusal) => obstacles.push(obstacle(&place, refusal)),
-                }
-            }
+            let refused = self.add_locks(id, &info, process.inner);
+            obstacles.extend(refused.into_iter().map(|refusal| obstacle(&place, refusal)));
             table.push(Descriptor {
                 fd: TargetFd::new(number),
                 close_on_exec: info.flags() & OFlags::CLOEXEC.bits() != 0,
@@ -451,6 +446,20 @@ impl Catalog {
         }
         self.tables.insert(process.inner, table);
         Ok(())
+    }
+
+    /// Adds the locks that are told of a description to those that are known.
+    fn add_locks(&mut self, id: DescriptionId, info: &FdInfo, holder: Pid) -> Vec<Refusal> {
+        let known = &mut self.held[id.index()].locks;
+        let mut refused = Vec::new();
+        for lock in lock::parse(info, holder) {
+            match lock {
+                Ok(lock) if known.contains(&lock) => {}
+                Ok(lock) => known.push(lock),
+                Err(refusal) => refused.push(refusal),
+            }
+        }
+        refused
     }
 
     /// Finds the description behind `fd` among those we hold, or adds it.
@@ -511,6 +520,22 @@ impl Catalog {
         Ok(())
     }
 
+    /// Finds the description of a descriptor in flight, and its locks: no process has one by which they were told.
+    fn in_flight(
+        &mut self,
+        fd: OwnedFd,
+        place: &Place,
+        refusals: &mut Vec<(usize, Refusal)>,
+    ) -> Result<DescriptionId, Error> {
+        let info = FdInfo::of_ours(&fd);
+        let fail =
+            |source| Error::Process { pid: place.pid, what: "a descriptor in flight".to_owned(), source };
+        let id = self.identify(fd, place.clone())?;
+        let refused = self.add_locks(id, &info.map_err(fail)?, place.pid);
+        refusals.extend(refused.into_iter().map(|refusal| (id.index(), refusal)));
+        Ok(id)
+    }
+
     /// Reads the queues of unix sockets and finds their peers. Descriptors in flight join the catalog.
     fn look_at_unix(&mut self, motion: Motion, refusals: &mut Vec<(usize, Refusal)>) -> Result<(), Error> {
         let is_unix = |found: &Option<Found>| matches!(found, Some(Found::Unix));
@@ -526,7 +551,7 @@ impl Catalog {
                 let place = Place { number: None, ..held.place.clone() };
                 let mut messages = Vec::new();
                 for seen in unix::peek_all(held)? {
-                    messages.push(unix::record(seen, |fd| self.identify(fd, place.clone()))?);
+                    messages.push(unix::record(seen, |fd| self.in_flight(fd, &place, refusals))?);
                 }
                 self.queues.insert(index, messages);
                 self.recognise_from(self.found.len(), refusals)?;

@@ -18,6 +18,13 @@ pub struct Lock {
     pub end: Option<u64>,
 }
 
+impl Lock {
+    /// Returns how many bytes are locked; `None` for all from the first on.
+    pub fn len_bytes(&self) -> Option<u64> {
+        self.end.map(|end| end.saturating_sub(self.start).saturating_add(1))
+    }
+}
+
 /// Kinds of locks, which differ in who holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LockKind {

@@ -480,6 +480,9 @@ pub fn build(
     for (fd, file) in objects.put_back.values().zip(objects.put_back_as) {
         regular::finish(fd, &file).about("set the mode of", "a file that is put back")?;
     }
+    if !context.copy {
+        lock::take_in_flight(checkpoint, &made)?;
+    }
     let mut terminals = Vec::new();
     for (index, (made, pty)) in objects.ptys.iter().zip(&checkpoint.objects.ptys).enumerate() {
         let terminal = made.finish(pty).about("set up", format!("terminal /dev/pts/{}", pty.number))?;

@@ -1,0 +1,328 @@
+//! Descriptors that nobody holds but a message: passed over a unix socket (SCM_RIGHTS), and not received yet.
+
+use crate::Victim;
+use crate::call::{is_in_call, now, open, pipe, read_all, read_some, until, write_all, zeroed};
+use crate::stage::{Stage, Verdict};
+use crate::unix::{receive_descriptor, send_descriptor};
+use libc::{O_NONBLOCK, O_RDONLY, O_RDWR};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("flight_counters", counters),
+    ("flight_files", files),
+    ("flight_locked", locked),
+    ("flight_sockets", sockets),
+    ("flight_terminals", terminals),
+    ("flight_ends", ends),
+];
+
+fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
+    result.map_err(|why| why.to_string())
+}
+
+/// What comes out of a message, judged.
+type Judge<'a> = Box<dyn FnOnce(i32) -> Verdict + 'a>;
+
+/// A descriptor to be passed, and what is expected of it when it has been received.
+fn passed<'a>(fd: i32, judge: impl FnOnce(i32) -> Verdict + 'a) -> (i32, Judge<'a>) {
+    (fd, Box::new(judge))
+}
+
+/// Passes all of them, one message each, freezes, and judges what is received.
+fn fly(stage: &Stage, all: Vec<(i32, Judge<'_>)>) -> Verdict {
+    let mut pair = [0; 2];
+    sys!(socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr()))?;
+    let mut judges = Vec::new();
+    for (fd, judge) in all {
+        send_descriptor(pair[0], fd)?;
+        sys!(close(fd))?;
+        judges.push(judge);
+    }
+    stage.freeze_here()?;
+    for (index, judge) in judges.into_iter().enumerate() {
+        let fd = receive_descriptor(pair[1])?;
+        judge(fd).map_err(|why| format!("the one with index {index}: {why}"))?;
+        sys!(close(fd))?;
+    }
+    Ok(())
+}
+
+fn ready(fd: i32) -> Result<bool, String> {
+    let mut poll = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
+    Ok(sys!(poll(poll.as_mut_ptr(), 1, 0))? == 1)
+}
+
+fn counters(stage: &Stage) -> Verdict {
+    let event = sys!(eventfd(7, libc::EFD_NONBLOCK))?;
+    let timer = sys!(timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK))?;
+    let hour = Duration::from_secs(3600);
+    let setting = libc::itimerspec {
+        it_interval: crate::call::timespec(Duration::ZERO),
+        it_value: crate::call::timespec(hour),
+    };
+    sys!(timerfd_settime(timer, 0, &setting, std::ptr::null_mut()))?;
+    let mut set: libc::sigset_t = zeroed();
+    unsafe { libc::sigaddset(&mut set, libc::SIGUSR2) };
+    sys!(sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()))?;
+    let signals = sys!(signalfd(-1, &set, libc::SFD_NONBLOCK))?;
+    let inotify = sys!(inotify_init1(libc::IN_NONBLOCK))?;
+    let watched = crate::call::c(&stage.path("").to_string_lossy());
+    let watch = sys!(inotify_add_watch(inotify, watched.as_ptr(), libc::IN_DELETE))?;
+    let armed = now(libc::CLOCK_MONOTONIC);
+    fly(
+        stage,
+        vec![
+            passed(event, |fd| {
+                same!(read_some(fd, 8)?, 7u64.to_ne_bytes(), "the count");
+                Ok(())
+            }),
+            passed(timer, |fd| {
+                let mut left: libc::itimerspec = zeroed();
+                sys!(timerfd_gettime(fd, &mut left))?;
+                let left = Duration::new(left.it_value.tv_sec as u64, left.it_value.tv_nsec as u32);
+                let end = now(libc::CLOCK_MONOTONIC) + left;
+                let error = end.abs_diff(armed + hour);
+                check!(error < Duration::from_secs(5), "it ends {error:?} beside its time");
+                Ok(())
+            }),
+            passed(signals, |fd| {
+                check!(!ready(fd)?, "a signal is there before it was sent");
+                sys!(kill(libc::getpid(), libc::SIGUSR2))?;
+                same!(read_some(fd, 128)?.len(), 128, "the record of the signal");
+                Ok(())
+            }),
+            passed(inotify, |fd| {
+                text(std::fs::write(stage.path("short-lived"), ""))?;
+                text(std::fs::remove_file(stage.path("short-lived")))?;
+                let events = read_some(fd, 4096)?;
+                same!(events[..4], watch.to_ne_bytes(), "the number of the watch");
+                Ok(())
+            }),
+        ],
+    )
+}
+
+fn files(stage: &Stage) -> Verdict {
+    let path = stage.path("deleted");
+    text(std::fs::write(&path, "deleted"))?;
+    let deleted = open(&path, O_RDWR)?;
+    sys!(lseek(deleted, 3, libc::SEEK_SET))?;
+    text(std::fs::remove_file(&path))?;
+    let memory = sys!(memfd_create(c"flying".as_ptr(), 0))?;
+    write_all(memory, b"in memory")?;
+    let directory = open(&stage.path(""), O_RDONLY | libc::O_DIRECTORY)?;
+    text(std::fs::write(stage.path("named"), "named"))?;
+    let node = open(&stage.path("named"), libc::O_PATH)?;
+    let null = open(std::path::Path::new("/dev/null"), O_RDWR)?;
+    let fifo = stage.path("fifo");
+    sys!(mkfifo(crate::call::c(&fifo.to_string_lossy()).as_ptr(), 0o600))?;
+    let both = open(&fifo, O_RDWR | O_NONBLOCK)?;
+    write_all(both, b"in a fifo")?;
+    fly(
+        stage,
+        vec![
+            passed(deleted, |fd| {
+                same!(read_some(fd, 100)?, b"eted", "the rest of the deleted file");
+                let mut found: libc::stat = zeroed();
+                sys!(fstat(fd, &mut found))?;
+                same!(found.st_nlink, 0, "names of the deleted file");
+                Ok(())
+            }),
+            passed(memory, |fd| {
+                sys!(lseek(fd, 3, libc::SEEK_SET))?;
+                same!(read_some(fd, 100)?, b"memory", "the memory");
+                Ok(())
+            }),
+            passed(directory, |fd| {
+                let file = sys!(openat(fd, c"named".as_ptr(), O_RDONLY | libc::O_CLOEXEC))?;
+                same!(read_some(file, 100)?, b"named", "a file of the directory");
+                sys!(close(file))?;
+                Ok(())
+            }),
+            passed(node, |fd| {
+                let again = open(std::path::Path::new(&format!("/proc/self/fd/{fd}")), O_RDONLY)?;
+                same!(read_some(again, 100)?, b"named", "the file of a path");
+                sys!(close(again))?;
+                Ok(())
+            }),
+            passed(null, |fd| {
+                same!(read_some(fd, 1)?, b"", "what the device gives");
+                write_all(fd, b"x")
+            }),
+            passed(both, |fd| {
+                same!(read_some(fd, 100)?, b"in a fifo", "the fifo's content");
+                Ok(())
+            }),
+        ],
+    )
+}
+
+/// Locks of a description last as long as it does, wherever it is.
+fn locked(stage: &Stage) -> Verdict {
+    let path = stage.path("locked");
+    text(std::fs::write(&path, "0123456789"))?;
+    let (whole, part) = (open(&path, O_RDWR)?, open(&path, O_RDWR)?);
+    sys!(flock(whole, libc::LOCK_EX))?;
+    let range = |kind: i32| {
+        let mut lock: libc::flock = zeroed();
+        (lock.l_type, lock.l_start, lock.l_len) = (kind as i16, 2, 3);
+        lock
+    };
+    sys!(fcntl(part, libc::F_OFD_SETLK, &range(libc::F_WRLCK)))?;
+    let other = open(&path, O_RDWR)?;
+    let takes_whole = || sys!(flock(other, libc::LOCK_EX | libc::LOCK_NB)).is_ok();
+    let takes_part = || sys!(fcntl(other, libc::F_OFD_SETLK, &range(libc::F_RDLCK))).is_ok();
+    check!(!takes_whole() && !takes_part(), "it is not locked before");
+    let mut pair = [0; 2];
+    sys!(socketpair(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr()))?;
+    for fd in [whole, part] {
+        send_descriptor(pair[0], fd)?;
+        sys!(close(fd))?;
+    }
+    stage.freeze_here()?;
+    check!(!takes_whole(), "the lock of the whole file is lost");
+    check!(!takes_part(), "the lock of a range is lost");
+    for _ in 0..2 {
+        sys!(close(receive_descriptor(pair[1])?))?;
+    }
+    check!(takes_whole() && takes_part(), "the locks outlast their descriptions");
+    Ok(())
+}
+
+fn sockets(stage: &Stage) -> Verdict {
+    let listener = text(TcpListener::bind("127.0.0.1:0"))?;
+    let address = text(listener.local_addr())?;
+    let mut client = text(TcpStream::connect(address))?;
+    let (mut server, _) = text(listener.accept())?;
+    text(client.write_all(b"to the server"))?;
+    text(server.write_all(b"to the client"))?;
+    let udp = text(UdpSocket::bind("127.0.0.1:0"))?;
+    let to = text(udp.local_addr())?;
+    let sender = text(UdpSocket::bind("127.0.0.1:0"))?;
+    text(sender.send_to(b"datagram", to))?;
+    let named = text(UnixDatagram::bind(stage.path("named")))?;
+    text(text(UnixDatagram::unbound())?.send_to(b"queued", stage.path("named")))?;
+    let netlink = sys!(socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE))?;
+    let unbound = sys!(socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?;
+    fly(
+        stage,
+        vec![
+            passed(server.into_raw_fd(), |fd| {
+                same!(read_some(fd, 100)?, b"to the server", "what waited at the server");
+                let mut bytes = [0; 13];
+                text(client.read_exact(&mut bytes))?;
+                same!(&bytes, b"to the client", "what waited at the client");
+                write_all(fd, b"on")?;
+                text(client.read_exact(&mut bytes[..2]))?;
+                same!(&bytes[..2], b"on", "what was sent then");
+                Ok(())
+            }),
+            passed(listener.into_raw_fd(), |fd| {
+                let mut client = text(TcpStream::connect(address))?;
+                let accepted = sys!(accept(fd, std::ptr::null_mut(), std::ptr::null_mut()))?;
+                write_all(accepted, b"served")?;
+                sys!(close(accepted))?;
+                let mut served = String::new();
+                text(client.read_to_string(&mut served))?;
+                same!(served, "served", "what came through");
+                Ok(())
+            }),
+            passed(udp.into_raw_fd(), |fd| {
+                same!(read_some(fd, 100)?, b"datagram", "what waited");
+                text(sender.send_to(b"another", to))?;
+                same!(read_some(fd, 100)?, b"another", "what came then");
+                Ok(())
+            }),
+            passed(named.into_raw_fd(), |fd| {
+                same!(read_some(fd, 100)?, b"queued", "what waited");
+                text(text(UnixDatagram::unbound())?.send_to(b"more", stage.path("named")))?;
+                same!(read_some(fd, 100)?, b"more", "what came then");
+                Ok(())
+            }),
+            passed(netlink, |fd| {
+                same!(
+                    crate::call::sys_socket_option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)?,
+                    0,
+                    "protocol"
+                );
+                Ok(())
+            }),
+            passed(unbound, |fd| {
+                sys!(listen(fd, 1))?;
+                let own = std::mem::ManuallyDrop::new(unsafe { TcpListener::from_raw_fd(fd) });
+                text(TcpStream::connect(text(own.local_addr())?).map(drop))
+            }),
+        ],
+    )
+}
+
+/// A terminal of which both sides are on their way, with something typed and something shown.
+fn terminals(stage: &Stage) -> Verdict {
+    let master = sys!(posix_openpt(O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC))?;
+    sys!(unlockpt(master))?;
+    const TIOCGPTPEER: u64 = 0x5441;
+    let slave = sys!(ioctl(master, TIOCGPTPEER, O_RDWR | libc::O_NOCTTY))?;
+    let size = libc::winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+    sys!(ioctl(master, libc::TIOCSWINSZ, &size))?;
+    write_all(slave, b"shown")?;
+    write_all(master, b"typed\n")?;
+    let shown: &[u8] = b"showntyped\r\n";
+    fly(
+        stage,
+        vec![
+            passed(slave, |fd| {
+                same!(read_some(fd, 100)?, b"typed\n", "what was typed");
+                let mut found: libc::winsize = zeroed();
+                sys!(ioctl(fd, libc::TIOCGWINSZ, &mut found))?;
+                same!((found.ws_row, found.ws_col), (33, 99), "its size");
+                Ok(())
+            }),
+            passed(master, |fd| {
+                same!(read_all(fd, shown.len())?, shown, "what was shown");
+                let ended = sys!(read(fd, [0u8; 1].as_mut_ptr().cast(), 1));
+                let error = crate::call::errno();
+                same!((ended.is_err(), error), (true, libc::EIO), "what a master is told without slave");
+                Ok(())
+            }),
+        ],
+    )
+}
+
+/// Ends of pipes, whose other end somebody holds who waits at it.
+fn ends(stage: &Stage) -> Verdict {
+    let (reader, full) = pipe(0)?;
+    let (empty, writer) = pipe(0)?;
+    let data: Vec<u8> = (0..200_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let writes = stage.fork(|| {
+        for fd in [reader, empty, writer] {
+            sys!(close(fd))?;
+        }
+        write_all(full, &data)
+    })?;
+    let reads = stage.fork(|| {
+        for fd in [reader, full, writer] {
+            sys!(close(fd))?;
+        }
+        same!(read_all(empty, 100)?, b"through", "what the child read");
+        Ok(())
+    })?;
+    for fd in [full, empty] {
+        sys!(close(fd))?;
+    }
+    until("both wait", || is_in_call(writes, libc::SYS_write) && is_in_call(reads, libc::SYS_read))?;
+    fly(
+        stage,
+        vec![
+            passed(reader, |fd| {
+                check!(read_all(fd, data.len() + 1)? == data, "the content changed");
+                Ok(())
+            }),
+            passed(writer, |fd| write_all(fd, b"through")),
+        ],
+    )?;
+    [writes, reads].into_iter().try_for_each(|pid| stage.reap(pid))
+}
