@@ -785,6 +785,7 @@ carried! {
     regular_replaced
     regular_flags
     regular_names
+    regular_against_mode
     restart_nanosleep
     restart_nanosleep_interrupted
     restart_clock_nanosleep

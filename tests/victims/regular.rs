@@ -41,6 +41,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_replaced", replaced),
     ("regular_flags", flags),
     ("regular_names", names),
+    ("regular_against_mode", against_mode),
 ];
 
 fn text(stage: &Stage, name: &str, content: &str) -> Result<std::path::PathBuf, String> {
@@ -658,6 +659,28 @@ fn names(stage: &Stage) -> Verdict {
     same!(numbers[0], numbers[1], "the numbers of the file");
     if !stage.was_copied() {
         check!(sys!(flock(two, libc::LOCK_SH | libc::LOCK_NB)).is_err(), "the lock is lost");
+    }
+    Ok(())
+}
+
+/// Made with a mode by which its owner may not open it so again, as locks are.
+fn against_mode(stage: &Stage) -> Verdict {
+    let make = |name: &str, flags: i32, mode: u32| {
+        let path = c(&stage.path(name).to_string_lossy());
+        sys!(open(path.as_ptr(), flags | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC, mode))
+    };
+    let (lock, secret) = (make("lock", O_WRONLY, 0o400)?, make("secret", O_RDWR, 0)?);
+    write_all(secret, b"secret")?;
+    sys!(lseek(secret, 0, SEEK_SET))?;
+    stage.freeze_here()?;
+    same!(read_all(secret, 20)?, b"secret", "what may be read only by the one who made it");
+    write_all(lock, b"taken")?;
+    let told = std::fs::read_to_string(stage.path("lock")).map_err(|why| why.to_string())?;
+    same!(told, "taken", "what was written");
+    for (fd, mode) in [(lock, 0o400), (secret, 0)] {
+        let mut stat: libc::stat = zeroed();
+        sys!(fstat(fd, &mut stat))?;
+        same!(stat.st_mode & 0o7777, mode, "its mode");
     }
     Ok(())
 }

@@ -2,9 +2,11 @@
 
 use frost_model::cap::{FileIdentity, FileRef};
 use frost_model::clock::Timespec;
+use frost_sys::undo::Undo;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use std::path::Path;
 
 /// How much of a file's identity must be as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +68,11 @@ pub(super) fn open(file: &FileRef, flags: u32, same: Same) -> Result<OwnedFd, Pr
     if FileType::from_raw_mode(file.identity.mode) == FileType::Symlink {
         open |= OFlags::NOFOLLOW;
     }
-    let fd = rustix::fs::open(frost_sys::sight::of(path), open, Mode::empty())
-        .map_err(|errno| cannot_open(file, errno, open))?;
+    let fd = match rustix::fs::open(frost_sys::sight::of(path), open, Mode::empty()) {
+        Err(Errno::ACCESS) => open_as_owner(path, open),
+        other => other,
+    };
+    let fd = fd.map_err(|errno| cannot_open(file, errno, open))?;
     let stat = rustix::fs::fstat(&fd).map_err(|errno| cannot_open(file, errno, open))?;
     let same = if same == Same::Content && is_virtual(&fd) { Same::Node } else { same };
     compare(&file.identity, &stat, same, is_virtual(&fd), is_layered(&fd))?;
@@ -75,6 +80,28 @@ pub(super) fn open(file: &FileRef, flags: u32, same: Same) -> Result<OwnedFd, Pr
         set_status(&fd, flags).map_err(|errno| cannot_open(file, errno, open))?;
     }
     Ok(fd)
+}
+
+/// Opens a file that is ours against its mode, which did not hold yet for the program that made it (O_CREAT with a mode of
+/// 0400, as of a lock): with the rights of its owner, who may give himself those.
+fn open_as_owner(path: &Path, open: OFlags) -> rustix::io::Result<OwnedFd> {
+    let node = open & OFlags::NOFOLLOW | OFlags::PATH | OFlags::CLOEXEC;
+    let node = rustix::fs::open(frost_sys::sight::of(path), node, Mode::empty())?;
+    let stat = rustix::fs::fstat(&node)?;
+    let bits = Mode::from_raw_mode(stat.st_mode);
+    let plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && !bits.intersects(Mode::SUID | Mode::SGID | Mode::SVTX);
+    if !plain || stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(Errno::ACCESS);
+    }
+    let own = own_path(&node);
+    let put_back = || rustix::fs::chmod(&*own, bits);
+    let undo = Undo::armed(|| _ = put_back())?;
+    rustix::fs::chmod(&*own, bits | Mode::RUSR | Mode::WUSR)?;
+    let opened = rustix::fs::open(&*own, open & !OFlags::NOFOLLOW, Mode::empty());
+    put_back()?;
+    undo.disarm();
+    opened
 }
 
 /// Opens the file behind one of our descriptors anew, with recorded flags: a description of its own.
