@@ -302,6 +302,17 @@ pub fn refused_in_the_runtime(binary: &Path, name: &str, object: &str, who: Who)
     scene.is_empty_soon();
 }
 
+/// Run in an environment of the runtime, something in it shuts out whoever is not root, as told by name.
+pub fn shut_out_in_the_runtime(binary: &Path, name: &str, who: Who) {
+    let Some(scene) = Scene::new(who) else { return };
+    let Some(traveller) = Traveller::set_out_in_the_runtime(&scene, binary, name) else { return };
+    for verb in ["check", "freeze"] {
+        scene.frost(&[verb, "victim"]).refused(5, "may not be looked into");
+    }
+    traveller.arrive("left alone");
+    scene.is_empty_soon();
+}
+
 /// Unfrozen: tests the victim itself.
 pub fn unfrozen(binary: &Path, name: &str) {
     let Some(scene) = Scene::new(Who::Myself) else { return };

@@ -189,6 +189,11 @@ fn a_program_in_a_sandbox() {
             "unshare --user --map-root-user --time --fork sh -c 'echo > ready; sleep 1000'; true",
             "time namespace",
         ),
+        // One whose first process goes on as what it was: CLONE_NEWUSER and CLONE_NEWPID, by unshare(2).
+        (
+            "exec perl -e 'syscall(272, 0x30000000); if (!fork) { open my $f, \">ready\"; sleep 1000 } wait'",
+            "pid namespace",
+        ),
     ] {
         let _absent = fs::remove_file(scene.stage("ready"));
         let mut command = scene.command("setsid");

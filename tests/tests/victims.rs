@@ -82,6 +82,7 @@ const SPECIAL: &[&str] = &[
     "vfork_lasting",
     "outside_pipe",
     "prctl_dispatch",
+    "prctl_shut",
     "prctl_landlock",
     "prctl_landlock_of_thread",
     "prctl_keyring_of_process",
@@ -150,6 +151,16 @@ fn a_lasting_vfork_is_told_by_name() {
 fn a_thread_that_handles_its_own_calls_is_refused_by_name() {
     journey::unfrozen(binary(), "prctl_dispatch");
     journey::refused_at_the_stop(binary(), "prctl_dispatch", "PR_SET_SYSCALL_USER_DISPATCH");
+}
+
+/// Who owns an environment may trace all that lives in there, but what the kernel shows of such a process is root's.
+#[test]
+fn who_shuts_out_all_but_root_is_told_of_in_an_environment() {
+    journey::unfrozen(binary(), "prctl_shut");
+    if frost_tests::is_root() {
+        journey::thawed_in_the_runtime(binary(), "prctl_shut", Who::Myself);
+    }
+    journey::shut_out_in_the_runtime(binary(), "prctl_shut", Who::Ordinary);
 }
 
 /// What a domain forbids is told by nobody; that there is one shows in what its threads may not look at.

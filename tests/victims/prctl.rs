@@ -6,6 +6,7 @@ use crate::stage::{Stage, Verdict};
 pub(crate) const VICTIMS: &[Victim] = &[
     ("prctl_settings", settings),
     ("prctl_not_dumpable", not_dumpable),
+    ("prctl_shut", shut),
     ("prctl_membarrier", membarrier),
     ("prctl_of_threads", of_threads),
     ("prctl_memory_merge", memory_merge),
@@ -46,6 +47,14 @@ fn not_dumpable(stage: &Stage) -> Verdict {
     }
     sys!(prctl(libc::PR_SET_DUMPABLE, 0))?;
     stage.freeze_here()
+}
+
+/// The same, whoever it is.
+fn shut(stage: &Stage) -> Verdict {
+    sys!(prctl(libc::PR_SET_DUMPABLE, 0))?;
+    stage.ready();
+    stage.wait();
+    Ok(())
 }
 
 /// Registered for expedited barriers: without the registration the call fails.

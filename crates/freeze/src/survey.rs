@@ -351,7 +351,8 @@ fn open_all(
         let inner = proc::status(member).ok().and_then(|status| status.number());
         let inner = Pid::new(inner.unwrap_or(member));
         let Ok(pidfd) = pidfd else { continue };
-        match proc::mappings(through) {
+        let closed = Denial::is_closed(through).then_some(rustix::io::Errno::ACCESS);
+        match closed.map_or_else(|| proc::mappings(through), Err) {
             Ok(mut mappings) => {
                 if keeper.is_some() {
                     // Tracked since the last image: a program of the runtime has no userfaultfd of its own, or its

@@ -215,13 +215,19 @@ pub(crate) fn survey(pid: i32, inner: Pid, status: &Status, home: Option<i32>) -
     obstacles
 }
 
-/// Whether a process lives in namespaces whose first process has not executed anything yet, as that of a `frost run` which
-/// is on its way to become a keeper.
+/// Whether a process lives in namespaces whose first process has not executed anything yet and is frost: that of a
+/// `frost run` which is on its way to become a keeper. A sandbox may have a first process that never executes anything.
 pub(crate) fn is_unfinished(pid: i32, status: &Status) -> bool {
     if status.depth() == 0 {
         return false;
     }
     let exe = |pid: i32| proc::link(pid, "exe").ok();
+    // By its name, as it may be of another version than we are.
+    let name = |exe: &[u8]| proc::as_path(exe).file_name().map(std::ffi::OsStr::to_owned);
+    let is_frost = |theirs: &[u8]| {
+        let ours = rustix::fs::readlink("/proc/self/exe", Vec::new());
+        ours.is_ok_and(|ours| name(theirs) == name(ours.as_bytes()))
+    };
     let mut at = pid;
     // A first process has a parent outside, where the number of levels is less.
     while let (Ok(status), Ok(stat)) = (proc::status(at), proc::stat(at)) {
@@ -229,7 +235,7 @@ pub(crate) fn is_unfinished(pid: i32, status: &Status) -> bool {
             return false;
         }
         if status.inner_pids.last() == Some(&1) {
-            return !crate::survey::is_keeper(at) && exe(at).is_some() && exe(at) == exe(stat.ppid);
+            return exe(at).is_some_and(|own| is_frost(&own) && exe(stat.ppid) == Some(own));
         }
         at = stat.ppid;
     }

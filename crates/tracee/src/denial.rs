@@ -1,6 +1,8 @@
 //! Why the kernel does not let us look into a process.
 
 use frost_sys::proc;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::os::unix::fs::MetadataExt;
 
 /// What stands between us and a process, as far as the kernel shows it.
@@ -35,6 +37,16 @@ impl Denial {
             Some(scope @ 1..) => Self::Scope(scope),
             _ => Self::Unknown,
         }
+    }
+
+    /// Returns whether what the kernel tells of a thread is closed to us, even if we may trace it: the owner of a user
+    /// namespace has all rights over what lives in there, but the files of one that is not dumpable belong to the root of the
+    /// machine.
+    pub fn is_closed(tid: i32) -> bool {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(proc::path(tid, "fd"), flags, Mode::empty()).err() == Some(Errno::ACCESS)
+            // Those of one that ends and has no memory any more are root's, too.
+            && proc::read(tid, "statm").is_ok_and(|pages| !pages.starts_with(b"0 "))
     }
 
     /// Returns what to do about it.

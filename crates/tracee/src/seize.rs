@@ -470,6 +470,9 @@ impl Seizing {
             if known {
                 continue;
             }
+            if !found && Denial::is_closed(tid) {
+                return Err(self.refusal(pid, tid, Errno::ACCESS));
+            }
             match seize(tid) {
                 Ok(()) => {}
                 Err(Errno::SRCH) => continue,
