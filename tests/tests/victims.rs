@@ -548,6 +548,8 @@ refused! {
     unix_out_of_band "out of band"
     unix_peer_reset_left "error that was not read yet"
     unix_pending_data "not accepted"
+    tcp_pending_data "not accepted"
+    tcp_out_of_band "out of band"
     unix_pending_closed "closed before it was accepted"
     unix_pending_closed_data "closed before it was accepted"
     netlink_unread "unread messages"
@@ -893,6 +895,10 @@ carried! {
     tcp_both_closed
     tcp_pending
     tcp_both_versions
+    tcp_connecting
+    tcp_deferred
+    tcp_reset
+    tcp_out_of_band_read
     thread_local_storage
     thread_two_hundred
     thread_joined_later

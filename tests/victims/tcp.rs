@@ -26,6 +26,12 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("tcp_both_closed", both_closed),
     ("tcp_pending", pending),
     ("tcp_both_versions", both_versions),
+    ("tcp_connecting", connecting),
+    ("tcp_deferred", deferred),
+    ("tcp_reset", reset),
+    ("tcp_out_of_band_read", out_of_band_read),
+    ("tcp_out_of_band", out_of_band),
+    ("tcp_pending_data", pending_data),
 ];
 
 fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
@@ -394,4 +400,137 @@ fn accepting_server(stage: &Stage) -> Verdict {
         server.join().map_err(|_| "the server panicked".to_owned())??;
         seen
     })
+}
+
+fn connect_plainly(fd: i32, to: std::net::SocketAddr) -> Result<i32, String> {
+    let mut address: libc::sockaddr_in = zeroed();
+    address.sin_family = libc::AF_INET as u16;
+    address.sin_port = to.port().to_be();
+    address.sin_addr.s_addr = u32::from_ne_bytes([127, 0, 0, 1]);
+    sys!(connect(fd, (&raw const address).cast(), size_of::<libc::sockaddr_in>() as u32))
+}
+
+/// The server has no room for more: one waits in connect(2), another does not wait for it to end.
+fn connecting(stage: &Stage) -> Verdict {
+    let listener = text(TcpListener::bind("127.0.0.1:0"))?;
+    sys!(listen(listener.as_raw_fd(), 1))?;
+    let at = text(listener.local_addr())?;
+    let early = [text(TcpStream::connect(at))?, text(TcpStream::connect(at))?];
+    let child = stage.fork(|| {
+        let mut late = text(TcpStream::connect(at))?;
+        text(late.write_all(b"late"))
+    })?;
+    crate::call::until("the child waits", || crate::call::is_in_call(child, libc::SYS_connect))?;
+    let own = sys!(socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0))?;
+    let begun = connect_plainly(own, at);
+    same!((begun.is_err(), crate::call::errno()), (true, libc::EINPROGRESS), "what connect says: {begun:?}");
+    stage.freeze_here()?;
+    for client in &early {
+        let (server, _) = text(listener.accept())?;
+        check!(
+            early.iter().any(|client| client.local_addr().ok() == server.peer_addr().ok()),
+            "one that waited for room came before one that had it"
+        );
+        text((&*client).write_all(b"x"))?;
+    }
+    let late = [text(listener.accept())?.0, text(listener.accept())?.0];
+    let mut poll = [libc::pollfd { fd: own, events: libc::POLLOUT, revents: 0 }];
+    sys!(poll(poll.as_mut_ptr(), 1, 60_000))?;
+    same!(poll[0].revents, libc::POLLOUT, "what the one shows that did not wait");
+    same!(sys_socket_option(own, libc::SOL_SOCKET, libc::SO_ERROR)?, 0, "its error");
+    let own = unsafe { TcpStream::from_raw_fd(own) };
+    text((&own).write_all(b"mine"))?;
+    drop(own);
+    stage.reap(child)?;
+    let mut said = [String::new(), String::new()];
+    for (mut server, said) in late.iter().zip(&mut said) {
+        text(server.read_to_string(said))?;
+    }
+    said.sort();
+    same!(said, ["late", "mine"], "what came of those that waited");
+    Ok(())
+}
+
+/// A server that is told of clients when they have said something (TCP_DEFER_ACCEPT), and one that has not.
+fn deferred(stage: &Stage) -> Verdict {
+    let listener = text(TcpListener::bind("127.0.0.1:0"))?;
+    let on = 30i32;
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT);
+    sys!(setsockopt(listener.as_raw_fd(), level, name, (&raw const on).cast(), 4))?;
+    let client = text(TcpStream::connect(text(listener.local_addr())?))?;
+    stage.freeze_here()?;
+    text((&client).write_all(b"hello"))?;
+    let (server, _) = text(listener.accept())?;
+    let mut bytes = [0; 5];
+    text((&server).read_exact(&mut bytes))?;
+    same!(&bytes, b"hello", "what came through");
+    passes(&server, &client)
+}
+
+/// The other end was closed with something unread: an error is told once.
+fn reset(stage: &Stage) -> Verdict {
+    let (_listener, mut client, server) = pair()?;
+    text(client.write_all(b"unread"))?;
+    let arrived = |fd: i32| {
+        let mut waiting = 0;
+        (unsafe { libc::ioctl(fd, libc::FIONREAD, &mut waiting) } == 0).then_some(waiting)
+    };
+    crate::call::until("it has arrived", || arrived(server.as_raw_fd()) == Some(6))?;
+    drop(server);
+    let mut poll = [libc::pollfd { fd: client.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    same!(sys!(poll(poll.as_mut_ptr(), 1, 60_000))?, 1, "what shows the end");
+    stage.freeze_here()?;
+    let told = client.read(&mut [0; 8]).map_err(|why| why.raw_os_error());
+    same!(told, Err(Some(libc::ECONNRESET)), "what is told");
+    same!(text(client.read(&mut [0; 8]))?, 0, "the end");
+    check!(client.write_all(b"x").is_err(), "it takes something");
+    Ok(())
+}
+
+/// Sends a byte out of band amid others, and waits until all of them are there.
+fn send_urgent(client: &TcpStream, server: &TcpStream, behind: &[u8]) -> Verdict {
+    text((&*client).write_all(b"before"))?;
+    sys!(send(client.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB))?;
+    let mut poll = [libc::pollfd { fd: server.as_raw_fd(), events: libc::POLLPRI, revents: 0 }];
+    same!(sys!(poll(poll.as_mut_ptr(), 1, 60_000))?, 1, "what shows the byte");
+    text((&*client).write_all(behind))
+}
+
+fn take_urgent(server: &TcpStream) -> Verdict {
+    let mut byte = 0u8;
+    same!(sys!(recv(server.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_OOB))?, 1, "bytes out of band");
+    same!(byte, b'!', "the byte out of band");
+    Ok(())
+}
+
+/// A byte out of band that was read, with nothing behind it.
+fn out_of_band_read(stage: &Stage) -> Verdict {
+    let (_listener, client, server) = pair()?;
+    send_urgent(&client, &server, b"")?;
+    take_urgent(&server)?;
+    stage.freeze_here()?;
+    same!(crate::call::read_all(server.as_raw_fd(), 6)?, b"before", "what comes before it");
+    passes(&client, &server)
+}
+
+/// A byte out of band that was not read: what lies behind it cannot be looked at.
+fn out_of_band(stage: &Stage) -> Verdict {
+    let (_listener, client, server) = pair()?;
+    send_urgent(&client, &server, b"after")?;
+    stage.freeze_here()?;
+    take_urgent(&server)?;
+    same!(crate::call::read_some(server.as_raw_fd(), 100)?, b"before", "what comes before it");
+    same!(crate::call::read_all(server.as_raw_fd(), 5)?, b"after", "what comes after it");
+    Ok(())
+}
+
+/// Nobody has accepted it, and it has said something already.
+fn pending_data(stage: &Stage) -> Verdict {
+    let listener = text(TcpListener::bind("127.0.0.1:0"))?;
+    let client = text(TcpStream::connect(text(listener.local_addr())?))?;
+    text((&client).write_all(b"early"))?;
+    stage.freeze_here()?;
+    let (server, _) = text(listener.accept())?;
+    same!(crate::call::read_all(server.as_raw_fd(), 5)?, b"early", "what it said");
+    passes(&client, &server)
 }

@@ -234,6 +234,7 @@ pub fn actions(capability: &Capability) -> &'static [Action] {
         Capability::Directory(_) | Capability::Device(_) => &[Reopen, Close, Refuse],
         Capability::Fifo(_) => &[Reopen, Refuse],
         Capability::TcpListener(_) | Capability::Udp(_) => &[Recreate, Close, Refuse],
+        Capability::TcpStream(stream) if stream.is_connecting() => &[Recreate, Close, Reconnect, Refuse],
         Capability::TcpStream(stream) if stream.inside.is_none() => &[Close, Reconnect, Refuse],
         Capability::Outside(outside) => match outside.kind {
             OutsideKind::Terminal { .. } | OutsideKind::Pipe { .. } => &[Close, Inherit, Reopen, Refuse],

@@ -925,7 +925,8 @@ impl Captured {
         self.descriptions.iter().map(|description| &description.capability).filter(|capability| {
             matches!(capability, Capability::Outside(outside)
                 if !matches!(outside.kind, OutsideKind::Terminal { .. }))
-                || matches!(capability, Capability::TcpStream(stream) if stream.inside.is_none())
+                || matches!(capability, Capability::TcpStream(stream)
+                    if stream.inside.is_none() && !stream.is_connecting())
         })
     }
 }

@@ -7,7 +7,7 @@ use frost_sys::network;
 use frost_sys::sock::int_option;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketType};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 /// Decides whether we may make such a socket too: to compare its options with, and at thaw.
@@ -37,48 +37,9 @@ pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
         (false, false) => "icmp",
         (false, true) => "icmp6",
     };
-    // getpeername(2) knows of no peer that has no port (inet_getname, net/ipv4/af_inet.c).
-    let table = frost_sys::proc::read(held.place.pid.raw(), &format!("net/{table}")).unwrap_or_default();
-    let peer = peer(&String::from_utf8_lossy(&table), held.stat.st_ino).map(|ip| SocketAddr::new(ip, 0));
+    // getpeername(2) knows of no peer that has no port (inet_getname, net/ipv4/af_inet.c). TCP_ESTABLISHED (1) is what a
+    // connected one is said to be.
+    let peer = tcp::in_table(held, table).filter(|(state, _)| *state == 1);
+    let peer = peer.map(|(_, peer)| SocketAddr::new(peer.ip(), 0));
     Ok(Capability::Raw(RawSocket { inet, raw, peer }))
-}
-
-/// Finds the peer of a socket in `/proc/net/raw` and its like: sl, local and remote address, state, ..., inode.
-fn peer(table: &str, inode: u64) -> Option<IpAddr> {
-    let inode = inode.to_string();
-    let lines = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    let fields = lines.into_iter().find(|fields| fields.get(9) == Some(&inode.as_str()))?;
-    // TCP_ESTABLISHED is what a connected one is said to be.
-    if fields[3] != "01" {
-        return None;
-    }
-    let (address, _port) = fields[2].split_once(':')?;
-    // Words of 32 bits in the order of this machine, each of bytes in the order of the network.
-    let words = address.as_bytes().chunks_exact(8).map(|word| {
-        let word = std::str::from_utf8(word).ok()?;
-        Some(u32::from_str_radix(word, 16).ok()?.to_ne_bytes())
-    });
-    let bytes = words.collect::<Option<Vec<[u8; 4]>>>()?.concat();
-    match <[u8; 16]>::try_from(bytes.as_slice()) {
-        Ok(bytes) => Some(IpAddr::V6(Ipv6Addr::from(bytes))),
-        Err(_) => Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.as_slice()).ok()?))),
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_peer_is_that_of_the_inode_and_only_if_connected() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
-                     \x20  1: 00000000:0001 0100007F:0000 01 00000000:00000000 00:00000000 00000000     0        0 77 2 0000000000000000 0\n\
-                     \x20  1: 00000000:0001 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 78 2 0000000000000000 0\n";
-        assert_eq!(peer(table, 77), Some("127.0.0.1".parse().unwrap()));
-        assert_eq!(peer(table, 78), None);
-        assert_eq!(peer(table, 79), None);
-        let table = " 58: 00000000000000000000000000000000:003A 00000000000000000000000001000000:0000 01 00000000:00000000 00:00000000 00000000 0 0 5 2 0000000000000000 0\n";
-        assert_eq!(peer(table, 5), Some("::1".parse().unwrap()));
-    }
 }

@@ -9,10 +9,11 @@ use frost_sys::{network, proc, sock_options};
 use frost_tracee::seize::StoppedTree;
 use rustix::fd::AsFd;
 use rustix::net::{AddressFamily, Protocol, SocketType};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
-/// TCP_CLOSE and TCP_LISTEN of `include/net/tcp_states.h`.
+/// TCP_SYN_SENT, TCP_CLOSE and TCP_LISTEN of `include/net/tcp_states.h`.
+const CONNECTING: u8 = 2;
 const CLOSED: u8 = 7;
 const LISTENING: u8 = 10;
 
@@ -99,6 +100,9 @@ pub(super) fn capture(held: &Held, inside: Option<TcpInside>) -> Result<Capabili
         let backlog = if told >= 32 && info[0] == LISTENING { backlog } else { 4096 };
         return Ok(Capability::TcpListener(TcpListener { inet, backlog: Some(backlog) }));
     }
+    // getpeername(2) knows of no peer before that has answered (inet_getname, net/ipv4/af_inet.c).
+    let called = || in_table(held, if inet.v6 { "tcp6" } else { "tcp" }).map(|(_, peer)| peer);
+    let peer = if state == CONNECTING { called() } else { peer };
     // A socket that never was connected shows neither error nor hang-up that a new one does not show.
     let unused = state == CLOSED && peer.is_none() && !was_connected(held);
     Ok(match unused {
@@ -111,4 +115,49 @@ pub(super) fn capture(held: &Held, inside: Option<TcpInside>) -> Result<Capabili
 /// a new one shows POLLOUT and POLLHUP only (tcp_poll, net/ipv4/tcp.c).
 fn was_connected(held: &Held) -> bool {
     super::pipe::events(&held.fd).contains(rustix::event::PollFlags::IN)
+}
+
+/// Returns the state and the remote address of a socket as a table of the kernel tells them, one of `/proc/net`.
+pub(super) fn in_table(held: &Held, table: &str) -> Option<(u8, SocketAddr)> {
+    let table = proc::read(held.place.pid.raw(), &format!("net/{table}")).ok()?;
+    find(&String::from_utf8_lossy(&table), held.stat.st_ino)
+}
+
+/// Finds a socket in `/proc/net/tcp` and its like: sl, local and remote address, state, ..., inode.
+fn find(table: &str, inode: u64) -> Option<(u8, SocketAddr)> {
+    let inode = inode.to_string();
+    let lines = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let fields = lines.into_iter().find(|fields| fields.get(9) == Some(&inode.as_str()))?;
+    let state = u8::from_str_radix(fields[3], 16).ok()?;
+    let (address, port) = fields[2].split_once(':')?;
+    // Words of 32 bits in the order of this machine, each of bytes in the order of the network.
+    let words = address.as_bytes().chunks_exact(8).map(|word| {
+        let word = std::str::from_utf8(word).ok()?;
+        Some(u32::from_str_radix(word, 16).ok()?.to_ne_bytes())
+    });
+    let bytes = words.collect::<Option<Vec<[u8; 4]>>>()?.concat();
+    let ip = match <[u8; 16]>::try_from(bytes.as_slice()) {
+        Ok(bytes) => IpAddr::V6(Ipv6Addr::from(bytes)),
+        Err(_) => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.as_slice()).ok()?)),
+    };
+    Some((state, SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_and_remote_address_are_those_of_the_inode() {
+        let found = |table, inode| find(table, inode).map(|(state, peer)| (state, peer.to_string()));
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
+                     \x20  1: 00000000:0001 0100007F:1F90 02 00000000:00000000 00:00000000 00000000     0        0 77 2 0000000000000000 0\n\
+                     \x20  1: 00000000:0001 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 78 2 0000000000000000 0\n";
+        assert_eq!(found(table, 77), Some((2, "127.0.0.1:8080".to_owned())));
+        assert_eq!(found(table, 78), Some((7, "0.0.0.0:0".to_owned())));
+        assert_eq!(found(table, 79), None);
+        let table = " 58: 00000000000000000000000000000000:003A 00000000000000000000000001000000:0000 01 00000000:00000000 00:00000000 00000000 0 0 5 2 0000000000000000 0\n";
+        assert_eq!(found(table, 5), Some((1, "[::1]:0".to_owned())));
+    }
 }

@@ -77,7 +77,8 @@ pub(super) fn find(
 ) -> (HashMap<usize, TcpInside>, Vec<(usize, Refusal)>) {
     let mut ends: HashMap<(SocketAddr, SocketAddr), usize> = HashMap::new();
     let mut listeners: Vec<(usize, SocketAddr)> = Vec::new();
-    // Clients that can be in the queue of each.
+    // Clients that can be in the queue of each: all of one that waits for their first word (TCP_DEFER_ACCEPT), which the
+    // kernel does not count.
     let mut places: HashMap<usize, u32> = HashMap::new();
     let held: HashMap<usize, &Held> = sockets.iter().copied().collect();
     for (index, held) in sockets.iter().filter(|(_, held)| is_plain_tcp(held)) {
@@ -88,7 +89,8 @@ pub(super) fn find(
             && let Ok(local) = SocketAddr::try_from(local)
         {
             listeners.push((*index, local));
-            places.insert(*index, waiting(held));
+            let defers = int_option(&held.fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT).unwrap_or(0) != 0;
+            places.insert(*index, if defers { u32::MAX } else { waiting(held) });
         }
     }
     let (mut found, mut refusals) = (HashMap::new(), Vec::new());
@@ -111,21 +113,27 @@ pub(super) fn find(
         });
         let Some(passed) = Passed::of(socket) else { continue };
         if let Some((listener, _)) = at
-            && passed.state == 1
-            && passed.sent + passed.not_sent + passed.received == 0
+            // Nobody has answered; one that has shut down is in FIN_WAIT1 or FIN_WAIT2.
+            && passed.received == 0
+            && matches!(passed.state, 1 | 4 | 5)
             && is_local(peer)
             && let Some(places) = places.get_mut(listener).filter(|places| **places > 0)
         {
             *places -= 1;
+            if passed.state != 1 || passed.sent + passed.not_sent != 0 {
+                refusals.push((index, not_accepted()));
+                continue;
+            }
             let peer = TcpPeer::Listener(DescriptionId::new(*listener as u32));
             found.insert(index, TcpInside { peer, queue: Vec::new(), shut_read: false, shut_write: false });
         }
     }
     for (index, socket) in sockets.iter().filter(|(_, held)| is_plain_tcp(held)) {
-        if !found.contains_key(index)
-            && let Some(inside) = closed(socket)
-        {
-            found.insert(*index, inside);
+        if !found.contains_key(index) && !refusals.iter().any(|(refused, _)| refused == index) {
+            match closed(socket, still) {
+                Ok(inside) => found.extend(inside.map(|inside| (*index, inside))),
+                Err(refusal) => refusals.push((*index, refusal)),
+            }
         }
     }
     // Both ends or none.
@@ -144,16 +152,56 @@ fn waiting(held: &Held) -> u32 {
     if told == Ok(info.len()) { info[24..].try_into().map_or(0, u32::from_ne_bytes) } else { 0 }
 }
 
+fn not_accepted() -> Refusal {
+    Refusal::passing(
+        "TCP connection within the program that was not accepted yet",
+        "what it sent already lies in a queue that nobody can read before it is accepted",
+        "try again in a moment, when the server has accepted it",
+    )
+}
+
 /// What a connection holds that its peer has closed, without an error: CLOSE_WAIT, LAST_ACK, or all over (CLOSE).
-fn closed(held: &Held) -> Option<TcpInside> {
-    let state = Passed::of(held)?.state;
+fn closed(held: &Held, still: bool) -> std::result::Result<Option<TcpInside>, Refusal> {
+    let Some(Passed { state, .. }) = Passed::of(held) else { return Ok(None) };
     let events = pipe::events(&held.fd);
     let over = state == 7 && events.contains(PollFlags::IN);
     if !(matches!(state, 8 | 9) || over) || events.contains(PollFlags::ERR) {
-        return None;
+        return Ok(None);
     }
-    let queue = peek(held).ok()?;
-    Some(TcpInside { peer: TcpPeer::Closed, queue, shut_read: false, shut_write: state != 8 })
+    urgent(held, still)?;
+    let Ok(queue) = peek(held) else { return Ok(None) };
+    Ok(Some(TcpInside { peer: TcpPeer::Closed, queue, shut_read: false, shut_write: state != 8 }))
+}
+
+/// Refuses a socket with something behind an urgent byte, at which every look ends (tcp_recvmsg_locked, net/ipv4/tcp.c).
+fn urgent(held: &Held, still: bool) -> std::result::Result<(), Refusal> {
+    let waits = pipe::events(&held.fd).contains(PollFlags::PRI);
+    // The byte itself may have been read; then it is only passed over.
+    if waits || still && behind_mark(held).is_ok_and(|bytes| bytes > 1) {
+        return Err(Refusal::passing(
+            "TCP connection within the program with a byte out of band that was not read yet",
+            "what was sent from there on cannot be looked at",
+            "try again in a moment, when the program has read it",
+        ));
+    }
+    Ok(())
+}
+
+/// How many bytes wait from an urgent one on: those that are counted only if it is a byte like others (tcp_inq,
+/// net/ipv4/tcp.c).
+fn behind_mark(held: &Held) -> Result<u64> {
+    let (level, inline) = (libc::SOL_SOCKET, libc::SO_OOBINLINE);
+    if int_option(&held.fd, level, inline)? != 0 {
+        return Ok(0);
+    }
+    let put_back = || set_int_option(&held.fd, level, inline, 0);
+    let before = rustix::io::ioctl_fionread(&held.fd)?;
+    let undo = Undo::armed(|| _ = put_back())?;
+    set_int_option(&held.fd, level, inline, 1)?;
+    let all = rustix::io::ioctl_fionread(&held.fd);
+    put_back()?;
+    undo.disarm();
+    Ok(all?.saturating_sub(before))
 }
 
 /// Whether an address is one of this machine: it can be bound, to a port that the kernel chooses.
@@ -181,6 +229,7 @@ fn direction(from: &Held, to: &Held, still: bool) -> std::result::Result<(Vec<u8
         }
         std::thread::sleep(Duration::from_millis(1));
     };
+    urgent(to, still)?;
     let failed = "TCP connection within the program whose queue changed";
     let mut queue = match peek(to) {
         Ok(queue) => queue,

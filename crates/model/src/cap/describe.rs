@@ -41,6 +41,7 @@ impl fmt::Display for Capability {
                 _ => write!(f, "TCP socket"),
             },
             Self::TcpStream(stream) => match stream.peer {
+                Some(peer) if stream.is_connecting() => write!(f, "TCP connection to {peer} in the making"),
                 Some(peer) => write!(f, "TCP connection to {peer}"),
                 None => write!(f, "closed TCP connection"),
             },

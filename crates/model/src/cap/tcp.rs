@@ -45,11 +45,18 @@ pub struct TcpStream {
     pub inet: Inet,
     /// The peer; `None` if it was gone.
     pub peer: Option<SocketAddr>,
-    /// TCP_ESTABLISHED (1) and so on, as in `tcp_info`.
+    /// TCP_ESTABLISHED (1) and so on, as in `tcp_info`; in TCP_SYN_SENT (2) its peer is called anew.
     pub state: u8,
     /// The rest, if its other end is in the tree or was closed; else it is reset when thawed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inside: Option<TcpInside>,
+}
+
+impl TcpStream {
+    /// Returns whether it waits for its peer to answer at all (TCP_SYN_SENT): nothing has passed, so it is called anew.
+    pub fn is_connecting(&self) -> bool {
+        self.state == 2 && self.peer.is_some() && self.inside.is_none()
+    }
 }
 
 /// A connection whose other end is in the tree too, or is closed already.

@@ -298,6 +298,7 @@ pub fn plan(
                     effect = Some("what waited in it, then end of file; writes give EPIPE".to_owned());
                 }
             }
+            Capability::TcpStream(stream) if stream.is_connecting() => {}
             Capability::TcpStream(_) => {
                 route = Route::Close;
                 effect =
@@ -705,8 +706,9 @@ fn make(
         }
         Capability::Unix(_) => return Ok(None),
         Capability::TcpListener(listener) => tcp::make(listener, flags)?,
-        // One that waits to be accepted is connected when all that listen are there.
+        // One that waits to be accepted, or calls, is connected when all that listen are there.
         Capability::TcpStream(stream) if stream.inside.is_some() => return Ok(None),
+        Capability::TcpStream(stream) if stream.is_connecting() && route != Route::Close => return Ok(None),
         Capability::TcpStream(stream) => tcp::make_reset(stream, flags)?,
         Capability::Udp(socket) => udp::make(socket, flags)?,
         Capability::Raw(socket) => raw::make(socket, flags)?,

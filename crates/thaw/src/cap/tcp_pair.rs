@@ -99,14 +99,61 @@ pub(super) fn finish(checkpoint: &Checkpoint, made: &mut [Option<OwnedFd>]) -> R
             _ => {
                 let bound = client_socket(&stream.inet, stream.inet.local);
                 let fd = bound.or_else(|_| client_socket(&stream.inet, None)).about("make", what())?;
-                connect(&fd, &target).about("connect", what())?;
+                begin_to_connect(&fd, target).about("connect", what())?;
                 fd
             }
         };
         set_up(checkpoint, index, &fd, &stream.inet)?;
         made[index] = Some(fd);
     }
+    // Behind those who were there first.
+    for (index, description) in checkpoint.descriptions.iter().enumerate() {
+        if let Capability::TcpStream(stream) = &description.capability
+            && stream.is_connecting()
+            && made.get(index).is_some_and(Option::is_none)
+            && let Some(peer) = stream.peer
+        {
+            let fd = call(&stream.inet, peer)?;
+            set_up(checkpoint, index, &fd, &stream.inet)?;
+            made[index] = Some(fd);
+        }
+    }
     Ok(())
+}
+
+/// Makes a socket that calls a peer and waits for its answer, as it did; so a connect(2) that waited is issued again.
+fn call(inet: &Inet, peer: SocketAddr) -> Result<OwnedFd, Error> {
+    let anywhere = || tcp::bound(&Inet { local: None, ..inet.clone() }, SocketType::STREAM, true);
+    let fd = tcp::bound(inet, SocketType::STREAM, true).or_else(|_| anywhere())?;
+    if begin_to_connect(&fd, peer).is_ok() {
+        return Ok(fd);
+    }
+    // The program is to find the error, which was told to us.
+    let fd = anywhere()?;
+    let _ = call_in_vain(&fd, inet.v6);
+    Ok(fd)
+}
+
+/// Connects a socket without waiting for whom it calls, as somebody else may have taken the last place at a listening socket,
+/// where nothing is accepted before the program runs. It stays in O_NONBLOCK, until it is given the flags that it had.
+fn begin_to_connect(fd: &OwnedFd, to: SocketAddr) -> rustix::io::Result<()> {
+    rustix::io::ioctl_fionbio(fd, true)?;
+    match connect(fd, &to) {
+        Err(Errno::INPROGRESS) => Ok(()),
+        other => other,
+    }
+}
+
+/// Lets a socket wait for an answer that is ECONNREFUSED, when it calls again after a second: whom it calls has no room for
+/// it, and is gone then.
+fn call_in_vain(fd: &OwnedFd, v6: bool) -> rustix::io::Result<()> {
+    let plain = Inet { v6: false, protocol: 0, local: None, options: Vec::new() };
+    let full = client_socket(&plain, Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)))?;
+    listen(&full, 0)?;
+    let at = SocketAddr::try_from(getsockname(&full)?)?;
+    let first = tcp::socket(&plain, SocketType::STREAM)?;
+    connect(&first, &at)?;
+    begin_to_connect(fd, of_family(at, v6))
 }
 
 /// Makes a connection whose other end is closed, with what it had sent.
@@ -244,7 +291,7 @@ fn connect_from(inet: &Inet, from: SocketAddr, target: SocketAddr) -> rustix::io
     set_int_option(&fd, libc::IPPROTO_IP, BIND_ADDRESS_NO_PORT, 1)?;
     set_int_option(&fd, libc::IPPROTO_IP, LOCAL_PORT_RANGE, port << 16 | port)?;
     bind(&fd, &SocketAddr::new(from.ip(), 0))?;
-    connect(&fd, &target)?;
+    begin_to_connect(&fd, target)?;
     let got = SocketAddr::try_from(getsockname(&fd)?)?;
     // Outside of net.ipv4.ip_local_port_range the kernel chooses as it likes.
     if got.port() != from.port() {
