@@ -952,6 +952,7 @@ carried! {
     udp_blocked
     udp_lite
     udp_multicast
+    udp_shut_down
     udp_queued
     udp_queued_connected
     udp_queued_full

@@ -21,6 +21,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("udp_blocked", blocked),
     ("udp_lite", lite),
     ("udp_error", error),
+    ("udp_shut_down", shut_down),
 ];
 
 fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
@@ -296,4 +297,28 @@ fn lite(stage: &Stage) -> Verdict {
     expect(&two, text(one.local_addr())?, b"waits")?;
     text(two.set_nonblocking(false))?;
     exchange(&one, &two)
+}
+
+/// As one does to wake whoever waits at it, connected or not.
+fn shut_down(stage: &Stage) -> Verdict {
+    let sockets = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0"));
+    let [connected, unconnected, other] = sockets;
+    let (connected, unconnected, other) = (text(connected)?, text(unconnected)?, text(other)?);
+    text(connected.connect(text(other.local_addr())?))?;
+    text(other.send_to(b"left", text(connected.local_addr())?))?;
+    sys!(shutdown(connected.as_raw_fd(), libc::SHUT_RDWR))?;
+    // It is told to be an error, and done.
+    let told = sys!(shutdown(unconnected.as_raw_fd(), libc::SHUT_RD));
+    same!((told.is_err(), crate::call::errno()), (true, libc::ENOTCONN), "what is told");
+    stage.freeze_here()?;
+    let mut bytes = [0; 16];
+    same!(text(connected.recv(&mut bytes))?, 4, "what was left");
+    for socket in [&connected, &unconnected] {
+        same!(text(socket.recv(&mut bytes))?, 0, "the end");
+    }
+    let sent = sys!(send(connected.as_raw_fd(), b"x".as_ptr().cast(), 1, libc::MSG_NOSIGNAL));
+    same!((sent.is_err(), crate::call::errno()), (true, libc::EPIPE), "sending");
+    text(unconnected.send_to(b"on", text(other.local_addr())?))?;
+    same!(text(other.recv(&mut bytes))?, 2, "what is sent by one that only reads no more");
+    Ok(())
 }

@@ -30,7 +30,10 @@ pub(super) fn recognise(held: &Held) -> Result<(), Refusal> {
 pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
     let inet = tcp::inet(held, SocketType::DGRAM)?;
     let queue = peek_all(held)?;
-    Ok(Capability::Udp(UdpSocket { inet, peer: tcp::peer(held), queue }))
+    // One of which only writing was shut down looks like any other (datagram_poll, net/core/datagram.c).
+    let events = pipe::events(&held.fd);
+    let (shut_read, shut_write) = (events.contains(PollFlags::RDHUP), events.contains(PollFlags::HUP));
+    Ok(Capability::Udp(UdpSocket { inet, peer: tcp::peer(held), queue, shut_read, shut_write }))
 }
 
 /// Looks at all that waits without taking it: SO_PEEK_OFF walks along the queue, and is put back to what it was.

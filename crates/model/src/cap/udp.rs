@@ -14,6 +14,12 @@ pub struct UdpSocket {
     /// Datagrams that wait in its receive queue, the oldest first; they are sent to it again from where they came.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queue: Vec<Datagram>,
+    /// Whether reading was shut down.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shut_read: bool,
+    /// Whether writing was shut down too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shut_write: bool,
 }
 
 /// A datagram that waits to be read.

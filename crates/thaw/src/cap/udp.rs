@@ -11,7 +11,7 @@ use frost_model::cap::{Capability, UdpSocket};
 use frost_sys::network;
 use frost_sys::sock::{self, set_int_option};
 use rustix::fd::OwnedFd;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socket_with};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -67,7 +67,7 @@ fn is_of(local: SocketAddr, from: SocketAddr) -> bool {
     local == from || local.1 == from.1 && local.0.is_unspecified() && from.0.is_loopback()
 }
 
-/// Sends all datagrams that waited. Those that cannot be sent, or find no place, are lost.
+/// Sends all datagrams that waited. Those that cannot be sent, or find no place, are lost. Then shuts down what was.
 pub(super) fn fill(checkpoint: &Checkpoint, made: &[Option<OwnedFd>]) {
     for (index, socket) in sockets(checkpoint) {
         if !matches!(made.get(index), Some(Some(_))) {
@@ -87,6 +87,17 @@ pub(super) fn fill(checkpoint: &Checkpoint, made: &[Option<OwnedFd>]) {
             };
             let (Some(by), Some(target)) = (by, target(socket, datagram.from)) else { continue };
             let _ = sock::send_datagram(by, &datagram.data, &target, datagram.segment);
+        }
+    }
+    for (index, socket) in sockets(checkpoint) {
+        let how = match (socket.shut_read, socket.shut_write) {
+            (true, true) => Shutdown::Both,
+            (true, false) => Shutdown::Read,
+            (false, _) => continue,
+        };
+        if let Some(Some(fd)) = made.get(index) {
+            // Of one that is not connected it is done as well, and then told to be an error (inet_shutdown).
+            let _ = rustix::net::shutdown(fd, how);
         }
     }
 }
