@@ -7,7 +7,7 @@ use crate::{Scene, Stdio, Who, skip, until};
 use std::cell::Cell;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -61,6 +61,24 @@ pub fn place(scene: &Scene, name: &str, text: &str) {
     let path = scene.stage(name);
     fs::write(&path, text).expect("our own directory");
     scene.give(&path);
+}
+
+/// Returns a port that the kernel found free; nobody else gets it in the moment until the server takes it, short of a wrap.
+///
+/// # Panics
+/// If there is none.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+/// Freezes and thaws a program once for each round, and lets it be asked before and after each.
+pub fn rounds_of(traveller: &mut Traveller<'_>, mut ask: impl FnMut(usize)) {
+    ask(0);
+    for round in 1..=rounds() {
+        traveller.freeze();
+        traveller.thaw(&[]);
+        ask(round);
+    }
 }
 
 /// Freezes and thaws a program in so many steps of its progress, told by the length of the file `progress`.

@@ -3,31 +3,16 @@
 //! `FROST_ROUNDS` says how many times (3).
 
 use frost_tests::journey::Traveller;
-use frost_tests::program::{has, place, rounds, serving, start};
+use frost_tests::program::{free_port, has, place, rounds, rounds_of, serving, start};
 use frost_tests::{LIMIT, Scene, Who, listens, until};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 frost_tests::programs! { nginx memcached erlang ruby perl go mptcp make mariadb ffmpeg emulator multiprocessing subshell }
-
-/// A port that the kernel found free; nobody else gets it in the moment until the server takes it, short of a wrap.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
-
-/// Freezes and thaws a program once for each round, and lets it be asked after each.
-fn rounds_of(traveller: &mut Traveller<'_>, mut ask: impl FnMut(usize)) {
-    ask(0);
-    for round in 1..=rounds() {
-        traveller.freeze();
-        traveller.thaw(&[]);
-        ask(round);
-    }
-}
 
 fn nginx(who: Who) {
     if !has("/usr/sbin/nginx") {

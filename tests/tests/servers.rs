@@ -3,19 +3,14 @@
 //! `FROST_ROUNDS` says how many times (3).
 
 use frost_tests::journey::Traveller;
-use frost_tests::program::{has, place, request, rounds, start};
+use frost_tests::program::{free_port, has, place, request, rounds, start};
 use frost_tests::{LIMIT, Scene, Who, skip, until};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::Command;
 
 frost_tests::programs! { chromium cluster gunicorn uvicorn haproxy lighttpd notebook emacs }
-
-/// A port that the kernel found free; nobody else gets it in the moment until the server takes it, short of a wrap.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
 
 fn listens(port: u16) {
     until("the server listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());

@@ -2,23 +2,12 @@
 //!
 //! `FROST_ROUNDS` says how many times each is frozen and thawed (3).
 
-use frost_tests::journey::Traveller;
-use frost_tests::program::{has, place, rounds, start};
+use frost_tests::program::{has, place, rounds_of, start};
 use frost_tests::{LIMIT, Scene, Who, listens, skip, until};
 use std::fs;
 use std::io::Write;
 
-frost_tests::programs! { sqlite perl php lua r tcl scheme lisp agent bus display }
-
-/// Freezes and thaws a program once for each round, and lets it be asked after each.
-fn rounds_of(traveller: &mut Traveller<'_>, mut ask: impl FnMut(usize)) {
-    ask(0);
-    for round in 1..=rounds() {
-        traveller.freeze();
-        traveller.thaw(&[]);
-        ask(round);
-    }
-}
+frost_tests::programs! { sqlite perl php lua r tcl scheme lisp zsh valgrind agent bus display watcher }
 
 /// An interpreter that reads lines from a fifo, which it holds open for both, and keeps a sum. `line` makes the line that
 /// adds a number, upon which it is to write what is 1000 and the sum.
@@ -101,6 +90,20 @@ fn lisp(who: Who) {
     let script = "(let ((sum 1000)) (loop (incf sum (read)) (format t \"~a~%\" sum) (finish-output)))";
     let program = ["sbcl", "--noinform", "--non-interactive", "--no-userinit", "--eval", script];
     sums(who, &program, "", |number| number.to_string());
+}
+
+/// A shell with a coprocess at pipes and one at a terminal of its own, both of which see each number.
+fn zsh(who: Who) {
+    let script = "zmodload zsh/zpty; coproc cat; zpty other 'stty -echo; echo stands; cat'; zpty -r other line; \
+                  sum=1000; while read n; do print -p $n; read -p first; zpty -w other $n; zpty -r other second; \
+                  (( first == ${second//[^0-9]/} && (sum += first) )); print $sum; done";
+    sums(who, &["zsh", "-fc", script], "", |number| number.to_string());
+}
+
+/// A program within another, which translates it as it goes, at addresses of its own.
+fn valgrind(who: Who) {
+    let script = "BEGIN { sum = 1000 } { sum += $1; print sum; fflush() }";
+    sums(who, &["valgrind", "-q", "mawk", "-W", "interactive", script], "", |number| number.to_string());
 }
 
 /// It keeps its keys from everybody but root: nobody else can look into it.
@@ -212,5 +215,43 @@ fn display(who: Who) {
         assert_eq!(geometry(), before, "the size of the window");
         let counted = count();
         until("it counts on", || count() > counted);
+    });
+}
+
+/// It watches a directory and what is made in there, and tells of each file once.
+fn watcher(who: Who) {
+    if !has("inotifywait") {
+        return;
+    }
+    let Some(scene) = Scene::new(who) else { return };
+    fs::create_dir(scene.stage("watched")).expect("our own directory");
+    let mut command = scene.command("setsid");
+    command.args(["inotifywait", "-m", "-r", "-e", "create,close_write", "--format", "%e %w%f", "watched"]);
+    let Some(mut traveller) = start(&scene, &mut command) else { return };
+    until("it watches", || {
+        fs::read_to_string(scene.stage("err")).is_ok_and(|said| said.contains("established"))
+    });
+    let told = || fs::read_to_string(scene.stage("out")).unwrap_or_default();
+    let mut expected = Vec::new();
+    rounds_of(&mut traveller, |round| {
+        let inner = format!("watched/{round}");
+        fs::create_dir(scene.stage(&inner)).expect("our own directory");
+        // What is made in there before it is watched is nobody's to tell.
+        until("the new directory is watched", || {
+            let _absent = fs::remove_file(scene.stage(&inner).join("probe"));
+            fs::write(scene.stage(&inner).join("probe"), "").expect("our own directory");
+            told().contains(&format!("{inner}/probe"))
+        });
+        for name in [format!("watched/file-{round}"), format!("{inner}/file")] {
+            fs::write(scene.stage(&name), "text").expect("our own directory");
+            expected.push(format!("CLOSE_WRITE,CLOSE {name}"));
+        }
+        let files = || {
+            let told = told();
+            let lines = told.lines().filter(|line| line.starts_with("CLOSE_WRITE") && line.contains("file"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        until("it tells of all files", || files().len() >= expected.len());
+        assert_eq!(files(), expected, "in round {round}");
     });
 }
