@@ -206,6 +206,24 @@ fn a_program_in_a_sandbox() {
     }
 }
 
+/// A ring cannot be carried, and programs do without where there is none.
+#[test]
+fn a_ring_is_told_with_a_way_to_do_without() {
+    let Some(scene) = Scene::new(Who::Ordinary) else { return };
+    // io_uring_setup, with `struct io_uring_params` of zeros.
+    let script = "my $settings = chr(0) x 120; my $ring = syscall(425, 4, $settings); \
+                  open my $file, '>', 'draft'; print $file $ring; close $file; rename 'draft', 'ready'; sleep 1000";
+    let mut started = scene.start(scene.command("perl").args(["-e", script]), Stdio::Null);
+    if scene.await_file("ready") == "-1" {
+        return skip("this kernel gives an ordinary user no io_uring");
+    }
+    let pid = started.pid().to_string();
+    let outcome = scene.frost(&["freeze", &pid]);
+    assert!(outcome.stderr.contains("io_uring ring"), "{outcome}");
+    outcome.refused(UNSUPPORTED, "start it by `frost run`");
+    assert!(started.ended().is_none(), "it was ended");
+}
+
 #[test]
 fn a_service_that_would_be_started_again() {
     let scene = scene();

@@ -1,5 +1,6 @@
 //! Capture of the RM session: what is attached where.
 
+use crate::cap::FALL_BACK;
 use crate::file;
 use frost_model::Obstacle;
 use frost_model::cap::FileRef;
@@ -147,6 +148,9 @@ pub(crate) fn backing(
     }
     if name == b"/dev/zero (deleted)" || name.starts_with(b"/memfd:") || name == HUGE {
         return Ok(Backing::Shared { device, inode });
+    }
+    if name.starts_with(b"anon_inode:") {
+        return refuse("it maps an object whose state the kernel does not give back", FALL_BACK);
     }
     // Where hugetlbfs is mounted as a rule.
     let is_data = name.starts_with(b"/dev/shm/") || mapping.flags.has(*b"ht");

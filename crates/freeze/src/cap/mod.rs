@@ -46,6 +46,7 @@ mod volatile;
 pub(crate) use content::Beside;
 pub use content::{Sink, StoreError};
 pub use error::Error;
+pub(crate) use recognise::FALL_BACK;
 
 use frost_model::cap::{
     Capability, Description, Message, Objects, OutsideKind, Owner, PeerCredentials, Pipe,

@@ -66,7 +66,9 @@ impl Refusal {
 }
 
 pub(super) const CLOSE_FIRST: &str = "let the program close it first";
-const FALL_BACK: &str = "run the program with that turned off, where it has a switch for it";
+/// Of what `frost run` refuses to programs, which do without it then.
+pub(crate) const FALL_BACK: &str =
+    "start it by `frost run`, under which it does without, or run it with that turned off";
 
 /// Decides what `held` is. `memfds` is the device number of memfds.
 pub(super) fn recognise(
