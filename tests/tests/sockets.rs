@@ -1,10 +1,11 @@
-//! Listening sockets while a program is frozen: who connects waits for it.
+//! Listening sockets while a program is frozen: who connects waits for it. And those that a program calls just then.
 
+use frost_tests::journey::Traveller;
 use frost_tests::program::{has, place};
-use frost_tests::{LIMIT, Outcome, Scene, Who, until};
+use frost_tests::{LIMIT, Outcome, Scene, Stdio, Who, until};
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 
@@ -16,6 +17,7 @@ frost_tests::as_each_user! {
     a_copy_does_not_take_what_is_kept
     what_a_connection_within_needs_is_made_anew
     who_was_accepted_and_hung_up_is_not_in_the_way
+    whom_a_program_calls_is_called_anew
 }
 
 const PYTHON: &str = "/usr/bin/python3";
@@ -316,5 +318,32 @@ for connection, door in zip(accepted, (tcp, unix)):
         assert_eq!(answer, word.as_bytes());
     }
     assert_eq!(scene.frost(&["wait", "doors"]).status, Some(0));
+    scene.is_empty_soon();
+}
+
+/// A server that has no room for it yet has some when it is thawed, or is gone: then the program is told so.
+fn whom_a_program_calls_is_called_anew(scene: &Scene) {
+    place(scene, "calling.py", include_str!("../programs/calling.py"));
+    for (stays, told) in [(true, "0 0"), (false, "111 111")] {
+        for name in ["ready", "told"] {
+            let _absent = fs::remove_file(scene.stage(name));
+        }
+        let server = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        rustix::net::listen(&server, 1).expect("it listens already");
+        let at = server.local_addr().expect("it is bound");
+        let early = [(); 2].map(|()| TcpStream::connect(at).expect("there is room for two"));
+        let mut command = scene.command("setsid");
+        command.args([PYTHON, "calling.py", &at.port().to_string()]);
+        let mut traveller = Traveller::join(scene, scene.start(&mut command, Stdio::Files), "calling");
+        scene.await_file("ready");
+        traveller.freeze();
+        let server = stays.then_some(server);
+        if let Some(server) = &server {
+            early.iter().for_each(|_| drop(server.accept().expect("two are there")));
+        }
+        traveller.thaw(&[]);
+        assert_eq!(scene.await_file("told"), told, "what connect(2) and SO_ERROR say");
+        traveller.ends();
+    }
     scene.is_empty_soon();
 }
