@@ -22,4 +22,5 @@ select.select([], [own], [])
 told.append(own.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 with open("draft", "w") as file:
     file.write(" ".join(map(str, told)))
-os.rename("draft", "told")
+# What says that it has ended as it should.
+os.rename("draft", "result")

@@ -81,12 +81,13 @@ pub fn rounds_of(traveller: &mut Traveller<'_>, mut ask: impl FnMut(usize)) {
     }
 }
 
-/// Freezes and thaws a program in so many steps of its progress, told by the length of the file `progress`.
+/// Freezes and thaws a program in so many steps of its progress, told by the length of the file `progress`. It has half of its
+/// way before it then, so that it does not come to its end where frost has to wait for a processor.
 pub fn amid_progress(scene: &Scene, traveller: &mut Traveller<'_>, whole: u64) {
     let rounds = rounds() as u64;
     for round in 1..=rounds {
         until("the program makes progress", || {
-            fs::metadata(scene.stage("progress")).is_ok_and(|file| file.len() >= whole * round / (rounds + 2))
+            fs::metadata(scene.stage("progress")).is_ok_and(|file| file.len() >= whole * round / (2 * rounds + 2))
                 || scene.stage("done").exists()
         });
         assert!(!scene.stage("done").exists(), "the program ended before round {round}: make it longer");

@@ -325,7 +325,7 @@ for connection, door in zip(accepted, (tcp, unix)):
 fn whom_a_program_calls_is_called_anew(scene: &Scene) {
     place(scene, "calling.py", include_str!("../programs/calling.py"));
     for (stays, told) in [(true, "0 0"), (false, "111 111")] {
-        for name in ["ready", "told"] {
+        for name in ["ready", "result"] {
             let _absent = fs::remove_file(scene.stage(name));
         }
         let server = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -342,7 +342,7 @@ fn whom_a_program_calls_is_called_anew(scene: &Scene) {
             early.iter().for_each(|_| drop(server.accept().expect("two are there")));
         }
         traveller.thaw(&[]);
-        assert_eq!(scene.await_file("told"), told, "what connect(2) and SO_ERROR say");
+        assert_eq!(scene.await_file("result"), told, "what connect(2) and SO_ERROR say");
         traveller.ends();
     }
     scene.is_empty_soon();
