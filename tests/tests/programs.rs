@@ -17,7 +17,7 @@ fn pipeline(who: Who) {
     }
     let Some(scene) = Scene::new(who) else { return };
     place(&scene, "pipeline.sh", include_str!("../programs/pipeline.sh"));
-    let count = 100_000 + 25_000 * rounds() as u64;
+    let count = 400_000 + 50_000 * rounds() as u64;
     let expected: String = (1..=count).map(|n| format!("{}\n", n * 7)).collect();
     let mut command = scene.command("setsid");
     let Some(mut traveller) = start(&scene, command.args(["bash", "pipeline.sh", &count.to_string()])) else {
