@@ -87,7 +87,8 @@ pub fn amid_progress(scene: &Scene, traveller: &mut Traveller<'_>, whole: u64) {
     let rounds = rounds() as u64;
     for round in 1..=rounds {
         until("the program makes progress", || {
-            fs::metadata(scene.stage("progress")).is_ok_and(|file| file.len() >= whole * round / (2 * rounds + 2))
+            fs::metadata(scene.stage("progress"))
+                .is_ok_and(|file| file.len() >= whole * round / (2 * rounds + 2))
                 || scene.stage("done").exists()
         });
         assert!(!scene.stage("done").exists(), "the program ended before round {round}: make it longer");
