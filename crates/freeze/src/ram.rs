@@ -639,13 +639,26 @@ pub(crate) fn readable_pages(windows: &[Window], page_bytes: u64) -> Result<Vec<
     for (offset, pid, address, len) in windows {
         let mem = open_mem(*pid).map_err(|source| Error::Read { pid: *pid, address: *address, source })?;
         for at in (0..*len).step_by(page_bytes as usize) {
-            if rustix::io::pread(&mem, &mut [0u8; 1][..], address + at).is_ok() {
-                readable.push((offset + at, *pid, address + at, page_bytes));
+            let start = address + at;
+            match rustix::io::pread(&mem, &mut [0u8; 1][..], start) {
+                Ok(_) => readable.push((offset + at, *pid, start, page_bytes)),
+                // One that is there and cannot be read, as memory that has failed, is no hole.
+                Err(source) if is_there(*pid, start)? => {
+                    return Err(Error::Read { pid: *pid, address: start, source });
+                }
+                Err(_) => {}
             }
         }
         readable.push((offset + len, *pid, address + len, 0));
     }
     Ok(readable)
+}
+
+/// Whether the page table of a process has a page at an address, in whatever state.
+fn is_there(pid: i32, address: u64) -> Result<bool, Error> {
+    let entries = Pagemap::open(pid).and_then(|map| map.entries(address, address + PAGE_SIZE));
+    let entries = entries.map_err(|source| Error::Pagemap { pid, source })?;
+    Ok(entries.iter().any(|entry| entry & (PRESENT | SWAPPED) != 0))
 }
 
 fn store_nonzero(

@@ -218,7 +218,8 @@ pub fn ids(kind: Kind) -> Result<Vec<i32>> {
 ///
 /// # Errors
 /// ENOMEM without so many huge pages, and EPERM without the right to take them in this way (CAP_IPC_LOCK or a group, see
-/// vm.hugetlb_shm_group). EEXIST if the key or the identifier is taken; EPERM or EACCES without CAP_CHECKPOINT_RESTORE over our IPC namespace.
+/// vm.hugetlb_shm_group). EEXIST if the key or the identifier is taken; EPERM or EACCES without CAP_CHECKPOINT_RESTORE over our
+/// IPC namespace.
 ///
 /// Source: `/proc/sys/kernel/{shm,sem,msg}_next_id` (Documentation/admin-guide/sysctl/kernel.rst), which holds for the
 /// next object that anybody in the namespace makes.

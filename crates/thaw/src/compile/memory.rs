@@ -42,8 +42,6 @@ const MADV_DONTDUMP: u64 = 16;
 const MADV_WIPEONFORK: u64 = 18;
 const MADV_COLLAPSE: u64 = 25;
 const MADV_GUARD_INSTALL: u64 = 102;
-/// Where the flags of mmap(2) and memfd_create(2) have the logarithm of the size of huge pages, include/uapi/asm-generic/hugetlb_encode.h.
-const MAP_HUGE_SHIFT: u32 = 26;
 /// A type of mapping beside MAP_SHARED and MAP_PRIVATE, Linux 6.11.
 const MAP_DROPPABLE: i32 = 0x08;
 const ARCH_MAP_VDSO_64: u64 = 0x2003;
@@ -224,7 +222,7 @@ impl Compiler<'_> {
                 let whole = flags.grows_down || flags.no_reserve || protection == 0;
                 let step = if whole || region.huge_shift.is_some() { u64::MAX } else { MOST };
                 if let Some(shift) = region.huge_shift {
-                    huge = libc::MAP_HUGETLB as u64 | u64::from(shift & 0x3f) << MAP_HUGE_SHIFT;
+                    huge = libc::MAP_HUGETLB as u64 | u64::from(shift & 0x3f) << libc::MAP_HUGE_SHIFT;
                 }
                 let mut at = range.start();
                 while at < range.end() {
