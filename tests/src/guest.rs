@@ -3,7 +3,7 @@
 use crate::{Scene, output_of, skip};
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -64,6 +64,56 @@ pub fn root_of(scene: &Scene, programs: &[&str]) -> PathBuf {
     }
     fs::set_permissions(&root, Permissions::from_mode(0o755)).expect("our own directory");
     root
+}
+
+/// Writes the first root of a guest that somebody else than frost starts, as the file `initramfs` of the stage: what
+/// [`root_of`] makes, with links in /bin to the programs, and a script of busybox's shell that the kernel starts.
+pub fn first_root(scene: &Scene, programs: &[&str], script: &str) {
+    let root = root_of(scene, programs);
+    for program in programs {
+        let name = Path::new(program).file_name().expect("a program has a name");
+        std::os::unix::fs::symlink(program, root.join("bin").join(name)).expect("our own directory");
+    }
+    fs::write(root.join("init"), script).expect("our own directory");
+    fs::set_permissions(root.join("init"), Permissions::from_mode(0o755)).expect("our own file");
+    let mut archive = Vec::new();
+    pack(&root, Path::new(""), &mut archive);
+    node("TRAILER!!!", 0, b"", &mut archive);
+    fs::write(scene.stage("initramfs"), archive).expect("our own directory");
+    fs::remove_dir_all(root).expect("our own directory");
+}
+
+/// Packs what is below `path` in a directory.
+fn pack(root: &Path, path: &Path, archive: &mut Vec<u8>) {
+    for entry in fs::read_dir(root.join(path)).expect("our own directory").flatten() {
+        let path = path.join(entry.file_name());
+        let kind = entry.metadata().expect("it was there");
+        let content = if kind.is_dir() {
+            Vec::new()
+        } else if kind.is_symlink() {
+            let target = fs::read_link(entry.path()).expect("it was there");
+            target.into_os_string().into_encoded_bytes()
+        } else {
+            fs::read(entry.path()).expect("our own file")
+        };
+        node(&path.to_string_lossy(), kind.mode(), &content, archive);
+        if kind.is_dir() {
+            pack(root, &path, archive);
+        }
+    }
+}
+
+/// Adds a file to an archive in the format "newc" (Documentation/driver-api/early-userspace/buffer-format.rst).
+fn node(name: &str, mode: u32, content: &[u8], archive: &mut Vec<u8>) {
+    let [len, name_len] = [content.len(), name.len() + 1].map(|len| len as u32);
+    // Inode, mode, user, group, links, time, length, four numbers of devices, length of the name, no sum.
+    let fields = [archive.len() as u32 + 1, mode, 0, 0, 1, 0, len, 0, 0, 0, 0, name_len, 0];
+    archive.extend_from_slice(b"070701");
+    fields.iter().for_each(|field| archive.extend_from_slice(format!("{field:08X}").as_bytes()));
+    for (bytes, end) in [(name.as_bytes(), 1), (content, 0)] {
+        archive.extend_from_slice(bytes);
+        archive.resize((archive.len() + end).next_multiple_of(4), 0);
+    }
 }
 
 /// A disk in qcow2, in a range of a file, as far as tests need it.

@@ -560,38 +560,13 @@ fn what_cannot_be_is_refused_before_anything_starts() {
     scene.is_empty_soon();
 }
 
-/// A first root with a script as its init, in busybox's shell.
-fn initramfs(script: &str) -> Vec<u8> {
-    let busybox = fs::read("/bin/busybox").unwrap();
-    let nodes: [(&str, u32, &[u8]); 5] = [
-        ("bin", 0o040_755, b""),
-        ("dev", 0o040_755, b""),
-        ("bin/busybox", 0o100_755, &busybox),
-        ("init", 0o100_755, script.as_bytes()),
-        ("TRAILER!!!", 0, b""),
-    ];
-    let mut bytes = Vec::new();
-    for (inode, (name, mode, content)) in nodes.iter().enumerate() {
-        let fields =
-            [inode as u32 + 1, *mode, 0, 0, 1, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
-        bytes.extend_from_slice(b"070701");
-        fields.iter().for_each(|field| bytes.extend_from_slice(format!("{field:08X}").as_bytes()));
-        bytes.extend_from_slice(name.as_bytes());
-        bytes.push(0);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes.extend_from_slice(content);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-    }
-    bytes
-}
-
 #[test]
 fn a_qemu_that_somebody_started_is_taken_over() {
     let Some(scene) = scene(Who::Myself) else { return };
     let script = "#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
 i=0; while :; do i=$((i+1)); echo number $i > /dev/ttyS0; /bin/busybox usleep 50000; done";
-    fs::write(scene.stage("initramfs"), initramfs(script)).unwrap();
+    guest::first_root(&scene, &[], script);
     let kernel = scene.path("home/vm/kernel/vmlinuz");
     let qemu = |socket: &str, more: &[&str]| {
         let mut command = scene.command("qemu-system-x86_64");

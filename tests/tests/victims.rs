@@ -657,6 +657,9 @@ carried! {
     inotify_deleted
     inotify_closed_number
     inotify_elsewhere
+    keys_of_memory
+    keys_of_threads
+    keys_execute_only
     limits_soft
     limits_hard
     limits_tight_files

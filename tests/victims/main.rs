@@ -24,6 +24,7 @@ mod filter;
 mod flight;
 mod hugetlb;
 mod inotify;
+mod keys;
 mod limits;
 mod memfd;
 mod moving;
@@ -78,6 +79,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         flight::VICTIMS,
         hugetlb::VICTIMS,
         inotify::VICTIMS,
+        keys::VICTIMS,
         limits::VICTIMS,
         memfd::VICTIMS,
         mqueue::VICTIMS,

@@ -1,10 +1,12 @@
 //! The few facts that only a process itself can read, read by tapes.
 
 use frost_abi::tape::Entry;
+use frost_model::PAGE_SIZE;
 use frost_model::clock::{TimerSpec, Timespec};
 use frost_model::cpu::{AltStack, ThreadSettings};
 use frost_model::pd::{IntervalTimers, SIGNALS, SignalAction};
 use frost_model::ram::{MOST_NODES, MemoryPolicy};
+use frost_model::rm::PROTECTION_KEYS;
 use frost_sys::proc::{self, Mapping, Timer};
 use frost_tracee::inject::{self, Area, Job};
 use frost_tracee::seize::StoppedProcess;
@@ -26,6 +28,8 @@ pub(crate) struct ProcessFacts {
     pub(crate) lock_future: u32,
     pub(crate) memory_merge: bool,
     pub(crate) membarrier: u32,
+    /// Protection keys that the program has allocated, bit 1 for key 1; `None` if that was not asked.
+    pub(crate) protection_keys: Option<u32>,
     /// Memory policies of mappings, by their start.
     pub(crate) policies: HashMap<u64, MemoryPolicy>,
     /// One for each thread, in their order.
@@ -41,6 +45,8 @@ pub(crate) struct Questions {
     pub(crate) memory_policy: bool,
     /// keyctl(2).
     pub(crate) keyrings: bool,
+    /// pkey_mprotect(2).
+    pub(crate) protection_keys: bool,
     /// A process that it may compare itself with unless it is in a Landlock domain.
     pub(crate) other: Option<i32>,
 }
@@ -104,6 +110,9 @@ const SPEC_PRCTL: u32 = 1;
 /// MEMBARRIER_CMD_GET_REGISTRATIONS, Linux 6.3.
 const MEMBARRIER_GET_REGISTRATIONS: u64 = 1 << 9;
 
+/// The last page of all, which nobody can map: a call that names it changes nothing.
+const NOWHERE: u64 = 0u64.wrapping_sub(2 * PAGE_SIZE);
+
 const ACTION_BYTES: usize = 32;
 const SPEC_BYTES: usize = 32;
 /// Where the attribute of a subreaper is written: behind all actions and interval timers.
@@ -150,7 +159,7 @@ pub(crate) fn read(
     // Most processes have told everything behind the first chain.
     let mut chain = area.chain(0);
     let (some, more) = timers.split_at(timers.len().min(TIMERS_AT_ONCE));
-    chain.add(|data| ask_process(data, some));
+    chain.add(|data| ask_process(data, some, questions));
     let own = area.process_number();
     chain.add(|data| ask_thread(0, own, data, questions));
     let asked = if questions.memory_policy { mappings } else { &[] };
@@ -158,7 +167,7 @@ pub(crate) fn read(
     let first = batches.next().unwrap_or_default();
     chain.add(|data| ask_modes(data, first));
     let answers = area.run_chain(chain)?;
-    let mut facts = process_facts(&answers[0], some.len());
+    let mut facts = process_facts(&answers[0], some.len(), questions);
     facts.threads.push(thread_facts(&answers[1], questions));
     let mut found = with_policy(&answers[2], first);
     if locked() > before {
@@ -211,7 +220,7 @@ fn ask(job: &mut Job, nr: libc::c_long, args: &[u64]) {
 }
 
 /// Asks for what a process has but once. Calls lie in the order in which [`process_facts`] reads their results.
-fn ask_process(data: u64, timers: &[Timer]) -> Job {
+fn ask_process(data: u64, timers: &[Timer], questions: Questions) -> Job {
     let of_timers = ask_timers(data + PROCESS_BYTES as u64, timers);
     let mut job = Job { tape: of_timers.tape, ..Job::new(0) };
     job.data = vec![0; PROCESS_BYTES];
@@ -230,10 +239,15 @@ fn ask_process(data: u64, timers: &[Timer]) -> Job {
         ask(&mut job, libc::SYS_prctl, &[option]);
     }
     ask(&mut job, libc::SYS_membarrier, &[MEMBARRIER_GET_REGISTRATIONS]);
+    if questions.protection_keys {
+        for key in 1..PROTECTION_KEYS {
+            ask(&mut job, libc::SYS_pkey_mprotect, &[NOWHERE, PAGE_SIZE, 0, key.into()]);
+        }
+    }
     job
 }
 
-fn process_facts(job: &Job, timers: usize) -> ProcessFacts {
+fn process_facts(job: &Job, timers: usize, questions: Questions) -> ProcessFacts {
     let (of_timers, own) = job.tape.split_at(2 * timers);
     // A kernel that does not know one of these calls has nothing to tell either.
     let result = |index: usize| u64::try_from(own[SIGNALS + 4 + index].result).unwrap_or(0);
@@ -241,6 +255,11 @@ fn process_facts(job: &Job, timers: usize) -> ProcessFacts {
         let word = |index: usize| word(&job.data, signal * ACTION_BYTES + index * 8);
         SignalAction { handler: word(0), flags: word(1), restorer: word(2), mask: word(3) }
     });
+    // The key is looked at before the range: EINVAL for one that is not allocated, then ENOMEM (`do_mprotect_pkey`,
+    // mm/mprotect.c). That of memory which may only be executed counts as none (`mm_pkey_is_allocated`,
+    // arch/x86/include/asm/pkeys.h).
+    let has_key = |key: &u32| own[SIGNALS + 9 + *key as usize].result == -i64::from(libc::ENOMEM);
+    let keys = || (1..PROTECTION_KEYS).filter(has_key).fold(0, |keys, key| keys | 1 << key);
     // getitimer counts in microseconds.
     let interval = |which: usize| spec(&job.data, SIGNALS * ACTION_BYTES + which * SPEC_BYTES, 1000);
     ProcessFacts {
@@ -255,6 +274,7 @@ fn process_facts(job: &Job, timers: usize) -> ProcessFacts {
         lock_future: 0,
         memory_merge: result(4) != 0,
         membarrier: result(5) as u32,
+        protection_keys: questions.protection_keys.then(keys),
         policies: HashMap::new(),
         threads: Vec::new(),
     }

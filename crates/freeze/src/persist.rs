@@ -447,6 +447,7 @@ fn capture(
             personality: filters.let_call(process, libc::SYS_personality),
             memory_policy: filters.let_call(process, libc::SYS_get_mempolicy),
             keyrings: filters.let_call(process, libc::SYS_keyctl),
+            protection_keys: filters.let_call(process, libc::SYS_pkey_mprotect),
             other: filters.let_call(process, libc::SYS_kcmp).then(|| landlock::witness(process)).flatten(),
         };
         let facts =
@@ -457,6 +458,7 @@ fn capture(
     let warned = |process: &&StoppedProcess| warned_of_leader(tree, process, &known[&process.pid].facts);
     let mut obstacles: Vec<_> = living.iter().filter_map(warned).collect();
     obstacles.extend(living.iter().filter_map(|process| own_keyring(process, &known[&process.pid].facts)));
+    obstacles.extend(living.iter().filter_map(|process| silent_of_keys(process, &known[&process.pid])));
     let keepers: Vec<_> = living
         .iter()
         .filter(|process| nests.keeper_of(process.pid) == Some(process.pid))
@@ -784,6 +786,20 @@ fn own_keyring(process: &StoppedProcess, facts: &ProcessFacts) -> Option<frost_m
     })
 }
 
+/// Refuses a process with protection keys whose filters do not let it tell which it has.
+fn silent_of_keys(process: &StoppedProcess, known: &Known) -> Option<frost_model::Obstacle> {
+    let keyed = known.mappings.iter().find(|mapping| mapping.protection_key != 0)?;
+    known.facts.protection_keys.is_none().then(|| frost_model::Obstacle {
+        pid: Pid::new(process.inner),
+        command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
+        object: format!("memory {:x}-{:x}", keyed.start, keyed.end),
+        reason: "it has a protection key, and a filter forbids the call that tells which there are"
+            .to_owned(),
+        remedy: "let the program's filter (seccomp) allow pkey_mprotect".to_owned(),
+        passes: false,
+    })
+}
+
 /// Refuses a process with a thread that is handed its own calls: those of a tape would be, too.
 fn dispatching(process: &StoppedProcess) -> Option<frost_model::Obstacle> {
     let dispatches =
@@ -986,7 +1002,7 @@ fn capture_process(
     Ok(Process {
         cpu: cpu::capture(process, &known.facts.threads, statuses, filters)?,
         pd: pd::capture(tree, process, &known.facts, &known.timers, places, known.descriptors)?,
-        rm: RmState { regions, bounds, vdso },
+        rm: RmState { keys: rm::keys(&regions, known.facts.protection_keys), regions, bounds, vdso },
     })
 }
 

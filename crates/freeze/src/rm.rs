@@ -6,7 +6,9 @@ use frost_model::Obstacle;
 use frost_model::cap::FileRef;
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::path::BytePath;
-use frost_model::rm::{Attachment, Bounds, PageRange, Protection, RegionFlags, SpecialRegion, Vdso};
+use frost_model::rm::{
+    Attachment, Bounds, PageRange, Protection, ProtectionKeys, Region, RegionFlags, SpecialRegion, Vdso,
+};
 use frost_sys::proc::{self, Mapping, Stat};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::borrow::Cow;
@@ -120,9 +122,6 @@ pub(crate) fn backing(
             "it is secret memory, which nobody but the program may read",
             "run the program without it",
         );
-    }
-    if mapping.protection_key != 0 {
-        return refuse("it has a protection key", "run the program without protection keys");
     }
     let name = mapping.name.as_slice();
     if inode == 0 && !mapping.shared && (name.is_empty() || name.starts_with(b"[")) {
@@ -286,6 +285,17 @@ pub(crate) fn protection(mapping: &Mapping) -> Protection {
         execute: mapping.execute,
         key: mapping.protection_key,
     }
+}
+
+/// Returns the keys of an address space in which the program has allocated those of `allocated`.
+pub(crate) fn keys(regions: &[Region], allocated: Option<u32>) -> ProtectionKeys {
+    let keys = ProtectionKeys { allocated: allocated.unwrap_or(0), execute_only: 0 };
+    // A key that the program does not have any more may lie on memory like this, too; then nothing tells the difference.
+    let execute_only = regions
+        .iter()
+        .map(|region| region.protection)
+        .find(|protection| protection.key != 0 && protection.is_execute_only() && !keys.has(protection.key));
+    ProtectionKeys { execute_only: execute_only.map_or(0, |protection| protection.key), ..keys }
 }
 
 /// Returns the flags of a mapping.

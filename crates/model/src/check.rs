@@ -16,7 +16,7 @@ use crate::path::BytePath;
 use crate::pd::filter;
 use crate::process::Checkpoint;
 use crate::ram::{MOST_NODES, MemoryPolicy, Pages};
-use crate::rm::Attachment;
+use crate::rm::{Attachment, PROTECTION_KEYS};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
@@ -305,6 +305,11 @@ impl Checker<'_> {
 
     fn regions(&self, process: &crate::Process) -> Result<(), Malformed> {
         let mut end = 0;
+        let keys = process.rm.keys;
+        if keys.allocated >> PROTECTION_KEYS != 0 || keys.execute_only >= PROTECTION_KEYS {
+            let place = format!("process {}", process.pd.relation.pid);
+            return Err(malformed(place, "has more protection keys than there are"));
+        }
         for region in &process.rm.regions {
             let place = format!("process {}, region {}", process.pd.relation.pid, region.range);
             let special = matches!(region.attachment, Attachment::Special(_));
@@ -316,6 +321,9 @@ impl Checker<'_> {
                 return Err(malformed(place, "overlaps the region before it"));
             }
             end = region.range.end();
+            if region.protection.key >= PROTECTION_KEYS {
+                return Err(malformed(place, "has a protection key that is none"));
+            }
             match &region.attachment {
                 Attachment::Dataspace { dataspace, offset, .. } => {
                     self.dataspace(&place, *dataspace)?;

@@ -136,6 +136,7 @@ pub(crate) fn process(pid: i32, parent: Option<i32>, file: &Path, slot: u64, thr
             ],
             bounds: Default::default(),
             vdso: None,
+            keys: Default::default(),
         },
     }
 }

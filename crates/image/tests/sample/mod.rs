@@ -14,7 +14,9 @@ use frost_model::pd::{
     SignalAction,
 };
 use frost_model::ram::{Dataspace, DataspaceKind, Pages, Run};
-use frost_model::rm::{Attachment, Bounds, PageRange, Protection, Region, RegionFlags, RmState};
+use frost_model::rm::{
+    Attachment, Bounds, PageRange, Protection, ProtectionKeys, Region, RegionFlags, RmState,
+};
 use frost_model::{
     BytePath, Checkpoint, DataspaceId, DescriptionId, ObjectId, Pid, Process, TargetAddr, TargetFd, Tid,
 };
@@ -155,7 +157,12 @@ pub fn checkpoint() -> Checkpoint {
                 None,
                 Life::Running,
                 CpuState { threads: vec![thread(100), thread(102)] },
-                RmState { regions, bounds: Bounds { auxv: vec![6; 16], ..Bounds::default() }, vdso: None },
+                RmState {
+                    regions,
+                    bounds: Bounds { auxv: vec![6; 16], ..Bounds::default() },
+                    vdso: None,
+                    keys: ProtectionKeys { allocated: 0b110, execute_only: 3 },
+                },
                 (0..9).map(|number| descriptor((number, number as u32))).collect(),
             ),
             process(

@@ -4,4 +4,7 @@ mod bounds;
 mod region;
 
 pub use bounds::Bounds;
-pub use region::{Attachment, PageRange, Protection, Region, RegionFlags, RmState, SpecialRegion, Vdso};
+pub use region::{
+    Attachment, PROTECTION_KEYS, PageRange, Protection, ProtectionKeys, Region, RegionFlags, RmState,
+    SpecialRegion, Vdso,
+};

@@ -17,6 +17,34 @@ pub struct RmState {
     pub bounds: Bounds,
     /// The vDSO the program was started with.
     pub vdso: Option<Vdso>,
+    /// Protection keys, if it has any beside key 0.
+    #[serde(default, skip_serializing_if = "ProtectionKeys::is_empty")]
+    pub keys: ProtectionKeys,
+}
+
+/// How many protection keys an address space has (`arch_max_pkey`, arch/x86/include/asm/pkeys.h).
+pub const PROTECTION_KEYS: u32 = 16;
+
+/// The protection keys of an address space (pkeys(7)); key 0, which all memory has at first, is not told. The rights that a
+/// thread has by them are in its xstate (PKRU).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectionKeys {
+    /// Those that the program has allocated (pkey_alloc): bit 1 for key 1.
+    pub allocated: u32,
+    /// That which the kernel gives to memory that may only be executed, 0 for none.
+    pub execute_only: u32,
+}
+
+impl ProtectionKeys {
+    /// Returns whether there is none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns whether the program has allocated `key`.
+    pub fn has(&self, key: u32) -> bool {
+        self.allocated.checked_shr(key).is_some_and(|bits| bits & 1 == 1)
+    }
 }
 
 /// A range of whole pages of an address space.
@@ -111,6 +139,13 @@ pub struct Protection {
     pub execute: bool,
     /// The protection key (pkey_mprotect), 0 by default.
     pub key: u32,
+}
+
+impl Protection {
+    /// Returns whether nothing but execution is allowed.
+    pub const fn is_execute_only(self) -> bool {
+        self.execute && !self.read && !self.write
+    }
 }
 
 /// What a region shows.

@@ -12,14 +12,14 @@
 //! The least times for 512 MiB, of 25 each, were 56 ms by one call, 51 ms by 8 MiB, and 39 ms where MADV_HUGEPAGE was
 //! given before.
 
-use super::{Compiler, FileMode, FileUse};
+use super::{Compiler, FileMode, FileUse, keys};
 use crate::error::Error;
 use crate::layout::{self, Gaps};
 use crate::script::{Script, Subject};
 use crate::stage::Stage;
 use frost_abi::tape::Entry;
 use frost_model::ram::{DataspaceKind, Pages, Run};
-use frost_model::rm::{Attachment, Protection, Region, SpecialRegion};
+use frost_model::rm::{Attachment, Protection, ProtectionKeys, Region, SpecialRegion};
 use frost_model::{PAGE_SIZE, Process};
 use frost_sys::sysv;
 
@@ -67,7 +67,7 @@ pub(crate) fn least_aio_ring(processors: u64) -> u64 {
     (AIO_HEADER_BYTES + events * AIO_EVENT_BYTES).next_multiple_of(PAGE_SIZE)
 }
 
-fn protection_bits(protection: Protection) -> u64 {
+pub(super) fn protection_bits(protection: Protection) -> u64 {
     let bit = |set: bool, bit: i32| if set { bit as u64 } else { 0 };
     bit(protection.read, libc::PROT_READ)
         | bit(protection.write, libc::PROT_WRITE)
@@ -165,9 +165,11 @@ impl Compiler<'_> {
                 self.aio(script, process, region, events);
             }
         }
+        let keys = self.allocate_keys(script, index, process);
         for (number, region) in process.rm.regions.iter().enumerate() {
-            self.advise(script, index, number, region);
+            self.advise(script, index, number, region, process.rm.keys);
         }
+        self.free_keys(script, index, process, keys);
         if let Some((address, len)) = self.parking {
             self.about(script, index, Stage::Parking, Subject::Step);
             script.call(libc::SYS_munmap, &[address, len]);
@@ -183,7 +185,12 @@ impl Compiler<'_> {
     }
 
     fn first_protection(&self, region: &Region) -> u64 {
-        if self.carries_content(region) { READ_WRITE } else { protection_bits(region.protection) }
+        match region.protection {
+            _ if self.carries_content(region) => READ_WRITE,
+            // The kernel would give it a key before those of the program have theirs.
+            protection if protection.is_execute_only() && protection.key != 0 => 0,
+            protection => protection_bits(protection),
+        }
     }
 
     fn map(&mut self, script: &mut Script, index: usize, number: usize, region: &Region) {
@@ -369,7 +376,14 @@ impl Compiler<'_> {
     }
 
     /// Advice and rights that would be in the way of filling.
-    fn advise(&mut self, script: &mut Script, index: usize, number: usize, region: &Region) {
+    fn advise(
+        &mut self,
+        script: &mut Script,
+        index: usize,
+        number: usize,
+        region: &Region,
+        keys: ProtectionKeys,
+    ) {
         let (range, flags) = (region.range, region.flags);
         if matches!(region.attachment, Attachment::Special(_) | Attachment::Aio { .. }) {
             return;
@@ -413,7 +427,10 @@ impl Compiler<'_> {
             _ => self.first_protection(region),
         };
         let last = protection_bits(region.protection);
-        if first != last {
+        if keys::is_explicit(region.protection, keys) {
+            let key = region.protection.key.into();
+            script.call(libc::SYS_pkey_mprotect, &[whole[0], whole[1], last, key]);
+        } else if first != last {
             script.call(libc::SYS_mprotect, &[whole[0], whole[1], last]);
         }
         if flags.sealed {

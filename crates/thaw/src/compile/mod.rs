@@ -7,6 +7,7 @@
 mod credentials;
 mod descriptors;
 mod inherit;
+mod keys;
 mod memory;
 mod process;
 mod sysv;

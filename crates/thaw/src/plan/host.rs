@@ -152,11 +152,6 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, baseline: &Baseline) -> Vec<Obs
                 let remedy = "thaw it on a machine with fewer processors";
                 found.push(obstacle(process, super::region_text(region), reason, remedy));
             }
-            if region.protection.key != 0 {
-                let reason = "protection keys are not carried";
-                let remedy = "freeze the program without them";
-                found.push(obstacle(process, super::region_text(region), reason, remedy));
-            }
         }
     }
     found.extend(huge_pages(checkpoint));
