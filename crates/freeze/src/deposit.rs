@@ -38,6 +38,13 @@ fn allowed(process: &StoppedProcess, free: [i32; 3], pack_bytes: u64) -> bool {
     soft(RLIMIT_FSIZE) >= pack_bytes && soft(RLIMIT_NOFILE) > free[2] as u64 && !process.threads.is_empty()
 }
 
+/// Whether the pack is memory: what a process writes there counts against the limit of its control
+/// group, as its own memory does (`mem_cgroup_charge` in mm/shmem.c), and cannot be given back as the cache of a disk can.
+fn is_memory(pack: &PackWriter) -> bool {
+    // TMPFS_MAGIC and RAMFS_MAGIC of include/uapi/linux/magic.h.
+    rustix::fs::fstatfs(pack.file()).is_ok_and(|stat| matches!(stat.f_type as u32, 0x0102_1994 | 0x8584_58f6))
+}
+
 /// Lets `process`, which has no filters of its own, write the extents, all of them its own and readable, into the pack.
 ///
 /// Returns whether it did; if not, nothing has changed but the pack's content at these places.
@@ -52,7 +59,7 @@ pub(crate) fn write(
 ) -> Result<bool, ram::Error> {
     let total: u64 = extents.iter().map(|extent| extent.len_bytes).sum();
     let Ok(free) = lowest_free(process.through) else { return Ok(false) };
-    if total < WORTHWHILE_BYTES || !allowed(process, free, pack.len_bytes()) {
+    if total < WORTHWHILE_BYTES || !allowed(process, free, pack.len_bytes()) || is_memory(pack) {
         tracing::debug!(bytes = total, "memory of process {} is read from outside", process.pid);
         return Ok(false);
     }
