@@ -1,11 +1,12 @@
-//! What virtual machines of tests are made of, and the disks that they leave.
+//! What virtual machines of tests are made of, and the disks that they leave; and tests that run in one.
 
-use crate::{Scene, output_of, skip};
+use crate::{Scene, Stdio, frost_binary, output_of, skip, try_output_of};
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// Puts the kernel that `cargo xtask setup` got into a scene's store; or tells what is not there.
 pub fn kernel_for(scene: &Scene) -> bool {
@@ -54,66 +55,82 @@ pub fn root_of(scene: &Scene, programs: &[&str]) -> PathBuf {
     fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox can be read");
     std::os::unix::fs::symlink("busybox", root.join("bin/sh")).expect("our own directory");
     for program in programs {
-        let libraries = output_of(Command::new("ldd").arg(program));
-        let paths = libraries.lines().filter_map(|line| line.split_whitespace().find(|w| w.starts_with('/')));
-        for path in paths.chain([*program]) {
-            let place = root.join(path.trim_start_matches('/'));
-            fs::create_dir_all(place.parent().expect("a path has a parent")).expect("our own directory");
-            fs::copy(path, &place).expect("a library can be read");
-        }
+        let place = root.join(program.trim_start_matches('/'));
+        fs::create_dir_all(place.parent().expect("a path has a parent")).expect("our own directory");
+        fs::copy(program, &place).expect("a program can be read");
+        libraries_of(Path::new(program), &root);
     }
     fs::set_permissions(&root, Permissions::from_mode(0o755)).expect("our own directory");
     root
 }
 
-/// Writes the first root of a guest that somebody else than frost starts, as the file `initramfs` of the stage: what
-/// [`root_of`] makes, with links in /bin to the programs, and a script of busybox's shell that the kernel starts.
-pub fn first_root(scene: &Scene, programs: &[&str], script: &str) {
-    let root = root_of(scene, programs);
-    for program in programs {
-        let name = Path::new(program).file_name().expect("a program has a name");
-        std::os::unix::fs::symlink(program, root.join("bin").join(name)).expect("our own directory");
+/// Copies the libraries that a program needs, to where they are here.
+fn libraries_of(program: &Path, root: &Path) {
+    let libraries = output_of(Command::new("ldd").arg(program));
+    for path in libraries.lines().filter_map(|line| line.split_whitespace().find(|w| w.starts_with('/'))) {
+        let place = root.join(path.trim_start_matches('/'));
+        fs::create_dir_all(place.parent().expect("a path has a parent")).expect("our own directory");
+        fs::copy(path, &place).expect("a library can be read");
     }
+}
+
+/// Packs a root, with a script of busybox's shell that the kernel starts, as the file `initramfs` of the stage.
+pub fn first_root(scene: &Scene, root: &Path, script: &str) {
     fs::write(root.join("init"), script).expect("our own directory");
     fs::set_permissions(root.join("init"), Permissions::from_mode(0o755)).expect("our own file");
-    let mut archive = Vec::new();
-    pack(&root, Path::new(""), &mut archive);
-    node("TRAILER!!!", 0, b"", &mut archive);
-    fs::write(scene.stage("initramfs"), archive).expect("our own directory");
-    fs::remove_dir_all(root).expect("our own directory");
+    let pack = "find . | busybox cpio -o -H newc > \"$0\"";
+    output_of(Command::new("sh").args(["-c", pack]).arg(scene.stage("initramfs")).current_dir(root));
 }
 
-/// Packs what is below `path` in a directory.
-fn pack(root: &Path, path: &Path, archive: &mut Vec<u8>) {
-    for entry in fs::read_dir(root.join(path)).expect("our own directory").flatten() {
-        let path = path.join(entry.file_name());
-        let kind = entry.metadata().expect("it was there");
-        let content = if kind.is_dir() {
-            Vec::new()
-        } else if kind.is_symlink() {
-            let target = fs::read_link(entry.path()).expect("it was there");
-            target.into_os_string().into_encoded_bytes()
-        } else {
-            fs::read(entry.path()).expect("our own file")
-        };
-        node(&path.to_string_lossy(), kind.mode(), &content, archive);
-        if kind.is_dir() {
-            pack(root, &path, archive);
-        }
+/// Runs tests of this process once more, those that `arguments` choose, as root of a machine of its own, and returns what they
+/// say. They find `programs` where those are here.
+///
+/// The machine has the kernel of [`kernel_for`], busybox, and its files in memory; `init` is done first, by a shell. It is an
+/// emulation that knows all that QEMU knows of processors, unlike those of `frost run --vm`: frost needs XSAVE in there. Its
+/// clock counts instructions, so that a busy host makes no wait in there longer.
+///
+/// # Panics
+/// If the machine does not start, or does not end.
+pub fn test_in_a_guest(scene: &Scene, init: &str, arguments: &str, programs: &[&str]) -> String {
+    /// Only a hang of its kernel reaches it.
+    const HANGS: Duration = Duration::from_secs(3600);
+    // The shell of busybox has a setpriv of its own, which it prefers, and which knows less.
+    let root = root_of(scene, &[&["/usr/bin/setpriv", "/usr/bin/sh"], programs].concat());
+    let tests = std::env::current_exe().expect("a process has a program");
+    for (program, name) in [(tests.as_path(), "tests"), (frost_binary(), "frost")] {
+        let place = root.join(name);
+        fs::copy(program, &place).expect("it can be read");
+        libraries_of(program, &root);
+        // They have debugging information, ten times as long; it does no harm.
+        let _stripped = try_output_of(Command::new("strip").arg(&place));
     }
-}
-
-/// Adds a file to an archive in the format "newc" (Documentation/driver-api/early-userspace/buffer-format.rst).
-fn node(name: &str, mode: u32, content: &[u8], archive: &mut Vec<u8>) {
-    let [len, name_len] = [content.len(), name.len() + 1].map(|len| len as u32);
-    // Inode, mode, user, group, links, time, length, four numbers of devices, length of the name, no sum.
-    let fields = [archive.len() as u32 + 1, mode, 0, 0, 1, 0, len, 0, 0, 0, 0, name_len, 0];
-    archive.extend_from_slice(b"070701");
-    fields.iter().for_each(|field| archive.extend_from_slice(format!("{field:08X}").as_bytes()));
-    for (bytes, end) in [(name.as_bytes(), 1), (content, 0)] {
-        archive.extend_from_slice(bytes);
-        archive.resize((archive.len() + end).next_multiple_of(4), 0);
-    }
+    let script = format!(
+        "#!/bin/sh
+/bin/busybox --install -s /bin
+export PATH=/usr/bin:/bin FROST_BIN=/frost
+mount -t devtmpfs none /dev; mkdir -p /dev/pts /dev/shm; mount -t devpts none /dev/pts; mount -t tmpfs none /dev/shm
+mount -t proc none /proc; mount -t sysfs none /sys; chmod 1777 /tmp /dev/shm
+exec > /dev/ttyS0 2>&1 < /dev/null
+{init}
+/tests {arguments}
+poweroff -f
+"
+    );
+    first_root(scene, &root, &script);
+    let mut qemu = scene.command("qemu-system-x86_64");
+    qemu.args(["-M", "q35", "-m", "1G", "-accel", "tcg", "-cpu", "max", "-icount", "shift=1,sleep=off"]);
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-initrd", "initramfs"]);
+    qemu.args(["-append", "console=ttyS0 quiet panic=-1", "-serial", "file:serial"]);
+    qemu.arg("-kernel").arg(scene.path("home").join("vm/kernel/vmlinuz"));
+    let ended = scene.start(&mut qemu, Stdio::Files).wait("the machine", HANGS);
+    let told = fs::read(scene.stage("serial")).unwrap_or_default();
+    let told = String::from_utf8_lossy(&told).replace('\r', "");
+    assert!(
+        ended.success(),
+        "QEMU: {ended}, {}\n{told}",
+        fs::read_to_string(scene.stage("err")).unwrap_or_default()
+    );
+    told
 }
 
 /// A disk in qcow2, in a range of a file, as far as tests need it.

@@ -566,7 +566,7 @@ fn a_qemu_that_somebody_started_is_taken_over() {
     let script = "#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
 i=0; while :; do i=$((i+1)); echo number $i > /dev/ttyS0; /bin/busybox usleep 50000; done";
-    guest::first_root(&scene, &[], script);
+    guest::first_root(&scene, &guest::root_of(&scene, &[]), script);
     let kernel = scene.path("home/vm/kernel/vmlinuz");
     let qemu = |socket: &str, more: &[&str]| {
         let mut command = scene.command("qemu-system-x86_64");

@@ -1,6 +1,6 @@
 //! Every victim on every journey. A test is named after both: `pipe_full::thawed_twice`.
 
-use frost_tests::{Who, journey};
+use frost_tests::{Scene, Who, guest, journey};
 use std::path::Path;
 
 fn binary() -> &'static Path {
@@ -75,6 +75,19 @@ fn each_victim_makes_its_journeys() {
     let tested =
         CARRIED.iter().chain(REFUSED).chain(FILTERED).chain(SPECIAL).map(|name| (*name).to_owned()).collect();
     assert_eq!(listed, tested);
+}
+
+/// Few processors have protection keys; that of a guest, which QEMU executes, has them.
+#[test]
+fn what_this_processor_may_lack_is_carried_in_a_guest() {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    if !guest::kernel_for(&scene) {
+        return;
+    }
+    let victim = binary().to_str().expect("it is text");
+    let told = guest::test_in_a_guest(&scene, "ip link set lo up", "keys_", &[victim]);
+    println!("{told}");
+    assert!(told.contains("test result: ok. ") && !told.contains("skipped: "), "{told}");
 }
 
 /// Those that go through what no other does.
