@@ -6,6 +6,7 @@ use std::fs;
 frost_tests::as_each_user! {
     an_inner_program_is_frozen_and_thawed_with_the_outer_one
     a_snapshot_and_a_cold_thaw_take_the_inner_program_along
+    what_was_frozen_under_another_name_is_told_by_that
     who_waits_for_an_inner_program_waits_on
     what_lies_between_an_inner_program_and_the_outer_one_goes_on
     threads_and_children_of_an_inner_program_keep_their_numbers
@@ -123,6 +124,45 @@ fn a_snapshot_and_a_cold_thaw_take_the_inner_program_along(scene: &Scene) {
     scene.frost(&["freeze", "outer", "--leave-running"]).ok();
     goes_on(scene, "count");
     end(scene);
+}
+
+fn what_was_frozen_under_another_name_is_told_by_that(scene: &Scene) {
+    let frost = frost(scene);
+    // Its log, which is a file that it has open, is the same at each thaw.
+    let silent = "n=0; while :; do n=$((n+1)); echo $n > count; sleep 0.01; done";
+    start(scene, &format!("{frost} run --detach --name inner -- sh -c '{silent}'"));
+    goes_on(scene, "count");
+    let stands = |name: &str, state: &str, what: &str| {
+        let record = scene.frost(&["ps", name, "--json"]).ok().record();
+        let told = record["what"].as_str().unwrap_or_default();
+        assert!(record["state"] == state && told.contains(what), "{record}");
+    };
+    scene.frost(&["freeze", "outer", "--to", "other"]).ok();
+    stands("inner", "frozen", "frozen with other");
+    scene.frost(&["run", "--name", "inner", "--", "true"]).refused(125, "frozen with other");
+    stands("outer", "ended", "frozen as other@1");
+    assert_eq!(scene.frost(&["wait", "outer"]).status, Some(128 + 9));
+    // A thaw that fails changes nothing of that.
+    let mut failing = scene.frost_command(&["thaw", "other"]);
+    assert_ne!(scene.run(failing.env("FROST_FAIL_AT", "thaw.commit:kill"), LIMIT).status, Some(0));
+    stands("inner", "frozen", "frozen with other");
+    scene.frost(&["thaw", "other"]).ok();
+    goes_on(scene, "count");
+    stands("inner", "running", "");
+    // Whoever thaws that image once more gets it again, so its name is taken.
+    scene.frost(&["kill", "-s", "KILL", "other"]).ok();
+    assert_eq!(scene.frost(&["wait", "other"]).status, Some(128 + 9));
+    stands("inner", "frozen", "frozen with other");
+    scene.frost(&["thaw", "other"]).ok();
+    goes_on(scene, "count");
+    // One that has ended by itself is not.
+    scene.frost(&["kill", "-s", "TERM", "inner"]).ok();
+    assert_eq!(scene.frost(&["wait", "inner"]).status, Some(128 + 15));
+    scene.frost(&["freeze", "other", "--cold"]).ok();
+    stands("inner", "ended", "signal 15");
+    scene.frost(&["run", "--name", "inner", "--", "true"]).ok();
+    scene.frost(&["rm", "other"]).ok();
+    scene.is_empty_soon();
 }
 
 fn who_waits_for_an_inner_program_waits_on(scene: &Scene) {

@@ -12,12 +12,10 @@ use frost_keeper::protocol::{self as say, Message};
 use frost_model::Pid;
 use frost_model::host::Runtime;
 use frost_model::network::Network;
-use frost_store::{Name, Store};
+use frost_store::{ImageId, Name, Store};
 use frost_sys::proc;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
-use std::fs::File;
 use std::io::Read;
 
 /// The file in which a keeper notes the filters of its program, if that installs one.
@@ -34,8 +32,7 @@ pub struct Keeper {
     leader: Option<i32>,
     runtime: Runtime,
     filters: u32,
-    /// Where those notes lie, once there is one.
-    directory: OwnedFd,
+    instance: Instance,
     stay: bool,
     layers: Vec<Source>,
     bundled: bool,
@@ -72,7 +69,7 @@ impl Keeper {
             },
             connection: kept.connection,
             filters: outer + 1,
-            directory: instance.directory()?,
+            instance: instance.again()?,
             stay,
             layers: layer::sources(store, instance.name(), &record.layers, record.bundle.as_ref())?,
             bundled: record.bundle.is_some(),
@@ -106,10 +103,9 @@ impl frost_freeze::Keeper for Keeper {
 
     fn notes(&self) -> Vec<Note> {
         let mut bytes = Vec::new();
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        if let Ok(file) = rustix::fs::openat(&self.directory, FILTERS_NOTE, flags, Mode::empty()) {
+        if let Ok(Some(file)) = self.instance.open(FILTERS_NOTE) {
             // Whatever is missing is missed by whoever counts filters.
-            let _ = File::from(file).take(NOTES_BYTES).read_to_end(&mut bytes);
+            let _ = file.take(NOTES_BYTES).read_to_end(&mut bytes);
         }
         notes::read(&bytes)
     }
@@ -179,13 +175,15 @@ pub fn freeze(store: &Store, name: &Name, keeper: &Keeper, how: Options<'_>) -> 
             .hint("try again; `frost ps` shows how it stands")
     };
     keeper.connection.ask(Message::new(say::FREEZE, 0, 0, 0)).map_err(failed)?;
+    // Without it the image is told by the program's own name.
+    let _ = keeper.instance.note_name(name);
     let notices = if keeper.runtime.notices { Notices::of(keeper.root) } else { None };
     let quiet = notices.as_ref().map_or(Quiet::Unasked, Notices::freezing);
     let told = notices.filter(|_| quiet != Quiet::Unasked);
     // What its image brought along this machine still lacks.
     let bundle = how.bundle || keeper.bundled;
     let how = Options { keeper: Some(keeper), bundle, files: how.files || bundle, ..how };
-    let within = within(store, name, keeper.keeper);
+    let within = within(store, keeper.keeper);
     let mut root = keeper.root;
     let frozen = loop {
         let outcome = frost_freeze::freeze(store, root, name, how);
@@ -209,9 +207,10 @@ pub fn freeze(store: &Store, name: &Name, keeper: &Keeper, how: Options<'_>) -> 
         ));
     }
     if !frozen.running {
+        let outer = ImageId { name: name.clone(), version: frozen.version };
         for inner in within {
             // Without it `frost ps` takes its keeper for one that was killed.
-            let _ = inner.note_within(name, frozen.version);
+            let _ = inner.note_within(&outer);
         }
         // So that whoever thaws it next finds the keeper done with the program.
         loop {
@@ -232,15 +231,17 @@ pub fn freeze(store: &Store, name: &Name, keeper: &Keeper, how: Options<'_>) -> 
 }
 
 /// Finds the programs that were started in another one, by their keepers, which are below that's.
-fn within(store: &Store, name: &Name, keeper: i32) -> Vec<Instance> {
+fn within(store: &Store, keeper: i32) -> Vec<Instance> {
     let below = Kept::below(keeper);
     let is_first = |pid: &i32| proc::status(*pid).is_ok_and(|status| status.inner_pids.last() == Some(&1));
     let first: Vec<i32> = below.into_iter().filter(|pid| *pid != keeper && is_first(pid)).collect();
     if first.is_empty() {
         return Vec::new();
     }
-    let others = instance::names(store).unwrap_or_default().into_iter().filter(|other| other != name);
-    let found = others.filter_map(|other| Instance::find(store, &other).ok()?);
+    let found = instance::names(store)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|other| Instance::find(store, &other).ok()?);
     let is_within = |instance: &Instance| matches!(instance.standing(), Ok(Standing::Kept(kept)) if first.contains(&kept.keeper));
     found.filter(is_within).collect()
 }

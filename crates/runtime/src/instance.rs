@@ -6,7 +6,8 @@
 //! <store>/instances/<name>/socket   where its keeper listens: who can be connected to lives
 //! <store>/instances/<name>/log      what its terminal showed; before that log.1
 //! <store>/instances/<name>/end      written by the keeper: how the program ended, or that it was frozen
-//! <store>/instances/<name>/within   with which version of which program it was frozen, keeper and all
+//! <store>/instances/<name>/as       the name of its newest image, if that is another one than its own
+//! <store>/instances/<name>/within   in which image it was frozen as a part of another program, keeper and all
 //! ```
 
 use crate::error::Error;
@@ -16,7 +17,7 @@ use frost_keeper::{Connection, Held, State};
 use frost_model::BytePath;
 use frost_model::host::Budget;
 use frost_model::network::Reach;
-use frost_store::{Name, Store};
+use frost_store::{ImageId, Name, Store};
 use frost_sys::proc;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
@@ -91,8 +92,8 @@ pub enum Standing {
     Ended(i32),
     /// It was ended, with this status, since its budget of memory was used up.
     Starved(i32),
-    /// It was frozen as this version, and nothing of it is left in memory.
-    Frozen(u32),
+    /// It was frozen as this image, and nothing of it is left in memory.
+    Frozen(ImageId),
     /// It is frozen, with its keeper, as a part of the program in which it was started: this one, if that is known.
     Within(Option<Name>),
     /// Its keeper was killed, and the kernel ended the program with it.
@@ -143,12 +144,12 @@ impl Kept {
         }
     }
 
-    /// Ends the keeper of a frozen program: nothing of that is left in memory then. Returns the version that it is frozen as;
+    /// Ends the keeper of a frozen program: nothing of that is left in memory then. Returns the image that it is frozen as;
     /// `None` if it is no program that is frozen and kept.
     ///
     /// # Errors
     /// [`Error::Keeper`], if it is being thawed at this moment; [`Error::File`].
-    pub fn release(store: &Store, target: &str) -> Result<Option<u32>, Error> {
+    pub fn release(store: &Store, target: &str) -> Result<Option<ImageId>, Error> {
         let Ok(name) = Name::new(target) else { return Ok(None) };
         let Some(instance) = Instance::find(store, &name)? else { return Ok(None) };
         let kept = match instance.standing()? {
@@ -160,7 +161,7 @@ impl Kept {
             Err(error) => return Err(error.into()),
         }
         match instance.standing()? {
-            Standing::Frozen(version) => Ok(Some(version)),
+            Standing::Frozen(image) => Ok(Some(image)),
             _ => Ok(None),
         }
     }
@@ -227,6 +228,7 @@ pub(crate) fn child_numbered(parent: i32, inner: i32) -> Option<i32> {
 /// The directory of an instance.
 #[derive(Debug)]
 pub struct Instance {
+    store: Store,
     name: Name,
     path: PathBuf,
     directory: OwnedFd,
@@ -271,7 +273,7 @@ impl Instance {
     pub fn find(store: &Store, name: &Name) -> Result<Option<Self>, Error> {
         let path = parent(store).join(name.as_str());
         match open_directory(&path) {
-            Ok(directory) => Ok(Some(Self { name: name.clone(), path, directory })),
+            Ok(directory) => Ok(Some(Self { store: store.clone(), name: name.clone(), path, directory })),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(errno) => Err(Error::File { path, source: errno.into() }),
         }
@@ -353,12 +355,17 @@ impl Instance {
         &self.path
     }
 
-    /// Returns its directory.
+    fn directory(&self) -> Result<OwnedFd, Error> {
+        self.directory.try_clone().map_err(|source| Error::File { path: self.path.clone(), source })
+    }
+
+    /// Returns another hold on it.
     ///
     /// # Errors
     /// [`Error::File`], if we have too many files open.
-    pub(crate) fn directory(&self) -> Result<OwnedFd, Error> {
-        self.directory.try_clone().map_err(|source| Error::File { path: self.path.clone(), source })
+    pub(crate) fn again(&self) -> Result<Self, Error> {
+        let directory = self.directory()?;
+        Ok(Self { store: self.store.clone(), name: self.name.clone(), path: self.path.clone(), directory })
     }
 
     fn create(&self, name: &str, flags: OFlags) -> Result<OwnedFd, Error> {
@@ -408,11 +415,9 @@ impl Instance {
     /// # Errors
     /// [`Error::File`].
     pub fn begin(&self, record: &Record, kept: bool) -> Result<Held, Error> {
-        let mut old = vec!["end", "end.new", "within"];
+        let mut old = vec!["end", "end.new", "as", "within"];
         old.extend(if kept { &[][..] } else { &["log", "log.1"] });
-        for name in old {
-            let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
-        }
+        old.into_iter().for_each(|name| self.remove_file(name));
         self.write_record(record)?;
         self.reserve_note()?;
         let failed = |errno: Errno| Error::File { path: self.path.join("socket"), source: errno.into() };
@@ -465,6 +470,7 @@ impl Instance {
     /// # Errors
     /// [`Error::File`]; what was noted before stays then.
     pub fn note_frozen(&self, version: u32) -> Result<(), Error> {
+        self.remove_file("as");
         let failed = |source| Error::File { path: self.path.join("end"), source };
         let mut file = File::from(self.create("end.new", OFlags::WRONLY)?);
         writeln!(file, "frozen {version}").map_err(failed)?;
@@ -472,30 +478,60 @@ impl Instance {
             .map_err(|errno| failed(errno.into()))
     }
 
+    /// Notes that it runs, and is about to be frozen as an image of this name: its keeper, which notes the end, knows the
+    /// version only.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn note_name(&self, image: &Name) -> Result<(), Error> {
+        // It is no part of an image of another one any more, but one that runs.
+        self.remove_file("within");
+        if *image == self.name {
+            self.remove_file("as");
+            return Ok(());
+        }
+        let mut file = File::from(self.create("as", OFlags::WRONLY | OFlags::TRUNC)?);
+        writeln!(file, "{image}").map_err(|source| Error::File { path: self.path.join("as"), source })
+    }
+
+    /// Tells which image it is that it was frozen as, by its version.
+    pub fn frozen_as(&self, version: u32) -> ImageId {
+        let note = self.read("as").ok().flatten().unwrap_or_default();
+        let name = Name::new(String::from_utf8_lossy(&note).trim_end());
+        ImageId { name: name.unwrap_or_else(|_| self.name.clone()), version }
+    }
+
     /// Notes that it was frozen as a part of `outer`.
     ///
     /// # Errors
     /// [`Error::File`].
-    pub(crate) fn note_within(&self, outer: &Name, version: u32) -> Result<(), Error> {
+    pub(crate) fn note_within(&self, outer: &ImageId) -> Result<(), Error> {
         let mut file = File::from(self.create("within", OFlags::WRONLY | OFlags::TRUNC)?);
-        writeln!(file, "{outer} {version}")
-            .map_err(|source| Error::File { path: self.path.join("within"), source })
+        writeln!(file, "{} {}", outer.name, outer.version)
+            .map_err(|source| Error::File { path: self.path.join("within"), source })?;
+        // It ran until now, so that is of before a thaw which went back to an earlier image.
+        if self.has_ended()? {
+            let _ = rustix::fs::renameat(&self.directory, "end", &self.directory, "end.new");
+        }
+        Ok(())
     }
 
-    /// Finds the program that it is frozen with. What was noted holds until that is thawed, which takes the note of its end
-    /// away.
+    /// Finds the program that it is frozen with, or was, and goes on with when that is thawed once more: its name is taken as
+    /// long as there is that image.
     fn within(&self) -> Result<Option<Name>, Error> {
         let note = self.read("within")?.unwrap_or_default();
         let note = String::from_utf8_lossy(&note);
         let mut words = note.split_ascii_whitespace();
-        let (Some(Ok(outer)), Some(version)) = (words.next().map(Name::new), words.next()) else {
+        let (Some(Ok(outer)), Some(Ok(version))) =
+            (words.next().map(Name::new), words.next().map(str::parse::<u32>))
+        else {
             return Ok(None);
         };
-        let path = self.path.with_file_name(outer.as_str());
-        let Ok(directory) = open_directory(&path) else { return Ok(None) };
-        let end = Self { name: outer.clone(), path, directory }.read("end")?.unwrap_or_default();
-        let end = String::from_utf8_lossy(&end);
-        Ok(end.split_ascii_whitespace().eq(["frozen", version]).then_some(outer))
+        Ok(self.store.versions(&outer)?.contains(&version).then_some(outer))
+    }
+
+    fn remove_file(&self, name: &str) {
+        let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
     }
 
     /// Looks how it stands.
@@ -517,17 +553,22 @@ impl Instance {
             Err(frost_keeper::Error::Gone) => {}
             Err(error) => return Err(error.into()),
         }
-        if let Some(outer) = self.within()? {
-            return Ok(Standing::Within(Some(outer)));
-        }
         let note = self.read("end")?.unwrap_or_default();
         let note = String::from_utf8_lossy(&note);
         let mut words = note.split_ascii_whitespace();
         let (word, number) = (words.next(), words.next().and_then(|number| number.parse().ok()));
+        match (word, number) {
+            (Some("ended"), Some(status)) => return Ok(Standing::Ended(status)),
+            (Some("starved"), Some(status)) => return Ok(Standing::Starved(status)),
+            _ => {}
+        }
+        if let Some(outer) = self.within()? {
+            return Ok(Standing::Within(Some(outer)));
+        }
         Ok(match (word, number) {
-            (Some("ended"), Some(status)) => Standing::Ended(status),
-            (Some("starved"), Some(status)) => Standing::Starved(status),
-            (Some("frozen"), Some(version)) if version > 0 => Standing::Frozen(version as u32),
+            (Some("frozen"), Some(version)) if version > 0 => {
+                Standing::Frozen(self.frozen_as(version as u32))
+            }
             _ if self.open("record")?.is_none() => Standing::Unstarted,
             _ if self.record()?.boot_id != boot_id() => Standing::Rebooted,
             _ => Standing::Lost,

@@ -88,7 +88,7 @@ fn attach(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fa
             Ok(ExitCode::SUCCESS)
         }
         Some(ending) => {
-            super::run::tell(instance.name(), ending);
+            super::run::tell(&store, instance.name(), ending);
             Ok(ExitCode::from(u8::try_from(ending.exit_status()).unwrap_or(u8::MAX)))
         }
     }

@@ -123,14 +123,14 @@ pub(super) fn freeze(options: &Options, invocation: &mut Invocation) -> Result<S
     let runtime = |error| trouble::of_runtime(what(), error);
     if options.cold
         && given.iter().all(|(given, option)| !given || *option == "--cold")
-        && let Some(version) = Kept::release(&store, &options.target).map_err(runtime)?
+        && let Some(id) = Kept::release(&store, &options.target).map_err(runtime)?
     {
         if invocation.global.json {
-            output::record(&Released { name: &options.target, version })?;
+            output::record(&Released { name: id.name.as_str(), version: id.version })?;
         } else {
-            output::line(&format!("{}@{version}: nothing of it is left in memory", options.target))?;
+            output::line(&format!("{id}: nothing of it is left in memory"))?;
         }
-        return Ok(format!("{}@{version}", options.target));
+        return Ok(id.to_string());
     }
     let (pid, name, keeper) = match Kept::find(&store, &options.target).map_err(runtime)? {
         Some((kept, instance)) => {
@@ -141,6 +141,7 @@ pub(super) fn freeze(options: &Options, invocation: &mut Invocation) -> Result<S
             let record = instance.record().map_err(runtime)?;
             if record.machine {
                 trouble::not_for("a virtual machine", what(), &given[..5])?;
+                let _ = instance.note_name(&name);
                 let how = (options.leave_running, options.full);
                 return super::guest::freeze(&kept, &name, how, invocation);
             }

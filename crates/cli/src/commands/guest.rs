@@ -188,7 +188,7 @@ fn stay(store: &Store, started: Started) -> Result<ExitCode, Failure> {
         (None, Some(instance)) => super::wait::until_end(&instance).unwrap_or(Ending::Unknown),
         (None, None) => Ending::Unknown,
     };
-    super::run::tell(&name, ending);
+    super::run::tell(store, &name, ending);
     if matches!(ending, Ending::Exited(_) | Ending::Killed(_))
         && let Ok((instance, claim)) = Instance::claim(store, &name)
     {

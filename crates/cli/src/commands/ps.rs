@@ -221,7 +221,7 @@ fn add(record: &mut Record, instance: &Instance, images: &[&Summary]) {
         }
         // An image is there, whatever became of the program since.
         _ if record.state == "running" => {}
-        Standing::Frozen(version) if images.iter().any(|image| image.id.version == *version) => {
+        Standing::Frozen(id) if images.iter().any(|image| image.id == *id) => {
             record.state = "frozen";
         }
         other => {
@@ -265,7 +265,7 @@ pub(super) fn what_happened(standing: &Standing) -> String {
         Standing::Ended(status) if status & 0x7f != 0 => format!("it was ended by signal {}", status & 0x7f),
         Standing::Ended(status) => format!("it ended with status {}", status >> 8 & 0xff),
         Standing::Starved(_) => "it needed more memory than its budget allows".to_owned(),
-        Standing::Frozen(version) => format!("it is frozen as version {version}"),
+        Standing::Frozen(id) => format!("it was frozen as {id}"),
         Standing::Within(Some(outer)) => format!("it is frozen with {outer}, in which it runs"),
         Standing::Within(None) => "it is frozen with the program in which it runs".to_owned(),
         Standing::Lost => "its keeper was killed, and the program with it".to_owned(),

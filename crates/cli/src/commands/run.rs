@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use frost_model::network::Reach;
 use frost_runtime::instance::Instance;
 use frost_runtime::run::Options as How;
-use frost_store::Name;
+use frost_store::{ImageId, Name, Store};
 use frost_thaw::Ending;
 use serde::Serialize;
 use std::ffi::OsString;
@@ -154,7 +154,7 @@ fn start(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fai
     let ending = attached.wait().map_err(|error| {
         trouble::of_thaw(format!("cannot stay with {}, which goes on", started.name), error)
     })?;
-    tell(&started.name, ending);
+    tell(&store, &started.name, ending);
     if matches!(ending, Ending::Exited(_) | Ending::Killed(_) | Ending::Starved)
         && let Ok((instance, claim)) = Instance::claim(&store, &started.name)
     {
@@ -185,11 +185,18 @@ pub(super) fn name(options: &Options) -> Result<Option<Name>, Failure> {
 }
 
 /// Tells how a program left whoever stayed with it, if its status does not.
-pub(super) fn tell(name: &Name, ending: Ending) {
+pub(super) fn tell(store: &Store, name: &Name, ending: Ending) {
     match ending {
         // A file may be one of the program's, and has to be as it was when it is thawed; the exit status tells, too.
         Ending::Frozen(_) if output::is_stderr_file() => {}
-        Ending::Frozen(version) => output::note(&format!("frost: {name} was frozen as {name}@{version}")),
+        Ending::Frozen(version) => {
+            let instance = Instance::find(store, name).ok().flatten();
+            let id = instance.map_or_else(
+                || ImageId { name: name.clone(), version },
+                |instance| instance.frozen_as(version),
+            );
+            output::note(&format!("frost: {name} was frozen as {id}"));
+        }
         Ending::Unknown => {
             output::note(&format!("frost: the keeper of {name} was killed, and the program with it"));
         }

@@ -31,7 +31,7 @@ fn wait(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fail
     let failed = |error| trouble::of_runtime(format!("cannot wait for {}", options.name), error);
     let instance = named(&store, &options.name).map_err(failed)?;
     let ending = until_end(&instance).map_err(failed)?;
-    super::run::tell(instance.name(), ending);
+    super::run::tell(&store, instance.name(), ending);
     Ok(ExitCode::from(u8::try_from(ending.exit_status()).unwrap_or(u8::MAX)))
 }
 
@@ -50,7 +50,7 @@ pub(super) fn until_end(instance: &Instance) -> Result<Ending, Error> {
     match instance.standing()? {
         Standing::Ended(status) => Ok(Ending::of_status(status)),
         Standing::Starved(_) => Ok(Ending::Starved),
-        Standing::Frozen(version) => Ok(Ending::Frozen(version)),
+        Standing::Frozen(id) => Ok(Ending::Frozen(id.version)),
         Standing::Within(outer) => Err(Error::Within { outer }),
         Standing::Lost => Ok(Ending::Unknown),
         other @ (Standing::Rebooted | Standing::Unstarted) => {
