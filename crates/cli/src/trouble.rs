@@ -238,6 +238,9 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
             },
         ),
         Runtime::Busy => (Status::Failed, "try again, or choose another name".to_owned()),
+        Runtime::Keeper(frost_keeper::Error::Stopped(pid)) => {
+            (Status::Failed, format!("`kill -CONT {pid}` lets it go on"))
+        }
         Runtime::Keeper(_) => (Status::Failed, "try again; `frost ps` shows how it stands".to_owned()),
         Runtime::NoTerminal => (Status::Failed, "look at the terminal that it was started from".to_owned()),
         Runtime::Elsewhere => (Status::Denied, "run this from where it was started".to_owned()),

@@ -5,8 +5,8 @@ use crate::group::{self, GROUPS, Group};
 use crate::protocol::{self as say, DATA_BYTES, HEAD_BYTES, Message};
 use crate::raw::{self, Area, PollFd};
 
-/// How many commands may talk to it at once.
-const CLIENTS: usize = 24;
+/// How many commands may talk to it at once; others wait to be accepted.
+const CLIENTS: usize = 120;
 /// How many packets of one client are taken at once, before others have their turn.
 const PACKETS: usize = 64;
 /// How long the log may be before it is put aside as `log.1`, so that both take twice as much at most.
@@ -125,6 +125,12 @@ struct Keeper {
     held: i32,
     /// What is kept while the program is frozen.
     kept: i32,
+    /// What was typed and the terminal had no room for: nothing more is taken from those who type.
+    typed: &'static mut [u8; DATA_BYTES],
+    /// Where in that the rest begins, and ends.
+    rest: (usize, usize),
+    /// There were no more descriptors for another client.
+    choked: bool,
 }
 
 const NOBODY: Client = Client { fd: -1, role: Role::Asking, owed: false };
@@ -132,6 +138,7 @@ const NOBODY: Client = Client { fd: -1, role: Role::Asking, owed: false };
 /// The bytes that the terminal showed last, for those that are owed them.
 static SHOWN: Area<[u8; DATA_BYTES]> = Area::new([0; DATA_BYTES]);
 static PACKET: Area<[u8; HEAD_BYTES + DATA_BYTES]> = Area::new([0; HEAD_BYTES + DATA_BYTES]);
+static TYPED: Area<[u8; DATA_BYTES]> = Area::new([0; DATA_BYTES]);
 
 pub(crate) fn keep(environment: &[u8]) -> ! {
     raw::settle(b"frost-keeper\0\0\0\0");
@@ -140,6 +147,10 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
     let (shown, packet) = (SHOWN.lend(), PACKET.lend());
     let mut shown_bytes = 0;
     let slave = if setup.master >= 0 { raw::open_slave(setup.master).unwrap_or(-1) } else { -1 };
+    if setup.master >= 0 {
+        // Whoever types faster than the program reads would have us wait, and with us everybody.
+        raw::never_wait(setup.master);
+    }
     let mut keeper = Keeper {
         clients: [NOBODY; CLIENTS],
         complete: None,
@@ -157,6 +168,9 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         starved: false,
         held: -1,
         kept: -1,
+        typed: TYPED.lend(),
+        rest: (0, 0),
+        choked: false,
         setup,
     };
     keeper.clients[0] = Client { fd: keeper.setup.watcher, role: Role::Watching, owed: false };
@@ -175,19 +189,21 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         let owed = keeper.clients.iter().any(|client| client.owed);
         let mut fds = [PollFd { fd: -1, events: raw::POLLIN, revents: 0 }; FIXED + CLIENTS];
         fds[0].fd = signals;
-        fds[1].fd = keeper.setup.socket;
+        let is_full = keeper.choked || keeper.clients.iter().all(|client| client.fd >= 0);
+        fds[1].fd = if is_full { -1 } else { keeper.setup.socket };
+        let has_rest = keeper.has_rest();
         // No more is read of the terminal before all have got what was read.
-        fds[2].fd = if owed { -1 } else { keeper.setup.master };
+        fds[2].events = if owed { 0 } else { raw::POLLIN } | if has_rest { raw::POLLOUT } else { 0 };
+        fds[2].fd = if fds[2].events == 0 { -1 } else { keeper.setup.master };
         fds[4].fd = keeper.notes.fd();
         fds[3].fd = keeper.coming.as_ref().map_or(-1, |coming| coming.gate);
         for (fd, group) in fds[NEWS..].iter_mut().zip(&keeper.groups) {
             (fd.fd, fd.events) = (group.news, group.what);
         }
         for (fd, client) in fds[FIXED..].iter_mut().zip(&keeper.clients) {
-            fd.fd = client.fd;
-            if client.owed {
-                fd.events |= raw::POLLOUT;
-            }
+            let waits = has_rest && client.role == Role::Attached;
+            fd.events = if waits { 0 } else { raw::POLLIN } | if client.owed { raw::POLLOUT } else { 0 };
+            fd.fd = if fd.events == 0 { -1 } else { client.fd };
         }
         let timeout = if owed { PATIENCE_MS } else { -1 };
         let timeout = if keeper.looks > 0 { LOOK_MS } else { timeout };
@@ -211,7 +227,10 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         if fds[4].revents != 0 {
             keeper.notes.hear(fds[4].revents);
         }
-        if fds[2].revents != 0
+        if fds[2].revents & raw::POLLOUT != 0 {
+            keeper.type_rest();
+        }
+        if fds[2].revents & !raw::POLLOUT != 0
             && let Ok(count @ 1..) = raw::read(keeper.setup.master, shown)
         {
             shown_bytes = count;
@@ -226,7 +245,8 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
             if fds[FIXED + index].revents & raw::POLLOUT != 0 && keeper.clients[index].owed {
                 keeper.send_shown(index, &shown[..shown_bytes]);
             }
-            if fds[FIXED + index].revents & !raw::POLLOUT != 0 {
+            let waits = keeper.has_rest() && keeper.clients[index].role == Role::Attached;
+            if fds[FIXED + index].revents & !raw::POLLOUT != 0 && !waits {
                 match raw::receive(keeper.clients[index].fd, packet) {
                     Ok((0, _)) => keeper.leave(index),
                     Ok((count, fd)) => keeper.asked(index, &packet[..count], fd),
@@ -235,12 +255,12 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
                 }
             }
         }
-        if fds[1].revents != 0
-            && let Ok(fd) = raw::accept(keeper.setup.socket)
-        {
-            match keeper.clients.iter_mut().find(|client| client.fd < 0) {
-                Some(place) => *place = Client { fd, ..NOBODY },
-                None => raw::close(fd),
+        if fds[1].revents != 0 {
+            match (raw::accept(keeper.setup.socket), keeper.clients.iter_mut().find(|client| client.fd < 0)) {
+                (Ok(fd), Some(place)) => *place = Client { fd, ..NOBODY },
+                (Ok(fd), None) => raw::close(fd),
+                (Err(raw::EMFILE), _) => keeper.choked = true,
+                (Err(_), _) => {}
             }
         }
         keeper.look_at_gate(shown);
@@ -508,11 +528,26 @@ impl Keeper {
         }
     }
 
+    fn has_rest(&self) -> bool {
+        self.rest.0 < self.rest.1
+    }
+
+    /// Gives the terminal what it has room for. What the program does not read at all is as lost as on a real one when that ends.
+    fn type_rest(&mut self) {
+        let (from, to) = self.rest;
+        match raw::write(self.setup.master, &self.typed[from..to]) {
+            Ok(count) => self.rest.0 += count,
+            Err(raw::EAGAIN) => {}
+            Err(_) => self.rest = (0, 0),
+        }
+    }
+
     fn leave(&mut self, index: usize) {
         if self.clients[index].fd < 0 {
             return;
         }
         raw::close(self.clients[index].fd);
+        self.choked = false;
         self.clients[index] = NOBODY;
         if self.worker == Some(index) {
             self.desert();
@@ -595,14 +630,14 @@ impl Keeper {
                 self.clients[index].role = Role::Attached;
                 self.answer(index, say::STATE, -1);
             }
-            say::INPUT if master >= 0 => {
-                // What a terminal has no room for is lost, as on a real one.
-                let mut ready = [PollFd { fd: master, events: raw::POLLOUT, revents: 0 }];
-                raw::poll(&mut ready, 0);
-                if ready[0].revents & raw::POLLOUT != 0 {
-                    let _ = raw::write(master, &packet[HEAD_BYTES..]);
-                }
+            // Who types without being attached is not kept waiting.
+            say::INPUT if master >= 0 && !self.has_rest() => {
+                let bytes = &packet[HEAD_BYTES..];
+                self.typed[..bytes.len()].copy_from_slice(bytes);
+                self.rest = (0, bytes.len());
+                self.type_rest();
             }
+            say::INPUT if master >= 0 => {}
             say::RESIZE if master >= 0 => raw::resize(master, message.a as u16, message.b as u16),
             say::FREEZE if !self.frozen && self.worker.is_none() => {
                 self.worker = Some(index);

@@ -4,6 +4,7 @@ use crate::call::{Errno, Result, call};
 
 pub(crate) const EAGAIN: Errno = Errno(11);
 pub(crate) const EBUSY: Errno = Errno(16);
+pub(crate) const EMFILE: Errno = Errno(24);
 
 // Numbers of x86-64, arch/x86/entry/syscalls/syscall_64.tbl.
 const READ: usize = 0;
@@ -11,6 +12,7 @@ const WRITE: usize = 1;
 const CLOSE: usize = 3;
 const RT_SIGPROCMASK: usize = 14;
 const IOCTL: usize = 16;
+const FCNTL: usize = 72;
 const SENDMSG: usize = 46;
 const RECVMSG: usize = 47;
 const GETSOCKOPT: usize = 55;
@@ -336,6 +338,19 @@ pub(crate) fn open_slave(master: i32) -> Result<i32> {
     const RDWR_NOCTTY_CLOEXEC: usize = 0o2_000_402;
     // SAFETY: it takes numbers.
     unsafe { call(IOCTL, [master as usize, TIOCGPTPEER, RDWR_NOCTTY_CLOEXEC, 0, 0, 0]) }.map(|fd| fd as i32)
+}
+
+/// Lets writes take as much as there is room for, and no call wait.
+pub(crate) fn never_wait(fd: i32) {
+    const F_GETFL: usize = 3;
+    const F_SETFL: usize = 4;
+    const O_NONBLOCK: usize = 0o4_000;
+    // SAFETY: it takes numbers.
+    unsafe {
+        if let Ok(flags) = call(FCNTL, [fd as usize, F_GETFL, 0, 0, 0, 0]) {
+            let _ = call(FCNTL, [fd as usize, F_SETFL, flags | O_NONBLOCK, 0, 0, 0]);
+        }
+    }
 }
 
 /// Sets the size of a terminal.

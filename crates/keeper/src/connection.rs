@@ -5,14 +5,19 @@ use crate::protocol::{self as say, DATA_BYTES, HEAD_BYTES, Message};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::net::sockopt::Timeout;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use std::io::{IoSlice, IoSliceMut};
+use std::time::Duration;
 
 /// How long a keeper may take to answer. It does nothing that takes time, unless somebody stopped it.
-const ANSWERS_WITHIN: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
+const PATIENCE: Duration = Duration::from_secs(20);
+const ANSWERS_WITHIN: Timespec = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+/// Who has not answered by then may have been stopped.
+const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 300_000_000 };
 
 /// Why a keeper could not be talked to.
 #[derive(Debug)]
@@ -23,6 +28,8 @@ pub enum Error {
     Busy,
     /// It is of another version of frost.
     Foreign(i32),
+    /// Somebody stopped it: this is its pid.
+    Stopped(i32),
     /// A call failed.
     Kernel(Errno),
 }
@@ -38,6 +45,12 @@ impl std::fmt::Display for Error {
                     "its keeper is of another version of frost (it speaks {version}, we {})",
                     say::VERSION
                 )
+            }
+            Self::Stopped(pid) => {
+                write!(f, "its keeper, process {pid}, was stopped (SIGSTOP), and does not answer")
+            }
+            Self::Kernel(Errno::TIMEDOUT | Errno::AGAIN) => {
+                f.write_str("its keeper does not answer: as many commands as it can serve talk to it already")
             }
             Self::Kernel(errno) => write!(f, "its keeper does not answer: {errno}"),
         }
@@ -119,6 +132,8 @@ impl Connection {
     /// [`Error::Gone`] if nobody hears.
     pub fn open(directory: BorrowedFd<'_>) -> Result<Self, Error> {
         let fd = socket()?;
+        // Also until there is room in the queue of those who want to connect.
+        rustix::net::sockopt::set_socket_timeout(&fd, Timeout::Send, Some(PATIENCE))?;
         rustix::net::connect(&fd, &address(directory)?)?;
         Ok(Self(fd))
     }
@@ -271,15 +286,24 @@ impl Connection {
         }
     }
 
+    /// Waits until there is something to receive.
+    fn wait(&self) -> Result<(), Error> {
+        for patience in [SOON, ANSWERS_WITHIN] {
+            let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+            if rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&patience)))? > 0 {
+                return Ok(());
+            }
+            let is_stopped = |pid: &i32| frost_sys::proc::stat(*pid).is_ok_and(|stat| stat.state == b'T');
+            if let Some(pid) = self.keeper().ok().filter(is_stopped) {
+                return Err(Error::Stopped(pid));
+            }
+        }
+        Err(Error::Kernel(Errno::TIMEDOUT))
+    }
+
     fn answer(&self) -> Result<(State, Option<OwnedFd>), Error> {
         loop {
-            let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-            match rustix::event::poll(&mut fds, Some(&ANSWERS_WITHIN)) {
-                Ok(0) => return Err(Error::Kernel(Errno::TIMEDOUT)),
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            }
+            self.wait()?;
             let (packet, descriptor) = self.receive_with()?;
             let Message { kind, a, b, c } = packet.message;
             if kind != say::STATE && kind != say::BUSY {

@@ -2,7 +2,7 @@
 
 use frost_keeper::Connection;
 use frost_keeper::protocol::{self as say, DATA_BYTES, Message};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -32,15 +32,20 @@ pub(super) fn pass<T>(
     let _raw = Raw::enter();
     let mut reading = true;
     loop {
-        let mut fds = vec![PollFd::new(connection, PollFlags::IN), PollFd::new(&signals.fd, PollFlags::IN)];
-        if reading {
+        // Nothing more is read before there is room for it on the way to the keeper: it would have us wait, and the keeper
+        // for us, who are to show what comes meanwhile.
+        let is_choked = reading && !has_room(connection)?;
+        let news = if is_choked { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let mut fds = vec![PollFd::new(connection, news), PollFd::new(&signals.fd, PollFlags::IN)];
+        if reading && !is_choked {
             fds.push(PollFd::new(&stdin, PollFlags::IN));
         }
         match rustix::event::poll(&mut fds, None) {
             Err(Errno::INTR) => continue,
             other => other?,
         };
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let is_ready = |fd: &PollFd<'_>| !(fd.revents() - PollFlags::OUT).is_empty();
+        let ready: Vec<bool> = fds.iter().map(is_ready).collect();
         if ready[0] {
             let event = match connection.receive() {
                 Ok(packet) if packet.message.kind == say::OUTPUT => {
@@ -64,7 +69,7 @@ pub(super) fn pass<T>(
         {
             return Ok(end);
         }
-        if reading && ready[2] {
+        if ready.get(2) == Some(&true) {
             let mut bytes = [0; DATA_BYTES];
             let count = match rustix::io::read(stdin, &mut bytes) {
                 Err(Errno::INTR | Errno::AGAIN) => continue,
@@ -78,6 +83,14 @@ pub(super) fn pass<T>(
             }
         }
     }
+}
+
+/// Whether a packet can be sent without waiting.
+fn has_room(connection: &Connection) -> io::Result<bool> {
+    let mut fds = [PollFd::new(connection, PollFlags::OUT)];
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&none)))?;
+    Ok(!fds[0].revents().is_empty())
 }
 
 /// Signals that are taken as they come, as a descriptor, until this is dropped.

@@ -1,0 +1,91 @@
+//! Those who look at a program of `frost run --detach`: many at once, ones that type faster than it reads.
+
+use frost_tests::{LIMIT, Scene, Started, Stdio, Who, until};
+use std::fs;
+use std::io::Write;
+use std::process::Command;
+
+frost_tests::as_each_user! {
+    many_commands_at_once_do_not_make_a_program_look_lost
+    a_keeper_that_was_stopped_is_told_at_once
+    what_is_typed_faster_than_it_is_read_is_not_lost
+}
+
+fn scene(who: Who) -> Option<Scene> {
+    Scene::with_namespaces(who)
+}
+
+fn state(scene: &Scene, name: &str) -> String {
+    scene.frost(&["ps", name, "--json"]).ok().record()["state"].as_str().unwrap_or_default().to_owned()
+}
+
+fn read(scene: &Scene, name: &str) -> String {
+    fs::read_to_string(scene.stage(name)).unwrap_or_default()
+}
+
+fn many_commands_at_once_do_not_make_a_program_look_lost(scene: &Scene) {
+    let program = "trap 'exit 7' TERM; touch ready; while :; do sleep 0.01; done";
+    scene.frost(&["run", "-d", "--name", "one", "--", "sh", "-c", program]).ok();
+    scene.await_file("ready");
+    let waiting: Vec<Started> =
+        (0..40).map(|_| scene.start(&mut scene.frost_command(&["wait", "one"]), Stdio::Null)).collect();
+    // Each of them holds a connection.
+    let is_connected = |one: &Started| {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", one.pid())).into_iter().flatten().flatten();
+        let mut leads = descriptors.filter_map(|fd| fs::read_link(fd.path()).ok());
+        leads.any(|to| to.to_string_lossy().starts_with("socket:"))
+    };
+    until("all of them wait", || waiting.iter().all(is_connected));
+    assert_eq!(state(scene, "one"), "running");
+    scene.frost(&["run", "--name", "one", "--", "true"]).refused(125, "runs already");
+    scene.frost(&["kill", "one"]).ok();
+    for mut one in waiting {
+        assert_eq!(one.wait("frost wait", LIMIT).code(), Some(7));
+    }
+    scene.is_empty_soon();
+}
+
+fn a_keeper_that_was_stopped_is_told_at_once(scene: &Scene) {
+    let started = scene.frost(&["run", "-d", "--name", "one", "--json", "--", "sleep", "1000"]).ok();
+    let keeper = rustix::process::Pid::from_raw(started.number("keeper") as i32).expect("a pid");
+    rustix::process::kill_process(keeper, rustix::process::Signal::STOP).expect("it lives");
+    let record = scene.frost(&["ps", "one", "--json"]).ok().record();
+    assert!(record["state"] == "unknown" && record.to_string().contains("was stopped"), "{record}");
+    for command in [&["freeze", "one"][..], &["attach", "one"], &["wait", "one"]] {
+        let status = if command[0] == "freeze" { 1 } else { 125 };
+        scene.frost(command).refused(status, &format!("kill -CONT {}", keeper.as_raw_nonzero()));
+    }
+    rustix::process::kill_process(keeper, rustix::process::Signal::CONT).expect("it lives");
+    assert_eq!(state(scene, "one"), "running");
+    scene.frost(&["kill", "-s", "KILL", "one"]).ok();
+    assert_eq!(scene.frost(&["wait", "one"]).status, Some(128 + 9));
+    scene.is_empty_soon();
+}
+
+/// Much more than terminal and sockets hold.
+const LINES: u32 = 200_000;
+
+fn what_is_typed_faster_than_it_is_read_is_not_lost(scene: &Scene) {
+    let program = "stty raw -echo; touch ready; while ! test -e go; do sleep 0.01; done
+n=$(head -n 200000 | md5sum); echo \"$n\" > sum; exit 3";
+    scene.frost(&["run", "-d", "--name", "reader", "--", "sh", "-c", program]).ok();
+    scene.await_file("ready");
+    let text: String = (0..LINES).map(|number| format!("{number}\n")).collect();
+    fs::write(scene.stage("text"), &text).expect("our own directory");
+    let file = fs::File::open(scene.stage("text")).expect("it is there");
+    let sum = frost_tests::output_of(Command::new("md5sum").stdin(file));
+    let mut attached = scene.start(&mut scene.frost_command(&["attach", "reader"]), Stdio::Pipes);
+    let mut keys = attached.child().stdin.take().expect("it is a pipe");
+    let typing = std::thread::spawn(move || keys.write_all(text.as_bytes()).map(|()| keys));
+    // The terminal is full, and the keeper still answers everybody; what it could not be given yet comes behind a thaw.
+    for _ in 0..2 {
+        assert_eq!(state(scene, "reader"), "running");
+        scene.frost(&["freeze", "reader"]).ok();
+        scene.frost(&["thaw", "reader"]).ok();
+    }
+    fs::write(scene.stage("go"), "").expect("our own directory");
+    assert_eq!(attached.wait("frost attach", LIMIT).code(), Some(3));
+    let _keys = typing.join().expect("it does not panic").expect("it is attached");
+    assert_eq!(read(scene, "sum"), sum);
+    scene.is_empty_soon();
+}
