@@ -1,14 +1,18 @@
-//! Those who look at a program of `frost run --detach`: many at once, ones that type faster than it reads.
+//! Those who look at a program of `frost run --detach`: many at once, ones that type faster than it reads, ones that are too
+//! slow for what it shows.
 
 use frost_tests::{LIMIT, Scene, Started, Stdio, Who, until};
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::Command;
 
 frost_tests::as_each_user! {
     many_commands_at_once_do_not_make_a_program_look_lost
     a_keeper_that_was_stopped_is_told_at_once
     what_is_typed_faster_than_it_is_read_is_not_lost
+    whoever_was_too_slow_is_attached_again
+    the_terminal_of_who_is_attached_is_as_it_was_and_its_size_the_program_s
 }
 
 fn scene(who: Who) -> Option<Scene> {
@@ -87,5 +91,45 @@ n=$(head -n 200000 | md5sum); echo \"$n\" > sum; exit 3";
     assert_eq!(attached.wait("frost attach", LIMIT).code(), Some(3));
     let _keys = typing.join().expect("it does not panic").expect("it is attached");
     assert_eq!(read(scene, "sum"), sum);
+    scene.is_empty_soon();
+}
+
+fn whoever_was_too_slow_is_attached_again(scene: &Scene) {
+    let program = "read first; seq 100000; touch shown; read word; echo got $word; exit 5";
+    scene.frost(&["run", "-d", "--name", "talker", "--", "sh", "-c", program]).ok();
+    let mut attached = scene.start(&mut scene.frost_command(&["attach", "talker"]), Stdio::Pipes);
+    let mut keys = attached.child().stdin.take().expect("it is a pipe");
+    let output = attached.child().stdout.take().expect("it is a pipe");
+    keys.write_all(b"first\n").expect("it is attached");
+    let mut lines = BufReader::new(output);
+    let mut line = String::new();
+    lines.read_line(&mut line).expect("a pipe");
+    assert_eq!(line, "first\r\n");
+    // Nobody reads what the command shows, so that it is left out; the program goes on.
+    scene.await_file("shown");
+    keys.write_all(b"word\n").expect("it is attached");
+    let rest = std::thread::spawn(move || {
+        let mut text = String::new();
+        lines.read_to_string(&mut text).map(|_| text)
+    });
+    assert_eq!(attached.wait("frost attach", LIMIT).code(), Some(5));
+    drop(keys);
+    assert!(rest.join().expect("it does not panic").is_ok());
+    let log = scene.frost(&["logs", "talker"]).ok().stdout;
+    assert!(log.contains("\n100000\r\n") && log.ends_with("got word\r\n"));
+    scene.is_empty_soon();
+}
+
+fn the_terminal_of_who_is_attached_is_as_it_was_and_its_size_the_program_s(scene: &Scene) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/attached.py");
+    fs::copy(script, scene.stage("attached.py")).expect("our own directory");
+    let program = "while :; do stty size > new; mv new size; sleep 0.01; done";
+    scene.frost(&["run", "-d", "--name", "one", "--", "sh", "-c", program]).ok();
+    let mut command = scene.command("/usr/bin/python3");
+    command.arg("attached.py").arg(scene.path("bin").join("frost")).arg("one");
+    scene.run(&mut command, LIMIT).ok();
+    assert_eq!(state(scene, "one"), "running");
+    scene.frost(&["kill", "-s", "KILL", "one"]).ok();
+    assert_eq!(scene.frost(&["wait", "one"]).status, Some(128 + 9));
     scene.is_empty_soon();
 }

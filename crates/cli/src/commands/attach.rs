@@ -6,9 +6,10 @@ use crate::failure::{Failure, Status, Told};
 use crate::invocation::Invocation;
 use crate::{output, trouble};
 use clap::Args;
-use frost_keeper::protocol::{self as say, Message};
+use frost_keeper::Connection;
+use frost_keeper::protocol::{self as say, DATA_BYTES, Message};
 use frost_runtime::Error;
-use frost_runtime::instance::Standing;
+use frost_runtime::instance::{Instance, Standing};
 use frost_thaw::Ending;
 use rustix::process::Signal;
 use std::ops::ControlFlow;
@@ -42,56 +43,103 @@ fn attach(options: &Options, invocation: &mut Invocation) -> Result<ExitCode, Fa
     let store = invocation.store()?;
     let failed = |error| trouble::of_runtime(format!("cannot attach to {}", options.name), error);
     let instance = named(&store, &options.name).map_err(failed)?;
-    let kept = match instance.standing().map_err(failed)? {
+    let mut connection = connect(&instance).map_err(failed)?;
+    let signals = Signals::take(&[Signal::WINCH, Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM])?;
+    let mut matcher = Matcher { keys: keys.0, matched: 0 };
+    // What was typed behind the end of a connection, before that was seen.
+    let mut unsent = Vec::new();
+    loop {
+        let left = terminal::pass(&connection, &signals, &mut |event| {
+            match event {
+                Event::Said(message) if message.kind == say::ENDED && message.b == 0 => {
+                    return ControlFlow::Break(Left::Ended(Ending::of_message(message)));
+                }
+                // It has its terminal as it was when it was frozen; ours may have another size since.
+                Event::Said(message) if message.kind == say::LIVES => resize(&connection),
+                // Frozen: the keeper stays and so do we, or it ends and tells what became of it.
+                Event::Said(_) => {}
+                Event::Gone => return ControlFlow::Break(Left::Gone),
+                Event::Signal(signal) if signal != Signal::WINCH.as_raw() => {
+                    return ControlFlow::Break(Left::Signal(signal));
+                }
+                Event::Signal(_) => resize(&connection),
+                Event::Typed(bytes) => {
+                    let (typed, detached) = matcher.take(bytes);
+                    for part in typed.chunks(DATA_BYTES) {
+                        if connection.send(Message::new(say::INPUT, 0, 0, 0), part).is_err() {
+                            unsent.extend_from_slice(part);
+                        }
+                    }
+                    if detached {
+                        return ControlFlow::Break(Left::Alone);
+                    }
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        let ending = match left {
+            Left::Alone => {
+                output::note(&format!("\nfrost: {} goes on", options.name));
+                return Ok(ExitCode::SUCCESS);
+            }
+            Left::Signal(signal) => {
+                frost_sys::signals::take(signal);
+                return Ok(ExitCode::from(128 + signal as u8));
+            }
+            // A keeper does not wait for who does not show what it is sent; or it is another one, of a thaw.
+            Left::Gone => match connect(&instance) {
+                Ok(another) => {
+                    connection = another;
+                    for part in std::mem::take(&mut unsent).chunks(DATA_BYTES) {
+                        let _ = connection.send(Message::new(say::INPUT, 0, 0, 0), part);
+                    }
+                    output::note(&format!(
+                        "frost: attached to {} again; what it showed meanwhile is in `frost logs {0}`",
+                        options.name
+                    ));
+                    continue;
+                }
+                Err(_) => super::wait::until_end(&instance).map_err(failed)?,
+            },
+            Left::Ended(ending) => ending,
+        };
+        super::run::tell(&store, instance.name(), ending);
+        return Ok(ExitCode::from(u8::try_from(ending.exit_status()).unwrap_or(u8::MAX)));
+    }
+}
+
+/// Why we do not show a terminal any more.
+enum Left {
+    /// Its program ended.
+    Ended(Ending),
+    /// Its keeper ended, or hung up.
+    Gone,
+    /// The keys that let it alone were typed.
+    Alone,
+    /// A signal is to end us.
+    Signal(i32),
+}
+
+/// Gives the program's terminal the size of ours, if we have one.
+fn resize(connection: &Connection) {
+    let (rows, columns) = terminal::size();
+    if rows > 0 && columns > 0 {
+        let _ = connection.send(Message::new(say::RESIZE, rows, columns, 0), &[]);
+    }
+}
+
+/// Asks the keeper of a program for its terminal, which gets the size of ours.
+fn connect(instance: &Instance) -> Result<Connection, Error> {
+    let kept = match instance.standing()? {
         Standing::Kept(kept) => kept,
-        other => return Err(failed(Error::Ended(super::ps::what_happened(&other)))),
+        other => return Err(Error::Ended(super::ps::what_happened(&other))),
     };
     if !kept.state.terminal {
-        return Err(failed(Error::NoTerminal));
+        return Err(Error::NoTerminal);
     }
     let (rows, columns) = terminal::size();
-    kept.connection.ask(Message::new(say::ATTACH, rows, columns, 0)).map_err(|error| failed(error.into()))?;
-    let signals = Signals::take(&[Signal::WINCH])?;
-    let mut matcher = Matcher { keys: keys.0, matched: 0 };
-    let ending = terminal::pass(&kept.connection, &signals, &mut |event| {
-        match event {
-            Event::Said(message) if message.kind == say::ENDED && message.b == 0 => {
-                return ControlFlow::Break(Some(Ending::of_message(message)));
-            }
-            // Frozen: the keeper stays and so do we, or it ends and tells what became of it.
-            Event::Said(_) => {}
-            Event::Gone => {
-                return ControlFlow::Break(Some(
-                    super::wait::until_end(&instance).unwrap_or(Ending::Unknown),
-                ));
-            }
-            Event::Signal(_) => {
-                let (rows, columns) = terminal::size();
-                let _ = kept.connection.send(Message::new(say::RESIZE, rows, columns, 0), &[]);
-            }
-            Event::Typed(bytes) => {
-                let (typed, detached) = matcher.take(bytes);
-                if !typed.is_empty() {
-                    let _ = kept.connection.send(Message::new(say::INPUT, 0, 0, 0), &typed);
-                }
-                if detached {
-                    return ControlFlow::Break(None);
-                }
-            }
-        }
-        ControlFlow::Continue(())
-    })?;
-    drop(signals);
-    match ending {
-        None => {
-            output::note(&format!("\nfrost: {} goes on", options.name));
-            Ok(ExitCode::SUCCESS)
-        }
-        Some(ending) => {
-            super::run::tell(&store, instance.name(), ending);
-            Ok(ExitCode::from(u8::try_from(ending.exit_status()).unwrap_or(u8::MAX)))
-        }
-    }
+    kept.connection.ask(Message::new(say::ATTACH, rows, columns, 0))?;
+    Ok(kept.connection)
 }
 
 /// A sequence of keys.
@@ -125,9 +173,13 @@ impl Matcher {
     fn take(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut passed = Vec::with_capacity(typed.len());
         for byte in typed {
-            if *byte != self.keys[self.matched] && self.matched > 0 {
-                passed.extend_from_slice(&self.keys[..self.matched]);
-                self.matched = 0;
+            while *byte != self.keys[self.matched] && self.matched > 0 {
+                // What is not the beginning of the keys any more: their end may be, as the second of `aab` in `aaab`.
+                let held = &self.keys[..self.matched];
+                let rest =
+                    (1..=held.len()).find(|at| self.keys.starts_with(&held[*at..])).unwrap_or(held.len());
+                passed.extend_from_slice(&held[..rest]);
+                self.matched -= rest;
             }
             if *byte == self.keys[self.matched] {
                 self.matched += 1;
@@ -161,5 +213,7 @@ mod tests {
         assert_eq!(matcher.take(b"a\x10"), (b"a".to_vec(), false));
         assert_eq!(matcher.take(b"b"), (b"\x10b".to_vec(), false));
         assert_eq!(matcher.take(b"\x10\x10\x11c"), (b"\x10".to_vec(), true));
+        let mut matcher = Matcher { keys: b"aab".to_vec(), matched: 0 };
+        assert_eq!(matcher.take(b"aacaaab"), (b"aaca".to_vec(), true));
     }
 }
