@@ -51,20 +51,25 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         .map_err(io::Error::from)?;
     // The log is read once more when the keeper is gone: it has written all by then.
     let mut goes_on = kept.connection.send(Message::new(say::WATCH, 0, 0, 0), &[]).is_ok();
-    if let Some(mut old) = instance.open("log.1").map_err(failed)? {
-        io::copy(&mut old, &mut out)?;
+    let [mut old, mut log] = both(&instance).map_err(failed)?;
+    if let Some(old) = &mut old {
+        io::copy(old, &mut out)?;
     }
-    let mut log = instance.open("log").map_err(failed)?;
     loop {
         if let Some(log) = &mut log {
             io::copy(log, &mut out)?;
             out.flush()?;
         }
-        // Another file of that name: the old one was put aside, and has been read to its end.
-        let next = instance.open("log").map_err(failed)?;
+        let [aside, next] = both(&instance).map_err(failed)?;
         if !same(log.as_ref(), next.as_ref()) {
+            // Another file of that name: this one was put aside, and maybe another one behind it.
             if let Some(log) = &mut log {
                 io::copy(log, &mut out)?;
+            }
+            old = log.or(old);
+            if let Some(mut aside) = aside.filter(|aside| !same(old.as_ref(), Some(aside))) {
+                io::copy(&mut aside, &mut out)?;
+                old = Some(aside);
             }
             log = next;
             continue;
@@ -93,10 +98,17 @@ fn same(a: Option<&File>, b: Option<&File>) -> bool {
     a.and_then(identity) == b.and_then(identity)
 }
 
+/// Opens what was put aside, and what is written now.
+fn both(instance: &Instance) -> Result<[Option<File>; 2], Error> {
+    // In this order: else what is put aside between the two would be neither of them.
+    let log = instance.open("log")?;
+    let aside = instance.open("log.1")?.filter(|aside| !same(log.as_ref(), Some(aside)));
+    Ok([aside, log])
+}
+
 /// Copies all of the log.
 fn copy(instance: &Instance, out: &mut impl Write) -> Result<io::Result<()>, Error> {
-    let files = [instance.open("log.1")?, instance.open("log")?];
-    Ok(files.into_iter().flatten().try_for_each(|mut file| {
+    Ok(both(instance)?.into_iter().flatten().try_for_each(|mut file| {
         io::copy(&mut file, out)?;
         out.flush()
     }))
