@@ -2,13 +2,16 @@
 //! slow for what it shows.
 
 use frost_tests::{LIMIT, Scene, Started, Stdio, Who, until};
-use std::fs;
+use rustix::fs::Access;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 frost_tests::as_each_user! {
     many_commands_at_once_do_not_make_a_program_look_lost
+    one_that_cannot_be_looked_at_hides_no_other
     a_keeper_that_was_stopped_is_told_at_once
     what_is_typed_faster_than_it_is_read_is_not_lost
     whoever_was_too_slow_is_attached_again
@@ -46,6 +49,33 @@ fn many_commands_at_once_do_not_make_a_program_look_lost(scene: &Scene) {
     for mut one in waiting {
         assert_eq!(one.wait("frost wait", LIMIT).code(), Some(7));
     }
+    scene.is_empty_soon();
+}
+
+fn one_that_cannot_be_looked_at_hides_no_other(scene: &Scene) {
+    let started = scene.frost(&["run", "-d", "--name", "one", "--json", "--", "sleep", "1000"]).ok();
+    // Before the other one, by its name.
+    let locked = scene.path("home").join("instances/locked");
+    fs::create_dir(&locked).expect("our own directory");
+    scene.give(&locked);
+    fs::set_permissions(&locked, Permissions::from_mode(0o000)).expect("our own directory");
+    let listed = scene.frost(&["ps", "--json"]).ok().stdout;
+    let states: Vec<&str> = listed.lines().filter(|line| line.contains("\"state\":\"running\"")).collect();
+    assert!(states.len() == 1 && listed.lines().count() == 2, "{listed}");
+    if !rustix::fs::access(&locked, Access::READ_OK).is_ok_and(|()| scene.who() == Who::Myself) {
+        assert!(listed.contains("Permission denied"), "{listed}");
+    }
+    scene.frost(&["freeze", &started.number("pid").to_string()]).ok();
+    scene.frost(&["thaw", "one"]).ok();
+    scene.frost(&["kill", "-s", "KILL", "one"]).ok();
+    assert_eq!(scene.frost(&["wait", "one"]).status, Some(128 + 9));
+    // A umask that takes all from its owner leaves no such directory behind.
+    let mut command = scene.command("sh");
+    command
+        .args(["-c", "umask 0777; exec \"$0\" run --name two -- true"])
+        .arg(scene.path("bin").join("frost"));
+    let outcome = scene.run(&mut command, LIMIT);
+    assert!(outcome.status == Some(0) || !scene.path("home").join("instances/two").exists(), "{outcome}");
     scene.is_empty_soon();
 }
 

@@ -124,7 +124,7 @@ impl Kept {
         if let Ok(pid) = target.parse::<i32>() {
             let Ok(stat) = proc::stat(pid) else { return Ok(None) };
             for name in names(store)? {
-                if let Some(instance) = Instance::find(store, &name)?
+                if let Ok(Some(instance)) = Instance::find(store, &name)
                     && let Ok(Standing::Kept(kept)) = instance.standing()
                     && (kept.keeper == pid
                         || kept.keeper == stat.ppid && kept.root().is_ok_and(|root| root == pid))
@@ -310,7 +310,11 @@ impl Instance {
                 return Err(Error::File { path, source: errno.into() });
             }
         }
-        let Some(instance) = Self::find(store, name)? else { return Ok(None) };
+        let found = Self::find(store, name).inspect_err(|_| {
+            // One that was made just now, by a umask that takes it even from its owner. What is in one stays.
+            let _ = rustix::fs::rmdir(parent(store).join(name.as_str()));
+        });
+        let Some(instance) = found? else { return Ok(None) };
         let lock = instance.lock()?;
         Ok(lock.map(|lock| (instance, Claim(lock))))
     }

@@ -87,10 +87,11 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
     for name in all {
         let found = images.get(&name).map_or(&[][..], Vec::as_slice);
         let mut record = of_images(&name, found);
-        if let Ok(name) = Name::new(&name)
-            && let Some(instance) = Instance::find(&store, &name).map_err(|e| trouble::of_runtime(what, e))?
-        {
-            add(&mut record, &instance, found);
+        match Name::new(&name).map(|name| Instance::find(&store, &name)) {
+            Ok(Ok(Some(instance))) => add(&mut record, &instance, found),
+            // All others are told nevertheless.
+            Ok(Err(error)) => (record.state, record.what) = ("unknown", Some(error.to_string())),
+            Ok(Ok(None)) | Err(_) => {}
         }
         records.push(record);
     }
