@@ -7,6 +7,7 @@
 //! | `redis` | a request of redis-benchmark, over a unix socket | processor time of the server, all its threads |
 //! | `build` | compiling and linking a project of C files | processor time of all compilers |
 //! | `start` | `frost run -- true` | wall time; the floor is unshare(1) with the same namespaces |
+//! | `start-static` | the same of the static build, which is distributed | the same |
 //!
 //! Inside and outside take turns, each turn the other first. What is told of processor time is the mean of the logarithms of
 //! the ratios of the turns, with the 95 % interval of Student's distribution: so a machine that is busier in one turn than in
@@ -29,6 +30,9 @@ pub(crate) struct Options {
     /// The frost to measure
     #[arg(long, default_value = "target/release/frost")]
     frost: PathBuf,
+    /// The static build of it, as it is distributed, whose start is measured as well
+    #[arg(long = "static", value_name = "FROST")]
+    distributed: Option<PathBuf>,
     /// Where the store and the project that is built lie
     #[arg(long, default_value = "target/bench")]
     directory: PathBuf,
@@ -172,7 +176,11 @@ impl Bench {
     }
 
     fn run(&self, more: &[&str]) -> Command {
-        let mut command = Command::new(&self.frost);
+        self.run_by(&self.frost, more)
+    }
+
+    fn run_by(&self, frost: &Path, more: &[&str]) -> Command {
+        let mut command = Command::new(frost);
         command.arg("--store").arg(self.directory.join("store")).arg("run").args(more);
         command
     }
@@ -323,32 +331,46 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     } else {
         println!("skipped: redis is not installed");
     }
-    let mut spans = [Vec::new(), Vec::new()];
+    println!("{table}");
+    starts(&mut bench, options)
+}
+
+/// Measures starts, each in turn the first.
+fn starts(bench: &mut Bench, options: &Options) -> io::Result<()> {
+    let mut builds = vec![("start", bench.frost.clone())];
+    if let Some(distributed) = &options.distributed {
+        builds.push(("start-static", distributed.canonicalize()?));
+    }
+    // The floor is the last.
+    let mut spans = vec![Vec::new(); builds.len() + 1];
     for round in 0..=options.rounds * 4 {
-        for inside in order(round) {
-            let mut command = if inside { bench.run(&["--", "true"]) } else { unshare() };
+        for turn in 0..spans.len() {
+            let index = (turn + round as usize) % spans.len();
+            let build = builds.get(index);
+            let mut command = match build {
+                Some((_, frost)) => bench.run_by(frost, &["--", "true"]),
+                None => unshare(),
+            };
             let began = Instant::now();
             done(&mut command)?;
             let took = began.elapsed().as_nanos() as u64;
             if round > 0 {
-                bench.add("start", inside, round, took)?;
-                spans[usize::from(inside)].push(took);
+                let figure = build.map_or("start", |(figure, _)| *figure);
+                bench.add(figure, build.is_some(), round, took)?;
+                spans[index].push(took);
             }
         }
     }
-    let [floor, ours] = spans.map(|values| Spread::of(&values));
-    let ms = |value: u64| value as f64 / 1e6;
-    println!("{table}");
-    println!(
-        "start: {:.2} ms ({:.2} to {:.2}), unshare {:.2} ms ({:.2} to {:.2}), ratio {:.2}",
-        ms(ours.median),
-        ms(ours.least),
-        ms(ours.greatest),
-        ms(floor.median),
-        ms(floor.least),
-        ms(floor.greatest),
-        ours.median as f64 / floor.median as f64
-    );
+    let spans: Vec<Spread> = spans.iter().map(|values| Spread::of(values)).collect();
+    let floor = &spans[builds.len()];
+    let told = |name: &str, span: &Spread| {
+        let ms = |value: u64| value as f64 / 1e6;
+        format!("{name} {:.2} ms ({:.2} to {:.2})", ms(span.median), ms(span.least), ms(span.greatest))
+    };
+    for ((figure, _), span) in builds.iter().zip(&spans) {
+        let ratio = span.median as f64 / floor.median as f64;
+        println!("{}, {}, ratio {ratio:.2}", told(figure, span), told("unshare", floor));
+    }
     Ok(())
 }
 

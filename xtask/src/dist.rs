@@ -18,7 +18,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Why there is no package.
 #[derive(Debug)]
-enum Failure {
+pub(crate) enum Failure {
     /// A step failed.
     Step(Outcome),
     /// A file could not be read or written.
@@ -83,9 +83,12 @@ fn build(root: &Path) -> Result<String, Failure> {
 /// What is installed: the package it is made of, and its name.
 const PROGRAMS: [(&str, &str); 2] = [("frost", "frost"), ("frost-scenario", "frost-scenario")];
 
-fn compile(root: &Path, package: &str, program: &str) -> Result<PathBuf, Failure> {
+/// Builds a program as it is distributed; returns where it is.
+pub(crate) fn compile(root: &Path, package: &str, program: &str) -> Result<PathBuf, Failure> {
     let mut build = cargo(root);
-    // A target of its own, so that what is linked statically does not replace what tests and benches use.
+    // A target of its own, so that what is linked statically does not replace what tests and benches use. Without one it cannot
+    // be had, as by a `.cargo/config.toml`: for this target rustc makes no procedural macro with that feature, and only a target
+    // that is named sets those, which are the host's, apart from it.
     build.args(["build", "--release", "--locked", "-p", package, "--target", TARGET]);
     build.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
     step(&mut build, HALF_AN_HOUR)?;

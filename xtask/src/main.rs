@@ -55,9 +55,9 @@ enum Chore {
     Dist,
     /// Checks the licences of everything that is linked in
     Licences,
-    /// Builds for release and measures freeze and thaw, or `components`, beside their floors
+    /// Builds for release and measures freeze and thaw, or `runtime`, or `components`, beside their floors
     Bench {
-        /// Options of `frost-bench run`; or `components`, and its options
+        /// Options of `frost-bench run`; or `runtime` or `components`, and its options
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
@@ -100,6 +100,7 @@ fn bench(root: &Path, options: &[String]) -> run::Outcome {
     let mut build = Command::new("cargo");
     let (what, package, option, options) = match options.split_first() {
         Some((first, rest)) if first == "components" => ("components", "frost-scenario", "--scenario", rest),
+        Some((first, rest)) if first == "runtime" => ("runtime", "frost", "--frost", rest),
         _ => ("run", "frost", "--frost", options),
     };
     build.args(["build", "--release", "--locked", "-p", package, "-p", "frost-bench"]).current_dir(root);
@@ -107,6 +108,12 @@ fn bench(root: &Path, options: &[String]) -> run::Outcome {
         run::Outcome::Passed(_) => {
             let mut bench = Command::new(run::built(root, "release/frost-bench"));
             bench.arg(what).arg(option).arg(run::built(root, &format!("release/{package}")));
+            if what == "runtime" {
+                match dist::compile(root, package, package) {
+                    Ok(frost) => _ = bench.arg("--static").arg(frost),
+                    Err(failure) => return failure.into(),
+                }
+            }
             run::limited(bench.args(options).current_dir(root), hour)
         }
         failed => failed,
