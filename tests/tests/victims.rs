@@ -121,6 +121,7 @@ const SPECIAL: &[&str] = &[
     "regular_lease_mapped",
     "filter_left_area",
     "thread_executes",
+    "thread_own_network",
     // Of root only.
     "shared_locked_hidden",
     "shared_limited_hidden",
@@ -470,6 +471,16 @@ filtered! {
     filter_traps
 }
 
+/// Only root may enter one.
+#[test]
+fn a_thread_in_a_network_of_its_own_is_refused_by_name() {
+    if !frost_tests::is_root() {
+        return frost_tests::skip("only root may make a network namespace without others");
+    }
+    journey::unfrozen(binary(), "thread_own_network");
+    journey::refused(binary(), "thread_own_network", "a network namespace of its own");
+}
+
 /// Nobody but root gets them back, where no keeper was told of them.
 #[test]
 fn an_ordinary_user_s_filters_are_refused_by_name_outside_of_the_runtime() {
@@ -573,6 +584,8 @@ refused! {
     directory_watched "F_NOTIFY"
     memfd_secret "secretmem"
     regular_namespace_of_another "namespace uts"
+    thread_own_directory "CLONE_FS"
+    thread_own_descriptors "CLONE_FILES"
 }
 
 carried! {

@@ -28,6 +28,9 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("thread_conditions", conditions),
     ("thread_storm", storm),
     ("thread_executes", executes),
+    ("thread_own_directory", own_directory),
+    ("thread_own_descriptors", own_descriptors),
+    ("thread_own_network", own_network),
 ];
 
 /// Executes this program again from a thread that is not the leader, until `go`.
@@ -112,6 +115,31 @@ fn local_storage(stage: &Stage) -> Verdict {
     set_own(99)?;
     crowd(stage, 4, set_own, check_own)?;
     check_own(99)
+}
+
+/// A thread of several goes its own way; refused.
+fn apart(stage: &Stage, flags: i32) -> Verdict {
+    static FLAGS: AtomicU32 = AtomicU32::new(0);
+    fn make(number: u64) -> Verdict {
+        if number == 1 {
+            sys!(unshare(FLAGS.load(SeqCst) as i32))?;
+        }
+        Ok(())
+    }
+    FLAGS.store(flags as u32, SeqCst);
+    crowd(stage, 3, make, |_| Ok(()))
+}
+
+fn own_directory(stage: &Stage) -> Verdict {
+    apart(stage, libc::CLONE_FS)
+}
+
+fn own_descriptors(stage: &Stage) -> Verdict {
+    apart(stage, libc::CLONE_FILES)
+}
+
+fn own_network(stage: &Stage) -> Verdict {
+    apart(stage, libc::CLONE_NEWNET)
 }
 
 fn two_hundred(stage: &Stage) -> Verdict {

@@ -131,6 +131,9 @@ pub(crate) fn look(
     let outer = seen.iter().filter(|process| nests.keeper_of(process.pid).is_none());
     let pids: Vec<_> = outer.map(|process| (process.through, process.inner)).collect();
     obstacles.extend(target::survey_namespaces(&pids));
+    obstacles.extend(seen.iter().flat_map(|process| {
+        target::survey_threads(process.pid, process.through, process.inner, process.status, motion)
+    }));
     let all: Vec<_> = seen.iter().map(|process| (process.through, process.inner)).collect();
     obstacles.extend(target::survey_shared(if refused { &pids } else { &all }));
     Ok((catalog, obstacles))
