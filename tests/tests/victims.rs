@@ -890,6 +890,7 @@ carried! {
     signals_pending_process
     signals_pending_thread
     signals_pending_many
+    signals_pending_unqueued
     signals_alternate_stack
     signals_in_handler
     signals_ignored_stop

@@ -13,6 +13,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("signals_pending_process", pending_process),
     ("signals_pending_thread", pending_thread),
     ("signals_pending_many", pending_many),
+    ("signals_pending_unqueued", pending_unqueued),
     ("signals_alternate_stack", alternate_stack),
     ("signals_in_handler", in_handler),
     ("signals_ignored_stop", ignored_stop),
@@ -131,6 +132,25 @@ fn pending_thread(stage: &Stage) -> Verdict {
         check!(take(&set).is_err(), "a signal more than were sent");
         seen
     })
+}
+
+/// Where there is no room left for more than their bits.
+fn pending_unqueued(stage: &Stage) -> Verdict {
+    let set = block(&[libc::SIGUSR1, libc::SIGUSR2])?;
+    let mut limit: libc::rlimit = zeroed();
+    sys!(getrlimit(libc::RLIMIT_SIGPENDING, &mut limit))?;
+    let none = libc::rlimit { rlim_cur: 0, ..limit };
+    sys!(setrlimit(libc::RLIMIT_SIGPENDING, &none))?;
+    let pid = unsafe { libc::getpid() };
+    sys!(syscall(libc::SYS_tgkill, pid, pid, libc::SIGUSR1))?;
+    // As sigqueue(3): of a signal that has no queue the kernel keeps what it can.
+    queue(pid, libc::SIGUSR2, 7)?;
+    stage.freeze_here()?;
+    for signal in [libc::SIGUSR1, libc::SIGUSR2] {
+        same!(take(&set)?, (signal, libc::SI_USER, 0, 0), "the signal that was taken");
+    }
+    check!(take(&set).is_err(), "another signal is pending");
+    Ok(())
 }
 
 fn pending_many(stage: &Stage) -> Verdict {

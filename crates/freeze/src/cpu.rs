@@ -86,7 +86,7 @@ fn capture_thread(
         restart: restart(thread),
         xstate: ptrace::xstate(tid)?,
         blocked: thread.mask,
-        pending: pd::queued(tid, false)?,
+        pending: pd::pending(tid, false, status.pending)?,
         alt_stack: facts.alt_stack,
         robust_list: (robust_head != 0)
             .then_some(RobustList { head: TargetAddr::new(robust_head), len_bytes: robust_len }),

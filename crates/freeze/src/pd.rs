@@ -5,7 +5,7 @@ use frost_model::cap::FileRef;
 use frost_model::id::{Pid, Tid};
 use frost_model::path::BytePath;
 use frost_model::pd::{
-    Credentials, Descriptor, Life, Limit, Notify, PdState, PosixTimer, PrctlState, Relation, SigInfo,
+    Credentials, Descriptor, Life, Limit, Notify, PdState, PosixTimer, PrctlState, Relation, SIGNALS, SigInfo,
 };
 use frost_sys::proc::{self, Target, Timer};
 use frost_sys::ptrace;
@@ -87,7 +87,7 @@ pub(crate) fn capture(
         root: places.root,
         umask: process.status.umask,
         actions: facts.actions.clone(),
-        pending: queued(process.threads[0].tid, true)?,
+        pending: pending(process.threads[0].tid, true, process.status.shared_pending)?,
         limits: proc::limits(pid)?.into_iter().map(|(soft, hard)| Limit { soft, hard }).collect(),
         interval_timers: facts.interval_timers,
         posix_timers: posix_timers(process, facts, timers),
@@ -130,9 +130,24 @@ pub(crate) fn capture_zombie(tree: &StoppedTree, process: &StoppedProcess) -> Pd
     }
 }
 
-/// Reads a queue of pending signals.
-pub(crate) fn queued(tid: i32, shared: bool) -> Result<Vec<SigInfo>, Errno> {
-    Ok(ptrace::queued_signals(tid, shared)?.into_iter().map(SigInfo::new).collect())
+/// Reads a queue of pending signals, of which the mask was read before.
+///
+/// Where RLIMIT_SIGPENDING left no room for more than the bit of a signal, there is nothing in the queue: who takes it is
+/// told that process 0 sent it by kill(2) (`__send_signal_locked` and `collect_signal`, kernel/signal.c).
+pub(crate) fn pending(tid: i32, shared: bool, mask: u64) -> Result<Vec<SigInfo>, Errno> {
+    let mut pending: Vec<SigInfo> =
+        ptrace::queued_signals(tid, shared)?.into_iter().map(SigInfo::new).collect();
+    let queued = pending.iter().fold(0, |queued, info| queued | bit(info.signal()));
+    for signal in (1..=SIGNALS as i32).filter(|signal| mask & !queued & bit(*signal) != 0) {
+        let mut info = [0; SigInfo::LEN_BYTES];
+        info[..4].copy_from_slice(&signal.to_ne_bytes());
+        pending.push(SigInfo::new(info));
+    }
+    Ok(pending)
+}
+
+fn bit(signal: i32) -> u64 {
+    u32::try_from(signal - 1).ok().and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(0)
 }
 
 fn arguments(pid: i32) -> Vec<BytePath> {
