@@ -659,6 +659,7 @@ carried! {
     flight_counters
     flight_files
     flight_locked
+    flight_owned
     flight_sockets
     flight_terminals
     flight_ends

@@ -15,6 +15,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("flight_counters", counters),
     ("flight_files", files),
     ("flight_locked", locked),
+    ("flight_owned", owned),
     ("flight_sockets", sockets),
     ("flight_terminals", terminals),
     ("flight_ends", ends),
@@ -191,6 +192,50 @@ fn locked(stage: &Stage) -> Verdict {
     }
     check!(takes_whole() && takes_part(), "the locks outlast their descriptions");
     Ok(())
+}
+
+/// One that signals the program, and one with a lease, of which it tells the program.
+fn owned(stage: &Stage) -> Verdict {
+    const F_SETSIG: i32 = 10;
+    const ASYNCHRONOUS: i32 = libc::O_ASYNC | O_NONBLOCK;
+    let signal = libc::SIGRTMIN() + 4;
+    let mut set: libc::sigset_t = zeroed();
+    sys!(sigaddset(&mut set, signal))?;
+    sys!(sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()))?;
+    let told = |what: &str| {
+        let minute = libc::timespec { tv_sec: 60, tv_nsec: 0 };
+        same!(sys!(sigtimedwait(&set, std::ptr::null_mut(), &minute))?, signal, "the signal of {what}");
+        Ok(())
+    };
+    let (reader, writer) = pipe(0)?;
+    sys!(fcntl(reader, libc::F_SETOWN, libc::getpid()))?;
+    sys!(fcntl(reader, F_SETSIG, signal))?;
+    sys!(fcntl(reader, libc::F_SETFL, ASYNCHRONOUS))?;
+    let path = stage.path("leased");
+    text(std::fs::write(&path, "content"))?;
+    let leased = open(&path, O_RDONLY)?;
+    sys!(fcntl(leased, F_SETSIG, signal))?;
+    sys!(fcntl(leased, libc::F_SETLEASE, libc::F_RDLCK))?;
+    fly(
+        stage,
+        vec![
+            passed(reader, |fd| {
+                same!(sys!(fcntl(fd, libc::F_GETFL))? & ASYNCHRONOUS, ASYNCHRONOUS, "its flags");
+                write_all(writer, b"x")?;
+                told("the pipe")
+            }),
+            passed(leased, |fd| {
+                let lease = sys!(fcntl(fd, libc::F_GETLEASE))?;
+                if stage.was_copied() {
+                    same!(lease, libc::F_UNLCK, "the lease of a copy");
+                    return Ok(());
+                }
+                same!(lease, libc::F_RDLCK, "the lease");
+                check!(open(&path, O_RDWR | O_NONBLOCK).is_err(), "another may write though the lease holds");
+                told("the lease")
+            }),
+        ],
+    )
 }
 
 fn sockets(stage: &Stage) -> Verdict {

@@ -47,6 +47,16 @@ pub fn set_signal(fd: impl AsFd, signal: i32) -> Result<()> {
     check(i64::from(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_SETSIG, signal) })).map(drop)
 }
 
+/// Takes a lease on a file (F_SETLEASE), which tells the owner of the description, or us if it has none.
+///
+/// # Errors
+/// EAGAIN if the file is open in a way that does not go with it.
+pub fn lease(fd: impl AsFd, exclusive: bool) -> Result<()> {
+    let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+    // SAFETY: the command takes an integer.
+    check(i64::from(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETLEASE, kind) })).map(drop)
+}
+
 /// Takes a lock of the description itself on a range of its file, without waiting (F_OFD_SETLK).
 pub fn lock_range(fd: impl AsFd, exclusive: bool, start: u64, len: Option<u64>) -> Result<()> {
     // A length of 0 reaches to the end, wherever that comes to be.

@@ -61,7 +61,7 @@ pub(super) fn take_in_flight(checkpoint: &Checkpoint, made: &[Option<OwnedFd>]) 
                 (LockKind::Flock, true) => flock(fd, FlockOperation::NonBlockingLockExclusive),
                 (LockKind::Flock, false) => flock(fd, FlockOperation::NonBlockingLockShared),
                 (LockKind::Description, exclusive) => lock_range(fd, exclusive, lock.start, lock.len_bytes()),
-                // Locks of a process are not passed with a descriptor, and leases tell whoever took them.
+                // Locks of a process are not passed with a descriptor, and leases tell whom others do: later.
                 (LockKind::Process(_) | LockKind::Lease, _) => Ok(()),
             };
             taken.about("lock", &description.capability)?;

@@ -47,7 +47,9 @@ pub(crate) use unix::{is_alive as is_reached, raw as unix_name};
 
 use crate::kept::Kept;
 use error::About;
-use frost_model::cap::{Capability, Content, Description, FileIdentity, FileRef, LockKind, Owner, UnixName};
+use frost_model::cap::{
+    Capability, Content, Description, FileIdentity, FileRef, Lock, LockKind, Owner, UnixName,
+};
 use frost_model::clock::Clocks;
 use frost_model::route::{self as routes, IfChanged, Rule, Subject};
 use frost_model::{BytePath, Checkpoint, DescriptionId, Obstacle, Pid, Process};
@@ -146,6 +148,10 @@ pub struct Late {
     inotify: Vec<inotify::Late>,
     /// Whom descriptions signal, where that is not the first process that has them.
     owners: Vec<(OwnedFd, Owner)>,
+    /// The flags of descriptions with O_ASYNC that no process has, as they lie in messages only.
+    asynchronous: Vec<(OwnedFd, OFlags)>,
+    /// Leases of such descriptions, and whether they are for writing.
+    leases: Vec<(OwnedFd, bool)>,
     replaced: regular::Replaced,
     cut: route::Cut,
     queues: mqueue::Made,
@@ -489,7 +495,7 @@ pub fn build(
         let terminal = made.finish(pty).about("set up", format!("terminal /dev/pts/{}", pty.number))?;
         terminals.extend(terminal.map(|terminal| (index, terminal)));
     }
-    let mut late = Late::of(checkpoint, &made, replaced, (queues, volatile))?;
+    let mut late = Late::of(checkpoint, &made, replaced, (queues, volatile), context.copy)?;
     late.cut = route::Cut::of(checkpoint, planned, &made)?;
     let instead = outside::instead(checkpoint, planned)?;
     Ok(Built { descriptions: made, instead, terminals, removed: objects.removed, late })
@@ -728,6 +734,7 @@ impl Late {
         made: &[Option<OwnedFd>],
         replaced: regular::Replaced,
         (queues, volatile): (mqueue::Made, volatile::Made),
+        is_copy: bool,
     ) -> Result<Self, Error> {
         let mut late = Self {
             clocks: checkpoint.clocks,
@@ -735,6 +742,8 @@ impl Late {
             seals: Vec::new(),
             inotify: Vec::new(),
             owners: Vec::new(),
+            asynchronous: Vec::new(),
+            leases: Vec::new(),
             replaced,
             cut: route::Cut::default(),
             queues,
@@ -753,6 +762,16 @@ impl Late {
                 && first.is_none_or(|first| !is_process(&owner, first))
             {
                 late.owners.push((copy()?, owner));
+            }
+            if first.is_none() {
+                if let Some(flags) = asynchronous(description) {
+                    late.asynchronous.push((copy()?, flags));
+                }
+                // Its owner is who took it (lease_setup, fs/locks.c).
+                let is_lease = |held: &&Lock| held.kind == LockKind::Lease && is_possible(held, description);
+                if let Some(lease) = description.locks.iter().find(is_lease).filter(|_| !is_copy) {
+                    late.leases.push((copy()?, lease.exclusive));
+                }
             }
             match &description.capability {
                 Capability::TimerFd(timer) => late.timers.push((copy()?, *timer)),
@@ -784,6 +803,12 @@ impl Late {
         for (fd, owner) in &self.owners {
             let owner = frost_sys::fcntl::Owner { kind: owner.kind, id: owner.id };
             frost_sys::fcntl::set_owner(fd, owner).about("say whom to signal for", "a descriptor")?;
+        }
+        for (fd, flags) in &self.asynchronous {
+            rustix::fs::fcntl_setfl(fd, *flags).about("set the flags of", "a descriptor in flight")?;
+        }
+        for (fd, exclusive) in &self.leases {
+            frost_sys::fcntl::lease(fd, *exclusive).about("take a lease by", "a descriptor in flight")?;
         }
         for (fd, timer) in &self.timers {
             timerfd::arm(fd, timer, &self.clocks).about("arm", "a timerfd")?;
@@ -856,11 +881,10 @@ pub fn tape_calls(
         seen.push(id);
         let first = first_holder(checkpoint, id) == Some(own);
         if !context.copy {
-            let locks = description.locks.iter().filter(|held| {
-                // What is left of a lease for writing that was about to be lowered could not be had otherwise.
-                let impossible = held.kind == LockKind::Lease && !held.exclusive && is_written(description);
-                !impossible && lock::is_taken_by(held, own, first)
-            });
+            let locks = description
+                .locks
+                .iter()
+                .filter(|held| is_possible(held, description) && lock::is_taken_by(held, own, first));
             last.extend(locks.map(|held| lock::call(held, fd)));
         }
         if let Capability::Unix(socket) = &description.capability
@@ -882,11 +906,8 @@ pub fn tape_calls(
             call.data.push((2, [owner.kind.to_ne_bytes(), id.to_ne_bytes()].concat()));
             calls.push(call);
         }
-        // O_ASYNC, FASYNC of include/uapi/asm-generic/fcntl.h.
-        if description.flags & libc::O_ASYNC as u32 != 0 {
-            let settable = OFlags::APPEND | OFlags::NONBLOCK | OFlags::DIRECT | OFlags::NOATIME;
-            let flags = description.flags & (settable.bits() | libc::O_ASYNC as u32);
-            let args = [fd as u64, libc::F_SETFL as u64, u64::from(flags)];
+        if let Some(flags) = asynchronous(description) {
+            let args = [fd as u64, libc::F_SETFL as u64, u64::from(flags.bits())];
             calls.push(InnerCall::new(libc::SYS_fcntl, &args, fd));
         }
     }
@@ -907,6 +928,20 @@ pub fn tape_calls(
 fn is_placeholder(capability: &Capability, route: Route) -> bool {
     let broken = matches!(capability, Capability::TcpStream(_) | Capability::Outside(_));
     route == Route::Close && !broken
+}
+
+/// Returns the flags that F_SETFL gives a description which signals whoever owns it (O_ASYNC), if it does.
+fn asynchronous(description: &Description) -> Option<OFlags> {
+    // FASYNC of include/uapi/asm-generic/fcntl.h.
+    let asynchronous = OFlags::from_bits_retain(libc::O_ASYNC as u32);
+    let settable = OFlags::APPEND | OFlags::NONBLOCK | OFlags::DIRECT | OFlags::NOATIME | asynchronous;
+    let flags = OFlags::from_bits_retain(description.flags);
+    flags.contains(asynchronous).then_some(flags & settable)
+}
+
+/// Whether a lock can be had: what is left of a lease for writing that was about to be lowered could not be had otherwise.
+fn is_possible(held: &Lock, description: &Description) -> bool {
+    held.kind != LockKind::Lease || held.exclusive || !is_written(description)
 }
 
 /// Whether the one to be signalled is process `pid`; it exists when that makes its calls. A thread of it, a group, or
