@@ -603,6 +603,7 @@ carried! {
     anonymous_unreadable
     anonymous_guards
     anonymous_guard_regions
+    anonymous_guard_regions_shared
     anonymous_reservation
     anonymous_advice
     anonymous_locked

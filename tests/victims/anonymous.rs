@@ -4,6 +4,7 @@ use crate::Victim;
 use crate::call::{READ_WRITE, check_fill, check_zero, fill, map, until, zeroed};
 use crate::stage::{Stage, Verdict};
 use libc::{MAP_NORESERVE, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_READ};
+use std::ptr::null_mut;
 
 pub(crate) const VICTIMS: &[Victim] = &[
     ("anonymous_memory_policies", memory_policies),
@@ -15,6 +16,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("anonymous_unreadable", unreadable),
     ("anonymous_guards", guards),
     ("anonymous_guard_regions", guard_regions),
+    ("anonymous_guard_regions_shared", guard_regions_shared),
     ("anonymous_reservation", reservation),
     ("anonymous_advice", advice),
     ("anonymous_locked", locked),
@@ -256,6 +258,41 @@ fn guard_regions(stage: &Stage) -> Verdict {
         same!(accessible(address), !guarded.contains(&page), "page {page} can be read");
     }
     check_fill("pages before the guards", memory, 5 * PAGE, 4)
+}
+
+/// Of each of two views of the same memory, one has guards.
+fn guard_regions_shared(stage: &Stage) -> Verdict {
+    const MADV_GUARD_INSTALL: i32 = 102;
+    let memfd = sys!(memfd_create(c"guarded".as_ptr(), libc::MFD_CLOEXEC))?;
+    sys!(ftruncate(memfd, 16 * PAGE as i64))?;
+    let view = || {
+        let memory = unsafe { libc::mmap(null_mut(), 16 * PAGE, READ_WRITE, libc::MAP_SHARED, memfd, 0) };
+        check!(memory != libc::MAP_FAILED, "it cannot be mapped");
+        Ok(memory.cast::<u8>())
+    };
+    let (one, other, alone) = (view()?, view()?, map(16 * PAGE, READ_WRITE, libc::MAP_SHARED)?);
+    for memory in [one, alone] {
+        fill(memory, 16 * PAGE, 4);
+        for page in [3, 4, 9] {
+            if let Err(why) = sys!(madvise(memory.add(page * PAGE).cast(), PAGE, MADV_GUARD_INSTALL)) {
+                eprintln!("skipped: this kernel has no guard regions in shared memory: {why}");
+                return stage.freeze_here();
+            }
+        }
+    }
+    stage.freeze_here()?;
+    for (name, memory) in [("the view", one), ("the memory", alone)] {
+        for page in 0..16 {
+            let address = unsafe { memory.add(page * PAGE) };
+            same!(accessible(address), ![3, 4, 9].contains(&page), "page {page} of {name} can be read");
+        }
+        const MADV_GUARD_REMOVE: i32 = 103;
+        sys!(madvise(memory.cast(), 16 * PAGE, MADV_GUARD_REMOVE))?;
+    }
+    for (name, memory) in [("the view", one), ("the other view", other), ("the memory", alone)] {
+        check_fill(name, memory, 16 * PAGE, 4)?;
+    }
+    Ok(())
 }
 
 /// Address space reserved by the terabyte costs nothing.

@@ -466,7 +466,7 @@ impl Precopy {
         urgent: &Urgent,
     ) -> Result<Vec<PageRange>, ram::Error> {
         if !ram::has_private_pages(mapping, backing) {
-            return Ok(Vec::new());
+            return ram::guards_of_shared(process.pid, pagemap, mapping, backing);
         }
         let (pid, through) = (process.pid, process.through);
         let failed = |source| ram::Error::Pagemap { pid, source };

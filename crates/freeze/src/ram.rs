@@ -11,7 +11,7 @@ use frost_model::PAGE_SIZE;
 use frost_model::ram::{Dataspace, DataspaceKind, Pages, Run};
 use frost_model::rm::PageRange;
 use frost_store::PackWriter;
-use frost_sys::pagemap::Pagemap;
+use frost_sys::pagemap::{PageRegion, Pagemap};
 use frost_sys::proc::{self, Mapping};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, SeekFrom};
@@ -219,7 +219,7 @@ pub(crate) fn private_content(
     kin: Option<&Kin>,
 ) -> Result<(Vec<Piece>, Vec<PageRange>), Error> {
     if !has_private_pages(mapping, backing) {
-        return Ok((Vec::new(), Vec::new()));
+        return Ok((Vec::new(), guards_of_shared(pid, pagemap, mapping, backing)?));
     }
     let (content, guards) =
         pagemap.private_pages(mapping.start, mapping.end).map_err(|source| Error::Pagemap { pid, source })?;
@@ -230,8 +230,26 @@ pub(crate) fn private_content(
             None => pieces.push((region.start, region.end, None)),
         }
     }
-    let guards = guards.iter().filter_map(|region| PageRange::new(region.start, region.end)).collect();
-    Ok((pieces, guards))
+    Ok((pieces, ranges(&guards)))
+}
+
+/// Finds the guards of a mapping without pages of its own: files and shared memory may have some since Linux 6.15.
+pub(crate) fn guards_of_shared(
+    pid: i32,
+    pagemap: &Pagemap,
+    mapping: &Mapping,
+    backing: &Backing,
+) -> Result<Vec<PageRange>, Error> {
+    // A kernel that has them can scan.
+    if matches!(backing, Backing::Special(_)) || !pagemap.can_scan() {
+        return Ok(Vec::new());
+    }
+    let found = pagemap.private_pages(mapping.start, mapping.end);
+    found.map(|(_, guards)| ranges(&guards)).map_err(|source| Error::Pagemap { pid, source })
+}
+
+fn ranges(guards: &[PageRegion]) -> Vec<PageRange> {
+    guards.iter().filter_map(|region| PageRange::new(region.start, region.end)).collect()
 }
 
 /// The memory of a process, read from outside.
@@ -437,10 +455,8 @@ pub(crate) fn capture_shared_whole(
         return Ok((Dataspace { kind, len_bytes, pages }, None));
     }
     let mut windows = Vec::with_capacity(object.windows.len());
-    for (offset, pid, address, len) in &object.windows {
-        // A memfd may have been cut, or never been as long as what maps it.
-        let len = readable_bytes(*pid, *address, *len)?;
-        windows.extend((len > 0).then_some((*offset, *pid, *address, len)));
+    for window in &object.windows {
+        windows.extend(readable(*window)?);
     }
     let filled = onlookers.filled(&windows)?;
     let looked = onlookers.look(&windows, &object.windows, |rest| {
@@ -583,11 +599,10 @@ pub(crate) fn capture_deleted(
 ) -> Result<((Pages, u64), Option<String>), Error> {
     let mut bounds: Vec<u64> = Vec::new();
     let mut windows = Vec::with_capacity(file.windows.len());
-    for ((offset, pid, address, len), shared) in &file.windows {
-        let len = readable_bytes(*pid, *address, *len)?;
-        if len > 0 {
-            bounds.extend([*offset, offset + len]);
-            windows.push(((*offset, *pid, *address, len), *shared));
+    for (window, shared) in &file.windows {
+        for window in readable(*window)? {
+            bounds.extend([window.0, window.0 + window.3]);
+            windows.push((window, *shared));
         }
     }
     bounds.sort_unstable();
@@ -612,6 +627,25 @@ pub(crate) fn capture_deleted(
         Looked::Seen(captured) => (captured, None),
         Looked::Unseen(why) => (capture_windows(&chosen, None, None, pack)?, Some(why)),
     })
+}
+
+/// Returns the parts of a window that can be read: it may have guards, and what it shows may have been cut, or never been as
+/// long.
+fn readable((offset, pid, address, len): Window) -> Result<Vec<Window>, Error> {
+    let failed = |source| Error::Pagemap { pid, source };
+    let pagemap = Pagemap::open(pid).map_err(failed)?;
+    let mut guards = match pagemap.can_scan() {
+        true => pagemap.private_pages(address, address + len).map_err(failed)?.1,
+        false => Vec::new(),
+    };
+    guards.push(PageRegion { start: address + len, end: address + len, categories: 0 });
+    let (mut parts, mut at) = (Vec::new(), address);
+    for guard in guards {
+        let len = readable_bytes(pid, at, guard.start - at)?;
+        parts.extend((len > 0).then_some((offset + (at - address), pid, at, len)));
+        at = guard.end;
+    }
+    Ok(parts)
 }
 
 /// Returns how much of a mapping can be read: a file may end before the mapping does.
