@@ -634,6 +634,7 @@ carried! {
     epoll_watches
     epoll_edge
     epoll_oneshot
+    epoll_oneshot_hung_up
     epoll_nested
     epoll_many
     epoll_other_number

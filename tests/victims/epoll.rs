@@ -9,6 +9,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("epoll_watches", watches),
     ("epoll_edge", edge),
     ("epoll_oneshot", oneshot),
+    ("epoll_oneshot_hung_up", oneshot_hung_up),
     ("epoll_nested", nested),
     ("epoll_many", many),
     ("epoll_other_number", other_number),
@@ -80,6 +81,26 @@ fn oneshot(stage: &Stage) -> Verdict {
     let mut event = libc::epoll_event { events: (EPOLLIN | EPOLLONESHOT) as u32, u64: 10 };
     sys!(epoll_ctl(epoll, EPOLL_CTL_MOD, reader, &mut event))?;
     same!(ready(epoll)?, [(EPOLLIN as u32, 10)], "armed again");
+    Ok(())
+}
+
+/// What has fired tells of nothing until it is armed again, not even that the other end is gone.
+fn oneshot_hung_up(stage: &Stage) -> Verdict {
+    let epoll = sys!(epoll_create1(0))?;
+    let mut pair = [0; 2];
+    sys!(socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, pair.as_mut_ptr()))?;
+    let event = sys!(eventfd(1, 0))?;
+    add(epoll, event, EPOLLIN, 1)?;
+    add(epoll, pair[0], EPOLLIN | EPOLLONESHOT, 2)?;
+    write_all(pair[1], b"x")?;
+    same!(ready(epoll)?, [(EPOLLIN as u32, 1), (EPOLLIN as u32, 2)], "the shot beside the other");
+    stage.freeze_here()?;
+    sys!(close(pair[1]))?;
+    same!(ready(epoll)?, [(EPOLLIN as u32, 1)], "after the shot");
+    let mut rearm = libc::epoll_event { events: (EPOLLIN | EPOLLONESHOT) as u32, u64: 3 };
+    sys!(epoll_ctl(epoll, EPOLL_CTL_MOD, pair[0], &mut rearm))?;
+    let told = ((EPOLLIN | libc::EPOLLHUP) as u32, 3);
+    same!(ready(epoll)?, [(EPOLLIN as u32, 1), told], "armed again");
     Ok(())
 }
 

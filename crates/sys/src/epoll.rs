@@ -20,8 +20,11 @@ pub struct Add<'a> {
     pub data: u64,
 }
 
-/// Adds files to epoll instances, each under a number that is not its own in our table. Returns how many were added,
-/// and why the next one was not.
+/// Adds files to epoll instances, each under a number that is not its own in our table. Returns how many there are, or the
+/// index of one that could not be added, and why.
+///
+/// A watch for one event that has come already (EPOLLONESHOT) must be of an instance that has no others yet but those that
+/// are added here.
 ///
 /// The kernel's key of a watch is the pair of file and number at the time it is added. So this is done by a thread
 /// with a descriptor table of its own, in which any number can be given away.
@@ -46,6 +49,26 @@ pub fn add_under_numbers(adds: &[Add<'_>]) -> (usize, Result<()>) {
     })
 }
 
+/// What a file can be ready for.
+const ALL: u32 = (libc::EPOLLIN
+    | libc::EPOLLPRI
+    | libc::EPOLLOUT
+    | libc::EPOLLRDNORM
+    | libc::EPOLLRDBAND
+    | libc::EPOLLWRNORM
+    | libc::EPOLLWRBAND
+    | libc::EPOLLMSG
+    | libc::EPOLLRDHUP) as u32;
+
+impl Add<'_> {
+    /// Whether it is a watch for one event (EPOLLONESHOT) that has come: it waits for nothing, not even for errors, for
+    /// which every other watch waits.
+    fn is_spent(&self) -> bool {
+        const ALWAYS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
+        self.events & libc::EPOLLONESHOT as u32 != 0 && self.events & ALWAYS == 0
+    }
+}
+
 fn add_all(adds: &[Add<'_>]) -> (usize, Result<()>) {
     // Out of the way of all numbers first.
     let above = adds.iter().map(|add| add.number).max().unwrap_or(0).saturating_add(1);
@@ -60,20 +83,40 @@ fn add_all(adds: &[Add<'_>]) -> (usize, Result<()>) {
             Err(error) => return (0, Err(error)),
         };
     }
-    for (index, add) in adds.iter().enumerate() {
+    // While an instance has none but spent watches, none of the others' events is taken.
+    let (spent, others): (Vec<_>, Vec<_>) = adds.iter().enumerate().partition(|(_, add)| add.is_spent());
+    for (index, add) in spent.into_iter().chain(others) {
         let (epoll, file) = (moved[&add.epoll.as_raw_fd()], moved[&add.file.as_raw_fd()]);
-        let mut event = libc::epoll_event { events: add.events, u64: add.data };
+        let wait_for = if add.is_spent() { ALL } else { 0 };
+        let mut event = libc::epoll_event { events: add.events | wait_for, u64: add.data };
         // SAFETY: whatever was under that number in this thread's own table is not used by it: all that it uses was
         // moved above every number.
         let result = check(unsafe { libc::dup2(file, add.number) }).and_then(|_| {
             // SAFETY: `event` is a live object, and the call keeps no reference to it.
             check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, add.number, &raw mut event) })
         });
+        let result = match add.is_spent() {
+            true => result.and_then(|_| spend(epoll, add)),
+            false => result,
+        };
         if let Err(error) = result {
             return (index, Err(error));
         }
     }
     (adds.len(), Ok(()))
+}
+
+/// Takes the event for which a watch was added, so that it is spent again. If the file is ready for nothing, nothing does
+/// that, and it waits for errors (`ep_send_events` and `ep_modify`, fs/eventpoll.c).
+fn spend(epoll: i32, add: &Add<'_>) -> Result<i64> {
+    let mut event = libc::epoll_event { events: add.events, u64: add.data };
+    // SAFETY: `event` is a live object with room for one event, which is all that the call writes.
+    if check(i64::from(unsafe { libc::epoll_wait(epoll, &raw mut event, 1, 0) }))? == 1 {
+        return Ok(1);
+    }
+    event = libc::epoll_event { events: add.events, u64: add.data };
+    // SAFETY: `event` is a live object, and the call keeps no reference to it.
+    check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_MOD, add.number, &raw mut event) })
 }
 
 #[cfg(test)]
