@@ -96,6 +96,8 @@ const SPECIAL: &[&str] = &[
     "outside_pipe",
     "prctl_dispatch",
     "prctl_shut",
+    "prctl_segments",
+    "pty_locked_settings",
     "prctl_landlock",
     "prctl_landlock_of_thread",
     "prctl_keyring_of_process",
@@ -188,6 +190,28 @@ fn landlock_domains_are_refused() {
         journey::unfrozen(binary(), name);
         journey::refused_at_the_stop(binary(), name, "Landlock domain");
     }
+}
+
+/// Only the process itself can be asked for its segments.
+#[test]
+fn segments_are_refused() {
+    let mut none = [0u8; 8];
+    // SAFETY: the call fills the 8 bytes that it is told of, at most.
+    if unsafe { libc::syscall(libc::SYS_modify_ldt, 0, none.as_mut_ptr(), none.len()) } == -1 {
+        return frost_tests::skip("this kernel has no modify_ldt(2)");
+    }
+    journey::unfrozen(binary(), "prctl_segments");
+    journey::refused_at_the_stop(binary(), "prctl_segments", "segments (modify_ldt)");
+}
+
+/// Only root may lock settings of a terminal.
+#[test]
+fn locked_settings_of_a_terminal_are_refused() {
+    if !frost_tests::is_root() {
+        return frost_tests::skip("only root may lock the settings of a terminal");
+    }
+    journey::unfrozen(binary(), "pty_locked_settings");
+    journey::refused(binary(), "pty_locked_settings", "locked settings");
 }
 
 /// Only the process itself can be asked for its keyrings.

@@ -13,6 +13,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("prctl_dispatch", dispatch),
     ("prctl_personalities", personalities),
     ("prctl_huge_pages_advised", huge_pages_advised),
+    ("prctl_segments", segments),
     ("prctl_landlock", landlock),
     ("prctl_landlock_of_thread", landlock_of_thread),
     ("prctl_keyring_of_process", keyring_of_process),
@@ -77,6 +78,8 @@ fn of_threads(stage: &Stage) -> Verdict {
     const PR_GET_SPECULATION_CTRL: i32 = 52;
     const PR_SET_SPECULATION_CTRL: i32 = 53;
     const PR_SPEC_DISABLE: libc::c_ulong = 4;
+    const ARCH_GET_CPUID: i32 = 0x1011;
+    const ARCH_SET_CPUID: i32 = 0x1012;
     let look = || {
         let mut tsc = 0;
         unsafe { libc::prctl(libc::PR_GET_TSC, &mut tsc) };
@@ -91,7 +94,8 @@ fn of_threads(stage: &Stage) -> Verdict {
                 0 as libc::c_ulong,
             )
         });
-        (tsc, memory_failure, flusher, speculation)
+        let cpuid = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_GET_CPUID, 0) };
+        (tsc, memory_failure, flusher, speculation, cpuid)
     };
     let (standing, go) = (AtomicU32::new(0), AtomicU32::new(0));
     let leader = look();
@@ -109,6 +113,7 @@ fn of_threads(stage: &Stage) -> Verdict {
                     0 as libc::c_ulong
                 ));
             }
+            let _ = sys!(syscall(libc::SYS_arch_prctl, ARCH_SET_CPUID, 0));
             sys!(prctl(libc::PR_SET_TSC, libc::PR_TSC_SIGSEGV))?;
             let before = look();
             check!(before != leader, "nothing was set");
@@ -120,9 +125,10 @@ fn of_threads(stage: &Stage) -> Verdict {
             same!(
                 look(),
                 before,
-                "the thread's settings (time stamps, memory failure, flusher, speculation)"
+                "the thread's settings (time stamps, memory failure, flusher, speculation, cpuid)"
             );
             sys!(prctl(libc::PR_SET_TSC, libc::PR_TSC_ENABLE))?;
+            let _ = sys!(syscall(libc::SYS_arch_prctl, ARCH_SET_CPUID, 1));
             Ok(())
         });
         crate::call::until("the thread stands", || standing.load(SeqCst) == 1 || thread.is_finished())?;
@@ -131,7 +137,7 @@ fn of_threads(stage: &Stage) -> Verdict {
         thread.join().map_err(|_| "the thread panicked".to_owned())??;
         seen
     })?;
-    same!(look(), leader, "the leader's settings (time stamps, memory failure, flusher, speculation)");
+    same!(look(), leader, "the leader's settings (time stamps, memory failure, flusher, speculation, cpuid)");
     Ok(())
 }
 
@@ -194,6 +200,17 @@ fn huge_pages_advised(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     same!(sys!(prctl(libc::PR_GET_THP_DISABLE, none, none, none, none))?, 3, "THP_DISABLE");
     Ok(())
+}
+
+/// A segment of its own, as emulators make them for programs of fewer bits; refused.
+fn segments(stage: &Stage) -> Verdict {
+    const WRITE: i32 = 0x11;
+    // struct user_desc: number, base, limit, and the bits of 32 bits, contents, whole pages, usable.
+    let descriptor = [0u32, 0x1000, 0xfffff, 0b101_0001];
+    if let Err(why) = sys!(syscall(libc::SYS_modify_ldt, WRITE, descriptor.as_ptr(), 16)) {
+        eprintln!("skipped: modify_ldt: {why}");
+    }
+    stage.freeze_here()
 }
 
 const KEYCTL_GET_KEYRING_ID: libc::c_long = 0;

@@ -19,6 +19,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("pty_packets", packets),
     ("pty_exclusive", exclusive),
     ("pty_locked", locked),
+    ("pty_locked_settings", locked_settings),
     ("pty_unopened", unopened),
     ("pty_slave_closed", slave_closed),
     ("pty_hung_up", hung_up),
@@ -312,6 +313,16 @@ fn locked(stage: &Stage) -> Verdict {
     check!(peer(master, O_RDWR).is_err(), "a locked slave can be opened");
     sys!(unlockpt(master))?;
     is_alive(master, peer(master, O_RDWR)?)
+}
+
+/// Some settings cannot be changed; refused.
+fn locked_settings(stage: &Stage) -> Verdict {
+    const TIOCSLCKTRMIOS: u64 = 0x5457;
+    let (_master, slave) = pair()?;
+    let mut locks: libc::termios = zeroed();
+    locks.c_lflag = libc::ICANON;
+    sys!(ioctl(slave, TIOCSLCKTRMIOS, &locks))?;
+    stage.freeze_here()
 }
 
 fn unopened(stage: &Stage) -> Verdict {

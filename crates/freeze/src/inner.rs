@@ -30,6 +30,8 @@ pub(crate) struct ProcessFacts {
     pub(crate) membarrier: u32,
     /// Protection keys that the program has allocated, bit 1 for key 1; `None` if that was not asked.
     pub(crate) protection_keys: Option<u32>,
+    /// Whether it has segments of its own (modify_ldt), if it was asked.
+    pub(crate) segments: bool,
     /// Memory policies of mappings, by their start.
     pub(crate) policies: HashMap<u64, MemoryPolicy>,
     /// One for each thread, in their order.
@@ -47,6 +49,10 @@ pub(crate) struct Questions {
     pub(crate) keyrings: bool,
     /// pkey_mprotect(2).
     pub(crate) protection_keys: bool,
+    /// modify_ldt(2).
+    pub(crate) segments: bool,
+    /// arch_prctl(2).
+    pub(crate) processor: bool,
     /// A process that it may compare itself with unless it is in a Landlock domain.
     pub(crate) other: Option<i32>,
 }
@@ -117,8 +123,10 @@ const ACTION_BYTES: usize = 32;
 const SPEC_BYTES: usize = 32;
 /// Where the attribute of a subreaper is written: behind all actions and interval timers.
 const SUBREAPER_AT: usize = SIGNALS * ACTION_BYTES + 3 * SPEC_BYTES;
+/// Where the first descriptor of a segment is written.
+const SEGMENT_AT: usize = SUBREAPER_AT + 8;
 /// Bytes of data that the questions to a process need, but for its timers.
-const PROCESS_BYTES: usize = SUBREAPER_AT + 8;
+const PROCESS_BYTES: usize = SEGMENT_AT + 8;
 /// How many timers are asked for by one tape; with the two numbers below it all fits into an area.
 const TIMERS_AT_ONCE: usize = 1024;
 /// Of how many mappings the policy is asked for.
@@ -130,11 +138,17 @@ const POLICY_AT: usize = 24 + 8 + 8 + 8;
 /// Bytes of data that a thread's own calls need.
 const THREAD_DATA_BYTES: usize = POLICY_AT + POLICY_BYTES;
 /// Bytes that a job of a thread takes, its tape included.
-const THREAD_JOB_BYTES: usize = THREAD_DATA_BYTES + 16 * frost_abi::tape::ENTRY_BYTES;
+const THREAD_JOB_BYTES: usize = THREAD_DATA_BYTES + 17 * frost_abi::tape::ENTRY_BYTES;
 /// A word for the mode, and a mask of all nodes that there may be: the kernel gives no shorter one.
 const POLICY_BYTES: usize = 8 + MOST_NODES as usize / 8;
 /// The policy of the range at an address rather than the thread's.
 const MPOL_F_ADDR: u64 = 1 << 1;
+/// The descriptor of a segment.
+const SEGMENT_BYTES: u64 = 8;
+/// The function of modify_ldt(2) that reads.
+const READ_SEGMENTS: u64 = 0;
+/// ARCH_GET_CPUID of include/uapi/asm/prctl.h: whether the instruction cpuid is let through.
+const ARCH_GET_CPUID: u64 = 0x1011;
 /// MPOL_DEFAULT.
 const DEFAULT_POLICY: u32 = 0;
 /// personality(2) with this argument only tells.
@@ -239,6 +253,12 @@ fn ask_process(data: u64, timers: &[Timer], questions: Questions) -> Job {
         ask(&mut job, libc::SYS_prctl, &[option]);
     }
     ask(&mut job, libc::SYS_membarrier, &[MEMBARRIER_GET_REGISTRATIONS]);
+    let (nr, args) = match questions.segments {
+        true => (libc::SYS_modify_ldt, [READ_SEGMENTS, data + SEGMENT_AT as u64, SEGMENT_BYTES]),
+        // Something harmless takes the place of a question that is not put.
+        false => (libc::SYS_prctl, [PR_GET_DUMPABLE, 0, 0]),
+    };
+    ask(&mut job, nr, &args);
     if questions.protection_keys {
         for key in 1..PROTECTION_KEYS {
             ask(&mut job, libc::SYS_pkey_mprotect, &[NOWHERE, PAGE_SIZE, 0, key.into()]);
@@ -258,7 +278,7 @@ fn process_facts(job: &Job, timers: usize, questions: Questions) -> ProcessFacts
     // The key is looked at before the range: EINVAL for one that is not allocated, then ENOMEM (`do_mprotect_pkey`,
     // mm/mprotect.c). That of memory which may only be executed counts as none (`mm_pkey_is_allocated`,
     // arch/x86/include/asm/pkeys.h).
-    let has_key = |key: &u32| own[SIGNALS + 9 + *key as usize].result == -i64::from(libc::ENOMEM);
+    let has_key = |key: &u32| own[SIGNALS + 10 + *key as usize].result == -i64::from(libc::ENOMEM);
     let keys = || (1..PROTECTION_KEYS).filter(has_key).fold(0, |keys, key| keys | 1 << key);
     // getitimer counts in microseconds.
     let interval = |which: usize| spec(&job.data, SIGNALS * ACTION_BYTES + which * SPEC_BYTES, 1000);
@@ -275,6 +295,8 @@ fn process_facts(job: &Job, timers: usize, questions: Questions) -> ProcessFacts
         memory_merge: result(4) != 0,
         membarrier: result(5) as u32,
         protection_keys: questions.protection_keys.then(keys),
+        // Who has none is given nothing (`read_ldt`, arch/x86/kernel/ldt.c); an error is told in 32 bits, and looks positive.
+        segments: result(6) == SEGMENT_BYTES,
         policies: HashMap::new(),
         threads: Vec::new(),
     }
@@ -381,6 +403,7 @@ fn ask_thread(thread: usize, own: i32, data: u64, questions: Questions) -> Job {
     }
     let args = [own as u64, questions.other.unwrap_or(0) as u64, KCMP_FS];
     ask(questions.other.is_some(), libc::SYS_kcmp, args);
+    ask(questions.processor, libc::SYS_arch_prctl, [ARCH_GET_CPUID, 0, 0]);
     job
 }
 
@@ -401,6 +424,7 @@ fn thread_facts(job: &Job, questions: Questions) -> ThreadFacts {
                 .filter(|policy| (0..MCE_KILL_DEFAULT).contains(policy))
                 .map(|policy| policy as u32),
             no_time_stamps: word(&job.data, 40) as u32 == TSC_SIGSEGV,
+            no_cpuid: questions.processor && result(16) == 0,
             io_flusher: result(7) == 1,
             speculation: [8, 9, 10].map(|index: usize| {
                 let state = u32::try_from(result(index)).unwrap_or(0);

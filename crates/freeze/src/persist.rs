@@ -448,6 +448,8 @@ fn capture(
             memory_policy: filters.let_call(process, libc::SYS_get_mempolicy),
             keyrings: filters.let_call(process, libc::SYS_keyctl),
             protection_keys: filters.let_call(process, libc::SYS_pkey_mprotect),
+            segments: filters.let_call(process, libc::SYS_modify_ldt),
+            processor: filters.let_call(process, libc::SYS_arch_prctl),
             other: filters.let_call(process, libc::SYS_kcmp).then(|| landlock::witness(process)).flatten(),
         };
         let facts =
@@ -459,6 +461,7 @@ fn capture(
     let mut obstacles: Vec<_> = living.iter().filter_map(warned).collect();
     obstacles.extend(living.iter().filter_map(|process| own_keyring(process, &known[&process.pid].facts)));
     obstacles.extend(living.iter().filter_map(|process| silent_of_keys(process, &known[&process.pid])));
+    obstacles.extend(living.iter().filter_map(|process| own_segments(process, &known[&process.pid].facts)));
     let keepers: Vec<_> = living
         .iter()
         .filter(|process| nests.keeper_of(process.pid) == Some(process.pid))
@@ -796,6 +799,18 @@ fn silent_of_keys(process: &StoppedProcess, known: &Known) -> Option<frost_model
         reason: "it has a protection key, and a filter forbids the call that tells which there are"
             .to_owned(),
         remedy: "let the program's filter (seccomp) allow pkey_mprotect".to_owned(),
+        passes: false,
+    })
+}
+
+/// Refuses a process with segments of its own, as Wine makes them for programs of 32 and 16 bits. Only it can be asked.
+fn own_segments(process: &StoppedProcess, facts: &ProcessFacts) -> Option<frost_model::Obstacle> {
+    facts.segments.then(|| frost_model::Obstacle {
+        pid: Pid::new(process.inner),
+        command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
+        object: "segments (modify_ldt)".to_owned(),
+        reason: "frost does not carry the local descriptor table of a process".to_owned(),
+        remedy: "run the program without those, as one of 64 bits".to_owned(),
         passes: false,
     })
 }

@@ -46,6 +46,16 @@ pub fn set_settings(fd: impl AsFd, settings: &[u8; TERMIOS2_BYTES]) -> Result<()
     check(i64::from(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), TCSETS2, settings.as_ptr()) })).map(drop)
 }
 
+/// Returns whether some of the settings are locked (TIOCSLCKTRMIOS): a change of those is ignored.
+pub fn has_locked_settings(fd: impl AsFd) -> bool {
+    const TIOCGLCKTRMIOS: libc::Ioctl = 0x5456;
+    // Of the size of `struct termios2`, which is the longest that there is.
+    let mut locked = [0u8; TERMIOS2_BYTES];
+    // SAFETY: the ioctl fills a `struct termios`, for which `locked` has room.
+    let told = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), TIOCGLCKTRMIOS, locked.as_mut_ptr()) };
+    told == 0 && locked != [0; TERMIOS2_BYTES]
+}
+
 /// Opens a new pseudoterminal's master side, unlocked.
 pub fn open_master() -> Result<OwnedFd> {
     open_master_at(rustix::fs::CWD, "/dev/ptmx")

@@ -249,6 +249,11 @@ fn character_device(held: &Held) -> Result<Found, Refusal> {
     // Documentation/admin-guide/devices.txt: 4 consoles and serial lines, 5 /dev/tty, /dev/console, /dev/ptmx,
     // 136-143 pseudoterminals.
     match (major(rdev), minor(rdev)) {
+        (5, 2) if frost_sys::pty::has_locked_settings(&held.fd) => Err(Refusal::new(
+            "pseudoterminal with locked settings (TIOCSLCKTRMIOS)",
+            "what was typed there cannot be looked at without changing them for a moment",
+            "let the program unlock them first",
+        )),
         (5, 2) if frost_sys::pty::number(&held.fd).is_some() => Ok(Found::Pty),
         (4 | 5 | 136..=143, _) => Ok(Found::Terminal(path())),
         // Other serial lines and consoles answer as a terminal does.

@@ -64,6 +64,9 @@ pub struct ThreadSettings {
     pub memory_failure: Option<u32>,
     /// Whether reading the time-stamp counter is an error (PR_TSC_SIGSEGV).
     pub no_time_stamps: bool,
+    /// Whether asking which processor it is is an error (ARCH_SET_CPUID).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_cpuid: bool,
     /// Whether it serves the writing of pages (PR_SET_IO_FLUSHER).
     pub io_flusher: bool,
     /// What PR_GET_SPECULATION_CTRL tells of each misfeature, where it was turned off; else 0.

@@ -21,6 +21,7 @@ const PR_MCE_KILL_SET: u64 = 1;
 const PR_SET_SPECULATION_CTRL: u64 = 53;
 const PR_SET_IO_FLUSHER: u64 = 57;
 const ARCH_SET_GS: u64 = 0x1001;
+const ARCH_SET_CPUID: u64 = 0x1012;
 const ARCH_SET_FS: u64 = 0x1002;
 /// The exit status of processes that find the gate closed.
 pub(crate) const GATE_CLOSED: u64 = 98;
@@ -160,6 +161,9 @@ impl Compiler<'_> {
         }
         if settings.no_time_stamps {
             script.call(libc::SYS_prctl, &[PR_SET_TSC, PR_TSC_SIGSEGV]);
+        }
+        if settings.no_cpuid {
+            script.call(libc::SYS_arch_prctl, &[ARCH_SET_CPUID, 0]);
         }
         if settings.io_flusher {
             script.call(libc::SYS_prctl, &[PR_SET_IO_FLUSHER, 1]);
