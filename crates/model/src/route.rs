@@ -48,6 +48,15 @@ pub struct Match {
     pub fd: Option<i32>,
 }
 
+impl Rule {
+    /// Says when the file of this very path is still taken for what it was.
+    pub fn of_file(path: &str, if_changed: IfChanged) -> Self {
+        let (kind, path) = (Some("file".to_owned()), Some(Pattern::escape(path)));
+        let about = Match { kind, path, ..Match::default() };
+        Self { about, if_changed: Some(if_changed), ..Self::default() }
+    }
+}
+
 /// How a capability is obtained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {

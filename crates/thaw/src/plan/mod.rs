@@ -17,9 +17,10 @@ use crate::error::{Context, Error};
 use crate::kept::Kept;
 use crate::stage::Stage;
 use frost_keeper::house::Home;
+use frost_model::cap::{Capability, Content, Description, RegularFile};
 use frost_model::ram::MemoryPolicy;
 use frost_model::rm::{Attachment, Region};
-use frost_model::route::Rule;
+use frost_model::route::{IfChanged, Rule};
 use frost_model::{Checkpoint, Obstacle, Pid, Process};
 use frost_store::{Image, State, Store};
 use frost_sys::{network, sched};
@@ -162,7 +163,8 @@ impl Plan {
         };
         let terminal = options.terminal(checkpoint);
         let relation = Relation { attach: options.attach, copy: options.clone };
-        let rules = rules(checkpoint, options.routes);
+        let mut rules = rules(checkpoint, options.routes);
+        rules.extend(logs_of_keepers(checkpoint));
         let mut obstacles = host::obstacles(checkpoint, &baseline);
         obstacles.extend(pids::obstacles(checkpoint, namespaces));
         obstacles.extend(files::obstacles(checkpoint, options.clone, &rules, !home));
@@ -224,6 +226,26 @@ fn meant(checkpoint: &Checkpoint, options: &Options<'_>) -> Result<Option<networ
 pub fn rules(checkpoint: &Checkpoint, given: &[Rule]) -> Vec<Rule> {
     let own = checkpoint.host.runtime.iter().flat_map(|runtime| &runtime.routes);
     given.iter().chain(own).cloned().collect()
+}
+
+/// What a keeper within the program has logged since is no reason to refuse that: it only appends to its log, and an image may
+/// be thawed once more.
+fn logs_of_keepers(checkpoint: &Checkpoint) -> Vec<Rule> {
+    let keepers = checkpoint
+        .processes
+        .iter()
+        .filter(|process| checkpoint.nests.iter().any(|nest| nest.keeper == process.pd.relation.pid));
+    let held = keepers.flat_map(|keeper| &keeper.pd.descriptors);
+    let descriptions = held.filter_map(|entry| checkpoint.descriptions.get(entry.description.index()));
+    let log = |description: &Description| match &description.capability {
+        Capability::Regular(RegularFile { content: Content::Named { file, .. }, .. })
+            if file.path.as_path().file_name().is_some_and(|name| name == "log") =>
+        {
+            Some(Rule::of_file(&file.path.to_string(), IfChanged::Ignore))
+        }
+        _ => None,
+    };
+    descriptions.filter_map(log).collect()
 }
 
 fn context(attach: bool, copy: bool, terminal: bool, namespaces: Namespaces) -> cap::ThawContext {
