@@ -529,6 +529,11 @@ pub fn snapshots(binary: &Path, name: &str, who: Who, rounds: u32) {
     each_snapshot(binary, name, who, rounds, &copied_before);
 }
 
+/// As [`snapshots`] of a program whose processes come and go, so that it may be copied either way.
+pub fn snapshots_of_comers_and_goers(binary: &Path, name: &str, who: Who, rounds: u32) {
+    each_snapshot(binary, name, who, rounds, &|_| {});
+}
+
 /// As [`snapshots`] of a program that must be copied while it stands still.
 pub fn snapshots_in_the_stop(binary: &Path, name: &str, who: Who, rounds: u32) {
     let all_copied = |outcome: &Outcome| {

@@ -43,6 +43,14 @@ fn a_snapshot_of_what_reads_directly_is_of_one_instant() {
     journey::snapshots_in_the_stop(binary(), "moving_direct", Who::Myself, rounds());
 }
 
+/// A leader that is seized on its way to its end is not waited for.
+#[test]
+fn each_snapshot_amid_the_ends_of_leaders_is_of_one_instant() {
+    for who in [Who::Myself, Who::Ordinary] {
+        journey::snapshots_of_comers_and_goers(binary(), "moving_leaders_end", who, rounds() * 4);
+    }
+}
+
 moving! {
     moving_counters
     moving_leader

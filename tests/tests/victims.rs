@@ -752,6 +752,7 @@ carried! {
     netlink_filter
     moving_counters
     moving_leader
+    moving_leaders_end
     moving_mappings
     moving_remapped
     moving_shared

@@ -1,7 +1,7 @@
 //! Memory that changes while it is copied: each writer knows what it must find, so that a snapshot of two instants tells.
 
 use crate::Victim;
-use crate::call::{READ_WRITE, c, check_fill, check_zero, fill, map, nap};
+use crate::call::{READ_WRITE, c, check_fill, check_zero, fill, map, nap, zeroed};
 use crate::stage::{Stage, Verdict};
 use libc::MAP_PRIVATE;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -11,6 +11,7 @@ use std::time::Duration;
 pub(crate) const VICTIMS: &[Victim] = &[
     ("moving_counters", counters),
     ("moving_leader", leader),
+    ("moving_leaders_end", leaders_end),
     ("moving_mappings", mappings),
     ("moving_remapped", remapped),
     ("moving_shared", shared),
@@ -376,4 +377,34 @@ fn direct(stage: &Stage) -> Verdict {
         }
     }
     Ok(())
+}
+
+/// Processes whose leaders end while another thread goes on for a moment: at any time one is on its way to its end.
+fn leaders_end(stage: &Stage) -> Verdict {
+    // Not std's: other threads of the parent may have locks of it.
+    extern "C" fn other(_: *mut libc::c_void) -> *mut libc::c_void {
+        nap(Duration::from_millis(1));
+        unsafe { libc::_exit(0) }
+    }
+    fn child() -> ! {
+        let mut thread = zeroed();
+        unsafe {
+            libc::pthread_create(&mut thread, std::ptr::null(), other, std::ptr::null_mut());
+            libc::syscall(libc::SYS_exit, 0);
+        }
+        unreachable!("a thread that has ended")
+    }
+    let parent = |end: &AtomicBool| {
+        while !end.load(SeqCst) {
+            let pid = sys!(fork())?;
+            if pid == 0 {
+                child();
+            }
+            let mut status = 0;
+            sys!(waitpid(pid, &mut status, 0))?;
+            same!(status, 0, "the status of a child");
+        }
+        Ok(())
+    };
+    meanwhile(stage, &[&parent as &(dyn Fn(&AtomicBool) -> Verdict + Sync); 8])
 }

@@ -598,16 +598,26 @@ impl Seizing {
         while self.threads.get(&tid).is_some_and(|(_, context)| context.is_none()) {
             match ptrace::wait(tid, false) {
                 Ok(Some(stop)) => self.note(tid, stop)?,
+                // Of the end of a leader nobody is told before that of all its threads (`delay_group_leader`, kernel/exit.c): it was
+                // seized on its way there.
+                Ok(None) if self.is_leader(tid) && is_over(tid) => self.forget(tid),
                 Ok(None) => return Ok(false),
                 // Reaped by a wait of someone else's, as of a thread by exec.
-                Err(Errno::CHILD) => {
-                    self.threads.remove(&tid);
-                    self.waiting = self.waiting.saturating_sub(1);
-                }
+                Err(Errno::CHILD) => self.forget(tid),
                 Err(source) => return Err(Error::Kernel { call: "waitpid", tid, source }),
             }
         }
         Ok(true)
+    }
+
+    fn is_leader(&self, tid: i32) -> bool {
+        self.threads.get(&tid).is_some_and(|(pid, _)| *pid == tid)
+    }
+
+    /// Waits no longer for a thread that has ended.
+    fn forget(&mut self, tid: i32) {
+        self.threads.remove(&tid);
+        self.waiting = self.waiting.saturating_sub(1);
     }
 
     fn note(&mut self, tid: i32, stop: Stop) -> Result<(), Error> {
@@ -781,12 +791,12 @@ fn seize(tid: i32) -> Result<(), Errno> {
             Err(Errno::PERM) => {}
             other => return other,
         }
+        if is_over(tid) {
+            return Err(Errno::SRCH);
+        }
         // It is ours already, by the number that it had before.
         if ptrace::interrupt(tid).is_ok() {
             return Ok(());
-        }
-        if !proc::stat(tid).is_ok_and(|stat| !stat.is_zombie()) {
-            return Err(Errno::SRCH);
         }
         tries += 1;
         if tries == TRIES {
@@ -794,6 +804,11 @@ fn seize(tid: i32) -> Result<(), Errno> {
         }
         std::thread::yield_now();
     }
+}
+
+/// Whether a thread has ended.
+fn is_over(tid: i32) -> bool {
+    !proc::stat(tid).is_ok_and(|stat| !stat.is_zombie())
 }
 
 fn continue_thread(tid: i32, signal: i32) -> Result<(), Error> {
