@@ -161,7 +161,7 @@ pub fn checkpoint() -> Checkpoint {
                     regions,
                     bounds: Bounds { auxv: vec![6; 16], ..Bounds::default() },
                     vdso: None,
-                    keys: ProtectionKeys { allocated: 0b110, execute_only: 3 },
+                    keys: ProtectionKeys::default(),
                 },
                 (0..9).map(|number| descriptor((number, number as u32))).collect(),
             ),
