@@ -14,6 +14,7 @@ frost_tests::as_each_user! {
     one_that_cannot_be_looked_at_hides_no_other
     a_keeper_that_was_stopped_is_told_at_once
     what_is_typed_faster_than_it_is_read_is_not_lost
+    who_has_gone_keeps_no_place_before_a_program_that_reads_nothing
     whoever_was_too_slow_is_attached_again
     the_terminal_of_who_is_attached_is_as_it_was_and_its_size_the_program_s
 }
@@ -30,18 +31,19 @@ fn read(scene: &Scene, name: &str) -> String {
     fs::read_to_string(scene.stage(name)).unwrap_or_default()
 }
 
+/// Whether a command holds a connection.
+fn is_connected(one: &Started) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", one.pid())).into_iter().flatten().flatten();
+    let mut leads = descriptors.filter_map(|fd| fs::read_link(fd.path()).ok());
+    leads.any(|to| to.to_string_lossy().starts_with("socket:"))
+}
+
 fn many_commands_at_once_do_not_make_a_program_look_lost(scene: &Scene) {
     let program = "trap 'exit 7' TERM; touch ready; while :; do sleep 0.01; done";
     scene.frost(&["run", "-d", "--name", "one", "--", "sh", "-c", program]).ok();
     scene.await_file("ready");
     let waiting: Vec<Started> =
         (0..40).map(|_| scene.start(&mut scene.frost_command(&["wait", "one"]), Stdio::Null)).collect();
-    // Each of them holds a connection.
-    let is_connected = |one: &Started| {
-        let descriptors = fs::read_dir(format!("/proc/{}/fd", one.pid())).into_iter().flatten().flatten();
-        let mut leads = descriptors.filter_map(|fd| fs::read_link(fd.path()).ok());
-        leads.any(|to| to.to_string_lossy().starts_with("socket:"))
-    };
     until("all of them wait", || waiting.iter().all(is_connected));
     assert_eq!(state(scene, "one"), "running");
     scene.frost(&["run", "--name", "one", "--", "true"]).refused(125, "runs already");
@@ -121,6 +123,28 @@ n=$(head -n 200000 | md5sum); echo \"$n\" > sum; exit 3";
     assert_eq!(attached.wait("frost attach", LIMIT).code(), Some(3));
     let _keys = typing.join().expect("it does not panic").expect("it is attached");
     assert_eq!(read(scene, "sum"), sum);
+    scene.is_empty_soon();
+}
+
+fn who_has_gone_keeps_no_place_before_a_program_that_reads_nothing(scene: &Scene) {
+    let program = "stty raw -echo; touch ready; while :; do sleep 0.01; done";
+    scene.frost(&["run", "-d", "--name", "deaf", "--", "sh", "-c", program]).ok();
+    scene.await_file("ready");
+    let attach = |stdio| scene.start(&mut scene.frost_command(&["attach", "deaf"]), stdio);
+    let mut typist = attach(Stdio::Pipes);
+    let mut keys = typist.child().stdin.take().expect("it is a pipe");
+    let typing = std::thread::spawn(move || keys.write_all(&vec![b'x'; 1 << 20]));
+    // More than a keeper has places for; some have to wait for one.
+    let mut others: Vec<Started> = (0..130).map(|_| attach(Stdio::Null)).collect();
+    until("most are attached", || others.iter().filter(|one| is_connected(one)).count() > 120);
+    for one in others.iter_mut().chain([&mut typist]) {
+        one.child().kill().expect("our own child");
+        one.wait("frost attach", LIMIT);
+    }
+    let _broken = typing.join().expect("it does not panic");
+    assert_eq!(state(scene, "deaf"), "running");
+    scene.frost(&["kill", "-s", "KILL", "deaf"]).ok();
+    assert_eq!(scene.frost(&["wait", "deaf"]).status, Some(128 + 9));
     scene.is_empty_soon();
 }
 

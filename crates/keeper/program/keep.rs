@@ -203,7 +203,8 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         for (fd, client) in fds[FIXED..].iter_mut().zip(&keeper.clients) {
             let waits = has_rest && client.role == Role::Attached;
             fd.events = if waits { 0 } else { raw::POLLIN } | if client.owed { raw::POLLOUT } else { 0 };
-            fd.fd = if fd.events == 0 { -1 } else { client.fd };
+            // Of one that waits and is gone we hear only where its place is needed: what it typed last may still be read.
+            fd.fd = if fd.events == 0 && !is_full { -1 } else { client.fd };
         }
         let timeout = if owed { PATIENCE_MS } else { -1 };
         let timeout = if keeper.looks > 0 { LOOK_MS } else { timeout };
@@ -246,7 +247,10 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
                 keeper.send_shown(index, &shown[..shown_bytes]);
             }
             let waits = keeper.has_rest() && keeper.clients[index].role == Role::Attached;
-            if fds[FIXED + index].revents & !raw::POLLOUT != 0 && !waits {
+            let news = fds[FIXED + index].revents;
+            if waits && is_full && news & raw::POLLHUP != 0 {
+                keeper.leave(index);
+            } else if news & !raw::POLLOUT != 0 && !waits {
                 match raw::receive(keeper.clients[index].fd, packet) {
                     Ok((0, _)) => keeper.leave(index),
                     Ok((count, fd)) => keeper.asked(index, &packet[..count], fd),

@@ -255,6 +255,7 @@ pub(crate) const POLLIN: i16 = 1;
 pub(crate) const POLLOUT: i16 = 4;
 pub(crate) const POLLPRI: i16 = 2;
 pub(crate) const POLLERR: i16 = 8;
+pub(crate) const POLLHUP: i16 = 16;
 
 /// Waits for any of `fds`, at most so many milliseconds if that is not negative.
 pub(crate) fn poll(fds: &mut [PollFd], timeout_ms: i64) {
