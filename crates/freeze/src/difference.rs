@@ -26,7 +26,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// So little is written again rather than fetched from the disk to be compared, which would take longer.
 const FEW_BYTES: usize = 64 << 10;
 /// After so much is judged whether comparing is worth its time.
-const TRIAL_BYTES: u64 = 64 << 20;
+pub(crate) const TRIAL_BYTES: u64 = 64 << 20;
 
 /// Regions that show dataspaces: end of a region, its start, its offset in the dataspace, which that is.
 type Shown = BTreeMap<u64, (u64, u64, usize)>;
@@ -101,9 +101,9 @@ impl Earlier {
         places
     }
 
-    /// Returns whether comparing has been worth its time so far.
-    pub(crate) fn is_alike(&self) -> bool {
-        self.compared_bytes < TRIAL_BYTES || self.equal_bytes > self.compared_bytes / 4
+    /// Returns whether comparing has been worth its time so far, which is not judged before it was tried with `trial_bytes`.
+    pub(crate) fn is_alike(&self, trial_bytes: u64) -> bool {
+        self.compared_bytes < trial_bytes || self.equal_bytes > self.compared_bytes / 4
     }
 
     /// Finds the pages that belong to one mapping alone, and stores those that the earlier image does not have.

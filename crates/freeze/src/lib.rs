@@ -29,6 +29,7 @@ mod inner;
 mod landlock;
 pub mod layer;
 mod listening;
+mod member;
 mod nest;
 mod network;
 mod patience;

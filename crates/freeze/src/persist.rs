@@ -3,7 +3,7 @@
 use crate::Keeper;
 use crate::cap::{Beside, Captured, Motion, sysv, tcp};
 use crate::copies::Copies;
-use crate::difference::Earlier;
+use crate::difference::{self, Earlier};
 use crate::failure::{Failure, FailureKind};
 use crate::filter::{self, Filters};
 use crate::guardian::Meter;
@@ -247,7 +247,13 @@ pub(crate) fn run(
         freeze.step("precopy.settle")?;
     }
     if options.leave_running && precopy.is_some() {
-        draft.pack().begin_sync();
+        if options.keeper.is_some() {
+            // While a thread reads the flags of mappings.
+            draft.pack().sync().map_err(|error| freeze.failed(&error))?;
+        } else {
+            // While the protection is lifted.
+            draft.pack().begin_sync();
+        }
         if precopy.as_mut().is_some_and(|precopy| !precopy.verify(pid)) {
             (captures, _, _) = stop(&mut freeze, &mut precopy, &mut draft, &mut earlier, true)?;
             if let Some(precopy) = &mut precopy {
@@ -949,7 +955,7 @@ impl Memory<'_> {
             return Ok((Pages::default(), guards));
         }
         match self.earlier {
-            Some(earlier) if earlier.is_alike() => {
+            Some(earlier) if earlier.is_alike(difference::TRIAL_BYTES) => {
                 let numbers = (pid, Pid::new(process.inner));
                 earlier.store_private(numbers, pagemap, mapping, backing, kin, pack)
             }

@@ -17,14 +17,15 @@
 //! after the stop they are read once more, and if a single one differs the stop is repeated with that walk in it.
 
 use crate::copies::Copies;
-use crate::difference::Earlier;
+use crate::difference::{self, Earlier};
 use crate::dirty::{self, Tracker};
 use crate::failure::Failure;
 use crate::filter;
 use crate::held::{self, Held, Known, Since, Tracked};
+use crate::member::{CHUNK_BYTES, Member};
 use crate::patience::Patience;
 use crate::persist::Freeze;
-use crate::places::{Piece, Places};
+use crate::places::Places;
 use crate::ram;
 use crate::rm::Backing;
 use crate::stash::{Room, Stash};
@@ -34,11 +35,11 @@ use frost_model::ram::{Pages, Run};
 use frost_model::rm::PageRange;
 use frost_model::{Checkpoint, PAGE_SIZE, Pid};
 use frost_store::PackWriter;
+use frost_sys::memory::Part;
 use frost_sys::pagemap::{Pagemap, Scan, category};
 use frost_sys::proc::{self, Mapping};
 use frost_tracee::inject;
 use frost_tracee::seize::{Adopter, StoppedProcess, StoppedTree};
-use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -46,8 +47,8 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Bytes copied at a time.
-const CHUNK_BYTES: u64 = 1 << 20;
+/// So much of what was written since an earlier image is compared with it.
+const WRITTEN_TRIAL_BYTES: u64 = 1 << 20;
 /// If a pass found no more, what comes next is copied to memory.
 const FEW_BYTES: u64 = 24 << 20;
 /// So little may be left for the stop: it takes less than the pass that would find less.
@@ -55,7 +56,9 @@ const LITTLE_BYTES: u64 = 64 << 10;
 /// How often is copied to the pack before the stop, whatever is left.
 const MOST_PASSES: usize = 12;
 /// How often is copied to memory, whatever is left.
-const MOST_LAST_PASSES: usize = 12;
+const MOST_LAST_PASSES: usize = 16;
+/// So many passes in a row that were no shorter than an earlier one are the end: one of them may have been held up.
+const MOST_IN_VAIN: usize = 2;
 /// If so much memory came into being behind the first stop, the tree is stopped once more so that it is tracked; less is
 /// copied in the last stop in less time than that would take.
 const UNTRACKED_BYTES: u64 = 1 << 20;
@@ -98,29 +101,6 @@ pub(crate) struct Precopy {
 
 /// Mappings with their flags, by process.
 type Read = BTreeMap<i32, Result<Vec<Mapping>, Errno>>;
-
-/// A process that is tracked.
-#[derive(Debug)]
-struct Member {
-    start_time: u64,
-    /// Its number in its own pid namespace.
-    inner: Pid,
-    parent: i32,
-    tracker: Option<Tracker>,
-    /// That of the address space at the first stop.
-    pagemap: Pagemap,
-    mem: OwnedFd,
-    /// Its mappings with their flags, as before they were tracked.
-    before: Vec<Mapping>,
-    places: Places,
-    /// Whether a page is copied to a new place each time, so that no block of the pack is hashed twice: it is larger
-    /// then, but soon complete.
-    afresh: bool,
-    /// Where our part of the pack begins.
-    own_from: u64,
-    /// Memory that the last pass has found to have come into being since the mappings were registered.
-    untracked_bytes: u64,
-}
 
 /// A process that was made to create what tracks it.
 struct Entered {
@@ -216,6 +196,9 @@ impl Precopy {
                         .map(|earlier| earlier.places(inner))
                         .unwrap_or_default(),
                     afresh: !options.leave_running,
+                    is_taken: known.is_some(),
+                    // What is found to be written since has changed, as a rule.
+                    trial_bytes: if known.is_some() { WRITTEN_TRIAL_BYTES } else { difference::TRIAL_BYTES },
                     own_from: pack.len_bytes(),
                     untracked_bytes: 0,
                 };
@@ -334,17 +317,20 @@ impl Precopy {
         // It may be born in these passes, if what does not fit into the stash goes to the pack.
         pack.hash_elsewhere(urgent.leave());
         self.urgent = Some(urgent);
-        let (mut last, mut shortest) = (Duration::MAX, Duration::MAX);
+        let (mut shortest, mut in_vain) = (Duration::MAX, 0);
         for _ in 0..MOST_LAST_PASSES {
             let began = Instant::now();
             let copied = self.pass(true, pack, earlier)?;
             let took = began.elapsed();
-            shortest = shortest.min(took);
-            // What the next one will find was written during this one. If it was held up, the next is shorter.
-            if copied <= LITTLE_BYTES || took > last / 4 * 3 && took < shortest * 2 {
+            // What the next one will find was written during this one.
+            if took < shortest / 10 * 9 {
+                (shortest, in_vain) = (took, 0);
+            } else {
+                in_vain += 1;
+            }
+            if copied <= LITTLE_BYTES || in_vain == MOST_IN_VAIN {
                 break;
             }
-            last = took;
         }
         Ok(())
     }
@@ -477,6 +463,7 @@ impl Precopy {
         let mut guards = Vec::new();
         let mut populated: Vec<(u64, u64)> = Vec::new();
         let mut changed: Vec<(u64, u64)> = Vec::new();
+        let mut written: Vec<(u64, u64)> = Vec::new();
         let add = |list: &mut Vec<(u64, u64)>, start: u64, end: u64| match list.last_mut() {
             Some(last) if last.1 == start => last.1 = end,
             _ => list.push((start, end)),
@@ -489,8 +476,9 @@ impl Precopy {
                     continue;
                 }
                 add(&mut populated, found.start, found.end);
-                if found.categories & (category::WPALLOWED | category::WRITTEN) != category::WPALLOWED {
-                    add(&mut changed, found.start, found.end);
+                let tracked = found.categories & category::WPALLOWED != 0;
+                if !tracked || found.categories & category::WRITTEN != 0 {
+                    add(if tracked { &mut written } else { &mut changed }, found.start, found.end);
                     continue;
                 }
                 // Protected, but the copy failed, as the page was not to be read then.
@@ -507,7 +495,7 @@ impl Precopy {
             changed.clone_from(&populated);
         }
         let mut pieces = Vec::with_capacity(populated.len());
-        let mut own = Vec::new();
+        let (mut own, mut own_written) = (Vec::new(), Vec::new());
         match self.kin(process) {
             Some(kin) => {
                 for (start, end) in &populated {
@@ -515,20 +503,25 @@ impl Precopy {
                         pieces.push((start, end, parents.is_some()));
                         if parents.is_none() {
                             own.extend(both(&changed, start, end));
+                            own_written.extend(both(&written, start, end));
                         }
                     }
                 }
             }
             None => {
                 pieces.extend(populated.iter().map(|(start, end)| (*start, *end, false)));
-                own = changed;
+                (own, own_written) = (changed, written);
             }
         }
         let source = match self.source.take() {
             Some((of, source)) if of == through => source,
             _ => ram::Source::new(through),
         };
-        self.copy(&source, pid, &own, pack, urgent)?;
+        for (ranges, written) in [(own, false), (own_written, true)] {
+            self.copy(&source, pid, &ranges, pack, urgent, |parts| {
+                ram::read_parts((through, written), parts, |at, out| source.read(at, out))
+            })?;
+        }
         self.source = Some((through, source));
         let there = self.populated.entry(pid).or_default();
         there.extend(populated.iter().map(|(start, end)| (*start, end - start, *start)));
@@ -555,7 +548,7 @@ impl Precopy {
         self.kin.as_ref().and_then(|(_, kin)| kin.as_ref())
     }
 
-    /// Copies pages of a stopped process into the stash, and to the pack what finds no room there.
+    /// Copies pages of a stopped process by `read` into the stash, and from `source` to the pack what finds no room there.
     fn copy(
         &mut self,
         source: &ram::Source,
@@ -563,10 +556,14 @@ impl Precopy {
         ranges: &[(u64, u64)],
         pack: &mut PackWriter,
         urgent: &Urgent,
+        read: impl Fn(&mut [Part<'_>]) -> Result<(), ram::Error> + Sync,
     ) -> Result<(), ram::Error> {
+        if ranges.is_empty() {
+            return Ok(());
+        }
         self.stopped_bytes += ranges.iter().map(|(start, end)| end - start).sum::<u64>();
         // The program leaves its processor to us.
-        let left = self.stash.copy_all(pid, ranges, urgent.leave(), |at, out| source.read(at, out))?;
+        let left = self.stash.copy(pid, ranges, Room::All, Some(urgent.leave()), read)?;
         if left.is_empty() {
             return Ok(());
         }
@@ -616,6 +613,8 @@ impl Precopy {
             before: Vec::new(),
             places: Places::default(),
             afresh: false,
+            is_taken: false,
+            trial_bytes: difference::TRIAL_BYTES,
             own_from: 0,
             untracked_bytes: 0,
         };
@@ -825,174 +824,6 @@ fn enter(
     let pause = pause.elapsed();
     drop(urgent);
     Ok((trackers, pause))
-}
-
-impl Member {
-    fn is(&self, process: &StoppedProcess) -> bool {
-        self.start_time == process.stat.starttime
-    }
-
-    /// Copies what was written since the last pass, but for pages that the parent has too; returns how many bytes.
-    fn pass(
-        &mut self,
-        pid: i32,
-        kin: Option<&ram::Kin>,
-        mut stash: Option<&mut Stash>,
-        pack: &mut PackWriter,
-        earlier: &mut Option<Earlier>,
-    ) -> Result<u64, ram::Error> {
-        self.untracked_bytes = 0;
-        let Ok(mappings) = proc::bare_mappings(pid) else { return Ok(0) };
-        let Some(tracker) = &mut self.tracker else { return Ok(0) };
-        // None at all has one whose leader has ended, and nobody can tell what files its other threads have open.
-        let cannot = mappings.is_empty() || mappings.iter().any(dirty::is_aio_ring);
-        if cannot || stash.is_none() && dirty::reads_directly(pid) {
-            self.tracker = None;
-            return Ok(0);
-        }
-        tracker.begin();
-        let mut copied = 0;
-        let mut buffer = vec![0; CHUNK_BYTES as usize];
-        for mapping in mappings.iter().filter(|mapping| dirty::is_trackable(mapping)) {
-            for (start, end) in dirty::strides(mapping.start, mapping.end) {
-                // Gone, or its address space is.
-                let Ok(written) = dirty::take(&self.pagemap, start, end) else { return Ok(copied) };
-                for region in written {
-                    if region.categories & category::WPALLOWED == 0 {
-                        self.untracked_bytes += region.end - region.start;
-                    }
-                    self.forget_places(region.start, region.end);
-                    let shared =
-                        kin.and_then(|kin| kin.split(pid, &self.pagemap, region.start, region.end).ok());
-                    for (start, end, parents) in shared.unwrap_or(vec![(region.start, region.end, None)]) {
-                        if parents.is_some() {
-                            // If it is no more when the tree stands still, it has no copy.
-                            self.places.remove(start, end);
-                            if let Some(stash) = &mut stash {
-                                stash.forget(pid, start, end);
-                            }
-                        } else {
-                            let stash = stash.as_deref_mut();
-                            self.copy((pid, start, end), stash, &mut buffer, pack, earlier)?;
-                            copied += end - start;
-                        }
-                    }
-                }
-            }
-        }
-        // Also for the next pass: what is open now was not closed before it.
-        if dirty::reads_directly(pid) || proc::stat(pid).is_ok_and(|stat| stat.is_zombie()) {
-            self.tracker = None;
-        }
-        Ok(copied)
-    }
-
-    /// Copies pages of the running process; what cannot be read is left for the stop.
-    fn copy(
-        &mut self,
-        (pid, mut start, end): (i32, u64, u64),
-        stash: Option<&mut Stash>,
-        buffer: &mut [u8],
-        pack: &mut PackWriter,
-        earlier: &mut Option<Earlier>,
-    ) -> Result<(), ram::Error> {
-        if let Some(stash) = stash {
-            let read = |address, out: &mut [u8]| ram::read_exactly_at(&self.mem, out, address);
-            match stash.copy(pid, (start, end), Room::Spared, read) {
-                Ok(until) if until == end => return Ok(()),
-                Ok(until) => start = until,
-                Err(_) => {
-                    stash.forget(pid, start, end);
-                    self.places.remove(start, end);
-                    return Ok(());
-                }
-            }
-            // What is there is older than what goes to the pack now.
-            stash.forget(pid, start, end);
-        }
-        for piece in self.places.find(start, end) {
-            let mut done = 0;
-            while done < piece.len_bytes {
-                let len_bytes = (piece.len_bytes - done).min(CHUNK_BYTES);
-                let address = piece.address + done;
-                let bytes = &mut buffer[..len_bytes as usize];
-                if ram::read_exactly_at(&self.mem, bytes, address).is_ok() {
-                    let pack_offset = piece.pack_offset.map(|offset| offset + done);
-                    self.store(Piece { address, len_bytes, pack_offset }, bytes, pack, earlier)?;
-                } else {
-                    // It is protected and has no copy, or an old one: no place tells that.
-                    self.places.remove(address, address + len_bytes);
-                }
-                done += len_bytes;
-            }
-        }
-        pack.filled(pack.len_bytes());
-        Ok(())
-    }
-
-    /// Stores pages that were written since they were stored last.
-    fn keep(
-        &mut self,
-        address: u64,
-        bytes: &[u8],
-        pack: &mut PackWriter,
-        earlier: &mut Option<Earlier>,
-    ) -> Result<(), ram::Error> {
-        let end = address + bytes.len() as u64;
-        self.forget_places(address, end);
-        for piece in self.places.find(address, end) {
-            let at = (piece.address - address) as usize;
-            self.store(piece, &bytes[at..at + piece.len_bytes as usize], pack, earlier)?;
-        }
-        Ok(())
-    }
-
-    fn store(
-        &mut self,
-        piece: Piece,
-        bytes: &[u8],
-        pack: &mut PackWriter,
-        earlier: &mut Option<Earlier>,
-    ) -> Result<(), ram::Error> {
-        if let Some(offset) = piece.pack_offset {
-            return ram::write_at(pack, bytes, offset);
-        }
-        let places = &mut self.places;
-        let mut store = |address: u64, bytes: &[u8], place: Option<u64>| {
-            let len_bytes = bytes.len() as u64;
-            let offset = place.unwrap_or_else(|| pack.reserve(len_bytes));
-            places.insert(address, len_bytes, offset);
-            if place.is_none() {
-                return ram::write_at(pack, bytes, offset);
-            }
-            pack.spared(len_bytes);
-            Ok(())
-        };
-        match earlier {
-            Some(earlier) if earlier.is_alike() => earlier.compare(self.inner, piece.address, bytes, store),
-            _ => store(piece.address, bytes, None),
-        }
-    }
-
-    /// Forgets places of pages that were written which cannot be written to once more: those of an earlier image, which
-    /// are not ours, or all.
-    fn forget_places(&mut self, start: u64, end: u64) {
-        for piece in self.places.find(start, end) {
-            if self.afresh || piece.pack_offset.is_some_and(|offset| offset < self.own_from) {
-                self.places.remove(piece.address, piece.address + piece.len_bytes);
-            }
-        }
-    }
-
-    /// Takes the flag of our tracking off.
-    fn hide_tracking(&self, mappings: &mut [Mapping]) {
-        if let Some(tracker) = &self.tracker {
-            mappings
-                .iter_mut()
-                .filter(|mapping| tracker.covers(mapping))
-                .for_each(|mapping| mapping.flags.remove(*b"uw"));
-        }
-    }
 }
 
 /// Lists what of `ranges`, which ascend, lies in `start..end`.

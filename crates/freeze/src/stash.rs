@@ -8,16 +8,17 @@
 //! virtual machine milliseconds.
 
 use frost_model::PAGE_SIZE;
+use frost_sys::memory::Part;
 use frost_sys::own::Anonymous;
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 const PAGE: usize = PAGE_SIZE as usize;
-/// Most bytes that are read by one call, so that two threads have about as much to do.
-const JOB_BYTES: usize = 64 << 10;
-/// How many calls a thread makes before it asks for more of them.
-const JOBS_AT_ONCE: usize = 32;
+/// Most bytes of a part that is read, so that two threads have about as much to do.
+const PART_BYTES: usize = 64 << 10;
+/// So many bytes, or a part more, a thread reads before it asks for more of them.
+const JOB_BYTES: usize = 512 << 10;
 /// So much takes twice as long as it takes to begin a thread.
 const MUCH_BYTES: usize = 1 << 20;
 
@@ -69,44 +70,20 @@ impl Stash {
         Ok(Self { bytes: Some(bytes), used: 0, slots: HashMap::with_capacity(len_bytes / PAGE) })
     }
 
-    /// Copies pages by `read` until `end`, or until there is no `room`; returns how far it came.
-    ///
-    /// # Errors
-    /// That of `read`; what could not be read has no copy here.
-    pub(crate) fn copy<E>(
-        &mut self,
-        pid: i32,
-        (start, end): (u64, u64),
-        room: Room,
-        mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
-    ) -> Result<u64, E> {
-        let room = self.room(room);
-        let mut at = start;
-        while let Some(place) = self.place(pid, at, end, room) {
-            let Some(bytes) = &mut self.bytes else { break };
-            let until = at + place.count as u64 * PAGE_SIZE;
-            if let Err(error) = read(at, &mut bytes[place.first * PAGE..(place.first + place.count) * PAGE]) {
-                self.forget(pid, at, until);
-                return Err(error);
-            }
-            at = until;
-        }
-        Ok(at)
-    }
-
-    /// Copies all pages of `ranges` for which there is room, by another thread as well if they are many, which calls `leave`
-    /// first; returns the ranges for which there was none.
+    /// Copies all pages of `ranges` for which there is `room`, and returns the ranges for which there is none. If they are many,
+    /// a thread may help, which calls `help` first. `read` gets some of them at a time.
     ///
     /// # Errors
     /// One of `read`; none of the pages has a copy here then.
-    pub(crate) fn copy_all<E: Send>(
+    pub(crate) fn copy<E: Send>(
         &mut self,
         pid: i32,
         ranges: &[(u64, u64)],
-        leave: impl FnOnce() + Send,
-        read: impl Fn(u64, &mut [u8]) -> Result<(), E> + Sync,
+        room: Room,
+        help: Option<impl FnOnce() + Send>,
+        read: impl Fn(&mut [Part<'_>]) -> Result<(), E> + Sync,
     ) -> Result<Vec<(u64, u64)>, E> {
-        let room = self.room(Room::All);
+        let room = self.room(room);
         let (mut places, mut left) = (Vec::new(), Vec::new());
         for (start, end) in ranges {
             let mut at = *start;
@@ -120,35 +97,43 @@ impl Stash {
         }
         // No slot is given away twice, so that they can be parted.
         places.sort_unstable_by_key(|place| place.first);
-        let mut jobs = Vec::with_capacity(places.len());
+        let all_bytes = places.iter().map(|place| place.count * PAGE).sum::<usize>();
+        let mut jobs: Vec<Vec<Part<'_>>> = Vec::new();
+        let (mut job, mut job_bytes) = (Vec::new(), 0);
         let mut rest = self.bytes.as_mut().map_or(&mut [][..], |bytes| &mut bytes[..]);
         let mut at = 0;
         for place in places {
             let (_, behind) = std::mem::take(&mut rest).split_at_mut((place.first - at) * PAGE);
             let (pages, behind) = behind.split_at_mut(place.count * PAGE);
-            jobs.extend((place.address..).step_by(JOB_BYTES).zip(pages.chunks_mut(JOB_BYTES)));
+            for part in (place.address..).step_by(PART_BYTES).zip(pages.chunks_mut(PART_BYTES)) {
+                job_bytes += part.1.len();
+                job.push(part);
+                if job_bytes >= JOB_BYTES {
+                    jobs.push(std::mem::take(&mut job));
+                    job_bytes = 0;
+                }
+            }
             (rest, at) = (behind, place.first + place.count);
         }
-        let is_much = jobs.iter().map(|(_, pages)| pages.len()).sum::<usize>() >= MUCH_BYTES;
+        jobs.push(job);
         let jobs = Mutex::new(jobs.into_iter());
         let work = || loop {
-            let some: Vec<_> = {
-                let mut jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
-                jobs.by_ref().take(JOBS_AT_ONCE).collect()
-            };
-            if some.is_empty() {
-                return Ok(());
+            let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+            match next {
+                Some(mut job) => read(&mut job)?,
+                None => return Ok(()),
             }
-            some.into_iter().try_for_each(|(address, pages)| read(address, pages))?;
         };
         let outcome = std::thread::scope(|scope| {
             let named = || std::thread::Builder::new().name("frost-copy".to_owned());
-            let help = || {
-                leave();
-                work()
-            };
+            let help = help.filter(|_| all_bytes >= MUCH_BYTES).map(|first| {
+                || {
+                    first();
+                    work()
+                }
+            });
             // Without it we do it alone.
-            let helper = if is_much { named().spawn_scoped(scope, help).ok() } else { None };
+            let helper = help.and_then(|help| named().spawn_scoped(scope, help).ok());
             let own = work();
             let theirs = helper.map_or(Ok(Ok(())), std::thread::ScopedJoinHandle::join);
             own.and(theirs.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -236,11 +221,22 @@ mod tests {
     use std::collections::BTreeMap;
 
     /// Reads memory whose every page has the same byte.
-    fn all(byte: u8) -> impl FnMut(u64, &mut [u8]) -> Result<(), ()> {
-        move |_, out| {
-            out.fill(byte);
+    fn all(byte: u8) -> impl Fn(&mut [Part<'_>]) -> Result<(), ()> + Sync {
+        move |parts| {
+            parts.iter_mut().for_each(|(_, out)| out.fill(byte));
             Ok(())
         }
+    }
+
+    /// Copies a range without help.
+    fn copy(
+        stash: &mut Stash,
+        pid: i32,
+        range: (u64, u64),
+        room: Room,
+        read: impl Fn(&mut [Part<'_>]) -> Result<(), ()> + Sync,
+    ) -> Result<Vec<(u64, u64)>, ()> {
+        stash.copy(pid, &[range], room, None::<fn()>, read)
     }
 
     #[test]
@@ -260,7 +256,8 @@ mod tests {
                 naive.retain(|(of, at), _| *of != pid || !(start..end).contains(at));
                 continue;
             }
-            let until = stash.copy(pid, (start, end), Room::All, all(byte)).unwrap();
+            let left = copy(&mut stash, pid, (start, end), Room::All, all(byte)).unwrap();
+            let until = left.first().map_or(end, |left| left.0);
             naive.extend((start..until).step_by(PAGE).map(|at| ((pid, at), byte)));
             assert!(naive.keys().all(|(pid, at)| stash.has(*pid, *at)));
             if until < end {
@@ -282,21 +279,23 @@ mod tests {
         const PAGES: u64 = 1024;
         let mut stash = Stash::with_room(PAGES as usize * PAGE).unwrap();
         // Each page tells its number, and which copy it is.
-        let read = |copy: u8| {
-            move |address: u64, out: &mut [u8]| {
-                for (index, page) in out.chunks_mut(PAGE).enumerate() {
-                    let number = address / PAGE_SIZE + index as u64;
-                    page.fill(number as u8 ^ copy);
-                    page[..8].copy_from_slice(&number.to_ne_bytes());
+        let numbered = |copy: u8| {
+            move |parts: &mut [Part<'_>]| {
+                for (address, out) in parts {
+                    for (index, page) in out.chunks_mut(PAGE).enumerate() {
+                        let number = *address / PAGE_SIZE + index as u64;
+                        page.fill(number as u8 ^ copy);
+                        page[..8].copy_from_slice(&number.to_ne_bytes());
+                    }
                 }
                 Ok::<(), ()>(())
             }
         };
         // Slots in another order than pages, and some of them twice.
         let page = |number: u64| number * PAGE_SIZE;
-        stash.copy(1, (page(500), page(520)), Room::All, read(1)).unwrap();
+        copy(&mut stash, 1, (page(500), page(520)), Room::All, numbered(1)).unwrap();
         let ranges = [(page(510), page(700)), (page(0), page(400)), (page(750), page(2000))];
-        let left = stash.copy_all(1, &ranges, || (), read(2)).unwrap();
+        let left = stash.copy(1, &ranges, Room::All, Some(|| ()), numbered(2)).unwrap();
         let fit = PAGES - 20 - 180 - 400;
         assert_eq!(left, [(page(750 + fit), page(2000))]);
         let mut found = BTreeMap::new();
@@ -310,18 +309,19 @@ mod tests {
         let first = (500..510).map(|number| (number, 1));
         let second = (0..400).chain(510..700).chain(750..750 + fit).map(|number| (number, 2));
         assert_eq!(found, first.chain(second).collect());
-        assert_eq!(stash.copy_all(1, &ranges, || (), |_, _| Err(())), Err(()));
+        assert_eq!(stash.copy(1, &ranges, Room::All, Some(|| ()), |_| Err(())), Err(()));
         assert!(stash.empty().is_empty());
     }
 
     #[test]
     fn what_could_not_be_read_has_no_copy() {
         let mut stash = Stash::with_room(8 * PAGE).unwrap();
-        stash.copy(1, (0, 4 * PAGE_SIZE), Room::All, all(1)).unwrap();
-        assert_eq!(stash.copy(1, (PAGE_SIZE, 2 * PAGE_SIZE), Room::All, |_, _| Err(())), Err(()));
-        assert_eq!([0, 1, 2, 3].map(|page| stash.has(1, page * PAGE_SIZE)), [true, false, true, true]);
+        let page = |number: u64| number * PAGE_SIZE;
+        copy(&mut stash, 1, (0, page(4)), Room::All, all(1)).unwrap();
+        assert_eq!(copy(&mut stash, 1, (page(1), page(2)), Room::All, |_| Err(())), Err(()));
+        assert_eq!([0, 1, 2, 3].map(|number| stash.has(1, page(number))), [true, false, true, true]);
         // Some room is kept for whoever needs it more.
-        assert_eq!(stash.copy(2, (0, 9 * PAGE_SIZE), Room::Spared, all(2)), Ok(2 * PAGE_SIZE));
-        assert_eq!(stash.copy(2, (2 * PAGE_SIZE, 9 * PAGE_SIZE), Room::All, all(2)), Ok(4 * PAGE_SIZE));
+        assert_eq!(copy(&mut stash, 2, (0, page(9)), Room::Spared, all(2)), Ok(vec![(page(2), page(9))]));
+        assert_eq!(copy(&mut stash, 2, (page(2), page(9)), Room::All, all(2)), Ok(vec![(page(4), page(9))]));
     }
 }

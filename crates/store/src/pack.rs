@@ -301,8 +301,11 @@ impl PackWriter {
         Ok(tree.finish())
     }
 
-    /// Makes the bytes of the pack survive a power loss.
-    pub(crate) fn sync(&self) -> Result<()> {
+    /// Makes the bytes of the pack survive a power loss, as a commit does once more with those written since.
+    ///
+    /// # Errors
+    /// As for any write to the store.
+    pub fn sync(&self) -> Result<()> {
         fs::fdatasync(self.file()).map_err(|errno| self.write_error(errno, self.end))
     }
 
