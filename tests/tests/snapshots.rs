@@ -69,6 +69,7 @@ moving! {
     anonymous_unreadable
     anonymous_advice
     anonymous_forked
+    anonymous_forked_shared
     shared_between_processes
     restart_futex_timeout
     tree_sessions
