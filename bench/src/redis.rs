@@ -1,9 +1,12 @@
 //! Snapshots of a redis of 100 MiB under load: the longest that a client waits, and the rate a second later.
 //!
-//! The client sends batches of writes over a socket and waits for the answers, as redis-benchmark does with a pipeline.
+//! The load is redis-benchmark's own, 50 clients that set one of 100,000 keys each time (`redis-benchmark-...`); and one client
+//! that sends batches of writes of 1 KiB over a socket and waits for the answers, as redis-benchmark does with a pipeline, which
+//! writes to as many pages as can be copied in that time.
 
 use crate::program::frost;
 use crate::report::{Report, Sample};
+use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -118,6 +121,71 @@ fn server(directory: &Path) -> io::Result<Option<(Child, UnixStream)>> {
     Ok(Some((server, stream)))
 }
 
+/// The requests of a run of redis-benchmark, which take some seconds.
+const REQUESTS: &str = "400000";
+
+/// Lets redis-benchmark set random keys, and returns how long a request took at most. `act` is done amid it.
+fn benchmark(directory: &Path, act: impl FnOnce() -> io::Result<()>) -> io::Result<Option<u64>> {
+    let started = Command::new("redis-benchmark")
+        .args(["-t", "set", "-r", &KEYS.to_string(), "-n", REQUESTS, "--csv", "-s"])
+        .arg(directory.join("redis"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let running = match started {
+        Ok(running) => running,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    std::thread::sleep(WINDOW);
+    act()?;
+    let output = running.wait_with_output()?;
+    // The last line is of the test, its last column the longest in milliseconds.
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().and_then(|line| line.rsplit(',').next());
+    let longest = last.and_then(|cell| cell.trim_matches('"').parse::<f64>().ok());
+    match longest {
+        Some(ms) if output.status.success() => Ok(Some((ms * 1000.0) as u64)),
+        _ => Err(io::Error::other(format!("redis-benchmark says {text}"))),
+    }
+}
+
+/// Measures snapshots while redis-benchmark runs: how long it waited at most, beside a run without one, and how long the
+/// server stood still.
+fn under_benchmark(
+    frost_binary: &Path,
+    directory: &Path,
+    pid: &str,
+    rounds: u32,
+    report: &mut Report,
+) -> io::Result<()> {
+    for round in 0..=rounds {
+        let Some(usual) = benchmark(directory, || Ok(()))? else {
+            eprintln!("skipped: there is no redis-benchmark");
+            return Ok(());
+        };
+        let mut pause = 0;
+        let waited = benchmark(directory, || {
+            let arguments = ["freeze", pid, "--to", "redis", "--leave-running", "--full", "--json"];
+            let (_, printed) = frost(frost_binary, directory, &arguments)?;
+            let record: Value = serde_json::from_str(printed.lines().next().unwrap_or_default())?;
+            pause = record["pause_us"].as_u64().unwrap_or(0);
+            Ok(())
+        })?;
+        frost(frost_binary, directory, &["rm", "redis"])?;
+        if round > 0 {
+            let mut add = |figure: &str, side, value| {
+                report.add(Sample { figure: figure.to_owned(), side, round, unit: "us", value })
+            };
+            add("redis-benchmark-longest-wait", "floor", usual)?;
+            add("redis-benchmark-longest-wait", "frost", waited.unwrap_or(0))?;
+            add("redis-benchmark-pause", "frost", pause)?;
+        }
+    }
+    Ok(())
+}
+
 /// Measures `rounds` snapshots; the floor of a wait and of a rate is what the client saw just before.
 pub(crate) fn measure(
     frost_binary: &Path,
@@ -149,7 +217,7 @@ pub(crate) fn measure(
             add("redis-rate", "frost", "1/s", after)?;
         }
     }
-    let ended = client.end();
+    let ended = client.end().and_then(|()| under_benchmark(frost_binary, &directory, &pid, rounds, report));
     server.kill()?;
     server.wait()?;
     ended
