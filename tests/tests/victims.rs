@@ -684,8 +684,10 @@ carried! {
     fifo_made_anew
     flight_counters
     flight_files
+    flight_files_of_processes
     flight_locked
     flight_owned
+    flight_processes
     flight_sockets
     flight_terminals
     flight_ends
@@ -763,6 +765,8 @@ carried! {
     pidfd_self
     pidfd_zombie
     pidfd_gone
+    pidfd_sibling
+    pidfd_thread
     pipe_empty
     pipe_half_full
     pipe_full
@@ -849,6 +853,7 @@ carried! {
     regular_owner
     regular_proc
     regular_proc_global
+    regular_proc_of_others
     regular_namespaces
     regular_link_itself
     regular_tmpfile_linked_later

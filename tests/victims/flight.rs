@@ -2,6 +2,7 @@
 
 use crate::Victim;
 use crate::call::{is_in_call, now, open, pipe, read_all, read_some, until, write_all, zeroed};
+use crate::pidfd::{pid_of, pidfd, pidfd_of_thread, ready};
 use crate::stage::{Stage, Verdict};
 use crate::unix::{receive_descriptor, send_descriptor};
 use libc::{O_NONBLOCK, O_RDONLY, O_RDWR};
@@ -14,6 +15,8 @@ use std::time::Duration;
 pub(crate) const VICTIMS: &[Victim] = &[
     ("flight_counters", counters),
     ("flight_files", files),
+    ("flight_processes", processes),
+    ("flight_files_of_processes", files_of_processes),
     ("flight_locked", locked),
     ("flight_owned", owned),
     ("flight_sockets", sockets),
@@ -50,11 +53,6 @@ fn fly(stage: &Stage, all: Vec<(i32, Judge<'_>)>) -> Verdict {
         sys!(close(fd))?;
     }
     Ok(())
-}
-
-fn ready(fd: i32) -> Result<bool, String> {
-    let mut poll = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
-    Ok(sys!(poll(poll.as_mut_ptr(), 1, 0))? == 1)
 }
 
 fn counters(stage: &Stage) -> Verdict {
@@ -160,6 +158,96 @@ fn files(stage: &Stage) -> Verdict {
             }),
         ],
     )
+}
+
+/// Pidfds, one of which its process has as well, and one of which is in a socket that is in flight itself.
+fn processes(stage: &Stage) -> Verdict {
+    let child = stage.fork(|| {
+        stage.wait();
+        loop {
+            crate::call::nap(Duration::from_millis(5));
+        }
+    })?;
+    let ended = stage.fork(|| Ok(()))?;
+    until("it is a zombie", || crate::call::state_of(ended) == Some('Z'))?;
+    let own = unsafe { libc::getpid() };
+    let is_of = |fd: i32, pid: i32| {
+        same!(pid_of(fd)?, pid.to_string(), "whose pidfd it is");
+        Ok(())
+    };
+    let held = pidfd(own)?;
+    let mut inner = [0; 2];
+    sys!(socketpair(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0, inner.as_mut_ptr()))?;
+    let (from, to) = (inner[0], inner[1]);
+    let deep = pidfd(child)?;
+    send_descriptor(from, deep)?;
+    sys!(close(deep))?;
+    sys!(shutdown(from, libc::SHUT_WR))?;
+    let mut all = vec![
+        passed(pidfd(child)?, |fd| {
+            is_of(fd, child)?;
+            check!(!ready(fd)?, "the child has ended");
+            sys!(syscall(libc::SYS_pidfd_send_signal, fd, 0, std::ptr::null::<u8>(), 0))?;
+            Ok(())
+        }),
+        passed(sys!(dup(held))?, |fd| {
+            is_of(fd, own)?;
+            is_of(held, own)
+        }),
+        passed(pidfd(ended)?, |fd| {
+            check!(ready(fd)?, "the zombie is not seen as ended");
+            stage.reap(ended)
+        }),
+        passed(to, |fd| {
+            let deep = receive_descriptor(fd)?;
+            is_of(deep, child)?;
+            sys!(close(deep))?;
+            same!(read_some(fd, 1)?, b"", "what follows");
+            Ok(())
+        }),
+    ];
+    if let Some(leader) = pidfd_of_thread(own)? {
+        let flags = sys!(fcntl(leader, libc::F_GETFL))?;
+        all.push(passed(leader, move |fd| {
+            same!(sys!(fcntl(fd, libc::F_GETFL))?, flags, "flags of the one of a thread");
+            is_of(fd, own)
+        }));
+    }
+    fly(stage, all)
+}
+
+/// Files that the kernel makes for a process, of which one was read in part.
+fn files_of_processes(stage: &Stage) -> Verdict {
+    let child = stage.fork(|| {
+        stage.wait();
+        Ok(())
+    })?;
+    let own = unsafe { libc::getpid() };
+    let at = |name: &str| open(&std::path::Path::new("/proc").join(name), O_RDONLY);
+    let tells = |fd: i32, line: String| {
+        let told = read_some(fd, 4096)?;
+        check!(String::from_utf8_lossy(&told).contains(&line), "there is no {line:?} in {told:?}");
+        Ok(())
+    };
+    let half = at("self/status")?;
+    same!(read_some(half, 5)?, b"Name:", "what it begins with");
+    let directory = open(std::path::Path::new("/proc/self"), O_RDONLY | libc::O_DIRECTORY)?;
+    fly(
+        stage,
+        vec![
+            passed(half, |fd| tells(fd, format!("\nPid:\t{own}\n"))),
+            passed(at("self/maps")?, |fd| tells(fd, " r-xp ".to_owned())),
+            passed(at(&format!("{child}/status"))?, |fd| tells(fd, format!("\nPid:\t{child}\n"))),
+            passed(at(&format!("self/task/{own}/status"))?, |fd| tells(fd, format!("\nPid:\t{own}\n"))),
+            passed(directory, |fd| {
+                let status = sys!(openat(fd, c"status".as_ptr(), O_RDONLY | libc::O_CLOEXEC))?;
+                tells(status, format!("\nPid:\t{own}\n"))?;
+                sys!(close(status))?;
+                Ok(())
+            }),
+        ],
+    )?;
+    stage.reap(child)
 }
 
 /// Locks of a description last as long as it does, wherever it is.

@@ -33,6 +33,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_lease_lowered_writer", lease_lowered_writer),
     ("regular_owner", owner),
     ("regular_proc", proc),
+    ("regular_proc_of_others", proc_of_others),
     ("regular_proc_global", proc_global),
     ("regular_namespaces", namespaces),
     ("regular_namespace_of_another", namespace_of_another),
@@ -526,6 +527,45 @@ fn proc(stage: &Stage) -> Verdict {
     let pid = format!("Pid:\t{}\n", unsafe { libc::getpid() });
     check!(String::from_utf8_lossy(&text).contains(&pid), "it tells about another process");
     Ok(())
+}
+
+/// Files of /proc about other processes and single threads, in the program and in a child.
+fn proc_of_others(stage: &Stage) -> Verdict {
+    let words = crate::call::shared_words::<3>()?;
+    let [tid, stands, end] = words;
+    let thread = std::thread::spawn(|| {
+        tid.store(crate::call::gettid() as u32, SeqCst);
+        crate::call::until("it may end", || end.load(SeqCst) == 1)
+    });
+    crate::call::until("the thread stands", || tid.load(SeqCst) != 0)?;
+    let (own, tid) = (unsafe { libc::getpid() }, tid.load(SeqCst) as i32);
+    let at = |name: String| open(&std::path::Path::new("/proc").join(name), O_RDONLY);
+    let is_of = |fd: i32, number: i32| {
+        let told = read_all(fd, 4096)?;
+        let line = format!("\nPid:\t{number}\n");
+        check!(String::from_utf8_lossy(&told).contains(&line), "it tells about another than {number}");
+        Ok(())
+    };
+    let parents = at(format!("{own}/status"))?;
+    let child = stage.fork(|| {
+        let of_thread = at(format!("{own}/task/{tid}/status"))?;
+        stands.store(1, SeqCst);
+        stage.wait();
+        is_of(of_thread, tid)
+    })?;
+    crate::call::until("the child stands", || stands.load(SeqCst) == 1)?;
+    let of_child = at(format!("{child}/status"))?;
+    let of_thread = at(format!("self/task/{tid}/status"))?;
+    let task = open(std::path::Path::new(&format!("/proc/self/task/{tid}")), O_RDONLY | libc::O_DIRECTORY)?;
+    let seen = stage.freeze_amid_threads();
+    is_of(parents, own)?;
+    is_of(of_child, child)?;
+    is_of(of_thread, tid)?;
+    is_of(sys!(openat(task, c"status".as_ptr(), O_RDONLY | libc::O_CLOEXEC))?, tid)?;
+    end.store(1, SeqCst);
+    seen?;
+    check!(thread.join().is_ok_and(|ended| ended.is_ok()), "the thread did not end well");
+    stage.reap(child)
 }
 
 /// Files of /proc that are not about one process, one of them read in part.

@@ -14,7 +14,7 @@ use crate::machine::{DiskBase, Machine};
 use crate::network::Setting;
 use crate::path::BytePath;
 use crate::pd::filter;
-use crate::process::Checkpoint;
+use crate::process::{Checkpoint, Process};
 use crate::ram::{MOST_NODES, MemoryPolicy, Pages};
 use crate::rm::{Attachment, PROTECTION_KEYS};
 use std::cell::RefCell;
@@ -562,7 +562,11 @@ impl Checker<'_> {
                     }
                 }
                 Capability::PidFd(pidfd) => {
-                    let known = |pid| self.checkpoint.processes.iter().any(|p| p.pd.relation.pid == pid);
+                    let known = |pid: Pid| {
+                        let is_thread = |p: &Process| p.cpu.threads.iter().any(|t| t.tid.raw() == pid.raw());
+                        let mut processes = self.checkpoint.processes.iter();
+                        processes.any(|p| p.pd.relation.pid == pid || pidfd.thread && is_thread(p))
+                    };
                     if pidfd.pid.is_some_and(|pid| !known(pid)) {
                         return Err(malformed(place, "denotes a process that is not in the tree"));
                     }

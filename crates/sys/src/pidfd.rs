@@ -32,27 +32,33 @@ pub fn release_memory(pidfd: BorrowedFd<'_>) -> Result<()> {
 ///
 /// Source: `pidfd_open(2)`, PIDFD_THREAD, Linux 6.9; EINVAL before.
 pub fn pidfd_of_thread(tid: i32) -> Result<OwnedFd> {
+    pidfd_open(tid, libc::O_EXCL as u32)
+}
+
+/// Opens a pidfd with flags that the caller knows (PIDFD_NONBLOCK, PIDFD_THREAD).
+pub fn pidfd_open(id: i32, flags: u32) -> Result<OwnedFd> {
     // SAFETY: the call takes two integers and touches no memory of ours.
-    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, tid, libc::O_EXCL) })?;
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, id, flags) })?;
     // SAFETY: the kernel just installed this descriptor for us, so nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Makes a pidfd of a process that is gone: one of a child that ends at once and is waited for.
-pub fn pidfd_of_the_dead() -> Result<OwnedFd> {
+/// Makes a pidfd of a process that is gone, with flags as [`pidfd_open`]: one of a child that ends at once and is waited for.
+pub fn pidfd_of_the_dead(flags: u32) -> Result<OwnedFd> {
     // Exit signal 0: nobody is told, and only __WALL finds it.
     // SAFETY: the child makes one system call, which does not return.
     match unsafe { crate::clone::fork_with(0, &[], 0) }? {
         // SAFETY: ends this process without running anything else of ours.
         crate::clone::Clone::Child => unsafe { libc::_exit(0) },
-        crate::clone::Clone::Parent { pid, pidfd } => {
+        crate::clone::Clone::Parent { pid, .. } => {
+            let opened = pidfd_open(pid, flags);
             let mut status = 0;
             loop {
                 // SAFETY: `status` is a live integer.
                 match check(unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) }) {
                     Err(rustix::io::Errno::INTR) => {}
                     Err(error) => return Err(error),
-                    Ok(_) => return Ok(pidfd),
+                    Ok(_) => return opened,
                 }
             }
         }
@@ -66,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_dead_have_no_pid() {
-        let fd = pidfd_of_the_dead().unwrap();
+        let fd = pidfd_of_the_dead(0).unwrap();
         assert_eq!(crate::fdinfo::FdInfo::of_ours(&fd).unwrap().field("Pid"), Some("-1"));
     }
 }

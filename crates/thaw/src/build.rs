@@ -2,7 +2,7 @@
 
 use crate::baseline::{self, Baseline};
 use crate::cap::directory::Removed;
-use crate::compile::{self, FAILURE, InnerCall, Numbers, Program, Relation};
+use crate::compile::{self, FAILURE, InnerCall, Numbers, Program, Relation, When};
 use crate::control::{Area, CONTROL_BYTES, Results};
 use crate::error::{Context, Error};
 use crate::layout::Gaps;
@@ -141,6 +141,16 @@ pub(crate) fn build<'a>(
             Some(write)
         }
     };
+    let meets = |calls: &Vec<InnerCall>| calls.iter().any(|call| call.when == When::Met);
+    let met = match calls.iter().any(meets) {
+        false => None,
+        true => {
+            let (read, write) =
+                rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at(stage, || "a pipe".to_owned())?;
+            numbers.met = Some(pool.adopt(read).at(stage, || "a pipe".to_owned())?);
+            Some(write)
+        }
+    };
     steps.end(Stage::Open.name());
 
     begin(Stage::Compile)?;
@@ -214,7 +224,14 @@ pub(crate) fn build<'a>(
         let waiting: usize = checkpoint.nests.iter().map(|nest| nest::waiting(checkpoint, nest)).sum();
         rustix::io::write(&furnished, &vec![1; waiting]).at(Stage::Arrive, || "a pipe".to_owned())?;
     }
-    half.arrive(&our_arrived, count)?;
+    // Who waits for all others has said so instead of coming to the gate.
+    let arrivals = half.program.arrivals;
+    half.arrive(&our_arrived, &mut count, arrivals)?;
+    if let Some(met) = met {
+        let meeting = half.program.meeting;
+        rustix::io::write(&met, &vec![1; meeting as usize]).at(Stage::Arrive, || "a pipe".to_owned())?;
+        half.arrive(&our_arrived, &mut count, arrivals + meeting)?;
+    }
     let learnt = nest::learn(checkpoint)?;
     if !learnt.is_empty() {
         half.renumber(&learnt);
@@ -299,11 +316,11 @@ impl Half<'_> {
         }
     }
 
-    /// Waits until every thread is at the gate.
-    fn arrive(&self, arrived: &OwnedFd, mut count: u64) -> Result<(), Error> {
+    /// Waits until as many threads as `wanted` have said that they are there; `count` have before.
+    fn arrive(&self, arrived: &OwnedFd, count: &mut u64, wanted: u64) -> Result<(), Error> {
         let stage = Stage::Arrive;
         let mut progress = (0, Instant::now());
-        while count < self.program.arrivals {
+        while *count < wanted {
             let mut fds = [PollFd::new(arrived, PollFlags::IN), PollFd::new(&self.pidfd, PollFlags::IN)];
             let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY.subsec_nanos().into() };
             let ready = match rustix::event::poll(&mut fds, Some(&timeout)) {
@@ -313,8 +330,8 @@ impl Half<'_> {
             if fds[0].revents().contains(PollFlags::IN) {
                 let mut word = [0; 8];
                 rustix::io::read(arrived, &mut word).at(stage, || "waiting for the tree".to_owned())?;
-                count += u64::from_ne_bytes(word);
-                if count >= FAILURE {
+                *count += u64::from_ne_bytes(word);
+                if *count >= FAILURE {
                     return Err(self.failure());
                 }
                 continue;

@@ -242,7 +242,7 @@ pub(crate) fn here(
     tracing::info!(root = half.root, "the program is built and waits at the gate");
     ready(&half)?;
     if let Some(late) = &mut late {
-        late.apply()?;
+        late.apply(&half.checkpoint)?;
     }
     let clean = release::release(&mut half, steps)?;
     sysv.keep();

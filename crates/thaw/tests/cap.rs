@@ -183,7 +183,7 @@ impl Frozen {
 fn there_and_back(fds: Vec<OwnedFd>) -> Vec<OwnedFd> {
     let frozen = freeze(fds);
     let (fds, mut late) = frozen.thaw();
-    late.apply().unwrap();
+    late.apply(&frozen.checkpoint).unwrap();
     for (index, fd) in fds.iter().enumerate() {
         let now = rustix::fs::fcntl_getfl(fd).unwrap().bits() & !0o100000;
         assert_eq!(now, frozen.flags(index) & !0o100000, "flags of {index}");
@@ -279,7 +279,7 @@ fn captured_content_replaces_what_is_there() {
         assert_eq!(std::fs::read_to_string(&path).ok().as_deref(), now);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), usize::from(now.is_some()));
         let (fds, mut late) = frozen.thaw();
-        late.apply().unwrap();
+        late.apply(&frozen.checkpoint).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"at that instant");
         assert_eq!(read(&fds[0]), b"that instant");
         let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fds[0].as_raw_fd()), Vec::new()).unwrap();
@@ -437,7 +437,7 @@ fn timerfds_go_on_and_keep_their_count() {
 fn signalfds_and_pidfds_of_the_dead_come_back() {
     let _alone = alone();
     let signals = frost_sys::signalfd::signalfd(1 << 11 | 1 << 41).unwrap();
-    let dead = frost_sys::pidfd::pidfd_of_the_dead().unwrap();
+    let dead = frost_sys::pidfd::pidfd_of_the_dead(0).unwrap();
     let fds = there_and_back(vec![signals, dead]);
     let mask = FdInfo::of_ours(&fds[0]).unwrap();
     assert_eq!(mask.field("sigmask"), Some("0000020000000800"));

@@ -59,7 +59,7 @@ use frost_sys::fdinfo::FdInfo;
 use frost_sys::kcmp::{Resource, kcmp};
 use frost_sys::pidfd::pidfd_getfd;
 use held::{Held, Place};
-use recognise::{Found, Refusal};
+use recognise::{Found, OfProcess, Refusal};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -101,6 +101,24 @@ impl Members {
         self.0.iter().find(|(pid, _)| *pid == outer).map(|(_, inner)| *inner)
     }
 
+    /// The number inside of a process, of a child that has ended and was not waited for, or of a thread, by the one that
+    /// we see.
+    fn number(&self, outer: i32) -> Option<Pid> {
+        if let Some(inner) = self.inner(Pid::new(outer)) {
+            return Some(inner);
+        }
+        let status = frost_sys::proc::status(outer).ok()?;
+        let of_tree = match status.tgid == outer {
+            true => {
+                let stat = frost_sys::proc::stat(outer).ok().filter(|stat| stat.is_zombie())?;
+                stat.ppid
+            }
+            false => status.tgid,
+        };
+        self.inner(Pid::new(of_tree))?;
+        Some(Pid::new(status.number().unwrap_or(outer)))
+    }
+
     /// The pid as we see it of the process that has `inner` inside.
     fn outer_of(&self, inner: Pid) -> Option<Pid> {
         self.0.iter().find(|(_, pid)| *pid == inner).map(|(outer, _)| *outer)
@@ -127,6 +145,26 @@ impl Members {
                 && namespace(*pid) == own
         };
         self.outer().find(is_meant)
+    }
+
+    /// The number as we see it of the thread of `pid` that an instance of procfs, ours or not, shows as the second of these
+    /// where it shows `pid` as the first.
+    fn thread_shown_as(&self, pid: i32, is_ours: bool, [process, thread]: [i32; 2]) -> Option<i32> {
+        if is_ours {
+            return Some(thread);
+        }
+        let numbers = |tid: i32| frost_sys::proc::status(tid).map(|status| status.inner_pids);
+        let level = numbers(pid).ok()?.iter().rposition(|number| *number == process)?;
+        let is_meant = |tid: &i32| numbers(*tid).is_ok_and(|numbers| numbers.get(level) == Some(&thread));
+        frost_sys::proc::threads(pid).ok()?.into_iter().find(is_meant)
+    }
+
+    /// Whether the process with this number inside sees a process or thread by a number that it keeps.
+    fn sees(&self, holder: Pid, target: i32) -> bool {
+        let depth = |id: i32| frost_sys::proc::status(id).map_or(0, |status| status.depth());
+        let namespace = |id: i32| rustix::fs::readlink(frost_sys::proc::path(id, "ns/pid"), Vec::new()).ok();
+        let holder = self.outer_of(holder).map_or(0, Pid::raw);
+        depth(holder) == 0 || namespace(holder) == namespace(target)
     }
 
     /// One of them, if they are in another pid namespace than we are.
@@ -351,7 +389,7 @@ impl Catalog {
                 self.found[index].as_ref().ok_or_else(|| Error::Refused { object: held.describe() })?;
             let capability = match found {
                 Found::Named(path) => regular::capture_named(held, path.clone(), files, sink)?,
-                Found::OfProcess(pid, path) => self.capture_of_process(held, *pid, path)?,
+                Found::OfProcess(found) => self.capture_of_process(held, found)?,
                 Found::Unnamed => regular::capture_of_unnamed(held, self.unnamed_id(held)?)?,
                 Found::Directory(path) => directory::capture(held, path.clone())?,
                 Found::Device(path) => device::capture(held, path.clone())?,
@@ -745,43 +783,34 @@ impl Catalog {
         })
     }
 
-    /// Refuses what only one process can have or make again, if others have it too.
+    /// Refuses what denotes a process or thread that somebody who has it does not see below a `frost run` within.
     fn look_at_holders(&self, refusals: &mut Vec<(usize, Refusal)>) -> Result<(), Error> {
         for (index, held) in self.held.iter().enumerate() {
-            match &self.found[index] {
-                Some(Found::OfProcess(pid, path)) => {
-                    let own = self.members.inner(*pid);
-                    let holders = self.holders(index);
-                    let of_thread = path.as_bytes().starts_with(b"task/");
-                    if holders.is_empty() || of_thread || holders.iter().any(|holder| Some(*holder) != own) {
-                        refusals.push((
-                            index,
-                            // As of whoever looks at processes, and soon closes it.
-                            Refusal::passing(
-                                format!("file of /proc {}", held.name()),
-                                "it tells of a process or thread other than the one that has it open",
-                                "let the program close it first",
-                            ),
-                        ));
-                    }
-                }
-                Some(Found::PidFd) => {
-                    if let Ok(Some(target)) = pidfd::target(held, &self.members)? {
-                        let holders = self.holders(index);
-                        let near = |holder: &Pid| self.is_known_to(target, *holder);
-                        if holders.is_empty() || !holders.iter().all(near) {
-                            refusals.push((
-                                index,
-                                Refusal::new(
-                                    format!("pidfd of process {target}"),
-                                    "one who has it is neither that process, nor its parent, nor below it",
-                                    "let the program close it first",
-                                ),
-                            ));
-                        }
-                    }
-                }
-                _ => {}
+            let target = match &self.found[index] {
+                Some(Found::OfProcess(found)) => Some(found.thread.unwrap_or(found.pid)),
+                Some(Found::PidFd) => pidfd::number(held)?.filter(|number| *number > 0),
+                _ => None,
+            };
+            let Some(target) = target else { continue };
+            let status = frost_sys::proc::status(target);
+            if status.is_ok_and(|status| status.depth() > 0 && status.tgid != target) {
+                refusals.push((
+                    index,
+                    Refusal::new(
+                        format!("descriptor of thread {target} of a `frost run` in it"),
+                        "that thread gets another number outside of there",
+                        "let the program close it first",
+                    ),
+                ));
+            } else if !self.holders(index).iter().all(|holder| self.members.sees(*holder, target)) {
+                refusals.push((
+                    index,
+                    Refusal::new(
+                        format!("descriptor of process {target} in a `frost run` in it"),
+                        "that process is not seen from in there, so it cannot be opened again",
+                        "let the program close it first",
+                    ),
+                ));
             }
         }
         Ok(())
@@ -792,35 +821,6 @@ impl Catalog {
         let id = DescriptionId::new(index as u32);
         let has = |table: &Vec<Descriptor>| table.iter().any(|entry| entry.description == id);
         self.tables.iter().filter(|(_, table)| has(table)).map(|(pid, _)| *pid).collect()
-    }
-
-    /// Whether `target` exists for sure when `holder` is being made again: as itself, its child, or above it.
-    fn is_known_to(&self, target: Pid, holder: Pid) -> bool {
-        let parent = |inner: Pid| {
-            let outer = self.members.outer_of(inner)?;
-            self.members.inner(Pid::new(frost_sys::proc::stat(outer.raw()).ok()?.ppid))
-        };
-        // A child that ended is no member; it was recognised by its parent.
-        if target == holder || parent(target).is_none_or(|parent| parent == holder) {
-            return true;
-        }
-        // Whoever made a keeper makes its children, too; the keeper is the first process of its pid namespace.
-        let is_first = |pid: Pid| {
-            let status = frost_sys::proc::status(pid.raw());
-            status.is_ok_and(|status| status.depth() > 0 && status.inner_pids.last() == Some(&1))
-        };
-        let keeper = parent(target).filter(|parent| self.members.outer_of(*parent).is_some_and(is_first));
-        if keeper.is_some_and(|keeper| parent(keeper) == Some(holder)) {
-            return true;
-        }
-        let mut above = parent(holder);
-        while let Some(process) = above {
-            if process == target {
-                return true;
-            }
-            above = parent(process);
-        }
-        false
     }
 
     /// Captures named files in memory, each once.
@@ -847,17 +847,23 @@ impl Catalog {
         }
     }
 
-    /// Captures a file below /proc/PID, under the pid inside.
-    fn capture_of_process(&self, held: &Held, pid: Pid, path: &BytePath) -> Result<Capability, Error> {
-        let inner = self.members.inner(pid).ok_or_else(|| Error::Refused { object: held.describe() })?;
-        let mut inside = format!("/proc/{inner}").into_bytes();
-        if !path.as_bytes().is_empty() {
-            inside.push(b'/');
-            inside.extend_from_slice(path.as_bytes());
+    /// Captures a file below /proc/PID, under the numbers inside.
+    fn capture_of_process(&self, held: &Held, found: &OfProcess) -> Result<Capability, Error> {
+        let inside = |number: i32| {
+            self.members.number(number).ok_or_else(|| Error::Refused { object: held.describe() })
+        };
+        let mut path = format!("/proc/{}", inside(found.pid)?).into_bytes();
+        if let Some(thread) = found.thread {
+            path.extend_from_slice(format!("/task/{}", inside(thread)?).as_bytes());
         }
+        if !found.path.as_bytes().is_empty() {
+            path.push(b'/');
+            path.extend_from_slice(found.path.as_bytes());
+        }
+        let path = BytePath::new(path);
         match rustix::fs::FileType::from_raw_mode(held.stat.st_mode) {
-            rustix::fs::FileType::Directory => directory::capture(held, BytePath::new(inside)),
-            _ => regular::capture_named(held, BytePath::new(inside), false, &mut Vec::new()),
+            rustix::fs::FileType::Directory => directory::capture(held, path),
+            _ => regular::capture_named(held, path, false, &mut Vec::new()),
         }
     }
 

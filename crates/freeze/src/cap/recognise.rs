@@ -11,9 +11,8 @@ use rustix::fs::{FileType, OFlags, major, minor};
 pub(super) enum Found {
     Named(BytePath),
     Unnamed,
-    /// A file or directory that the kernel makes for one process, by that process' pid as we see it, and the path below
-    /// its directory in /proc.
-    OfProcess(Pid, BytePath),
+    /// A file or directory that the kernel makes for one process or thread.
+    OfProcess(OfProcess),
     Directory(BytePath),
     Device(BytePath),
     Pipe,
@@ -35,6 +34,16 @@ pub(super) enum Found {
     Terminal(BytePath),
     /// A side of a pseudoterminal whose master is in the tree.
     Pty,
+}
+
+/// What lies below `/proc/PID`, by numbers as we see them.
+#[derive(Clone, Debug)]
+pub(super) struct OfProcess {
+    pub(super) pid: i32,
+    /// The thread, if it lies below its directory, `task/TID`.
+    pub(super) thread: Option<i32>,
+    /// The path below the directory of the process or thread.
+    pub(super) path: BytePath,
 }
 
 /// Why something is not carried.
@@ -100,7 +109,7 @@ pub(super) fn recognise(
         FileType::RegularFile if is_queue(held) => Ok(Found::Mqueue),
         FileType::RegularFile => {
             match (of_process(held, members).or_else(|| own_namespace(held)), special_file_system(held)) {
-                (Some((pid, path)), _) => Ok(Found::OfProcess(pid, path)),
+                (Some(found), _) => Ok(Found::OfProcess(found)),
                 (None, _) if is_of_another(held) => Err(of_another(held)),
                 (None, Some(refusal)) => Err(refusal),
                 (None, None) => regular::recognise(held),
@@ -180,7 +189,7 @@ fn special_file_system(held: &Held) -> Option<Refusal> {
 }
 
 /// Returns the path below `/proc/PID` of a namespace, if it is that of the process in which it was found.
-fn own_namespace(held: &Held) -> Option<(Pid, BytePath)> {
+fn own_namespace(held: &Held) -> Option<OfProcess> {
     let link = std::str::from_utf8(held.link.as_deref()?).ok()?;
     let kind = link.split_once(":[")?.0;
     // What children get may be another one than its own.
@@ -189,25 +198,41 @@ fn own_namespace(held: &Held) -> Option<(Pid, BytePath)> {
         rustix::fs::stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == held.key())
     };
     let known = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"].contains(&kind);
-    (known && same(kind)).then(|| (held.place.pid, BytePath::new(format!("ns/{kind}"))))
+    let path = || BytePath::new(format!("ns/{kind}"));
+    (known && same(kind)).then(|| OfProcess { pid: held.place.pid.raw(), thread: None, path: path() })
 }
 
 fn is_queue(held: &Held) -> bool {
     rustix::fs::fstatfs(&held.fd).is_ok_and(|stat| stat.f_type as u32 == frost_sys::mqueue::FILE_SYSTEM)
 }
 
-/// Recognises what lies below `/proc/PID`, in our instance of procfs or in that of the tree's pid namespace.
-fn of_process(held: &Held, members: &Members) -> Option<(Pid, BytePath)> {
+/// Recognises what lies below `/proc/PID` of a process of the tree, in our instance of procfs or in that of the tree's pid
+/// namespace.
+fn of_process(held: &Held, members: &Members) -> Option<OfProcess> {
     if !regular::is_proc(held) {
         return None;
     }
-    let link = held.link.as_deref()?.strip_prefix(b"/proc/")?;
-    let end = link.iter().position(|byte| *byte == b'/').unwrap_or(link.len());
-    let pid = Pid::new(std::str::from_utf8(&link[..end]).ok()?.parse().ok()?);
+    let (shown, path) = first_number(held.link.as_deref()?.strip_prefix(b"/proc/")?)?;
     // Each instance counts in its own pid namespace: that of a program thawed by an ordinary user is not ours.
     let is_ours = rustix::fs::stat("/proc").is_ok_and(|ours| ours.st_dev == held.stat.st_dev);
-    let pid = if is_ours { pid } else { members.shown_as(held.stat.st_dev, pid)? };
-    Some((pid, BytePath::new(link.get(end + 1..).unwrap_or_default())))
+    let pid = match is_ours {
+        true => shown,
+        false => members.shown_as(held.stat.st_dev, Pid::new(shown))?.raw(),
+    };
+    members.number(pid)?;
+    let (thread, path) = match path.strip_prefix(b"task/").map(first_number) {
+        Some(Some((thread, path))) => (Some(members.thread_shown_as(pid, is_ours, [shown, thread])?), path),
+        Some(None) => return None,
+        None => (None, path),
+    };
+    Some(OfProcess { pid, thread, path: BytePath::new(path) })
+}
+
+/// Takes the number off with which a path begins; returns it and the rest.
+fn first_number(path: &[u8]) -> Option<(i32, &[u8])> {
+    let end = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
+    let number = std::str::from_utf8(&path[..end]).ok()?.parse().ok()?;
+    Some((number, path.get(end + 1..).unwrap_or_default()))
 }
 
 /// Whether something lies below `/proc/PID`; of a process outside of the tree, or of one that has ended, if it was not
@@ -221,8 +246,8 @@ fn of_another(held: &Held) -> Refusal {
     // As of whoever looks at processes, and soon closes it.
     Refusal::passing(
         format!("file of /proc {}", held.name()),
-        "it tells of a process or thread other than the one that has it open",
-        "let the program close it first",
+        "it tells of a process that is not in the tree, or that has ended",
+        CLOSE_FIRST,
     )
 }
 
@@ -231,8 +256,8 @@ fn named_directory(held: &Held, members: &Members) -> Result<Found, Refusal> {
     if held.stat.st_nlink == 0 && link.starts_with(b"/") {
         return Ok(Found::Directory(without_deleted(link)));
     }
-    if let Some((pid, path)) = of_process(held, members) {
-        return Ok(Found::OfProcess(pid, path));
+    if let Some(found) = of_process(held, members) {
+        return Ok(Found::OfProcess(found));
     }
     if is_of_another(held) {
         return Err(of_another(held));

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// A pidfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PidFd {
-    /// A process of the tree, or `None` if the process had been reaped.
+    /// A process of the tree, or a thread of one, or `None` if it is gone.
     pub pid: Option<Pid>,
     /// Whether it denotes a thread (PIDFD_THREAD).
     pub thread: bool,

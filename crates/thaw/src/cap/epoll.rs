@@ -1,20 +1,19 @@
 //! Epoll instances.
 
-use super::InnerCall;
 use super::error::{About, Error};
+use super::{InnerCall, When};
 use frost_model::cap::{Capability, Watch};
 use frost_model::{Checkpoint, DescriptionId, Process};
 use frost_sys::epoll::{Add, add_under_numbers};
 use rustix::fd::{AsFd, OwnedFd};
 
-/// Returns whether a watch has to be added by a process of the tree: a signalfd wakes whoever added it, and a pidfd is
-/// made inside.
-fn is_inner(checkpoint: &Checkpoint, watch: &Watch) -> bool {
-    match checkpoint.descriptions.get(watch.description.index()).map(|watched| &watched.capability) {
-        Some(Capability::SignalFd(_)) => true,
-        Some(Capability::PidFd(pidfd)) => pidfd.pid.is_some(),
-        Some(capability) => super::proc::of_process(checkpoint, capability).is_some(),
-        None => false,
+/// Returns when a watch has to be added by a process of the tree, if it has to: a signalfd wakes whoever added it, and what
+/// denotes a process is opened inside.
+fn inner(checkpoint: &Checkpoint, watch: &Watch) -> Option<When> {
+    let watched = checkpoint.descriptions.get(watch.description.index())?;
+    match &watched.capability {
+        Capability::SignalFd(_) => Some(When::Placed),
+        capability => super::denotes_process(checkpoint, capability).then_some(When::Met),
     }
 }
 
@@ -24,7 +23,7 @@ pub(super) fn add_watches(checkpoint: &Checkpoint, made: &[Option<OwnedFd>]) -> 
     for (index, description) in checkpoint.descriptions.iter().enumerate() {
         let Capability::Epoll(epoll) = &description.capability else { continue };
         let Some(instance) = made[index].as_ref() else { continue };
-        for watch in epoll.watches.iter().filter(|watch| !is_inner(checkpoint, watch)) {
+        for watch in epoll.watches.iter().filter(|watch| inner(checkpoint, watch).is_none()) {
             let Some(file) = made.get(watch.description.index()).and_then(Option::as_ref) else { continue };
             adds.push(Add {
                 epoll: instance.as_fd(),
@@ -56,12 +55,12 @@ pub(super) fn calls(
         let mut table = process.pd.descriptors.iter();
         table.any(|entry| entry.fd == watch.fd && entry.description == watch.description)
     };
-    let inner = epoll.watches.iter().filter(|watch| is_inner(checkpoint, watch)).filter(has);
-    inner
-        .map(|watch| {
+    let due = epoll.watches.iter().filter(has);
+    due.filter_map(|watch| Some((watch, inner(checkpoint, watch)?)))
+        .map(|(watch, when)| {
             let number = watch.fd.raw();
             let args = [fd as u64, libc::EPOLL_CTL_ADD as u64, number as u64, 0];
-            let mut call = InnerCall::new(libc::SYS_epoll_ctl, &args, number);
+            let mut call = InnerCall { when, ..InnerCall::new(libc::SYS_epoll_ctl, &args, number) };
             // struct epoll_event is packed on x86-64: 32 bits of events, then 64 of data.
             let mut event = watch.events.to_ne_bytes().to_vec();
             event.extend_from_slice(&watch.data.to_ne_bytes());

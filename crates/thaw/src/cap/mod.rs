@@ -154,6 +154,8 @@ pub struct Late {
     leases: Vec<(OwnedFd, bool)>,
     replaced: regular::Replaced,
     cut: route::Cut,
+    /// Unix sockets that are not filled yet.
+    unix: Option<unix::Late>,
     queues: mqueue::Made,
     volatile: volatile::Made,
 }
@@ -483,7 +485,7 @@ pub fn build(
     udp::fill(checkpoint, &made);
     let sockets = unix::make(checkpoint, &mut made)?;
     epoll::add_watches(checkpoint, &made)?;
-    unix::fill(checkpoint, &made, sockets)?;
+    let unfilled = unix::fill(checkpoint, planned, &made, sockets)?;
     for (fd, file) in objects.put_back.values().zip(objects.put_back_as) {
         regular::finish(fd, &file).about("set the mode of", "a file that is put back")?;
     }
@@ -496,6 +498,7 @@ pub fn build(
         terminals.extend(terminal.map(|terminal| (index, terminal)));
     }
     let mut late = Late::of(checkpoint, &made, replaced, (queues, volatile), context.copy)?;
+    late.unix = unfilled;
     late.cut = route::Cut::of(checkpoint, planned, &made)?;
     let instead = outside::instead(checkpoint, planned)?;
     Ok(Built { descriptions: made, instead, terminals, removed: objects.removed, late })
@@ -696,7 +699,7 @@ fn make(
         Capability::SignalFd(signals) => signalfd::make(*signals, flags).about("make", what())?,
         Capability::TimerFd(timer) => timerfd::make(timer, flags).about("make", what())?,
         Capability::Inotify(_) => inotify::make(flags).about("make", what())?,
-        Capability::PidFd(pidfd) => pidfd::make(*pidfd).about("make", what())?,
+        Capability::PidFd(pidfd) => pidfd::make(*pidfd, flags).about("make", what())?,
         Capability::Memfd(memfd) => {
             let made = objects.memfds.get(memfd.dataspace.index()).and_then(Option::as_ref);
             let made = made.ok_or(missing).about("make", what())?;
@@ -746,6 +749,7 @@ impl Late {
             leases: Vec::new(),
             replaced,
             cut: route::Cut::default(),
+            unix: None,
             queues,
             volatile,
         };
@@ -789,11 +793,15 @@ impl Late {
         Ok(late)
     }
 
-    /// Arms timers, sets the last seals, puts captured files in the place of those that changed, and watches files.
+    /// Sends what denotes processes, arms timers, sets the last seals, puts captured files in the place of those that changed,
+    /// and watches files.
     ///
     /// # Errors
     /// The first that failed. The tree must then be ended.
-    pub fn apply(&mut self) -> Result<(), Error> {
+    pub fn apply(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        if let Some(unix) = self.unix.take() {
+            unix.apply(checkpoint)?;
+        }
         for (fd, seals) in &self.seals {
             let now = rustix::fs::fcntl_get_seals(fd).about("seal", "a memfd")?;
             if !now.contains(*seals) {
@@ -823,6 +831,14 @@ impl Late {
     pub fn keep(&mut self) {
         self.queues.keep();
         self.volatile.keep();
+    }
+}
+
+/// Whether a capability denotes a process or thread of the tree, and can be opened when that is there.
+fn denotes_process(checkpoint: &Checkpoint, capability: &Capability) -> bool {
+    match capability {
+        Capability::PidFd(pidfd) => pidfd.pid.is_some(),
+        other => proc::of_process(checkpoint, other).is_some(),
     }
 }
 
@@ -859,21 +875,16 @@ pub fn tape_calls(
             calls.push(InnerCall::new(libc::SYS_ioctl, &[fd as u64, libc::TIOCSCTTY], fd));
             controlled = true;
         }
-        if let Capability::PidFd(pidfd) = &description.capability {
-            let number = pidfd.pid.map(|pid| seen_by(checkpoint, own, pid.raw()));
-            calls.extend(pidfd::calls(*pidfd, number, description.flags, descriptor));
-        }
-        if let Some((pid, path)) = proc::of_process(checkpoint, &description.capability)
-            && pid == own
+        let number = |pid: Pid| seen_by(checkpoint, own, pid.raw());
+        if let Capability::PidFd(pidfd) = &description.capability
+            && let Some(pid) = pidfd.pid
         {
-            let position = match &description.capability {
-                Capability::Regular(regular) => regular.position,
-                Capability::Directory(directory) => directory.position,
-                _ => 0,
-            };
+            calls.extend(pidfd::calls(*pidfd, number(pid), description.flags, descriptor));
+        }
+        if let Some(file) = proc::of_process(checkpoint, &description.capability) {
             let earlier = process.pd.descriptors.iter().find(|entry| entry.description == id);
             let earlier = earlier.map(|entry| entry.fd.raw()).filter(|number| *number != fd);
-            calls.extend(proc::calls(path, description.flags, position, descriptor, earlier));
+            calls.extend(proc::calls(&file, number, description.flags, descriptor, earlier));
         }
         if seen.contains(&id) {
             continue;

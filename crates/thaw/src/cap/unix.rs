@@ -10,10 +10,10 @@
 
 use super::error::{About, Error};
 use super::file::{self, Problem};
-use super::{outside, tcp};
+use super::{Planned, Route, denotes_process, outside, pidfd, proc, tcp};
 use frost_model::cap::{
-    Capability, Message, PeerCredentials, SenderCredentials, SocketOption, UnixName, UnixSocket, UnixState,
-    UnixType,
+    Capability, Message, PeerCredentials, PidFd, SenderCredentials, SocketOption, UnixName, UnixSocket,
+    UnixState, UnixType,
 };
 use frost_model::{Checkpoint, DescriptionId};
 use frost_sys::guise::{self, Guise};
@@ -763,16 +763,87 @@ fn connect_at_once(fd: &OwnedFd, name: &UnixName) -> rustix::io::Result<()> {
     result
 }
 
-/// Fills the queues, shuts down what was shut, and takes away what only served the making.
+/// Fills the queues, shuts down what was shut, and takes away what only served the making; what is left to do if something in
+/// a queue denotes a process.
 pub(super) fn fill(
     checkpoint: &Checkpoint,
+    planned: &[Planned],
     made: &[Option<OwnedFd>],
     sockets_made: Sockets,
+) -> Result<Option<Late>, Error> {
+    fill_queues(checkpoint, made, &sockets_made, |socket| !is_late(checkpoint, socket))?;
+    if !sockets(checkpoint).iter().any(|(_, socket, _)| is_late(checkpoint, socket)) {
+        finish(checkpoint, made, sockets_made)?;
+        return Ok(None);
+    }
+    let mut wanted: HashSet<usize> = HashSet::new();
+    for (index, socket, _) in sockets(checkpoint) {
+        wanted.insert(index);
+        if is_late(checkpoint, socket) {
+            wanted.extend(socket.queue.iter().flat_map(|message| &message.rights).map(|id| id.index()));
+        }
+    }
+    let is_opened = |index: &usize| {
+        let closed = planned.get(*index).is_some_and(|planned| planned.route == Route::Close);
+        !closed && denotes_process(checkpoint, &checkpoint.descriptions[*index].capability)
+    };
+    let opened = wanted.iter().copied().filter(is_opened).collect();
+    let copy = |(index, fd): (usize, &Option<OwnedFd>)| {
+        let fd = fd.as_ref().filter(|_| wanted.contains(&index));
+        fd.map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3)).transpose()
+    };
+    let made = made.iter().enumerate().map(copy).collect::<rustix::io::Result<_>>();
+    Ok(Some(Late { made: made.about("duplicate", "unix sockets")?, opened, sockets: sockets_made }))
+}
+
+/// What is left to do when the processes are there, since something in flight denotes one.
+#[derive(Debug)]
+pub(super) struct Late {
+    /// The sockets, and what is sent through them, by the index of its description.
+    made: Vec<Option<OwnedFd>>,
+    /// Which of it is to be opened first, instead of what stands there.
+    opened: Vec<usize>,
+    sockets: Sockets,
+}
+
+impl Late {
+    /// Opens what denotes processes, and fills the queues that were left.
+    pub(super) fn apply(mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        for index in self.opened {
+            let description = &checkpoint.descriptions[index];
+            let opened =
+                match (&description.capability, proc::of_process(checkpoint, &description.capability)) {
+                    (Capability::PidFd(PidFd { pid: Some(pid), thread }), _) => {
+                        pidfd::open(*pid, *thread, description.flags)
+                    }
+                    (_, Some(file)) => file.open(description.flags),
+                    (_, None) => continue,
+                };
+            self.made[index] = Some(opened.about("open", &description.capability)?);
+        }
+        fill_queues(checkpoint, &self.made, &self.sockets, |socket| is_late(checkpoint, socket))?;
+        finish(checkpoint, &self.made, self.sockets)
+    }
+}
+
+/// Whether something in the queue of a socket denotes a process of the tree.
+fn is_late(checkpoint: &Checkpoint, socket: &UnixSocket) -> bool {
+    let sent = socket.queue.iter().flat_map(|message| &message.rights);
+    let mut sent = sent.filter_map(|id| checkpoint.descriptions.get(id.index()));
+    sent.any(|description| denotes_process(checkpoint, &description.capability))
+}
+
+/// Puts messages into the queues of those sockets that are `due`.
+fn fill_queues(
+    checkpoint: &Checkpoint,
+    made: &[Option<OwnedFd>],
+    sockets_made: &Sockets,
+    due: impl Fn(&UnixSocket) -> bool,
 ) -> Result<(), Error> {
     let all = sockets(checkpoint);
     let named: HashMap<Vec<u8>, usize> =
         all.iter().filter_map(|(index, socket, _)| Some((raw(socket.name.as_ref()?), *index))).collect();
-    for (index, socket, _) in &all {
+    for (index, socket, _) in all.iter().filter(|(_, socket, _)| due(socket)) {
         let Some(target) = &made[*index] else { continue };
         let what = || checkpoint.descriptions[*index].capability.to_string();
         for message in &socket.queue {
@@ -791,6 +862,12 @@ pub(super) fn fill(
             sent.about("fill the queue of", what())?;
         }
     }
+    Ok(())
+}
+
+/// What comes behind the filling of all queues: shutting down, asking for senders.
+fn finish(checkpoint: &Checkpoint, made: &[Option<OwnedFd>], sockets_made: Sockets) -> Result<(), Error> {
+    let all = sockets(checkpoint);
     for (index, socket, _) in &all {
         let Some(fd) = &made[*index] else { continue };
         let what = || checkpoint.descriptions[*index].capability.to_string();

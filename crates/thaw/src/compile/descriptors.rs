@@ -28,6 +28,7 @@ impl Compiler<'_> {
         self.about(script, index, Stage::Descriptors, Subject::Named("descriptors of the thaw"));
         let mut keep = self.own_numbers(process);
         keep.extend([self.numbers.pack, self.numbers.gate, self.numbers.arrived]);
+        keep.extend(self.numbers.met);
         keep.extend(self.numbers.files.values());
         keep.extend(self.numbers.dataspaces.iter().flatten());
         keep.extend(self.mapped_descriptions(process));
@@ -54,6 +55,23 @@ impl Compiler<'_> {
                 script.tape.forward(made[at], *to, argument);
             }
         }
+    }
+
+    /// Whether a process has something to do when all others are there.
+    pub(super) fn meets(&self, index: usize) -> bool {
+        self.calls.get(index).is_some_and(|calls| calls.iter().any(|call| call.when == When::Met))
+    }
+
+    /// Waits until every process and thread is there, if that matters, and makes the calls that are about them. The directories
+    /// are the builder's yet, whatever a process may have become the root of.
+    pub(super) fn meet(&mut self, script: &mut Script, index: usize) {
+        let Some(met) = self.numbers.met.filter(|_| self.meets(index)) else { return };
+        self.about(script, index, Stage::Descriptors, Subject::Named("the meeting of all processes"));
+        let slot = self.control.words(&[0]);
+        script.call(libc::SYS_write, &[self.numbers.arrived as u64, self.one, 8]);
+        // End of file, should the builder have died, as at the gate.
+        script.call(libc::SYS_read, &[met as u64, slot, 1]);
+        self.inner_calls(script, index, When::Met);
     }
 
     /// Closes what only the building needed; the gate stays.

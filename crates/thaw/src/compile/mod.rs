@@ -45,6 +45,8 @@ pub(crate) struct Numbers {
     pub(crate) control: i32,
     /// Where a byte comes for each living process of a nest, once that is furnished.
     pub(crate) furnished: i32,
+    /// Where a byte comes for each process that waits until all others are there, if any does.
+    pub(crate) met: Option<i32>,
     /// Descriptions of the image, by their index.
     pub(crate) descriptions: Vec<Option<i32>>,
     /// What takes the place of a description (by index) under one number of the program.
@@ -108,6 +110,8 @@ pub(crate) struct Program {
     pub(crate) root: u64,
     /// How many threads come to the gate.
     pub(crate) arrivals: u64,
+    /// How many of them say before that, too, that they are there, and wait for all others.
+    pub(crate) meeting: u64,
     /// Where a mask with SIGCHLD alone and a time of zero lie.
     pub(crate) drain: [u64; 2],
     /// Where the time lies that the interrupted call of a thread had left, by its number.
@@ -173,6 +177,8 @@ pub struct InnerCall {
 pub enum When {
     /// Once they are in place.
     Placed,
+    /// When every process and thread of the tree is there, by its number.
+    Met,
     /// When all other descriptors of the building are closed.
     Alone,
     /// When it is itself, with its own user and groups.
@@ -239,10 +245,11 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
     };
     compiler.park(gaps)?;
     compiler.make_words();
-    let mut arrivals = 0;
+    let (mut arrivals, mut meeting) = (0, 0);
     for index in (0..checkpoint.processes.len()).rev() {
         compiler.process(index)?;
         arrivals += checkpoint.processes[index].cpu.threads.len() as u64;
+        meeting += u64::from(compiler.meets(index));
     }
     let root = compiler.process_tapes[0];
     Ok(Program {
@@ -250,6 +257,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Program, Error> {
         tapes: compiler.tapes,
         root,
         arrivals,
+        meeting,
         drain: compiler.drain,
         remaining: compiler.remaining,
         spare: compiler.spare,
@@ -304,12 +312,13 @@ impl Compiler<'_> {
         }
         self.finish_memory(script_mut, index, process);
         self.bounds(script_mut, index, process);
-        self.directories(script_mut, index, process);
         self.actions(script_mut, index, process);
         self.settings(script_mut, index, process);
+        self.clone_threads(script_mut, index, process, &threads);
+        self.meet(script_mut, index);
+        self.directories(script_mut, index, process);
         self.close_rest(script_mut, index);
         self.undo(script_mut, index, process);
-        self.clone_threads(script_mut, index, process, &threads);
         self.timers(script_mut, index, process);
         self.limits(script_mut, index, process);
         self.thread_state(script_mut, index, process, 0);
