@@ -836,6 +836,8 @@ carried! {
     regular_shared_offset_fork
     regular_deleted
     regular_deleted_large
+    regular_deleted_mapped_sparse
+    regular_deleted_marks
     regular_deleted_shared
     regular_tmpfile
     regular_renamed

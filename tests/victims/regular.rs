@@ -17,6 +17,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_deleted", deleted),
     ("regular_deleted_large", deleted_large),
     ("regular_deleted_shared", deleted_shared),
+    ("regular_deleted_marks", deleted_marks),
+    ("regular_deleted_mapped_sparse", deleted_mapped_sparse),
     ("regular_tmpfile", tmpfile),
     ("regular_renamed", renamed),
     ("regular_linked", linked),
@@ -182,6 +184,95 @@ fn deleted_shared(stage: &Stage) -> Verdict {
     write_all(one, b"CON")?;
     same!(read_all(two, 20)?, b"CONtent", "the file through the other description");
     Ok(())
+}
+
+/// What else there is to files without a name, on disk and in memory: owner, group, mode, times, attributes.
+fn deleted_marks(stage: &Stage) -> Verdict {
+    let memory = std::path::PathBuf::from(format!("/dev/shm/frost-marks-{}", unsafe { libc::getpid() }));
+    let mut marked = Vec::new();
+    for path in [stage.path("file"), memory] {
+        let fd = open(&path, O_RDWR | O_CREAT)?;
+        unlink(&path)?;
+        marked.push((fd, Marks::put_on(fd)?));
+    }
+    let memfd = sys!(memfd_create(c"marked".as_ptr(), libc::MFD_CLOEXEC))?;
+    marked.push((memfd, Marks::put_on(memfd)?));
+    stage.freeze_here()?;
+    for (index, (fd, marks)) in marked.iter().enumerate() {
+        same!(Marks::look(*fd)?, *marks, "what there is to file {index}");
+    }
+    Ok(())
+}
+
+/// What a file has beside its content.
+#[derive(Debug, PartialEq)]
+struct Marks {
+    owner: (u32, u32),
+    mode: u32,
+    accessed: (i64, i64),
+    modified: (i64, i64),
+    attribute: Vec<u8>,
+}
+
+impl Marks {
+    fn put_on(fd: i32) -> Result<Self, String> {
+        write_all(fd, b"content")?;
+        if unsafe { libc::geteuid() } == 0 {
+            sys!(fchown(fd, 1234, 2345))?;
+        }
+        sys!(fchmod(fd, 0o651))?;
+        let time = |tv_sec, tv_nsec| libc::timespec { tv_sec, tv_nsec };
+        sys!(fsetxattr(fd, c"user.mark".as_ptr(), b"marked".as_ptr().cast(), 6, 0)).ok();
+        sys!(futimens(fd, [time(1_000_000_001, 12), time(1_100_000_002, 34)].as_ptr()))?;
+        Self::look(fd)
+    }
+
+    fn look(fd: i32) -> Result<Self, String> {
+        let mut stat: libc::stat = zeroed();
+        sys!(fstat(fd, &mut stat))?;
+        let mut attribute = vec![0; 64];
+        // Not every file system has them.
+        let room = attribute.len();
+        let len = sys!(fgetxattr(fd, c"user.mark".as_ptr(), attribute.as_mut_ptr().cast(), room));
+        attribute.truncate(len.unwrap_or(0) as usize);
+        Ok(Self {
+            owner: (stat.st_uid, stat.st_gid),
+            mode: stat.st_mode,
+            accessed: (stat.st_atime, stat.st_atime_nsec),
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
+            attribute,
+        })
+    }
+}
+
+/// In memory, with a mapping and nothing else: its holes take no memory.
+fn deleted_mapped_sparse(stage: &Stage) -> Verdict {
+    const PAGES: usize = 256;
+    let path = std::path::PathBuf::from(format!("/dev/shm/frost-sparse-{}", unsafe { libc::getpid() }));
+    let fd = open(&path, O_RDWR | O_CREAT)?;
+    unlink(&path)?;
+    let len = PAGES * 4096;
+    sys!(ftruncate(fd, len as i64))?;
+    for page in [3, 200] {
+        sys!(pwrite(fd, b"written".as_ptr().cast(), 7, page * 4096))?;
+    }
+    let address: *mut u8 =
+        sys!(mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0))?
+            .cast();
+    sys!(close(fd))?;
+    let there = || {
+        let mut pages = [0u8; PAGES];
+        sys!(mincore(address.cast(), len, pages.as_mut_ptr()))?;
+        Ok::<Vec<usize>, String>((0..PAGES).filter(|page| pages[*page] & 1 == 1).collect())
+    };
+    same!(there()?, [3, 200], "pages that there are before");
+    stage.freeze_here()?;
+    same!(there()?, [3, 200], "pages that there are");
+    for page in [3, 200] {
+        let written = unsafe { std::slice::from_raw_parts(address.add(page * 4096), 7) };
+        same!(written, b"written", "what page {page} begins with");
+    }
+    crate::call::check_zero("a hole", unsafe { address.add(4096) }, 4096)
 }
 
 /// Never had a name.

@@ -1,9 +1,12 @@
 //! Files as a process names them.
 
-use frost_model::cap::{FileIdentity, FileRef};
+use frost_model::cap::{FileIdentity, FileMarks, FileRef};
 use frost_model::clock::Timespec;
+use frost_model::layer::Attribute;
 use frost_model::path::BytePath;
+use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 use std::path::Path;
 
 /// What the kernel appends to the path of a file that has no name any more.
@@ -23,6 +26,45 @@ pub(crate) fn identity(stat: &Stat) -> FileIdentity {
         build_id: None,
         removed: FileType::from_raw_mode(stat.st_mode) == FileType::Directory && stat.st_nlink == 0,
     }
+}
+
+/// Returns what there is to an open file beside its identity.
+///
+/// # Errors
+/// Why its attributes cannot be read.
+pub(crate) fn marks(fd: BorrowedFd<'_>, stat: &Stat) -> rustix::io::Result<FileMarks> {
+    // By its path, which does for any descriptor.
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let list = |buffer: &mut [u8]| rustix::fs::listxattr(&path, buffer);
+    let attributes = attributes(list, |name, buffer| rustix::fs::getxattr(&path, name, buffer))?;
+    Ok(FileMarks { accessed: Timespec { sec: stat.st_atime, nsec: stat.st_atime_nsec as i64 }, attributes })
+}
+
+/// The most bytes of a list of names, and of a value (XATTR_LIST_MAX and XATTR_SIZE_MAX, include/uapi/linux/limits.h).
+const MOST_ATTRIBUTE_BYTES: usize = 65_536;
+
+/// Reads extended attributes, but for those that we may not read; `list` fills a buffer with their names, `get` with a value.
+pub(crate) fn attributes(
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&Path, &mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Vec<Attribute>> {
+    let mut names = vec![0u8; MOST_ATTRIBUTE_BYTES];
+    match list(&mut names) {
+        Ok(length) => names.truncate(length),
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(errno) => return Err(errno),
+    }
+    let mut attributes = Vec::new();
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let mut value = vec![0u8; MOST_ATTRIBUTE_BYTES];
+        match get(frost_sys::proc::as_path(name), &mut value) {
+            Ok(length) => value.truncate(length),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) => continue,
+            Err(errno) => return Err(errno),
+        }
+        attributes.push(Attribute { name: BytePath::new(name), value });
+    }
+    Ok(attributes)
 }
 
 /// Bounds how much of a directory is searched for a file's other name.

@@ -160,26 +160,12 @@ fn entries(place: &Path, stat: &Stat) -> rustix::io::Result<Vec<PathBuf>> {
     Ok(names)
 }
 
-/// Reads extended attributes, but for those of overlayfs and those that nobody else may set.
+/// Reads extended attributes of what lies in a layer, but for those of overlayfs and those that nobody else may set.
 pub(crate) fn attributes(place: &Path) -> rustix::io::Result<Vec<Attribute>> {
-    let mut list = vec![0u8; 65_536];
-    let length = match rustix::fs::llistxattr(place, &mut list[..]) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Err(errno) => return Err(errno),
-    };
-    let names = list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    let mut attributes = Vec::new();
-    for name in names.filter(|name| !name.starts_with(OWN)) {
-        let mut value = vec![0u8; 65_536];
-        let path = Path::new(std::ffi::OsStr::from_bytes(name));
-        match rustix::fs::lgetxattr(place, path, &mut value[..]) {
-            Ok(length) => value.truncate(length),
-            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) => continue,
-            Err(errno) => return Err(errno),
-        }
-        attributes.push(Attribute { name: BytePath::new(name), value });
-    }
+    let list = |buffer: &mut [u8]| rustix::fs::llistxattr(place, buffer);
+    let mut attributes =
+        crate::file::attributes(list, |name, buffer| rustix::fs::lgetxattr(place, name, buffer))?;
+    attributes.retain(|attribute| !attribute.name.as_bytes().starts_with(OWN));
     Ok(attributes)
 }
 

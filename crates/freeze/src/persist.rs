@@ -649,7 +649,7 @@ fn capture_deleted(
         ..FileIdentity::default()
     };
     let content = Content::Unnamed(ObjectId::new(objects.unnamed.len() as u32));
-    objects.unnamed.push(Unnamed { path: BytePath::new(file.path.as_slice()), identity, pages });
+    objects.unnamed.push(Unnamed { path: BytePath::new(file.path.as_slice()), identity, pages, marks: None });
     let capability = Capability::Regular(RegularFile { content, position: 0 });
     let flags = libc::O_RDWR as u32;
     Ok((Description { flags, owner: None, locks: Vec::new(), capability }, unseen))

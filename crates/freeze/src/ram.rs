@@ -444,6 +444,8 @@ pub(crate) fn note_shared_window(found: &mut SharedMemories, pid: i32, mapping: 
             seals: 0,
             mode: 0o777,
             huge_shift: huge_shift.unwrap_or(0),
+            identity: None,
+            marks: None,
         },
         None => DataspaceKind::SharedAnonymous,
     };

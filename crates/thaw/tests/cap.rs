@@ -304,7 +304,8 @@ fn deleted_files_come_back_without_a_name() {
         if taken {
             std::fs::write(&path, b"another file").unwrap();
         }
-        let (fds, _) = frozen.thaw();
+        let (fds, mut late) = frozen.thaw();
+        late.apply(&frozen.checkpoint).unwrap();
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), usize::from(taken));
         let stat = rustix::fs::fstat(&fds[0]).unwrap();
         assert_eq!((stat.st_size, stat.st_nlink, stat.st_mode & 0o777), ((5 << 20) + 3, 0, 0o400));

@@ -6,6 +6,7 @@ use frost_model::cap::{Capability, Memfd};
 use frost_model::id::DataspaceId;
 use frost_model::ram::{Dataspace, DataspaceKind};
 use frost_sys::hugetlb;
+use rustix::fd::AsFd;
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::sync::OnceLock;
 
@@ -32,10 +33,18 @@ pub(super) fn name(held: &Held, device: Option<u64>) -> Option<BytePath> {
 pub(super) fn capture_memory(held: &Held, name: BytePath, sink: &mut dyn Sink) -> Result<Dataspace, Error> {
     let stat = rustix::fs::fstat(&held.fd).map_err(|e| held.error(e))?;
     let seals = rustix::fs::fcntl_get_seals(&held.fd).map_err(|e| held.error(e))?;
+    let marks = crate::file::marks(held.fd.as_fd(), &stat).map_err(|e| held.error(e))?;
     let len_bytes = stat.st_size as u64;
     let pages = content::store(held, len_bytes, true, sink)?;
     let huge_shift = hugetlb::page_shift(&held.fd).unwrap_or(0);
-    let kind = DataspaceKind::Memfd { name, seals: seals.bits(), mode: stat.st_mode & 0o7777, huge_shift };
+    let kind = DataspaceKind::Memfd {
+        name,
+        seals: seals.bits(),
+        mode: stat.st_mode & 0o7777,
+        huge_shift,
+        identity: Some(crate::file::identity(&stat)),
+        marks: Some(marks),
+    };
     Ok(Dataspace { kind, len_bytes, pages })
 }
 

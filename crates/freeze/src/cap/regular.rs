@@ -3,7 +3,7 @@
 use super::held::own_path;
 use super::recognise::{Found, Refusal};
 use super::{Error, Held, Sink, content};
-use crate::file::{DELETED, identity, other_name};
+use crate::file::{DELETED, identity, marks, other_name};
 use frost_model::BytePath;
 use frost_model::cap::{Capability, Content, FileRef, RegularFile, Unnamed};
 use frost_model::id::ObjectId;
@@ -141,8 +141,9 @@ pub(super) fn capture_named(
 pub(super) fn capture_unnamed(held: &Held, path: BytePath, sink: &mut dyn Sink) -> Result<Unnamed, Error> {
     let stat = rustix::fs::fstat(&held.fd).map_err(|e| held.error(e))?;
     let identity = identity(&stat);
+    let marks = marks(held.fd.as_fd(), &stat).map_err(|e| held.error(e))?;
     let pages = content::store(held, identity.len_bytes, false, sink)?;
-    Ok(Unnamed { path, identity, pages })
+    Ok(Unnamed { path, identity, pages, marks: Some(marks) })
 }
 
 /// Captures a description of a file without a name.

@@ -35,9 +35,10 @@ pub(super) fn of_mapping(path: &[u8], pid: Pid, command: &str) -> Option<Held> {
 /// Captures such a file.
 pub(super) fn capture(held: &Held, path: BytePath, sink: &mut dyn Sink) -> Result<Volatile, Error> {
     let file: FileRef = regular::reference(held, path)?;
+    let marks = crate::file::marks(held.fd.as_fd(), &held.stat).map_err(|errno| held.error(errno))?;
     let pages = content::store(held, file.identity.len_bytes, false, sink)?;
     let digest = digest(held, file.identity.len_bytes).map_err(|errno| held.error(errno))?;
-    Ok(Volatile { file, pages, digest })
+    Ok(Volatile { file, pages, digest, marks: Some(marks) })
 }
 
 fn digest(held: &Held, len_bytes: u64) -> Result<[u8; 32], Errno> {

@@ -238,6 +238,7 @@ pub fn checkpoint() -> Checkpoint {
                 path: BytePath::new("/tmp/gone"),
                 identity: identity(4100),
                 pages: Pages { runs: vec![Run { offset: 0, len_bytes: 4100, pack_offset: 4 * 4096 }] },
+                marks: None,
             }],
             ..Objects::default()
         },
@@ -247,6 +248,8 @@ pub fn checkpoint() -> Checkpoint {
                 seals: 0,
                 mode: 0o777,
                 huge_shift: 0,
+                identity: None,
+                marks: None,
             },
             len_bytes: 8192,
             pages: pages([1, 1, 6]),

@@ -1,6 +1,7 @@
 //! Files by path, and how they are recognised.
 
 use crate::clock::Timespec;
+use crate::layer::Attribute;
 use crate::path::BytePath;
 use serde::{Deserialize, Serialize};
 
@@ -38,4 +39,14 @@ pub struct FileIdentity {
     /// Whether it was a directory that had been removed; the path is the one it had.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub removed: bool,
+}
+
+/// What a file that is made anew gets beside what its identity tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMarks {
+    /// Last access to its content.
+    pub accessed: Timespec,
+    /// Extended attributes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<Attribute>,
 }

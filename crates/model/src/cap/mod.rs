@@ -32,7 +32,7 @@ pub use directory::Directory;
 pub use epoll::{Epoll, Watch};
 pub use eventfd::EventFd;
 pub use fifo::Fifo;
-pub use file::{FileIdentity, FileRef};
+pub use file::{FileIdentity, FileMarks, FileRef};
 pub use inotify::{INOTIFY_MOST, Inotify, InotifyTarget, InotifyWatch};
 pub use lock::{Lock, LockKind};
 pub use memfd::Memfd;

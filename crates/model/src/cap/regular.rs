@@ -1,6 +1,6 @@
 //! Regular files.
 
-use super::{FileIdentity, FileRef};
+use super::{FileIdentity, FileMarks, FileRef};
 use crate::id::ObjectId;
 use crate::path::BytePath;
 use crate::ram::Pages;
@@ -41,4 +41,7 @@ pub struct Unnamed {
     pub identity: FileIdentity,
     /// Its content; offsets count from its start, holes stay holes.
     pub pages: Pages,
+    /// Its other marks, if they were told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marks: Option<FileMarks>,
 }

@@ -1,6 +1,6 @@
 //! Files of file systems in memory.
 
-use super::FileRef;
+use super::{FileMarks, FileRef};
 use crate::ram::Pages;
 use serde::{Deserialize, Serialize};
 
@@ -16,4 +16,7 @@ pub struct Volatile {
     pub pages: Pages,
     /// The BLAKE3 digest of its content, holes being zeros.
     pub digest: [u8; 32],
+    /// Its other marks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marks: Option<FileMarks>,
 }

@@ -1,6 +1,7 @@
 //! Memory that outlives a region: shared between processes, or behind a descriptor.
 
 use super::Pages;
+use crate::cap::{FileIdentity, FileMarks};
 use crate::path::BytePath;
 use serde::{Deserialize, Serialize};
 
@@ -30,5 +31,11 @@ pub enum DataspaceKind {
         mode: u32,
         /// The logarithm of the page size if it is of huge pages (MFD_HUGETLB), else 0.
         huge_shift: u32,
+        /// What it was as a file, if that was told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        identity: Option<FileIdentity>,
+        /// Its other marks, likewise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        marks: Option<FileMarks>,
     },
 }

@@ -19,7 +19,7 @@ pub(super) fn late_seals(dataspace: &Dataspace) -> SealFlags {
 
 /// Makes a memfd with its content and all seals but the late ones; `None` if the dataspace is no memfd.
 pub(crate) fn make(dataspace: &Dataspace, from: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
-    let DataspaceKind::Memfd { name, seals, mode, huge_shift } = &dataspace.kind else { return Ok(None) };
+    let DataspaceKind::Memfd { name, seals, mode, huge_shift, .. } = &dataspace.kind else { return Ok(None) };
     let seals = SealFlags::from_bits_retain(*seals);
     let mut flags = MemfdFlags::CLOEXEC;
     if seals != SealFlags::SEAL {

@@ -51,6 +51,7 @@ use frost_model::cap::{
     Capability, Content, Description, FileIdentity, FileRef, Lock, LockKind, Owner, UnixName,
 };
 use frost_model::clock::Clocks;
+use frost_model::ram::DataspaceKind;
 use frost_model::route::{self as routes, IfChanged, Rule, Subject};
 use frost_model::{BytePath, Checkpoint, DescriptionId, Obstacle, Pid, Process};
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -156,6 +157,7 @@ pub struct Late {
     cut: route::Cut,
     /// Unix sockets that are not filled yet.
     unix: Option<unix::Late>,
+    unfinished: regular::Unfinished,
     queues: mqueue::Made,
     volatile: volatile::Made,
 }
@@ -478,8 +480,16 @@ pub fn build(
             None => make(description, route, rule, &mut objects)?,
         });
     }
+    let mut unfinished = regular::Unfinished::default();
     for (fd, unnamed) in objects.unnamed.iter().zip(&checkpoint.objects.unnamed) {
-        regular::finish(fd, &unnamed.identity).about("set the mode of", &unnamed.path)?;
+        unfinished.add(fd, &unnamed.identity, unnamed.marks.as_ref()).about("hold", &unnamed.path)?;
+    }
+    for (fd, dataspace) in objects.memfds.iter().zip(&checkpoint.dataspaces) {
+        if let (Some(fd), DataspaceKind::Memfd { identity: Some(identity), marks, .. }) =
+            (fd, &dataspace.kind)
+        {
+            unfinished.add(fd, identity, marks.as_ref()).about("hold", "a memfd")?;
+        }
     }
     tcp_pair::finish(checkpoint, &mut made)?;
     udp::fill(checkpoint, &made);
@@ -487,7 +497,7 @@ pub fn build(
     epoll::add_watches(checkpoint, &made)?;
     let unfilled = unix::fill(checkpoint, planned, &made, sockets)?;
     for (fd, file) in objects.put_back.values().zip(objects.put_back_as) {
-        regular::finish(fd, &file).about("set the mode of", "a file that is put back")?;
+        regular::finish(fd, &file, None).about("set the mode of", "a file that is put back")?;
     }
     if !context.copy {
         lock::take_in_flight(checkpoint, &made)?;
@@ -499,6 +509,7 @@ pub fn build(
     }
     let mut late = Late::of(checkpoint, &made, replaced, (queues, volatile), context.copy)?;
     late.unix = unfilled;
+    late.unfinished = unfinished;
     late.cut = route::Cut::of(checkpoint, planned, &made)?;
     let instead = outside::instead(checkpoint, planned)?;
     Ok(Built { descriptions: made, instead, terminals, removed: objects.removed, late })
@@ -750,6 +761,7 @@ impl Late {
             replaced,
             cut: route::Cut::default(),
             unix: None,
+            unfinished: regular::Unfinished::default(),
             queues,
             volatile,
         };
@@ -821,6 +833,7 @@ impl Late {
         for (fd, timer) in &self.timers {
             timerfd::arm(fd, timer, &self.clocks).about("arm", "a timerfd")?;
         }
+        self.unfinished.finish().about("set owner, mode and times of", "a file without a name")?;
         self.replaced.take_place()?;
         self.cut.apply()?;
         // Last of all, so that they tell of nothing that the thaw itself did.

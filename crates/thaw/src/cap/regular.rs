@@ -3,11 +3,12 @@
 use super::error::{About, Error};
 use super::file::{self, Same};
 use super::pack;
-use frost_model::cap::{FileIdentity, FileRef, Unnamed};
+use frost_model::cap::{FileIdentity, FileMarks, FileRef, Unnamed};
+use frost_model::clock;
 use frost_model::ram::Pages;
 use frost_sys::sight;
-use rustix::fd::{BorrowedFd, OwnedFd};
-use rustix::fs::{Gid, Mode, OFlags, SeekFrom, Timespec, Timestamps, Uid};
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, SeekFrom, Timespec, Timestamps, Uid, XattrFlags};
 use std::path::{Path, PathBuf};
 
 /// Where a file without a name is made again.
@@ -54,8 +55,8 @@ fn temporary(directory: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(sight::of(directory), flags, Mode::RUSR | Mode::WUSR)
 }
 
-/// Makes a file without a name, with its content. Its owner and mode are set by [`finish`], once all its
-/// descriptions are open.
+/// Makes a file without a name, with its content. Its owner, mode and all else are set by [`finish`], once all that
+/// opens or maps it is done.
 pub(super) fn make(unnamed: &Unnamed, pack: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     let name = format!("deleted file {}", unnamed.path);
     let no_room = rustix::io::Errno::ACCESS;
@@ -87,17 +88,56 @@ fn fill(fd: &OwnedFd, unnamed: &Unnamed, from: BorrowedFd<'_>) -> rustix::io::Re
     pack::copy(from, &unnamed.pages, fd, unnamed.identity.len_bytes)
 }
 
-/// Gives a file that was made its owner, mode and time of change back, as far as we may.
-pub(super) fn finish(fd: &OwnedFd, identity: &FileIdentity) -> rustix::io::Result<()> {
+/// Gives a file that was made its owner, mode, attributes and times back, as far as we may.
+pub(super) fn finish(
+    fd: &OwnedFd,
+    identity: &FileIdentity,
+    marks: Option<&FileMarks>,
+) -> rustix::io::Result<()> {
+    // By its path, which does for one that was opened with O_PATH.
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let stat = rustix::fs::fstat(fd)?;
     if (stat.st_uid, stat.st_gid) != (identity.uid, identity.gid) {
         // An ordinary user cannot give files away; nobody but the program sees this one anyway.
-        let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(identity.uid)), Some(Gid::from_raw(identity.gid)));
+        let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+        let _ = rustix::fs::chownat(CWD, &path, Some(uid), Some(gid), AtFlags::empty());
     }
-    rustix::fs::fchmod(fd, Mode::from_raw_mode(identity.mode & 0o7777))?;
-    let modified = Timespec { tv_sec: identity.modified.sec, tv_nsec: identity.modified.nsec as _ };
+    for attribute in marks.iter().flat_map(|marks| &marks.attributes) {
+        // Not every file system has all kinds, and not everybody may set them.
+        let _ = rustix::fs::setxattr(&path, attribute.name.as_path(), &attribute.value, XattrFlags::empty());
+    }
+    rustix::fs::chmod(&path, Mode::from_raw_mode(identity.mode & 0o7777))?;
+    let time = |time: clock::Timespec| Timespec { tv_sec: time.sec, tv_nsec: time.nsec as _ };
     let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-    rustix::fs::futimens(fd, &Timestamps { last_access: now, last_modification: modified })
+    let last_access = marks.map_or(now, |marks| time(marks.accessed));
+    let times = Timestamps { last_access, last_modification: time(identity.modified) };
+    rustix::fs::utimensat(CWD, &path, &times, AtFlags::empty())
+}
+
+/// What is made anew without a name, with what it gets when nobody is about to open, map or write it any more.
+#[derive(Debug, Default)]
+pub(super) struct Unfinished(Vec<(OwnedFd, FileIdentity, Option<FileMarks>)>);
+
+impl Unfinished {
+    /// Takes note of one.
+    ///
+    /// Held by a descriptor that nobody counts as one who has it open, since the program may get a lease of it.
+    pub(super) fn add(
+        &mut self,
+        fd: &OwnedFd,
+        identity: &FileIdentity,
+        marks: Option<&FileMarks>,
+    ) -> rustix::io::Result<()> {
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let held = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        self.0.push((held, identity.clone(), marks.cloned()));
+        Ok(())
+    }
+
+    /// Finishes all.
+    pub(super) fn finish(&self) -> rustix::io::Result<()> {
+        self.0.iter().try_for_each(|(fd, identity, marks)| finish(fd, identity, marks.as_ref()))
+    }
 }
 
 /// Files with captured content that wait beside those they will replace. Dropped before that, they are removed.

@@ -137,7 +137,7 @@ impl Made {
         self.paths.push(file.path.clone());
         rustix::fs::ftruncate(&fd, file.identity.len_bytes)?;
         pack::copy(pack, &volatile.pages, &fd, file.identity.len_bytes)?;
-        regular::finish(&fd, &file.identity)?;
+        regular::finish(&fd, &file.identity, volatile.marks.as_ref())?;
         Ok(fd)
     }
 }
