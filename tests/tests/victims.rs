@@ -890,6 +890,9 @@ carried! {
     restart_accept
     restart_read_pipe
     restart_write_pipe
+    restart_write_in_part
+    restart_send_in_part
+    restart_sendfile_in_part
     restart_open_fifo
     restart_wait4
     restart_calls_signalled

@@ -7,8 +7,8 @@
 
 use crate::Victim;
 use crate::call::{
-    READ_WRITE, c, check_fill, errno, fill, gettid, is_in_call, map, monotonic, nap, pipe, read_some,
-    timespec, timeval, until, write_all, zeroed,
+    READ_WRITE, c, check_fill, errno, fill, gettid, is_in_call, map, monotonic, nap, pipe, read_all,
+    read_some, timespec, timeval, until, write_all, zeroed,
 };
 use crate::stage::{Stage, Verdict};
 use std::ptr::{null, null_mut};
@@ -43,6 +43,9 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("restart_accept", accept),
     ("restart_read_pipe", read_pipe),
     ("restart_write_pipe", write_pipe),
+    ("restart_write_in_part", write_in_part),
+    ("restart_send_in_part", send_in_part),
+    ("restart_sendfile_in_part", sendfile_in_part),
     ("restart_open_fifo", open_fifo),
     ("restart_wait4", wait4),
     ("restart_waitid", waitid),
@@ -582,6 +585,72 @@ fn write_pipe(stage: &Stage) -> Verdict {
     )?;
     same!(read_some(reader, 16)?, b"tail", "what was written");
     Ok(())
+}
+
+/// More than there is room for, of which a part was written already when the freeze comes.
+///
+/// Any stop cuts such a call short, as SIGSTOP does (pipe_write, unix_stream_sendmsg: what is done counts when a signal comes);
+/// what it returns is what the reader finds. `push` writes what begins at an offset.
+fn in_part(
+    stage: &Stage,
+    number: i64,
+    reader: i32,
+    content: &[u8],
+    push: impl Fn(usize) -> Result<i64, i32>,
+) -> Verdict {
+    woken(
+        stage,
+        number,
+        || {
+            let mut done = 0;
+            while done < content.len() {
+                match push(done) {
+                    Ok(pushed) if pushed > 0 => done += pushed as usize,
+                    other => return expect("the call", other, Ok(1)),
+                }
+            }
+            Ok(())
+        },
+        || {
+            let found = read_all(reader, content.len())?;
+            check!(found == content, "{} bytes came out otherwise than they went in", found.len());
+            Ok(())
+        },
+    )
+}
+
+/// Bytes of which no two stretches are alike.
+fn stretch() -> Vec<u8> {
+    (0..1u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+fn write_in_part(stage: &Stage) -> Verdict {
+    let (reader, writer) = pipe(0)?;
+    let content = stretch();
+    in_part(stage, libc::SYS_write, reader, &content, |at| {
+        raw!(libc::SYS_write, writer, content[at..].as_ptr(), content.len() - at)
+    })
+}
+
+fn send_in_part(stage: &Stage) -> Verdict {
+    let [reader, writer] = socket_pair(libc::SOCK_STREAM)?;
+    let content = stretch();
+    in_part(stage, libc::SYS_sendto, reader, &content, |at| {
+        let rest = &content[at..];
+        raw!(libc::SYS_sendto, writer, rest.as_ptr(), rest.len(), 0, null::<u8>(), 0)
+    })
+}
+
+/// The offset of the file goes on by what was sent.
+fn sendfile_in_part(stage: &Stage) -> Verdict {
+    let [reader, writer] = socket_pair(libc::SOCK_STREAM)?;
+    let content = stretch();
+    let path = stage.path("sent");
+    std::fs::write(&path, &content).map_err(|why| why.to_string())?;
+    let file = crate::call::open(&path, libc::O_RDONLY)?;
+    in_part(stage, libc::SYS_sendfile, reader, &content, |at| {
+        raw!(libc::SYS_sendfile, writer, file, null::<u8>(), content.len() - at)
+    })
 }
 
 /// open(2) of a fifo waits for the other end.
