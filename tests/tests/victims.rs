@@ -602,6 +602,7 @@ refused! {
     unix_pending_closed_data "closed before it was accepted"
     netlink_unread "unread messages"
     udp_error "error that was not read yet"
+    udp_begun "datagram that is not sent yet"
     netlink_generic "netlink socket of protocol 16"
     tree_traced "trac"
     limits_full_address_space "limit of its address space"
@@ -655,6 +656,7 @@ carried! {
     directory_open
     directory_half_read
     directory_removed
+    directory_paths
     epoll_watches
     epoll_edge
     epoll_oneshot
@@ -957,6 +959,7 @@ carried! {
     tcp_without_listener
     tcp_queued
     tcp_much_queued
+    tcp_backlog_full
     tcp_between_processes
     tcp_half_closed
     tcp_peer_closed
@@ -1021,6 +1024,7 @@ carried! {
     udp_lite
     udp_multicast
     udp_shut_down
+    udp_shut_for_writing
     udp_queued
     udp_queued_connected
     udp_queued_full

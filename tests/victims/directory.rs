@@ -10,6 +10,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("directory_half_read", half_read),
     ("directory_removed", removed),
     ("directory_watched", watched),
+    ("directory_paths", paths),
 ];
 
 fn opened(stage: &Stage) -> Verdict {
@@ -94,4 +95,48 @@ fn watched(stage: &Stage) -> Verdict {
     sys!(signal(libc::SIGIO, libc::SIG_IGN))?;
     sys!(fcntl(fd, libc::F_NOTIFY, DN_CREATE | DN_MULTISHOT))?;
     stage.freeze_here()
+}
+
+/// Descriptors of nodes alone (O_PATH): of a fifo, a socket, a device, a symbolic link, and of a directory that was removed.
+fn paths(stage: &Stage) -> Verdict {
+    let at = |name: &str| stage.path(name);
+    let raw = |name: &str| crate::call::c(&at(name).to_string_lossy());
+    sys!(mkfifo(raw("fifo").as_ptr(), 0o600))?;
+    let listener = std::os::unix::net::UnixListener::bind(at("socket")).map_err(|why| why.to_string())?;
+    sys!(symlink(c"nowhere at all".as_ptr(), raw("link").as_ptr()))?;
+    sys!(mkdir(raw("removed").as_ptr(), 0o700))?;
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let mut held = Vec::new();
+    let null = std::path::PathBuf::from("/dev/null");
+    for path in [at("fifo"), at("socket"), null, at("link"), at("removed"), at("")] {
+        let fd = crate::call::open(&path, flags)?;
+        held.push((fd, sys!(fcntl(fd, libc::F_GETFL))?));
+    }
+    sys!(rmdir(raw("removed").as_ptr()))?;
+    let kinds = || {
+        let look = |(fd, _): &(i32, i32)| {
+            let mut found: libc::stat = crate::call::zeroed();
+            sys!(fstat(*fd, &mut found))?;
+            Ok((found.st_mode, found.st_nlink))
+        };
+        held.iter().map(look).collect::<Result<Vec<_>, String>>()
+    };
+    let before = kinds()?;
+    stage.freeze_here()?;
+    same!(kinds()?, before, "the nodes");
+    for (fd, flags) in &held {
+        same!(sys!(fcntl(*fd, libc::F_GETFL))?, *flags, "flags");
+    }
+    let behind = |index: usize| std::path::PathBuf::from(format!("/proc/self/fd/{}", held[index].0));
+    let fifo = crate::call::open(&behind(0), libc::O_RDWR)?;
+    crate::call::write_all(fifo, b"through")?;
+    same!(crate::call::read_some(fifo, 16)?, b"through", "what came through the fifo");
+    sys!(close(fifo))?;
+    let client = std::os::unix::net::UnixStream::connect(behind(1)).map_err(|why| why.to_string())?;
+    listener.accept().map_err(|why| why.to_string())?;
+    drop(client);
+    let mut target = [0u8; 64];
+    let len = sys!(readlinkat(held[3].0, c"".as_ptr(), target.as_mut_ptr().cast(), 64))?;
+    same!(&target[..len as usize], b"nowhere at all", "where the link leads");
+    Ok(())
 }

@@ -20,6 +20,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("tcp_queued", queued),
     ("tcp_much_queued", much_queued),
     ("tcp_full", full),
+    ("tcp_backlog_full", backlog_full),
     ("tcp_between_processes", between_processes),
     ("tcp_half_closed", half_closed),
     ("tcp_peer_closed", peer_closed),
@@ -269,6 +270,34 @@ fn full(stage: &Stage) -> Verdict {
         text(server.read_exact(&mut all))?;
         check!(all == bytes, "what came through is not what was sent");
         blocked.join().map_err(|_| "the writer panicked".to_owned())?
+    })
+}
+
+/// As many connections wait to be accepted as may, and one more calls in vain until some of them are.
+fn backlog_full(stage: &Stage) -> Verdict {
+    let listener = text(TcpListener::bind("127.0.0.1:0"))?;
+    sys!(listen(listener.as_raw_fd(), 1))?;
+    let address = text(listener.local_addr())?;
+    let (first, second) = (text(TcpStream::connect(address))?, text(TcpStream::connect(address))?);
+    std::thread::scope(|scope| {
+        let third = scope.spawn(|| TcpStream::connect(address));
+        crate::call::until("the third calls", || {
+            let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+            let mut tids = tasks.filter_map(|task| task.file_name().to_string_lossy().parse().ok());
+            tids.any(|tid| crate::call::is_in_call(tid, libc::SYS_connect))
+        })?;
+        stage.freeze_amid_threads()?;
+        let mut accepted = Vec::new();
+        for _ in 0..3 {
+            accepted.push(text(listener.accept())?.0);
+        }
+        let third = third.join().map_err(|_| "who calls panicked".to_owned())?;
+        for client in [&first, &second, &text(third)?] {
+            let own = text(client.local_addr())?;
+            let server = accepted.iter().find(|server| server.peer_addr().is_ok_and(|peer| peer == own));
+            passes(client, server.ok_or("nobody has accepted a client")?)?;
+        }
+        Ok(())
     })
 }
 

@@ -22,6 +22,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("udp_lite", lite),
     ("udp_error", error),
     ("udp_shut_down", shut_down),
+    ("udp_shut_for_writing", shut_for_writing),
+    ("udp_begun", begun),
 ];
 
 fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
@@ -320,5 +322,54 @@ fn shut_down(stage: &Stage) -> Verdict {
     same!((sent.is_err(), crate::call::errno()), (true, libc::EPIPE), "sending");
     text(unconnected.send_to(b"on", text(other.local_addr())?))?;
     same!(text(other.recv(&mut bytes))?, 2, "what is sent by one that only reads no more");
+    Ok(())
+}
+
+/// Only writing was shut down, of a connected one with a datagram that waits, of one that is not connected, and of IPv6.
+fn shut_for_writing(stage: &Stage) -> Verdict {
+    let bind = |address: &str| text(UdpSocket::bind(address));
+    let (other, connected, unconnected) = (bind("127.0.0.1:0")?, bind("127.0.0.1:0")?, bind("127.0.0.1:0")?);
+    let (other_v6, v6, open) = (bind("[::1]:0")?, bind("[::1]:0")?, bind("127.0.0.1:0")?);
+    let (to, to_v6) = (text(other.local_addr())?, text(other_v6.local_addr())?);
+    text(connected.connect(to))?;
+    text(v6.connect(to_v6))?;
+    text(open.connect(to))?;
+    text(other.send_to(b"waits", text(connected.local_addr())?))?;
+    for socket in [&connected, &unconnected, &v6] {
+        // Of one that is not connected it is told to be an error, and done.
+        sys!(shutdown(socket.as_raw_fd(), libc::SHUT_WR)).ok();
+    }
+    stage.freeze_here()?;
+    let mut bytes = [0; 16];
+    same!(text(connected.recv(&mut bytes))?, 5, "what waited");
+    text(other.send_to(b"more", text(connected.local_addr())?))?;
+    same!(text(connected.recv(&mut bytes))?, 4, "what is sent to it");
+    let pipe = |told: std::io::Result<usize>| told.map_err(|why| why.raw_os_error());
+    for (socket, to) in [(&connected, None), (&unconnected, Some(to)), (&v6, None)] {
+        let sent = match to {
+            None => sys!(send(socket.as_raw_fd(), b"x".as_ptr().cast(), 1, libc::MSG_NOSIGNAL))
+                .map_err(|_| Some(crate::call::errno()))
+                .map(|sent| sent as usize),
+            Some(to) => pipe(socket.send_to(b"x", to)),
+        };
+        same!(sent, Err(Some(libc::EPIPE)), "sending");
+    }
+    text(open.send(b"on"))?;
+    same!(text(other.recv(&mut bytes))?, 2, "what an open one sends, and nothing before that");
+    expect_no_more(&other)?;
+    expect_no_more(&other_v6)
+}
+
+/// One that was begun, and is not sent yet: nobody can look at it, and who tries anything may lose it.
+fn begun(stage: &Stage) -> Verdict {
+    let (one, two) = (text(UdpSocket::bind("127.0.0.1:0"))?, text(UdpSocket::bind("127.0.0.1:0"))?);
+    text(one.connect(text(two.local_addr())?))?;
+    let put = |bytes: &[u8], flags| sys!(send(one.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags));
+    put(b"the first and ", libc::MSG_MORE)?;
+    stage.freeze_here()?;
+    put(b"the rest", 0)?;
+    let mut bytes = [0; 64];
+    let len = text(two.recv(&mut bytes))?;
+    same!(String::from_utf8_lossy(&bytes[..len]), "the first and the rest", "the datagram");
     Ok(())
 }

@@ -460,6 +460,73 @@ pub fn peek_datagram(fd: impl AsFd) -> Result<Option<PeekedDatagram>> {
     Ok(Some(PeekedDatagram { from, data, segment }))
 }
 
+/// Returns how many bytes of a socket's room for what it sends are in use (SIOCOUTQ).
+///
+/// Of one that sends datagrams: what was begun and not sent (MSG_MORE), and what is on its way to the device.
+pub fn unsent_bytes(fd: impl AsFd) -> Result<i32> {
+    let mut bytes = 0;
+    // SAFETY: the call stores an integer, for which there is room.
+    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(bytes)
+}
+
+/// Finds out whether a socket that sends datagrams may not send any more (SHUT_WR), without sending any: one is tried
+/// whose bytes cannot be read, which is found out later (EFAULT; `__ip_append_data` and its like for IPv6, net/ipv4/ip_output.c).
+///
+/// `to` is left out for a socket that is connected. The socket must have neither an error, which this would take, nor a datagram
+/// that was begun, which it would lose.
+pub fn is_shut_for_writing(fd: impl AsFd, to: Option<&SocketAddr>) -> Result<bool> {
+    let page = rustix::param::page_size();
+    let nothing = std::ptr::null_mut();
+    // SAFETY: a new mapping, wherever there is room, which nobody may read.
+    let unreadable = unsafe {
+        rustix::mm::mmap_anonymous(
+            nothing,
+            page,
+            rustix::mm::ProtFlags::empty(),
+            rustix::mm::MapFlags::PRIVATE | rustix::mm::MapFlags::NORESERVE,
+        )
+    }?;
+    let mut iov = libc::iovec { iov_base: unreadable, iov_len: 1 };
+    let to = to.map(socket_address);
+    // SAFETY: a struct of integers and pointers, for which zero is valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    if let Some((address, len)) = &to {
+        header.msg_name = (&raw const *address).cast_mut().cast();
+        header.msg_namelen = *len;
+    }
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: all that the header leads to is alive; the kernel reports memory that cannot be read.
+    let sent = check(unsafe { libc::sendmsg(fd.as_fd().as_raw_fd(), &raw const header, flags) } as i64);
+    // SAFETY: the mapping made above, which nothing else knows of.
+    unsafe { rustix::mm::munmap(unreadable, page) }?;
+    Ok(sent == Err(Errno::PIPE))
+}
+
+/// An address as the kernel takes it, and its length.
+fn socket_address(to: &SocketAddr) -> (libc::sockaddr_in6, libc::socklen_t) {
+    // SAFETY: a struct of integers, for which zero is valid.
+    let mut address: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+    address.sin6_port = to.port().to_be();
+    let len = match to {
+        // `struct sockaddr_in` has its address where this has the flow.
+        SocketAddr::V4(to) => {
+            address.sin6_family = libc::AF_INET as u16;
+            address.sin6_flowinfo = u32::from_ne_bytes(to.ip().octets());
+            size_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(to) => {
+            address.sin6_family = libc::AF_INET6 as u16;
+            address.sin6_addr.s6_addr = to.ip().octets();
+            address.sin6_scope_id = to.scope_id();
+            size_of::<libc::sockaddr_in6>()
+        }
+    };
+    (address, len as libc::socklen_t)
+}
+
 /// Sends a datagram without waiting, or as many as it makes in segments of that length, if that is not 0.
 pub fn send_datagram(fd: impl AsFd, data: &[u8], to: &SocketAddr, segment: u16) -> Result<()> {
     let fd = fd.as_fd();
@@ -474,23 +541,11 @@ pub fn send_datagram(fd: impl AsFd, data: &[u8], to: &SocketAddr, segment: u16) 
     control.0[12..16].copy_from_slice(&UDP_SEGMENT.to_ne_bytes());
     control.0[16..18].copy_from_slice(&segment.to_ne_bytes());
     let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
-    // SAFETY: both structs consist of integers and pointers, for which zero is valid.
-    let (mut address, mut header): (libc::sockaddr_in6, libc::msghdr) = unsafe { std::mem::zeroed() };
-    header.msg_namelen = match to {
-        SocketAddr::V4(to) => {
-            address.sin6_family = libc::AF_INET as u16;
-            address.sin6_flowinfo = u32::from_ne_bytes(to.ip().octets());
-            size_of::<libc::sockaddr_in>() as libc::socklen_t
-        }
-        SocketAddr::V6(to) => {
-            address.sin6_family = libc::AF_INET6 as u16;
-            address.sin6_addr.s6_addr = to.ip().octets();
-            address.sin6_scope_id = to.scope_id();
-            size_of::<libc::sockaddr_in6>() as libc::socklen_t
-        }
-    };
-    address.sin6_port = to.port().to_be();
-    header.msg_name = (&raw mut address).cast();
+    let (address, address_len) = socket_address(to);
+    // SAFETY: a struct of integers and pointers, for which zero is valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = (&raw const address).cast_mut().cast();
+    header.msg_namelen = address_len;
     header.msg_iov = &raw mut iov;
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();

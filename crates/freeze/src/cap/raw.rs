@@ -1,7 +1,7 @@
 //! Raw and ping sockets.
 
 use super::recognise::Refusal;
-use super::{Error, Held, tcp};
+use super::{Error, Held, tcp, udp};
 use frost_model::cap::{Capability, RawSocket};
 use frost_sys::network;
 use frost_sys::sock::int_option;
@@ -22,7 +22,7 @@ pub(super) fn recognise(held: &Held, what: &str) -> Result<(), Refusal> {
             "you may not make one, and a thaw has to",
             "freeze and thaw it as root, or widen net.ipv4.ping_group_range for ping sockets",
         )),
-        _ => Ok(()),
+        _ => udp::nothing_begun(held),
     }
 }
 

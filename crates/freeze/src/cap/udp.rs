@@ -7,6 +7,7 @@ use frost_sys::sock::{self, int_option, set_int_option};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::SocketType;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Most datagrams that are carried; somebody outside may go on sending while we look.
 const DATAGRAMS_MAX: usize = 1 << 20;
@@ -23,17 +24,50 @@ pub(super) fn recognise(held: &Held) -> Result<(), Refusal> {
             "try again in a moment, when the program has used the socket",
         ));
     }
+    nothing_begun(held)
+}
+
+/// Refuses a socket with a datagram that was begun and not sent (MSG_MORE, UDP_CORK).
+pub(super) fn nothing_begun(held: &Held) -> Result<(), Refusal> {
+    // What is on its way to a device counts as well, for some microseconds as a rule.
+    if sock::unsent_bytes(&held.fd).is_ok_and(|bytes| bytes > 0) {
+        return Err(Refusal::passing(
+            "socket with a datagram that is not sent yet",
+            "what was begun of it (MSG_MORE, UDP_CORK) the kernel shows to nobody",
+            "try again in a moment, when the program has sent it",
+        ));
+    }
     Ok(())
+}
+
+/// Whether the program may not send by it any more.
+///
+/// Of one of which only writing was shut down no event tells (datagram_poll, net/core/datagram.c).
+fn is_shut_for_writing(held: &Held, local: Option<SocketAddr>, peer: Option<SocketAddr>) -> bool {
+    let events = pipe::events(&held.fd);
+    if events.contains(PollFlags::HUP) {
+        return true;
+    }
+    let to = match (peer, local) {
+        (Some(_), _) => None,
+        (None, Some(local)) if local.is_ipv4() => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9)),
+        (None, Some(_)) => Some(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 9)),
+        // It would be given a port.
+        (None, None) => return false,
+    };
+    !events.contains(PollFlags::ERR)
+        && nothing_begun(held).is_ok()
+        && sock::is_shut_for_writing(&held.fd, to.as_ref()).unwrap_or(false)
 }
 
 /// Captures a UDP socket, with what waits in it.
 pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
     let inet = tcp::inet(held, SocketType::DGRAM)?;
     let queue = peek_all(held)?;
-    // One of which only writing was shut down looks like any other (datagram_poll, net/core/datagram.c).
-    let events = pipe::events(&held.fd);
-    let (shut_read, shut_write) = (events.contains(PollFlags::RDHUP), events.contains(PollFlags::HUP));
-    Ok(Capability::Udp(UdpSocket { inet, peer: tcp::peer(held), queue, shut_read, shut_write }))
+    let peer = tcp::peer(held);
+    let shut_read = pipe::events(&held.fd).contains(PollFlags::RDHUP);
+    let shut_write = is_shut_for_writing(held, inet.local, peer);
+    Ok(Capability::Udp(UdpSocket { inet, peer, queue, shut_read, shut_write }))
 }
 
 /// Looks at all that waits without taking it: SO_PEEK_OFF walks along the queue, and is put back to what it was.

@@ -17,7 +17,7 @@ pub struct UdpSocket {
     /// Whether reading was shut down.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shut_read: bool,
-    /// Whether writing was shut down too.
+    /// Whether writing was shut down.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shut_write: bool,
 }

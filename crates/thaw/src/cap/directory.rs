@@ -73,6 +73,12 @@ impl Removed {
     }
 }
 
+/// Opens a removed directory once more; as itself, since O_NOFOLLOW, which stays among the flags, does not go with a link.
+pub(super) fn reopen(made: &OwnedFd, flags: u32) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::from_bits_retain(flags) | OFlags::CLOEXEC;
+    rustix::fs::openat(made, ".", flags - (OFlags::CREATE | OFlags::EXCL | OFlags::TRUNC), Mode::empty())
+}
+
 /// Makes a directory and removes it. If we are killed in between, it stays, empty.
 fn make(file: &FileRef) -> rustix::io::Result<OwnedFd> {
     let old = file.path.as_path();

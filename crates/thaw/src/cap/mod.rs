@@ -205,6 +205,7 @@ pub fn plan(
                         None => route::same(rule, description.flags),
                     };
                     match file::open(&there, description.flags, same) {
+                        _ if rule.is_none() && unix::is_node(checkpoint, file) => route = Route::Recreate,
                         _ if standing == Some(&volatile::Standing::Missing) => {
                             route = Route::Recreate;
                             effect = Some("it lay in memory and is gone: it is made again".to_owned());
@@ -462,6 +463,13 @@ pub fn build(
     objects.in_memory = in_memory;
     let mut made: Vec<Option<OwnedFd>> = Vec::with_capacity(checkpoint.descriptions.len());
     let mut connections = tcp_pair::make(checkpoint)?;
+    // Their sockets are bound anew, which gives them other nodes.
+    let is_node = |description: &Description, rule: Option<&Rule>| match &description.capability {
+        Capability::Regular(frost_model::cap::RegularFile {
+            content: Content::Named { file, .. }, ..
+        }) => rule.is_none() && unix::is_node(checkpoint, file),
+        _ => false,
+    };
     for (index, description) in checkpoint.descriptions.iter().enumerate() {
         let (route, rule) = planned
             .get(index)
@@ -477,6 +485,7 @@ pub fn build(
         let connection = connections.remove(&index);
         made.push(match connection {
             Some(connection) => Some(connection),
+            None if is_node(description, rule) => None,
             None => make(description, route, rule, &mut objects)?,
         });
     }
@@ -494,6 +503,14 @@ pub fn build(
     tcp_pair::finish(checkpoint, &mut made)?;
     udp::fill(checkpoint, &made);
     let sockets = unix::make(checkpoint, &mut made)?;
+    for (index, description) in checkpoint.descriptions.iter().enumerate() {
+        let (route, rule) = planned
+            .get(index)
+            .map_or((Route::Recreate, None), |planned| (planned.route, planned.rule.as_ref()));
+        if made[index].is_none() && is_node(description, rule) {
+            made[index] = make(description, route, rule, &mut objects)?;
+        }
+    }
     epoll::add_watches(checkpoint, &made)?;
     let unfilled = unix::fill(checkpoint, planned, &made, sockets)?;
     for (fd, file) in objects.put_back.values().zip(objects.put_back_as) {
@@ -659,6 +676,12 @@ fn make(
                 regular::seek(&fd, flags, regular.position).about("seek in", what())?;
                 fd
             }
+            // The node of a socket, which was bound just now.
+            Content::Named { file, .. }
+                if route == Route::Recreate && !objects.put_back.contains_key(&file.path) =>
+            {
+                file::open(file, flags, file::Same::Kind).map_err(changed)?
+            }
             Content::Named { file, .. } if route == Route::Recreate => {
                 let made = objects.put_back.get(&file.path).ok_or(missing).about("put back", what())?;
                 regular::description(made, flags, regular.position).about("open", what())?
@@ -676,7 +699,7 @@ fn make(
         },
         Capability::Directory(directory) if directory.file.identity.removed => {
             let made = objects.removed.get(&directory.file)?;
-            let fd = file::reopen(made, flags).about("open", what())?;
+            let fd = directory::reopen(made, flags).about("open", what())?;
             regular::seek(&fd, flags, directory.position).about("seek in", what())?;
             fd
         }

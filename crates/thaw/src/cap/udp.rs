@@ -93,7 +93,8 @@ pub(super) fn fill(checkpoint: &Checkpoint, made: &[Option<OwnedFd>]) {
         let how = match (socket.shut_read, socket.shut_write) {
             (true, true) => Shutdown::Both,
             (true, false) => Shutdown::Read,
-            (false, _) => continue,
+            (false, true) => Shutdown::Write,
+            (false, false) => continue,
         };
         if let Some(Some(fd)) = made.get(index) {
             // Of one that is not connected it is done as well, and then told to be an error (inet_shutdown).

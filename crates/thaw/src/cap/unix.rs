@@ -12,8 +12,8 @@ use super::error::{About, Error};
 use super::file::{self, Problem};
 use super::{Planned, Route, denotes_process, outside, pidfd, proc, tcp};
 use frost_model::cap::{
-    Capability, Message, PeerCredentials, PidFd, SenderCredentials, SocketOption, UnixName, UnixSocket,
-    UnixState, UnixType,
+    Capability, FileRef, Message, PeerCredentials, PidFd, SenderCredentials, SocketOption, UnixName,
+    UnixSocket, UnixState, UnixType,
 };
 use frost_model::{Checkpoint, DescriptionId};
 use frost_sys::guise::{self, Guise};
@@ -69,6 +69,15 @@ fn node(name: &UnixName) -> Option<PathBuf> {
             path.as_path().is_absolute().then(|| path.as_path().to_owned())
         }
     }
+}
+
+/// Whether a file is the node of a socket that the thaw binds anew.
+pub(super) fn is_node(checkpoint: &Checkpoint, file: &FileRef) -> bool {
+    let is_its = |socket: &UnixSocket| {
+        socket.name.as_ref().and_then(node).is_some_and(|node| node == file.path.as_path())
+    };
+    FileType::from_raw_mode(file.identity.mode) == FileType::Socket
+        && sockets(checkpoint).iter().any(|(_, socket, _)| is_its(socket))
 }
 
 /// Gives a socket its name, in the directory from which it is meant.
