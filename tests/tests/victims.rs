@@ -662,6 +662,9 @@ carried! {
     epoll_oneshot
     epoll_oneshot_hung_up
     epoll_nested
+    epoll_nested_deep
+    epoll_wakeup
+    epoll_busy_poll
     epoll_many
     epoll_other_number
     epoll_shared

@@ -11,6 +11,9 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("epoll_oneshot", oneshot),
     ("epoll_oneshot_hung_up", oneshot_hung_up),
     ("epoll_nested", nested),
+    ("epoll_nested_deep", nested_deep),
+    ("epoll_wakeup", wakeup),
+    ("epoll_busy_poll", busy_poll),
     ("epoll_many", many),
     ("epoll_other_number", other_number),
     ("epoll_shared", shared),
@@ -114,6 +117,63 @@ fn nested(stage: &Stage) -> Verdict {
     write_all(event, &1u64.to_ne_bytes())?;
     same!(ready(outer)?, [(EPOLLIN as u32, 2)], "what is ready outside");
     same!(ready(inner)?, [(EPOLLIN as u32, 1)], "what is ready inside");
+    Ok(())
+}
+
+/// As deep as the kernel lets them watch each other (EP_MAX_NESTS, fs/eventpoll.c).
+fn nested_deep(stage: &Stage) -> Verdict {
+    let event = sys!(eventfd(0, 0))?;
+    let mut chain = vec![event];
+    for depth in 0..10 {
+        let next = sys!(epoll_create1(0))?;
+        if add(next, chain[depth], EPOLLIN, depth as u64).is_err() {
+            sys!(close(next))?;
+            break;
+        }
+        chain.push(next);
+    }
+    check!(chain.len() > 4, "only {} could be nested", chain.len());
+    stage.freeze_here()?;
+    let last = chain.len() - 1;
+    same!(ready(chain[last])?, [], "what is ready");
+    write_all(event, &1u64.to_ne_bytes())?;
+    for depth in (1..=last).rev() {
+        same!(ready(chain[depth])?, [(EPOLLIN as u32, depth as u64 - 1)], "what is ready at depth {depth}");
+    }
+    Ok(())
+}
+
+/// One that keeps the machine awake while it is handled; only root may (CAP_BLOCK_SUSPEND), else the kernel drops the flag.
+fn wakeup(stage: &Stage) -> Verdict {
+    let (epoll, event) = (sys!(epoll_create1(0))?, sys!(eventfd(0, 0))?);
+    add(epoll, event, EPOLLIN | libc::EPOLLWAKEUP, 5)?;
+    let told =
+        || std::fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).map_err(|why| why.to_string());
+    let events = |told: String| {
+        told.split_once("events:").and_then(|(_, rest)| Some(rest.split_whitespace().next()?.to_owned()))
+    };
+    let before = events(told()?);
+    stage.freeze_here()?;
+    same!(events(told()?), before, "its events");
+    write_all(event, &1u64.to_ne_bytes())?;
+    same!(ready(epoll)?, [(EPOLLIN as u32, 5)], "what is ready");
+    Ok(())
+}
+
+/// What is polled before it waits (EPIOCSPARAMS, Linux 6.9).
+fn busy_poll(stage: &Stage) -> Verdict {
+    // `struct epoll_params` of include/uapi/linux/eventpoll.h: microseconds, budget (16 bits), preference (8 bits).
+    const SET: u64 = 0x4008_8a01;
+    const GET: u64 = 0x8008_8a02;
+    let epoll = sys!(epoll_create1(0))?;
+    let wanted = [64u32, 32 | 1 << 16];
+    let is_known = sys!(ioctl(epoll, SET, wanted.as_ptr())).is_ok();
+    stage.freeze_here()?;
+    let mut found = [0u32; 2];
+    if is_known {
+        sys!(ioctl(epoll, GET, found.as_mut_ptr()))?;
+        same!(found, wanted, "how it polls");
+    }
     Ok(())
 }
 

@@ -5,6 +5,44 @@ use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::{Errno, Result};
 use std::collections::HashMap;
 
+/// How an instance polls devices before it waits: `struct epoll_params` (include/uapi/linux/eventpoll.h, Linux 6.9).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BusyPoll {
+    /// For how long, in microseconds.
+    pub usecs: u32,
+    /// For how many packets at a time.
+    pub budget: u16,
+    /// Whether that is preferred to interrupts.
+    pub prefer: u8,
+    zero: u8,
+}
+
+const _: () = assert!(size_of::<BusyPoll>() == 8);
+
+impl BusyPoll {
+    /// Sets all of it.
+    pub fn new(usecs: u32, budget: u16, prefer: bool) -> Self {
+        Self { usecs, budget, prefer: prefer.into(), zero: 0 }
+    }
+
+    /// Reads that of an instance (EPIOCGPARAMS); ENOTTY or EINVAL if the kernel has no such thing.
+    pub fn of(epoll: BorrowedFd<'_>) -> Result<Self> {
+        const EPIOCGPARAMS: libc::Ioctl = 0x8008_8a02;
+        let mut params = Self::default();
+        // SAFETY: the call fills 8 bytes, which `params` has.
+        check(unsafe { libc::ioctl(epoll.as_raw_fd(), EPIOCGPARAMS, &raw mut params) })?;
+        Ok(params)
+    }
+
+    /// Gives it to an instance (EPIOCSPARAMS).
+    pub fn set(&self, epoll: BorrowedFd<'_>) -> Result<()> {
+        const EPIOCSPARAMS: libc::Ioctl = 0x4008_8a01;
+        // SAFETY: the call reads 8 bytes, which `self` has.
+        check(unsafe { libc::ioctl(epoll.as_raw_fd(), EPIOCSPARAMS, std::ptr::from_ref(self)) }).map(drop)
+    }
+}
+
 /// A file to be watched.
 #[derive(Clone, Copy, Debug)]
 pub struct Add<'a> {

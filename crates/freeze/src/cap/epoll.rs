@@ -1,10 +1,10 @@
 //! Epoll instances.
 
 use super::{Error, Held};
-use frost_model::cap::Watch;
+use frost_model::cap::{BusyPoll, Watch};
 use frost_model::id::{DescriptionId, TargetFd};
 use frost_sys::kcmp::kcmp_watched;
-use rustix::fd::AsRawFd;
+use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -60,6 +60,13 @@ pub(super) fn watches(held: &Held, all: &[Held]) -> Result<Vec<Seen>, Error> {
         seen.push(Seen { number, description, events, data });
     }
     Ok(seen)
+}
+
+/// How an instance polls devices, if it does.
+pub(super) fn busy_poll(held: &Held) -> Option<BusyPoll> {
+    let found = frost_sys::epoll::BusyPoll::of(held.fd.as_fd()).unwrap_or_default();
+    let frost_sys::epoll::BusyPoll { usecs, budget, prefer, .. } = found;
+    (found != Default::default()).then_some(BusyPoll { usecs, budget, prefer: prefer != 0 })
 }
 
 impl Seen {

@@ -872,7 +872,7 @@ impl Catalog {
             .iter()
             .map(|seen| seen.record().ok_or_else(|| Error::Refused { object: held.describe() }))
             .collect::<Result<_, _>>()?;
-        Ok(Capability::Epoll(frost_model::cap::Epoll { watches }))
+        Ok(Capability::Epoll(frost_model::cap::Epoll { watches, busy_poll: epoll::busy_poll(held) }))
     }
 
     fn capture_unix(&self, index: usize, held: &Held) -> Result<Capability, Error> {

@@ -193,6 +193,7 @@ pub fn checkpoint() -> Checkpoint {
                     events: 1,
                     data: u64::MAX,
                 }],
+                busy_poll: None,
             })),
             describe(Capability::Memfd(Memfd { dataspace: DataspaceId::new(0), position: 0 })),
             describe(Capability::PidFd(PidFd { pid: Some(Pid::new(101)), thread: false })),

@@ -8,6 +8,20 @@ use serde::{Deserialize, Serialize};
 pub struct Epoll {
     /// What it watches.
     pub watches: Vec<Watch>,
+    /// How it polls devices before it waits (EPIOCSPARAMS), if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_poll: Option<BusyPoll>,
+}
+
+/// How devices are polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BusyPoll {
+    /// For how long, in microseconds.
+    pub usecs: u32,
+    /// For how many packets at a time.
+    pub budget: u16,
+    /// Whether that is preferred to interrupts.
+    pub prefer: bool,
 }
 
 /// One file in an epoll set. The kernel's key is the pair of number and description.

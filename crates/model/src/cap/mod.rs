@@ -29,7 +29,7 @@ mod volatile;
 
 pub use device::Device;
 pub use directory::Directory;
-pub use epoll::{Epoll, Watch};
+pub use epoll::{BusyPoll, Epoll, Watch};
 pub use eventfd::EventFd;
 pub use fifo::Fifo;
 pub use file::{FileIdentity, FileMarks, FileRef};

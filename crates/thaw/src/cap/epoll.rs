@@ -2,9 +2,9 @@
 
 use super::error::{About, Error};
 use super::{InnerCall, When};
-use frost_model::cap::{Capability, Watch};
+use frost_model::cap::{Capability, Epoll, Watch};
 use frost_model::{Checkpoint, DescriptionId, Process};
-use frost_sys::epoll::{Add, add_under_numbers};
+use frost_sys::epoll::{Add, BusyPoll, add_under_numbers};
 use rustix::fd::{AsFd, OwnedFd};
 
 /// Returns when a watch has to be added by a process of the tree, if it has to: a signalfd wakes whoever added it, and what
@@ -15,6 +15,16 @@ fn inner(checkpoint: &Checkpoint, watch: &Watch) -> Option<When> {
         Capability::SignalFd(_) => Some(When::Placed),
         capability => super::denotes_process(checkpoint, capability).then_some(When::Met),
     }
+}
+
+/// Makes an instance that watches nothing yet.
+pub(super) fn make(epoll: &Epoll) -> rustix::io::Result<OwnedFd> {
+    let fd = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC)?;
+    if let Some(poll) = epoll.busy_poll {
+        // A matter of speed: where the kernel does not know it, or lets only root have so much, it waits as others do.
+        let _ = BusyPoll::new(poll.usecs, poll.budget, poll.prefer).set(fd.as_fd());
+    }
+    Ok(fd)
 }
 
 /// Adds all watches that we can add. Every description must have been made.

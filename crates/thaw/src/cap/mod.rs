@@ -724,9 +724,8 @@ fn make(
             fifo::description(held, fifo, flags)?
         }
         Capability::EventFd(event) => eventfd::make(*event, flags).about("make", what())?,
-        Capability::Epoll(_) => {
-            let fd = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC);
-            let fd = fd.about("make", what())?;
+        Capability::Epoll(epoll) => {
+            let fd = epoll::make(epoll).about("make", what())?;
             file::set_status(&fd, flags).about("set the flags of", what())?;
             fd
         }
