@@ -770,6 +770,7 @@ carried! {
     pidfd_self
     pidfd_zombie
     pidfd_gone
+    pidfd_gone_told
     pidfd_sibling
     pidfd_thread
     pipe_empty
@@ -1013,6 +1014,7 @@ carried! {
     tree_group_without_leader
     tree_session_without_leader
     tree_zombies
+    tree_zombie_of_another
     tree_zombie_group_leader
     tree_stopped_child
     tree_stopped_unseen

@@ -10,6 +10,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("pidfd_self", own),
     ("pidfd_zombie", zombie),
     ("pidfd_gone", gone),
+    ("pidfd_gone_told", gone_told),
     ("pidfd_sibling", sibling),
     ("pidfd_thread", thread),
 ];
@@ -174,4 +175,37 @@ fn thread(stage: &Stage) -> Verdict {
         until("the thread's end is seen", || ready(*fd).unwrap_or(false))?;
     }
     stage.reap(child)
+}
+
+/// How a process ended that was waited for (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15); `None` if that is not told.
+fn end_of(fd: i32) -> Option<i32> {
+    // `struct pidfd_info` of include/uapi/linux/pidfd.h: 64 bits of what is wanted and told, at 60 the status.
+    const GET_INFO: u64 = 0xc040_ff0b;
+    const EXIT: u32 = 1 << 3;
+    let mut info = [0u32; 16];
+    info[0] = EXIT;
+    sys!(ioctl(fd, GET_INFO, info.as_mut_ptr())).ok()?;
+    (info[0] & EXIT != 0).then_some(info[15] as i32)
+}
+
+/// How processes ended that were waited for, one of them by a signal.
+fn gone_told(stage: &Stage) -> Verdict {
+    let mut all = Vec::new();
+    for how in [0, 42, -libc::SIGTERM, -libc::SIGKILL] {
+        let child = stage.fork(|| {
+            if how < 0 {
+                unsafe { libc::kill(libc::getpid(), -how) };
+            }
+            unsafe { libc::_exit(how) }
+        })?;
+        let fd = pidfd(child)?;
+        sys!(waitpid(child, std::ptr::null_mut(), 0))?;
+        stage.forget(child);
+        all.push((fd, end_of(fd)));
+    }
+    stage.freeze_here()?;
+    for (fd, end) in all {
+        same!(end_of(fd), end, "how it ended");
+    }
+    Ok(())
 }

@@ -14,6 +14,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("tree_group_without_leader", group_without_leader),
     ("tree_session_without_leader", session_without_leader),
     ("tree_zombies", zombies),
+    ("tree_zombie_of_another", zombie_of_another),
     ("tree_zombie_group_leader", zombie_group_leader),
     ("tree_stopped_child", stopped_child),
     ("tree_stopped_unseen", stopped_unseen),
@@ -191,6 +192,42 @@ fn zombies(stage: &Stage) -> Verdict {
     same!(seen, (plain, 0, libc::CLD_EXITED), "the last one (pid, status, code)");
     [exits, killed, plain].into_iter().for_each(|pid| stage.forget(pid));
     check!(sys!(waitpid(-1, &mut status, libc::WNOHANG)).is_err(), "there is a child more");
+    Ok(())
+}
+
+/// A zombie of another user, where there may be one, which was looked at before and is again (WNOWAIT).
+fn zombie_of_another(stage: &Stage) -> Verdict {
+    let root = unsafe { libc::geteuid() } == 0;
+    let child = stage.fork(|| {
+        if root {
+            sys!(setresgid(2345, 2346, 2347))?;
+            sys!(setresuid(1234, 1235, 1236))?;
+        }
+        unsafe { libc::_exit(42) }
+    })?;
+    let look = |options: i32| {
+        let mut info: libc::siginfo_t = zeroed();
+        sys!(waitid(libc::P_PID, child as u32, &mut info, libc::WEXITED | options))?;
+        Ok::<_, String>(unsafe { (info.si_pid(), info.si_uid(), info.si_status(), info.si_code) })
+    };
+    let before = look(libc::WNOWAIT)?;
+    let ids = || {
+        let status =
+            std::fs::read_to_string(format!("/proc/{child}/status")).map_err(|why| why.to_string())?;
+        Ok::<Vec<String>, String>(
+            status
+                .lines()
+                .filter(|line| line.starts_with("Uid:") || line.starts_with("Gid:"))
+                .map(str::to_owned)
+                .collect(),
+        )
+    };
+    let ids_before = ids()?;
+    stage.freeze_here()?;
+    same!(ids()?, ids_before, "user and group");
+    same!(look(libc::WNOWAIT)?, before, "what is told of it (pid, user, status, code)");
+    same!(look(0)?, before, "what is told when it is waited for");
+    stage.forget(child);
     Ok(())
 }
 

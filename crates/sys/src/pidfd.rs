@@ -43,13 +43,42 @@ pub fn pidfd_open(id: i32, flags: u32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Makes a pidfd of a process that is gone, with flags as [`pidfd_open`]: one of a child that ends at once and is waited for.
-pub fn pidfd_of_the_dead(flags: u32) -> Result<OwnedFd> {
+/// Returns the wait status of a process behind a pidfd that was waited for; `None` if it was not, or is not told.
+///
+/// Source: PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15.
+pub fn end_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    // `struct pidfd_info` of include/uapi/linux/pidfd.h, as first released: a mask of 64 bits, at 60 the status.
+    const GET_INFO: libc::Ioctl = 0xc040_ff0b_u32 as libc::Ioctl;
+    const EXIT: u32 = 1 << 3;
+    let mut info = [0u32; 16];
+    info[0] = EXIT;
+    // SAFETY: the call reads and fills 64 bytes, which `info` has.
+    check(unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, info.as_mut_ptr()) }).ok()?;
+    (info[0] & EXIT != 0).then_some(info[15] as i32)
+}
+
+/// Makes a pidfd of a process that is gone, with flags as [`pidfd_open`]: one of a child that ends at once, with this wait
+/// status, and is waited for.
+pub fn pidfd_of_the_dead(flags: u32, status: i32) -> Result<OwnedFd> {
     // Exit signal 0: nobody is told, and only __WALL finds it.
-    // SAFETY: the child makes one system call, which does not return.
+    // SAFETY: the child makes system calls only.
     match unsafe { crate::clone::fork_with(0, &[], 0) }? {
-        // SAFETY: ends this process without running anything else of ours.
-        crate::clone::Clone::Child => unsafe { libc::_exit(0) },
+        crate::clone::Clone::Child => {
+            let signal = status & 0x7f;
+            // SAFETY: calls about this process alone; the last one ends it.
+            unsafe {
+                if signal != 0 {
+                    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+                    libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+                    libc::signal(signal, libc::SIG_DFL);
+                    let mut mask: libc::sigset_t = std::mem::zeroed();
+                    libc::sigaddset(&raw mut mask, signal);
+                    libc::sigprocmask(libc::SIG_UNBLOCK, &raw const mask, std::ptr::null_mut());
+                    libc::kill(libc::getpid(), signal);
+                }
+                libc::_exit(status >> 8 & 0xff)
+            }
+        }
         crate::clone::Clone::Parent { pid, .. } => {
             let opened = pidfd_open(pid, flags);
             let mut status = 0;
@@ -72,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_dead_have_no_pid() {
-        let fd = pidfd_of_the_dead(0).unwrap();
+        let fd = pidfd_of_the_dead(0, 0).unwrap();
         assert_eq!(crate::fdinfo::FdInfo::of_ours(&fd).unwrap().field("Pid"), Some("-1"));
     }
 }

@@ -438,7 +438,7 @@ fn timerfds_go_on_and_keep_their_count() {
 fn signalfds_and_pidfds_of_the_dead_come_back() {
     let _alone = alone();
     let signals = frost_sys::signalfd::signalfd(1 << 11 | 1 << 41).unwrap();
-    let dead = frost_sys::pidfd::pidfd_of_the_dead(0).unwrap();
+    let dead = frost_sys::pidfd::pidfd_of_the_dead(0, 0).unwrap();
     let fds = there_and_back(vec![signals, dead]);
     let mask = FdInfo::of_ours(&fds[0]).unwrap();
     assert_eq!(mask.field("sigmask"), Some("0000020000000800"));

@@ -4,6 +4,7 @@ use super::recognise::Refusal;
 use super::{Error, Held, Members};
 use frost_model::Pid;
 use frost_model::cap::{Capability, PidFd};
+use rustix::fd::AsFd;
 use rustix::fs::OFlags;
 
 /// The number as we see it of what a pidfd denotes: -1 if that was waited for, 0 if it is of another pid namespace
@@ -32,5 +33,6 @@ pub(super) fn target(held: &Held, members: &Members) -> Result<Result<Option<Pid
 pub(super) fn capture(held: &Held, members: &Members) -> Result<Capability, Error> {
     let pid = target(held, members)?.map_err(|_| Error::Refused { object: held.describe() })?;
     // Of a thread, leader or not, the number is its own. PIDFD_THREAD is O_EXCL, which stays in the flags (include/uapi/linux/pidfd.h, Linux 6.9).
-    Ok(Capability::PidFd(PidFd { pid, thread: held.flags.contains(OFlags::EXCL) }))
+    let status = if pid.is_none() { frost_sys::pidfd::end_of(held.fd.as_fd()) } else { None };
+    Ok(Capability::PidFd(PidFd { pid, thread: held.flags.contains(OFlags::EXCL), status }))
 }

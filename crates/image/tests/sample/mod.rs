@@ -196,7 +196,7 @@ pub fn checkpoint() -> Checkpoint {
                 busy_poll: None,
             })),
             describe(Capability::Memfd(Memfd { dataspace: DataspaceId::new(0), position: 0 })),
-            describe(Capability::PidFd(PidFd { pid: Some(Pid::new(101)), thread: false })),
+            describe(Capability::PidFd(PidFd { pid: Some(Pid::new(101)), thread: false, status: None })),
             describe(Capability::Unix(UnixSocket {
                 inode: 9,
                 kind: UnixType::Stream,

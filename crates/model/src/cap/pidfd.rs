@@ -10,4 +10,7 @@ pub struct PidFd {
     pub pid: Option<Pid>,
     /// Whether it denotes a thread (PIDFD_THREAD).
     pub thread: bool,
+    /// How it ended (a wait status), if it is gone and that is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<i32>,
 }

@@ -12,7 +12,9 @@ use rustix::io::Result;
 /// process is there.
 pub(super) fn make(pidfd: PidFd, flags: u32) -> Result<OwnedFd> {
     match pidfd.pid {
-        None => frost_sys::pidfd::pidfd_of_the_dead(open_flags(pidfd.thread, flags)),
+        None => {
+            frost_sys::pidfd::pidfd_of_the_dead(open_flags(pidfd.thread, flags), pidfd.status.unwrap_or(0))
+        }
         Some(_) => rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()),
     }
 }

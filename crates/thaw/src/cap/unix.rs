@@ -822,7 +822,7 @@ impl Late {
             let description = &checkpoint.descriptions[index];
             let opened =
                 match (&description.capability, proc::of_process(checkpoint, &description.capability)) {
-                    (Capability::PidFd(PidFd { pid: Some(pid), thread }), _) => {
+                    (Capability::PidFd(PidFd { pid: Some(pid), thread, .. }), _) => {
                         pidfd::open(*pid, *thread, description.flags)
                     }
                     (_, Some(file)) => file.open(description.flags),

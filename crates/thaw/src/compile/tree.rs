@@ -727,6 +727,13 @@ impl Compiler<'_> {
         self.own_place(&mut script, index, pid);
         self.join(&mut script, index, pid);
         self.foreground(&mut script, index);
+        // Its parent is told of whom it was.
+        let (have, want) = (&self.baseline.credentials, &process.pd.credentials);
+        if (have.uids, have.gids) != (want.uids, want.gids) {
+            let ids = |ids: [u32; 4]| [ids[0].into(), ids[1].into(), ids[2].into()];
+            script.attempt(libc::SYS_setresgid, &ids(want.gids));
+            script.attempt(libc::SYS_setresuid, &ids(want.uids));
+        }
         let signal = status & 0x7f;
         if signal != 0 {
             let core = self.control.words(&[0, 0]);
