@@ -1054,6 +1054,7 @@ carried! {
     peers_connected
     peers_waiting
     peers_before_a_change
+    peers_outside
     peers_that_sent
     unix_stream
     unix_datagram

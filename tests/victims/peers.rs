@@ -1,7 +1,7 @@
 //! Whom unix sockets take for their peers (SO_PEERCRED, SO_PEERGROUPS), and messages for their senders (SCM_CREDENTIALS).
 
 use crate::Victim;
-use crate::call::{c, errno, read_some, until, write_all, zeroed};
+use crate::call::{c, errno, read_all, read_some, until, write_all, zeroed};
 use crate::credentials::is_root;
 use crate::stage::{Stage, Verdict};
 use crate::unix::{receive_descriptor, send_descriptor};
@@ -15,6 +15,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("peers_waiting", waiting),
     ("peers_before_a_change", before_a_change),
     ("peers_that_sent", that_sent),
+    ("peers_outside", outside),
 ];
 
 /// What a socket tells of its peer.
@@ -498,4 +499,41 @@ fn that_sent(stage: &Stage) -> Verdict {
     }
     write_all(link, b"go")?;
     stage.reap(child)
+}
+
+/// One who lives outside of the program, as another user where that may be, and has sent something.
+fn outside(stage: &Stage) -> Verdict {
+    open_to_all(stage)?;
+    let listening = listener(stage, SOCK_STREAM, "listener", false)?;
+    // It loses its parent, and with that its place in the tree.
+    let between = stage.fork(|| {
+        if sys!(fork())? > 0 {
+            return Ok(());
+        }
+        sys!(close(listening))?;
+        become_another(1300)?;
+        let socket = connect(stage, SOCK_STREAM, "listener", false)?;
+        write_all(socket, b"said before")?;
+        // Until the other end is gone.
+        stand(socket)?;
+        unsafe { libc::_exit(0) }
+    })?;
+    let accepted = accept(listening)?;
+    stage.reap(between)?;
+    sys!(close(listening))?;
+    let before = told(accepted)?;
+    crate::call::until("it has lost its parent", || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", before.pid)).unwrap_or_default();
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        parent != Some(between)
+    })?;
+    stage.freeze_without_facts()?;
+    let now = told(accepted)?;
+    same!((now.ids, now.groups), (before.ids, before.groups), "as whom it connected");
+    same!(read_all(accepted, 11)?, b"said before", "what it has said");
+    if stage.was_thawed() {
+        same!(read_some(accepted, 1)?, b"", "what follows");
+    }
+    sys!(close(accepted))?;
+    Ok(())
 }

@@ -394,6 +394,9 @@ impl Builder<'_> {
         taken.extend(self.image.checkpoint().descriptions.iter().filter_map(|description| {
             match &description.capability {
                 Capability::Unix(socket) => socket.credentials.as_ref().map(|peer| peer.pid),
+                Capability::Outside(Outside { kind: OutsideKind::Unix { credentials, .. }, .. }) => {
+                    credentials.as_ref().map(|peer| peer.pid)
+                }
                 _ => None,
             }
         }));

@@ -613,10 +613,9 @@ impl Catalog {
         Ok(())
     }
 
-    /// Finds out whom the unix sockets within the tree take for their peers, by the numbers that processes have there.
+    /// Finds out whom the unix sockets take for their peers, by the numbers that processes have in the tree's namespace.
     fn look_at_peers(&mut self) -> Result<(), Error> {
-        let inside = self.relations.iter().filter(|(_, relation)| matches!(relation, Relation::Inside(_)));
-        let indices: Vec<usize> = inside.map(|(index, _)| *index).collect();
+        let indices: Vec<usize> = self.relations.keys().copied().collect();
         for index in &indices {
             if let Some(credentials) = unix::credentials(&self.held[*index])? {
                 self.peers.insert(*index, credentials);
@@ -877,12 +876,14 @@ impl Catalog {
 
     fn capture_unix(&self, index: usize, held: &Held) -> Result<Capability, Error> {
         let queue = self.queues.get(&index).cloned().unwrap_or_default();
+        let credentials = self.peers.get(&index).cloned();
         match self.relations.get(&index) {
             Some(Relation::Inside(state)) => {
-                let credentials = self.peers.get(&index).cloned();
                 self.unix.capture(held, state.clone(), queue, credentials, &self.members)
             }
-            Some(Relation::Outside(peer)) => Ok(self.unix.capture_outside(held, *peer, queue, &self.members)),
+            Some(Relation::Outside(peer)) => {
+                Ok(self.unix.capture_outside(held, *peer, queue, credentials, &self.members))
+            }
             None => Err(Error::Refused { object: held.describe() }),
         }
     }

@@ -182,11 +182,13 @@ impl Table {
         held: &Held,
         peer: Option<u32>,
         queue: Vec<Message>,
+        credentials: Option<PeerCredentials>,
         members: &Members,
     ) -> Capability {
         let peer_name =
             peer.and_then(|inode| self.sockets.get(&inode)).and_then(|socket| name(socket, members));
-        let kind = OutsideKind::Unix { inode: held.stat.st_ino, kind: kind(held), peer_name, queue };
+        let kind =
+            OutsideKind::Unix { inode: held.stat.st_ino, kind: kind(held), peer_name, queue, credentials };
         Capability::Outside(Outside { kind, peer: peer_process(held, members) })
     }
 }

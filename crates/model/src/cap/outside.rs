@@ -51,5 +51,8 @@ pub enum OutsideKind {
         peer_name: Option<super::UnixName>,
         /// Messages that wait in its receive queue.
         queue: Vec<super::Message>,
+        /// Who SO_PEERCRED tells is its peer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        credentials: Option<super::PeerCredentials>,
     },
 }

@@ -5,14 +5,14 @@
 //! thawed program to close it.
 
 use super::error::{About, Error};
-use super::{Planned, Route, file, pipe};
+use super::{Planned, Route, file, pipe, unix};
 use frost_model::cap::{Description, Outside, OutsideKind, UnixName, UnixType};
 use frost_model::{Checkpoint, DescriptionId};
 use frost_sys::pty;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::termios::{Winsize, isatty, tcsetwinsize};
 
 /// Masters of pseudoterminals that are closed when all slaves are open: that hangs them up.
@@ -40,13 +40,12 @@ pub(super) fn make_closed(
             let mut made = pipe::make(&recorded).about("make", what())?;
             made.description(flags).about("make", what())
         }
-        OutsideKind::Unix { kind, peer_name, queue, .. } => {
+        OutsideKind::Unix { kind, peer_name, queue, credentials, .. } => {
             let fd = match reconnected(*kind, peer_name.as_ref()) {
                 Some(fd) => fd,
                 None => {
-                    let (ours, theirs) =
-                        socketpair(AddressFamily::UNIX, socket_type(*kind), SocketFlags::CLOEXEC, None)
-                            .about("make", what())?;
+                    // As who was its peer, since a program may go by who has said what waits.
+                    let (ours, theirs) = unix::pair_of(*kind, credentials.as_ref()).about("make", what())?;
                     for message in queue {
                         frost_sys::sock::send_unix(&theirs, &message.data, None, &[])
                             .about("fill the queue of", what())?;

@@ -23,7 +23,7 @@ use frost_sys::{network, sight};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, socketpair};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -619,13 +619,22 @@ fn make_single(
 
 /// Makes a datagram socket that was one of a pair and is not any more: only for those the kernel takes down who made it.
 fn left_of_a_pair(who: &PeerCredentials) -> rustix::io::Result<OwnedFd> {
-    let pair = as_whom(Some(who), || {
-        let pair = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
-        pair.map(|(one, two)| vec![one, two]).map_err(|errno| (0, errno))
-    });
-    let fd = pair.map_err(|(_, errno)| errno)?.swap_remove(0);
+    let (fd, _) = pair_of(UnixType::Datagram, Some(who))?;
     rustix::net::connect_unspec(&fd)?;
     Ok(fd)
+}
+
+/// Makes a pair as who made it.
+pub(super) fn pair_of(
+    kind: UnixType,
+    who: Option<&PeerCredentials>,
+) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let pair = as_whom(who, || {
+        let pair = socketpair(AddressFamily::UNIX, outside::socket_type(kind), SocketFlags::CLOEXEC, None);
+        pair.map(|(one, two)| vec![one, two]).map_err(|errno| (0, errno))
+    });
+    let mut pair = pair.map_err(|(_, errno)| errno)?.into_iter();
+    pair.next().zip(pair.next()).ok_or(Errno::BADF)
 }
 
 /// Lets the sockets that listen do so as who let them.
