@@ -652,6 +652,7 @@ carried! {
     credentials_capabilities
     credentials_of_threads
     credentials_of_each_thread
+    device_made_anew
     device_stateless
     directory_open
     directory_half_read

@@ -268,7 +268,7 @@ fn named_directory(held: &Held, members: &Members) -> Result<Found, Refusal> {
 fn character_device(held: &Held) -> Result<Found, Refusal> {
     let rdev = held.stat.st_rdev;
     if device::is_stateless(rdev) {
-        return regular::named_path(held).map(Found::Device);
+        return device::path(held).map(Found::Device);
     }
     let path = || BytePath::new(held.link.clone().unwrap_or_default());
     // Documentation/admin-guide/devices.txt: 4 consoles and serial lines, 5 /dev/tty, /dev/console, /dev/ptmx,
