@@ -78,6 +78,7 @@ fn one_that_cannot_be_looked_at_hides_no_other(scene: &Scene) {
         .arg(scene.path("bin").join("frost"));
     let outcome = scene.run(&mut command, LIMIT);
     assert!(outcome.status == Some(0) || !scene.path("home").join("instances/two").exists(), "{outcome}");
+    assert!(outcome.status == Some(0) || outcome.to_string().contains("umask 0077"), "{outcome}");
     scene.is_empty_soon();
 }
 

@@ -7,6 +7,21 @@ use frost_store::Error as Store;
 use rustix::io::Errno;
 use std::io::ErrorKind;
 
+/// What to do where something cannot be written.
+fn where_writing_is_denied() -> String {
+    // What is made by such a umask is not even its owner's.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let umask = umask.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0);
+    if umask & 0o700 != 0 {
+        format!(
+            "the umask {umask:04o} takes what is made from its owner, too: `umask 0077`, and remove what was made"
+        )
+    } else {
+        "use a store where you may write: --store DIR, or FROST_HOME".to_owned()
+    }
+}
+
 /// Tells an error of the store. `what` says what failed, as `cannot verify web@2`.
 pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
     let status = match &error {
@@ -49,7 +64,7 @@ pub(crate) fn of_store(what: impl Into<String>, error: Store) -> Failure {
         Store::Io { source, .. }
             if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
         {
-            Some("use a store where you may write: --store DIR, or FROST_HOME".to_owned())
+            Some(where_writing_is_denied())
         }
         Store::Lost { .. } => {
             Some("take another version (`frost list`), or import the image again".to_owned())
@@ -301,7 +316,7 @@ pub(crate) fn of_runtime(what: impl Into<String>, error: frost_runtime::Error) -
         ),
         Runtime::File { source, .. } => match source.kind() {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                (Status::Denied, "use a store of your own: --store DIR, or FROST_HOME".to_owned())
+                (Status::Denied, where_writing_is_denied())
             }
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 (Status::NoSpace, "free some space there, or use a store elsewhere by --store".to_owned())
