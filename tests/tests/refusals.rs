@@ -258,8 +258,10 @@ fn a_file_system_that_does_not_answer() {
     }
     for place in ["inside", "outside"] {
         let scene = scene();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/served.py");
-        fs::copy(script, scene.stage("served.py")).expect("our own directory");
+        for script in ["served.py", "fuse.py"] {
+            let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(script);
+            fs::copy(program, scene.stage(script)).expect("our own directory");
+        }
         let mut command = scene.command("setsid");
         command.args(["unshare", "--mount", "--propagation", "private"]).arg(python);
         command.args(["served.py", place]).current_dir(scene.path("stage"));

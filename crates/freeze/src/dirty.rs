@@ -5,9 +5,10 @@
 //!
 //! Only private anonymous memory is tracked. Private mappings of files are not, since there a page that was given back
 //! (MADV_DONTNEED) leaves a mark that reads like an unwritten page; nor is memory that others may write by other ways:
-//! shared mappings, and, while a descriptor with O_DIRECT exists, any at all, since a device may be writing to pages
-//! that the kernel has pinned before they were protected ([`reads_directly`]). Whatever is not tracked reads as written.
+//! shared mappings, and, while a descriptor exists that reads past the page cache, any at all, since a device or a server
+//! may be writing to pages that the kernel has pinned before they were protected ([`reads_directly`]). Whatever is not tracked reads as written.
 
+use crate::reach::{self, Mount};
 use frost_abi::tape::Entry;
 use frost_sys::pagemap::{PageRegion, Pagemap, Scan};
 use frost_sys::pidfd;
@@ -177,18 +178,27 @@ pub(crate) fn strides(start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> 
     })
 }
 
-/// Returns whether a process has a file open with O_DIRECT: a read from it may have pinned pages, and a device writes
-/// to them past all protection.
+/// Returns whether a process has a file open that is read past the page cache: a read from it may have pinned pages, and
+/// a device or a server writes to them past all protection.
+///
+/// That is so with O_DIRECT, and where the file system decides it by itself: FOPEN_DIRECT_IO of FUSE
+/// (`fuse_direct_io`, fs/fuse/file.c), `cache=none` of 9p and cifs (`netfs_unbuffered_read_iter_locked`,
+/// fs/netfs/direct_read.c). Which of these files are read so is not told.
 pub(crate) fn reads_directly(pid: i32) -> bool {
+    // NFS does so with O_DIRECT only.
+    let by_itself = |mount: &Mount| !matches!(mount.kind.as_slice(), b"nfs" | b"nfs4");
+    let served: Vec<u32> =
+        reach::served(pid).iter().filter(|mount| by_itself(mount)).map(|mount| mount.id).collect();
     let direct = |fd: &i32| {
         // Of a pipe, O_DIRECT says that it keeps packets apart.
         proc::link(pid, &format!("fd/{fd}")).is_ok_and(|link| link.starts_with(b"/"))
             && proc::read(pid, &format!("fdinfo/{fd}")).is_ok_and(|text| {
                 let text = String::from_utf8_lossy(&text);
-                let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
-                flags
-                    .and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok())
-                    .is_some_and(|flags| flags & libc::O_DIRECT != 0)
+                let field = |name| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+                let flags = field("flags:").and_then(|flags| i32::from_str_radix(flags, 8).ok());
+                let mount = field("mnt_id:").and_then(|id| id.parse().ok());
+                flags.is_some_and(|flags| flags & libc::O_DIRECT != 0)
+                    || mount.is_some_and(|id| served.contains(&id))
             })
     };
     proc::numbers(pid, "fd").unwrap_or_default().iter().any(direct)

@@ -37,19 +37,23 @@ pub(crate) struct User {
 }
 
 /// A place where a served file system is mounted.
-struct Mount {
+pub(crate) struct Mount {
+    /// As `mnt_id` of `/proc/PID/fdinfo`.
+    pub(crate) id: u32,
     place: Vec<u8>,
-    kind: Vec<u8>,
+    /// The type of the file system.
+    pub(crate) kind: Vec<u8>,
 }
 
 impl Mount {
     /// Reads a line of proc_pid_mountinfo(5): `36 35 0:42 / /mnt rw shared:1 - fuse.sshfs host: rw`.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|byte| *byte == b' ');
-        let place = proc::unescape(fields.nth(4)?);
+        let id = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        let place = proc::unescape(fields.nth(3)?);
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
         let served = kind.starts_with(b"fuse") && kind != b"fusectl" || SERVED.contains(&kind);
-        served.then(|| Self { place, kind: kind.to_vec() })
+        served.then(|| Self { id, place, kind: kind.to_vec() })
     }
 
     fn has(&self, path: &[u8]) -> bool {
@@ -58,11 +62,16 @@ impl Mount {
     }
 }
 
+/// Lists the places where a process sees served file systems.
+pub(crate) fn served(pid: i32) -> Vec<Mount> {
+    let mounts = proc::read(pid, "mountinfo").unwrap_or_default();
+    mounts.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect()
+}
+
 /// Lists the file systems that processes use and that do not answer. Nothing of theirs is touched by us.
 pub(crate) fn silent(users: &[User]) -> Vec<Obstacle> {
     let Some(first) = users.first() else { return Vec::new() };
-    let mounts = proc::read(first.through, "mountinfo").unwrap_or_default();
-    let mounts: Vec<Mount> = mounts.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect();
+    let mounts = served(first.through);
     let mut obstacles = Vec::new();
     let mut asked = BTreeSet::new();
     if mounts.is_empty() {
@@ -145,6 +154,7 @@ mod tests {
     fn served_file_systems_are_read_from_mountinfo() {
         let mount = Mount::parse(b"36 35 0:42 / /mnt/a\\040b rw shared:1 - fuse.sshfs host: rw").unwrap();
         assert_eq!((mount.place.as_slice(), mount.kind.as_slice()), (&b"/mnt/a b"[..], &b"fuse.sshfs"[..]));
+        assert_eq!(mount.id, 36);
         assert!(mount.has(b"/mnt/a b") && mount.has(b"/mnt/a b/c") && !mount.has(b"/mnt/a bc"));
         assert!(Mount::parse(b"36 35 8:1 / / rw - ext4 /dev/sda1 rw").is_none());
         assert!(Mount::parse(b"36 35 0:1 / /sys/fs/fuse/connections rw - fusectl fusectl rw").is_none());
