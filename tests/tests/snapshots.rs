@@ -108,6 +108,7 @@ fn each_snapshot_amid_the_ends_of_leaders_is_of_one_instant() {
 moving! {
     moving_counters
     moving_leader
+    moving_locks
     moving_mappings
     moving_remapped
     moving_shared

@@ -760,6 +760,7 @@ carried! {
     netlink_filter
     moving_counters
     moving_leader
+    moving_locks
     moving_leaders_end
     moving_mappings
     moving_remapped

@@ -12,6 +12,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("moving_counters", counters),
     ("moving_leader", leader),
     ("moving_leaders_end", leaders_end),
+    ("moving_locks", locks),
     ("moving_mappings", mappings),
     ("moving_remapped", remapped),
     ("moving_shared", shared),
@@ -260,6 +261,30 @@ fn mappings(stage: &Stage) -> Verdict {
         nap(Duration::from_micros(300));
     }
     slots.iter().try_for_each(Slot::check)
+}
+
+/// A whole mapping that is locked in memory and released without pause: it is what was done last.
+fn locks(stage: &Stage) -> Verdict {
+    let len = 16 * PAGE;
+    // Between neighbours that it is never joined with.
+    let all = map(3 * len, libc::PROT_NONE, MAP_PRIVATE)?;
+    let area = unsafe { all.add(len) }.cast::<libc::c_void>();
+    sys!(mprotect(area, len, READ_WRITE))?;
+    fill(area.cast(), len, 1);
+    // What there is to copy meanwhile.
+    fill(map(64 * MIB, READ_WRITE, MAP_PRIVATE)?, 64 * MIB, 2);
+    // Tells without looking whether memory is locked, msync(2).
+    let is_locked = || unsafe { libc::msync(area, PAGE, libc::MS_ASYNC | libc::MS_INVALIDATE) != 0 };
+    stage.ready();
+    while !stage.gone() {
+        sys!(mlock(area, len))?;
+        nap(Duration::from_micros(500));
+        check!(is_locked(), "what was locked is not");
+        sys!(munlock(area, len))?;
+        nap(Duration::from_micros(500));
+        check!(!is_locked(), "what was released is locked");
+    }
+    Ok(())
 }
 
 /// A mapping that is moved as a whole without pause, and others that come and go at its old places: never is it two.

@@ -430,7 +430,9 @@ impl Precopy {
         };
         if !exact {
             let mut bare = proc::bare_mappings(process.through)?;
-            if bare.iter_mut().all(|mapping| take_flags(mapping, &member.before)) {
+            let known = bare.iter_mut().all(|mapping| take_flags(mapping, &member.before));
+            // One that was locked since and is released before the flags are read again would be known as before.
+            if known && locked_bytes(&bare) == process.status.locked_bytes {
                 self.assumed.push((process.pid, bare.clone()));
                 return Ok(bare);
             }
@@ -831,6 +833,12 @@ fn both(ranges: &[(u64, u64)], start: u64, end: u64) -> impl Iterator<Item = (u6
     let first = ranges.partition_point(|range| range.1 <= start);
     let inside = ranges[first..].iter().take_while(move |range| range.0 < end);
     inside.map(move |range| (range.0.max(start), range.1.min(end)))
+}
+
+/// Returns how much memory is locked by the flags of mappings: what the kernel counts as `VmLck`.
+fn locked_bytes(mappings: &[Mapping]) -> u64 {
+    let locked = mappings.iter().filter(|mapping| mapping.flags.has(*b"lo"));
+    locked.map(|mapping| mapping.end - mapping.start).sum()
 }
 
 /// Gives a mapping the flags of that among `known` which it is, or has grown out of; tells whether there is one.
