@@ -8,7 +8,7 @@ use frost_tests::{
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Exit statuses, as documented.
@@ -101,6 +101,37 @@ fn another_user_s_program() {
         ours.frost(&[command, &pid]).refused(DENIED, "it belongs to user 0");
     }
     unharmed(&theirs, traveller);
+}
+
+/// A user's own program that has another group, as by sg(1), or rights, as a service may have.
+#[test]
+fn a_user_s_program_of_another_group_or_with_rights() {
+    if !is_root() {
+        skip("only root can start programs with other groups and rights");
+        return;
+    }
+    let Some(scene) = Scene::new(Who::Ordinary) else { return };
+    let user = fs::metadata(scene.path("stage")).expect("our own directory").uid();
+    let start = |group: u32, more: &[&str]| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid", &user.to_string(), "--regid", &group.to_string(), "--clear-groups"]);
+        command.args(more).args(["--", "sleep", "1000"]).current_dir(scene.path("stage"));
+        let started = scene.start(&mut command, Stdio::Null);
+        let exe = format!("/proc/{}/comm", started.pid());
+        until("it sleeps", || fs::read_to_string(&exe).is_ok_and(|name| name == "sleep\n"));
+        started
+    };
+    let rights = ["--inh-caps=+net_bind_service", "--ambient-caps=+net_bind_service"];
+    for (mut started, about) in [
+        (start(user + 1, &[]), format!("its group is {}", user + 1)),
+        (start(user, &rights), "it has rights".to_owned()),
+    ] {
+        for command in ["freeze", "check"] {
+            scene.frost(&[command, &started.pid().to_string()]).refused(DENIED, &about);
+        }
+        assert!(is_alive(started.pid()));
+        started.child().kill().expect("it is ours");
+    }
 }
 
 #[test]

@@ -10,6 +10,10 @@ use std::os::unix::fs::MetadataExt;
 pub enum Denial {
     /// It belongs to this user.
     Owner(u32),
+    /// It is our user's, but of this group, to which we belong at most beside our own.
+    Group(u32),
+    /// It has rights that we do not have.
+    Capabilities,
     /// It is ours, and closed to all but root.
     Closed,
     /// `kernel.yama.ptrace_scope` has this value, which keeps us from processes that we did not start.
@@ -22,15 +26,25 @@ impl Denial {
     /// Finds it out.
     pub fn of(pid: i32) -> Self {
         let ours = rustix::process::geteuid().as_raw();
+        let group = rustix::process::getgid().as_raw();
         let Ok(status) = proc::status(pid) else { return Self::Unknown };
         if let Some(other) = status.uids[..3].iter().find(|uid| **uid != ours) {
             return Self::Owner(*other);
+        }
+        // All of them are compared (`__ptrace_may_access`, kernel/ptrace.c), and what it may do with what we may
+        // (`cap_ptrace_access_check`, security/commoncap.c).
+        if let Some(other) = status.gids[..3].iter().find(|gid| **gid != group) {
+            return Self::Group(*other);
         }
         // The files of one that is not dumpable belong to root (`task_dump_owner`, fs/proc/base.c); it became so by
         // PR_SET_DUMPABLE, or by a binary that nobody may read, or that gave it rights.
         let closed = std::fs::metadata(proc::path(pid, "maps")).is_ok_and(|file| file.uid() != ours);
         if closed {
             return Self::Closed;
+        }
+        let own = proc::status(rustix::process::getpid().as_raw_nonzero().get());
+        if own.is_ok_and(|own| status.cap_permitted & !own.cap_effective != 0) {
+            return Self::Capabilities;
         }
         let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
         match scope.ok().and_then(|scope| scope.trim().parse().ok()) {
@@ -53,9 +67,14 @@ impl Denial {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Owner(_) => "only its owner or root can freeze a process",
-            Self::Closed => "freeze it as root",
+            Self::Group(_) => {
+                "freeze it as root, or as a program of that group: `sg GROUP -c 'frost freeze ...'`"
+            }
+            Self::Closed | Self::Capabilities => "freeze it as root",
             Self::Scope(_) => "freeze it as root; `frost check` tells how ordinary users may",
-            Self::Unknown => "`frost check` tells which right is lacking",
+            Self::Unknown => {
+                "freeze it as root; if root may not either, a security module forbids it (AppArmor, SELinux)"
+            }
         }
     }
 }
@@ -64,6 +83,8 @@ impl std::fmt::Display for Denial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Owner(uid) => write!(f, "it belongs to user {uid}"),
+            Self::Group(gid) => write!(f, "its group is {gid}, which is not ours"),
+            Self::Capabilities => f.write_str("it has rights (capabilities) that this user does not have"),
             Self::Closed => {
                 f.write_str("it has shut out all but root, as programs do that keep keys (PR_SET_DUMPABLE)")
             }

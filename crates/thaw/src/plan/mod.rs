@@ -274,7 +274,11 @@ fn notes(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<String> {
     // What `frost run` started had them before.
     let gets = checkpoint.host.runtime.is_none();
     if gets && namespaces.user {
-        notes.push("you are no administrator: it gets user and pid namespaces of its own".to_owned());
+        notes.push(
+            "you are no administrator: it gets user and pid namespaces of its own, in which no other user and group has a number \
+             and nothing runs as another user (sudo)"
+                .to_owned(),
+        );
     } else if gets && namespaces.pid {
         notes.push("it gets a pid namespace of its own".to_owned());
     }

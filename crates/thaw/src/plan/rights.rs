@@ -70,14 +70,17 @@ fn credentials_obstacle(
     namespaces: Namespaces,
 ) -> Option<Obstacle> {
     let have = &baseline.credentials;
+    let mut remedy = "thaw it as root, or as the user it ran as";
     let (object, reason) = if namespaces.user {
         // A user namespace of an ordinary user knows that user and group only (user_namespaces(7)).
         if want.uids.iter().any(|uid| *uid != have.uids[1]) {
             ("its user", format!("it is {}, and we are {}", ids(&want.uids), have.uids[1]))
         } else if want.gids.iter().any(|gid| *gid != have.gids[1]) {
+            remedy = "thaw it as root, or as a program of that group: `sg GROUP -c 'frost thaw ...'`";
             ("its group", format!("it is {}, and ours is {}", ids(&want.gids), have.gids[1]))
         } else if want.groups != have.groups {
             let reason = format!("they are {}, and ours are {}", ids(&want.groups), ids(&have.groups));
+            remedy = "thaw it as root, or from a login that has these groups and no other";
             ("its supplementary groups", reason)
         } else if want.permitted != 0 {
             ("its capabilities", "it had some, and ordinary users cannot give them".to_owned())
@@ -98,7 +101,7 @@ fn credentials_obstacle(
             return None;
         }
     };
-    Some(obstacle(process, object, reason, "thaw it as root, or as the user it ran as"))
+    Some(obstacle(process, object, reason, remedy))
 }
 
 fn ids(ids: &[u32]) -> String {
