@@ -33,6 +33,37 @@ fn a_segment_goes_with_its_program() {
     }
 }
 
+/// What a thaw has made anew is the program's as before, also if that has not touched it since: nothing but the numbers of
+/// processes tells so in a namespace that others share.
+#[test]
+fn what_was_made_anew_goes_with_its_program_once_more() {
+    if !is_root() {
+        skip("only root has such objects in a namespace that others share");
+        return;
+    }
+    for (name, kind) in [
+        ("sysv_segment_detached", Kind::Segment),
+        ("sysv_semaphores", Kind::Semaphores),
+        ("sysv_queue_half_full", Kind::Queue),
+        ("sysv_queue_users", Kind::Queue),
+    ] {
+        let Some(scene) = Scene::new(Who::Myself) else { return };
+        let mut traveller = set_out(&scene, name);
+        let mut ids = sysv::ids(kind).expect("the kernel has it");
+        ids.retain(|id| sysv::last_pids(kind, *id).is_ok_and(|pids| pids.contains(&traveller.pid)));
+        assert!(!ids.is_empty(), "{name} has one");
+        for _ in 0..2 {
+            traveller.freeze();
+            for id in &ids {
+                assert!(sysv::status(kind, *id).is_err(), "{name}: number {id} stays behind");
+            }
+            traveller.thaw(&[]);
+        }
+        traveller.arrive("thawed");
+        scene.is_empty_soon();
+    }
+}
+
 #[test]
 fn a_segment_that_others_have_attached_stays_and_is_used_again() {
     for who in [Who::Myself, Who::Ordinary] {

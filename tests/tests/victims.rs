@@ -955,6 +955,7 @@ carried! {
     sysv_queue_half_full
     sysv_queue_full
     sysv_queue_waiters
+    sysv_queue_users
     tcp_listening
     tcp_listening_v6
     tcp_options

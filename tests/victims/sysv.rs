@@ -25,6 +25,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("sysv_queue_half_full", queue_half_full),
     ("sysv_queue_full", queue_full),
     ("sysv_queue_waiters", queue_waiters),
+    ("sysv_queue_users", queue_users),
 ];
 
 const PAGE: usize = 4096;
@@ -226,6 +227,8 @@ fn segment_detached(stage: &Stage) -> Verdict {
     fill(unsafe { memory.add(8 * PAGE) }, PAGE, 6);
     sys!(shmdt(memory.cast()))?;
     stage.freeze_here()?;
+    let (own, found) = (unsafe { libc::getpid() }, status(id)?);
+    same!((found.shm_cpid, found.shm_lpid), (own, own), "who made it, and who detached it last");
     let memory = attach(id, 0)?;
     check_fill("the segment", unsafe { memory.add(8 * PAGE) }, PAGE, 6)?;
     crate::call::check_zero("what was never written", memory, 8 * PAGE)?;
@@ -281,7 +284,23 @@ fn semaphores(stage: &Stage) -> Verdict {
     }
     let private = sys!(semget(IPC_PRIVATE, 1, 0o640))?;
     operate(private, &[(0, 3, 0)])?;
+    // One that was set only: who waits for its maker to have begun waits for its first operation.
+    let new = sys!(semget(IPC_PRIVATE, 2, 0o600))?;
+    sys!(semctl(new, 1, libc::SETVAL, 4))?;
+    let is_operated = |id: i32| -> Result<bool, String> {
+        let mut status: libc::semid_ds = zeroed();
+        sys!(semctl(id, 0, IPC_STAT, &raw mut status))?;
+        Ok(status.sem_otime != 0)
+    };
     stage.freeze_here()?;
+    let own = unsafe { libc::getpid() };
+    same!(sys!(semctl(private, 0, libc::GETPID))?, own, "who operated last on the set without a key");
+    same!(sys!(semctl(id, 3, libc::GETPID))?, own, "who has set a semaphore");
+    same!(sys!(semctl(new, 1, libc::GETPID))?, own, "who has set another");
+    same!(value(new, 1)?, 4, "the set that nobody has operated on");
+    let operated = (is_operated(private)?, is_operated(id)?, is_operated(new)?);
+    same!(operated, (true, false, false), "whether anybody has operated on them");
+    sys!(semctl(new, 0, IPC_RMID))?;
     same!(sys!(semget(key, 5, 0))?, id, "what has the key");
     for (number, expected) in values.into_iter().enumerate() {
         same!(value(id, number as i32)?, expected, "semaphore {number}");
@@ -398,6 +417,24 @@ fn queue_empty(stage: &Stage) -> Verdict {
     Ok(())
 }
 
+/// A child has sent what its parent has received.
+fn queue_users(stage: &Stage) -> Verdict {
+    let id = sys!(msgget(IPC_PRIVATE, 0o600))?;
+    let child = stage.fork(|| {
+        send(id, 1, b"once", 0)?;
+        stage.wait();
+        Ok(())
+    })?;
+    receive(id, 0, 0)?;
+    stage.freeze_here()?;
+    let found = queue_status(id)?;
+    let users = (found.msg_lspid, found.msg_lrpid, found.msg_qnum);
+    same!(users, (child, unsafe { libc::getpid() }, 0), "who sent and who received last, and what waits");
+    stage.reap(child)?;
+    sys!(msgctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    Ok(())
+}
+
 /// Messages of several types and lengths, in order, also by type.
 fn queue_half_full(stage: &Stage) -> Verdict {
     let id = sys!(msgget(IPC_PRIVATE, 0o600))?;
@@ -408,7 +445,13 @@ fn queue_half_full(stage: &Stage) -> Verdict {
         send(id, kind, data, 0)?;
     }
     stage.freeze_here()?;
-    same!(queue_status(id)?.msg_qnum, 6, "messages");
+    let found = queue_status(id)?;
+    same!(found.msg_qnum, 6, "messages");
+    same!(
+        (found.msg_lspid, found.msg_lrpid),
+        (unsafe { libc::getpid() }, 0),
+        "who sent last, and who received"
+    );
     same!(receive(id, 1, IPC_NOWAIT)?, (1, Vec::new()), "the first of type 1");
     same!(receive(id, 0, IPC_NOWAIT)?, (3, b"three".to_vec()), "the oldest");
     same!(receive(id, -2, IPC_NOWAIT)?, (1, b"one".to_vec()), "the lowest type");

@@ -421,7 +421,8 @@ fn memory_policies_name_nodes_that_there_may_be_by_ascending_number() {
 
 fn with_sysv() -> Checkpoint {
     let mut checkpoint = sample::checkpoint();
-    let ipc = |id| Ipc { id, key: 77, uid: 1000, gid: 1000, mode: 0o640, creator: None };
+    let pids = vec![Pid::new(17), Pid::new(0)];
+    let ipc = |id| Ipc { id, key: 77, uid: 1000, gid: 1000, mode: 0o640, creator: None, pids: pids.clone() };
     checkpoint.objects.segments.push(Segment {
         ipc: ipc(5),
         len_bytes: 8000,
@@ -436,6 +437,7 @@ fn with_sysv() -> Checkpoint {
     checkpoint.objects.semaphores.push(SemaphoreSet {
         ipc: ipc(5),
         values: vec![0, 32_767],
+        operated: true,
         undo: vec![SemaphoreUndo { pid, adjust: vec![-32_768, 1] }],
     });
     checkpoint.objects.queues.push(MessageQueue {
@@ -471,6 +473,8 @@ fn objects_of_system_v_are_read_and_checked() {
         checkpoint.objects.queues.push(twin);
     });
     refuse(&|checkpoint| checkpoint.objects.semaphores[0].values.clear());
+    refuse(&|checkpoint| checkpoint.objects.semaphores[0].ipc.pids.truncate(1));
+    refuse(&|checkpoint| checkpoint.objects.segments[0].ipc.pids[1] = Pid::new(-1));
     refuse(&|checkpoint| checkpoint.objects.semaphores[0].values[0] = 32_768);
     refuse(&|checkpoint| checkpoint.objects.semaphores[0].undo[0].adjust[1] = 32_768);
     refuse(&|checkpoint| checkpoint.objects.semaphores[0].undo[0].adjust.truncate(1));

@@ -624,9 +624,14 @@ impl Checker<'_> {
 
     fn sysv(&self) -> Result<(), Malformed> {
         let objects = &self.checkpoint.objects;
-        let ids = |ids: Vec<(&'static str, &Ipc)>| {
+        let ids = |ids: Vec<(&'static str, &Ipc, usize)>| {
             let mut seen = HashSet::new();
-            for (what, ipc) in ids {
+            for (what, ipc, count) in ids {
+                let fit = ipc.pids.is_empty() || ipc.pids.len() == count;
+                if !fit || ipc.pids.iter().any(|pid| pid.raw() < 0) {
+                    let place = format!("{what} {}", ipc.id);
+                    return Err(malformed(place, "who used it last does not fit it"));
+                }
                 if ipc.id < 0 || ipc.mode > 0o777 || !seen.insert(ipc.id) {
                     let place = format!("{what} {}", ipc.id);
                     return Err(malformed(
@@ -637,9 +642,9 @@ impl Checker<'_> {
             }
             Ok(())
         };
-        ids(objects.segments.iter().map(|segment| ("segment", &segment.ipc)).collect())?;
-        ids(objects.semaphores.iter().map(|set| ("semaphores", &set.ipc)).collect())?;
-        ids(objects.queues.iter().map(|queue| ("message queue", &queue.ipc)).collect())?;
+        ids(objects.segments.iter().map(|segment| ("segment", &segment.ipc, 2)).collect())?;
+        ids(objects.semaphores.iter().map(|set| ("semaphores", &set.ipc, set.values.len())).collect())?;
+        ids(objects.queues.iter().map(|queue| ("message queue", &queue.ipc, 2)).collect())?;
         for segment in &objects.segments {
             let place = format!("segment {}", segment.ipc.id);
             let len = segment.attached_bytes().filter(|len| *len > 0);

@@ -33,6 +33,7 @@ pub const GETPID: i32 = 11;
 pub const GETNCNT: i32 = 14;
 /// Reads how many processes wait for a semaphore to become zero.
 pub const GETZCNT: i32 = 15;
+const SETVAL: i32 = 16;
 const SETALL: i32 = 17;
 /// The flag of msgrcv(2) that leaves the message where it is (Linux 3.8, CONFIG_CHECKPOINT_RESTORE).
 pub const MSG_COPY: i32 = 0o40_000;
@@ -120,6 +121,8 @@ pub struct Status {
     pub last_pid: i32,
     /// Attachments of a segment, messages of a queue.
     pub count: u64,
+    /// Whether anybody has operated on a set of semaphores (`sem_otime`).
+    pub operated: bool,
 }
 
 impl Status {
@@ -146,6 +149,7 @@ impl Status {
             first_pid: first as i32,
             last_pid: last as i32,
             count,
+            operated: kind == Kind::Semaphores && u64_at(48) != 0,
         }
     }
 }
@@ -256,6 +260,36 @@ pub fn make(kind: Kind, id: i32, key: i32, size: u64, huge_shift: Option<u32>) -
 pub fn set_values(id: i32, values: &[u16]) -> Result<()> {
     // SAFETY: the kernel reads one u16 for each semaphore of the set, which the caller made of this size.
     check(unsafe { libc::syscall(libc::SYS_semctl, id, 0, SETALL, values.as_ptr()) }).map(drop)
+}
+
+/// Sets the value of one semaphore.
+pub fn set_value(id: i32, number: u16, value: u16) -> Result<()> {
+    // SAFETY: the call takes integers only.
+    check(unsafe { libc::syscall(libc::SYS_semctl, id, u64::from(number), SETVAL, u64::from(value)) })
+        .map(drop)
+}
+
+/// Operates on a semaphore of a known value so that it keeps it.
+pub fn operate_in_vain(id: i32, number: u16, value: u16) -> Result<()> {
+    let operation =
+        |change: i16| libc::sembuf { sem_num: number, sem_op: change, sem_flg: libc::IPC_NOWAIT as i16 };
+    let operations = match value {
+        0 => vec![operation(0)],
+        // No semaphore is greater than 32767 at any time.
+        1..=0x7ffe => vec![operation(1), operation(-1)],
+        _ => vec![operation(-1), operation(1)],
+    };
+    // SAFETY: the kernel reads as many operations as there are.
+    check(unsafe { libc::syscall(libc::SYS_semop, id, operations.as_ptr(), operations.len()) }).map(drop)
+}
+
+/// Attaches a segment and detaches it again.
+pub fn touch(id: i32) -> Result<()> {
+    // SAFETY: the kernel chooses an address where nothing is, and what is there then is ours.
+    unsafe {
+        let address = check(libc::syscall(libc::SYS_shmat, id, 0usize, SHM_RDONLY))?;
+        check(libc::syscall(libc::SYS_shmdt, address)).map(drop)
+    }
 }
 
 /// Reads the values of all semaphores of a set, of which it has `count`.

@@ -196,7 +196,7 @@ impl<'a> Asked<'a> {
                 batch.iter().flat_map(|number| commands.map(|command| of(number, command))).collect()
             })?;
             for three in results.chunks_exact(3) {
-                values.pids.extend(three[0].ok().map(|pid| pid as i32).filter(|pid| *pid != 0));
+                values.pids.push(three[0].map_or(0, |pid| pid as i32));
                 values.awaited |= three[1..].iter().any(|waiting| waiting.is_ok_and(|count| count > 0));
             }
         }
@@ -339,7 +339,7 @@ fn control(kind: Kind, id: u64, command: i32, address: u64) -> (libc::c_long, [u
 #[derive(Clone, Debug, Default)]
 struct Values {
     values: Vec<u16>,
-    /// Who operated last.
+    /// Who operated last on each, 0 for nobody.
     pids: Vec<i32>,
     /// Whether a process outside waits: those of the tree were taken out of the queue when they were stopped.
     awaited: bool,
@@ -465,10 +465,14 @@ fn has_undo(process: &StoppedProcess) -> bool {
         || kcmp(process.through, own, Resource::SysVSem) != Ok(Ordering::Equal)
 }
 
-fn ipc(id: i32, status: &Status) -> Ipc {
+fn ipc(id: i32, status: &Status, pids: &[i32]) -> Ipc {
     let (uid, gid) = (status.uid, status.gid);
     let creator = (status.creator != (uid, gid)).then_some(status.creator);
-    Ipc { id, key: status.key, uid, gid, mode: status.mode & 0o777, creator }
+    let pids = match pids.iter().any(|pid| *pid != 0) {
+        true => pids.iter().map(|pid| Pid::new(*pid)).collect(),
+        false => Vec::new(),
+    };
+    Ipc { id, key: status.key, uid, gid, mode: status.mode & 0o777, creator, pids }
 }
 
 fn capture_by(
@@ -487,7 +491,7 @@ fn capture_by(
         }
         found.own.push(Own { kind: Kind::Segment, id });
         let mut segment = Segment {
-            ipc: ipc(id, &status),
+            ipc: ipc(id, &status, &[status.first_pid, status.last_pid]),
             len_bytes: status.size,
             pages: Pages::default(),
             digest: [0; 32],
@@ -543,7 +547,8 @@ fn capture_by(
         if !values.awaited && !tree.is_used(Kind::Semaphores, id) {
             found.own.push(Own { kind: Kind::Semaphores, id });
         }
-        found.semaphores.push(SemaphoreSet { ipc: ipc(id, &status), values: values.values, undo });
+        let ipc = ipc(id, &status, &values.pids);
+        found.semaphores.push(SemaphoreSet { ipc, values: values.values, operated: status.operated, undo });
     }
     for (id, status) in asked.list(Kind::Queue)? {
         let pids = [status.first_pid, status.last_pid];
@@ -556,7 +561,11 @@ fn capture_by(
         if !tree.is_used(Kind::Queue, id) {
             found.own.push(Own { kind: Kind::Queue, id });
         }
-        found.queues.push(MessageQueue { ipc: ipc(id, &status), capacity_bytes: status.size, messages });
+        found.queues.push(MessageQueue {
+            ipc: ipc(id, &status, &pids),
+            capacity_bytes: status.size,
+            messages,
+        });
     }
     if !tree.shared {
         // They end with their namespace.

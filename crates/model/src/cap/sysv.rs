@@ -21,6 +21,10 @@ pub struct Ipc {
     /// User and group of who made it, if they are others than owner and group (`cuid`, `cgid`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub creator: Option<(u32, u32)>,
+    /// Which processes the kernel has noted, 0 for none: who made a segment and who attached or detached it last, who operated
+    /// last on each semaphore, who sent and who received last; none at all if it is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pids: Vec<Pid>,
 }
 
 /// A segment of shared memory (shmget).
@@ -60,6 +64,9 @@ pub struct SemaphoreSet {
     pub ipc: Ipc,
     /// The value of each semaphore.
     pub values: Vec<u16>,
+    /// Whether anybody has operated on it since it was made (`sem_otime`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub operated: bool,
     /// What the ends of processes will undo (SEM_UNDO).
     pub undo: Vec<SemaphoreUndo>,
 }
@@ -121,6 +128,7 @@ mod tests {
         let set = SemaphoreSet {
             ipc: Ipc::default(),
             values: vec![0, 3, 32_767],
+            operated: true,
             undo: vec![undo(1, &[1, -2, 5]), undo(2, &[2, -2])],
         };
         assert_eq!(set.undone(), [3, 0, 32_767]);

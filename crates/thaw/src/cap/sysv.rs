@@ -3,6 +3,9 @@
 //! Those that are still there as they were are used again; those that are missing are made anew with their old
 //! identifiers and keys. Who may not choose identifiers, and every copy, gets an IPC namespace of its own for that. One
 //! that is there but is another, or has changed, is in the way.
+//!
+//! The kernel notes which process made an object and which used it last. A program may ask, and in a namespace that others
+//! share nothing else tells whose it is; so that is done under the numbers of those processes ([`guise`]).
 
 use super::Error;
 use super::error::About;
@@ -12,6 +15,7 @@ use frost_sys::guise::{self, Guise};
 use frost_sys::sysv::{self, Attached, Kind};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// What the objects mean for a thaw.
@@ -150,7 +154,10 @@ impl<'a> Object<'a> {
             Self::Segment(segment) => (ipc.key, segment.huge_shift),
             Self::Semaphores(_) | Self::Queue(_) => (ipc.key, None),
         };
-        let make = |key| as_creator(ipc, || sysv::make(kind, ipc.id, key, self.size(), huge_shift));
+        let noted = |index: usize| ipc.pids.get(index).map_or(0, |pid| pid.raw());
+        let maker = if kind == Kind::Segment { noted(0) } else { 0 };
+        let make =
+            |key| act_as(maker, ipc.creator, || sysv::make(kind, ipc.id, key, self.size(), huge_shift));
         match make(key) {
             // The key of a segment that was removed is nothing but a name, and free to be another's by now.
             Err(Errno::EXIST) if key != ipc.key => make(libc::IPC_PRIVATE)?,
@@ -165,19 +172,54 @@ impl<'a> Object<'a> {
                         attached.fill(offset, pack, run.pack_offset, len)?;
                     }
                 }
+                if noted(1) != 0 {
+                    act_as(noted(1), None, || sysv::touch(ipc.id))?;
+                }
                 if segment.locked {
                     sysv::lock(ipc.id)?;
                 }
             }
-            Self::Semaphores(set) => sysv::set_values(ipc.id, &set.values)?,
+            Self::Semaphores(set) => {
+                sysv::set_values(ipc.id, &set.values)?;
+                self.note_users(set)?;
+            }
             Self::Queue(queue) => {
                 sysv::set(kind, ipc.id, (ipc.uid, ipc.gid), 0, queue.capacity_bytes)?;
-                for message in &queue.messages {
-                    sysv::send(ipc.id, message.kind, &message.data)?;
+                let passes = noted(1) != 0 || noted(0) != 0 && queue.messages.is_empty();
+                if passes && queue.capacity_bytes > 0 {
+                    act_as(noted(0), None, || sysv::send(ipc.id, 1, &[]))?;
+                    act_as(noted(1), None, || sysv::take(ipc.id, 1, 0).map(drop))?;
+                }
+                if !queue.messages.is_empty() {
+                    act_as(noted(0), None, || {
+                        let mut messages = queue.messages.iter();
+                        messages.try_for_each(|message| sysv::send(ipc.id, message.kind, &message.data))
+                    })?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Lets the kernel note who used semaphores last, by operations if there were any before, else by setting values.
+    fn note_users(self, set: &SemaphoreSet) -> Result<(), Errno> {
+        let id = set.ipc.id;
+        let mut users: BTreeMap<i32, Vec<(u16, u16)>> = BTreeMap::new();
+        for ((number, value), pid) in (0..).zip(&set.values).zip(&set.ipc.pids) {
+            users.entry(pid.raw()).or_default().push((number, *value));
+        }
+        users.remove(&0);
+        if set.operated && users.is_empty() {
+            users.insert(0, vec![(0, set.values[0])]);
+        }
+        users.into_iter().try_for_each(|(pid, semaphores)| {
+            act_as(pid, None, || {
+                semaphores.iter().try_for_each(|(number, value)| match set.operated {
+                    true => sysv::operate_in_vain(id, *number, *value),
+                    false => sysv::set_value(id, *number, *value),
+                })
+            })
+        })
     }
 
     /// Gives it its owner and mode: with a mode it is complete.
@@ -187,11 +229,14 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Makes an object in the name of who made it first, as far as we may take that.
-fn as_creator(ipc: &Ipc, make: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
-    let Some((uid, gid)) = ipc.creator.filter(|_| guise::is_possible()) else { return make() };
-    let guise = Guise { pid: 0, ids: Some((uid, gid, &[gid])) };
-    guise::act(guise, || make().map(|()| Vec::new()).map_err(|errno| (0, errno)))
+/// Acts under the number of a process, if it is not 0, and as a user and group, if they are given; as far as we may.
+fn act_as(pid: i32, ids: Option<(u32, u32)>, act: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+    if pid == 0 && ids.is_none() || !guise::is_possible() {
+        return act();
+    }
+    let groups = ids.map(|(_, gid)| [gid]);
+    let ids = ids.zip(groups.as_ref()).map(|((uid, gid), groups)| (uid, gid, groups.as_slice()));
+    guise::act(Guise { pid, ids }, || act().map(|()| Vec::new()).map_err(|errno| (0, errno)))
         .map(drop)
         .map_err(|(_, errno)| errno)
 }
@@ -389,8 +434,16 @@ mod tests {
     fn private_set(id: i32, values: &[u16]) -> SemaphoreSet {
         let found = sysv::status(Kind::Semaphores, id);
         let found = found.unwrap_or_default();
-        let ipc = Ipc { id, key: 0, uid: found.uid, gid: found.gid, mode: found.mode & 0o777, creator: None };
-        SemaphoreSet { ipc, values: values.to_vec(), undo: Vec::new() }
+        let ipc = Ipc {
+            id,
+            key: 0,
+            uid: found.uid,
+            gid: found.gid,
+            mode: found.mode & 0o777,
+            creator: None,
+            pids: Vec::new(),
+        };
+        SemaphoreSet { ipc, values: values.to_vec(), operated: false, undo: Vec::new() }
     }
 
     #[test]
