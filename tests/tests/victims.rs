@@ -791,6 +791,11 @@ carried! {
     pipe_spliced
     pipe_both_ends
     pipe_blocked_several
+    binary_deleted
+    binary_replaced
+    binary_linked
+    binary_memory
+    binary_memory_open
     place_directory
     place_deleted_directory
     place_deleted_with_parent

@@ -12,6 +12,7 @@ mod stage;
 
 mod aio;
 mod anonymous;
+mod binary;
 mod clock;
 mod credentials;
 mod device;
@@ -67,6 +68,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
     [
         aio::VICTIMS,
         anonymous::VICTIMS,
+        binary::VICTIMS,
         clock::VICTIMS,
         credentials::VICTIMS,
         device::VICTIMS,

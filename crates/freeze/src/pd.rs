@@ -53,7 +53,7 @@ pub(crate) fn credentials(status: &proc::Status, securebits: u32) -> Credentials
 
 /// What is read of a process before its descriptors are captured.
 pub(crate) struct Places {
-    /// The binary; a keeper within the tree has none that has a path.
+    /// The binary, unless it has no name.
     pub(crate) exe: Option<FileRef>,
     pub(crate) cwd: FileRef,
     /// The root directory, if it is not ours.

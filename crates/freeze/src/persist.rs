@@ -1,6 +1,7 @@
 //! The life of a freeze, in its guardian.
 
 use crate::Keeper;
+use crate::cap::content::store_file;
 use crate::cap::{Beside, Captured, Motion, sysv, tcp};
 use crate::copies::Copies;
 use crate::difference::{self, Earlier};
@@ -33,8 +34,8 @@ use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::{self, Mapping, Timer};
 use frost_sys::{fault, pidfd, ptrace, sight};
 use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
-use rustix::fd::OwnedFd;
-use rustix::fs::OFlags;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -547,8 +548,10 @@ fn capture(
     for (key, object) in &unnamed {
         let id = DataspaceId::new(dataspaces.len() as u32);
         let copies = (*key, &mut *memory.copies);
-        let (captured, why) = ram::capture_shared_whole(object, copies, &onlookers, memory.draft.pack())
-            .map_err(|error| freeze.failed(&error))?;
+        let binary = open_binary(&living, *key);
+        let (captured, why) =
+            ram::capture_shared_whole(object, copies, binary, &onlookers, memory.draft.pack())
+                .map_err(|error| freeze.failed(&error))?;
         unseen.extend(why);
         dataspaces.push(captured);
         behind.dataspaces.insert(*key, id);
@@ -556,8 +559,15 @@ fn capture(
 
     for (key, file) in &deleted {
         let id = DescriptionId::new(descriptions.len() as u32);
-        let (captured, why) = capture_deleted(*key, file, &onlookers, &mut objects, memory.draft, clocks)
-            .map_err(|error| freeze.failed(&error))?;
+        let captured = match open_binary(&living, *key) {
+            Some(binary) => {
+                capture_binary(binary, file, &mut objects, memory.draft).map(|found| (found, None))
+            }
+            None => {
+                capture_deleted(*key, file, &onlookers, &mut objects, memory.draft, clocks).map_err(Box::from)
+            }
+        };
+        let (captured, why) = captured.map_err(|error| freeze.failed(&*error))?;
         unseen.extend(why);
         descriptions.push(captured);
         behind.descriptions.insert(*key, id);
@@ -627,6 +637,40 @@ fn capture(
     Ok(Captures { checkpoint, written, own, unhindered, unseen })
 }
 
+/// Opens a file that is the binary of a process, which its user may whatever became of its name.
+fn open_binary(living: &[&StoppedProcess], (device, inode): (u64, u64)) -> Option<OwnedFd> {
+    let path = living.iter().map(|process| proc::path(process.through, "exe")).find(|path| {
+        rustix::fs::stat(path).is_ok_and(|found| (found.st_dev, found.st_ino) == (device, inode))
+    })?;
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+/// Captures a binary without a name.
+fn capture_binary(
+    binary: OwnedFd,
+    file: &ram::DeletedFile,
+    objects: &mut Objects,
+    draft: &mut Draft,
+) -> Result<Description, Box<dyn Error>> {
+    let stat = rustix::fs::fstat(&binary)?;
+    let (identity, marks) = (file::identity(&stat), Some(file::marks(binary.as_fd(), &stat)?));
+    let name = || String::from_utf8_lossy(&file.path).into_owned();
+    let pages = store_file(binary, identity.len_bytes, &name, draft.pack())?;
+    Ok(unnamed(
+        objects,
+        Unnamed { path: BytePath::new(file.path.as_slice()), identity, pages, marks },
+        OFlags::RDONLY,
+    ))
+}
+
+/// Adds a file without a name, and returns a description of it that no process has, from which it is mapped.
+fn unnamed(objects: &mut Objects, file: Unnamed, flags: OFlags) -> Description {
+    let content = Content::Unnamed(ObjectId::new(objects.unnamed.len() as u32));
+    objects.unnamed.push(file);
+    let capability = Capability::Regular(RegularFile { content, position: 0 });
+    Description { flags: flags.bits(), owner: None, locks: Vec::new(), capability }
+}
+
 /// Captures a file without a name through its mappings: as a description that no process has, from which it is mapped.
 fn capture_deleted(
     (device, inode): (u64, u64),
@@ -648,11 +692,8 @@ fn capture_deleted(
         modified: clocks.realtime,
         ..FileIdentity::default()
     };
-    let content = Content::Unnamed(ObjectId::new(objects.unnamed.len() as u32));
-    objects.unnamed.push(Unnamed { path: BytePath::new(file.path.as_slice()), identity, pages, marks: None });
-    let capability = Capability::Regular(RegularFile { content, position: 0 });
-    let flags = libc::O_RDWR as u32;
-    Ok((Description { flags, owner: None, locks: Vec::new(), capability }, unseen))
+    let file = Unnamed { path: BytePath::new(file.path.as_slice()), identity, pages, marks: None };
+    Ok((unnamed(objects, file, OFlags::RDWR), unseen))
 }
 
 /// Fills the places that extents have in the pack: each process writes its own where that is sooner and allowed, and
@@ -979,7 +1020,7 @@ fn capture_process(
     let root = (root.path.as_bytes() != b"/").then_some(root);
     // A keeper was executed from memory that is among its own, and so was who leads a session for it.
     let is_keeper = process.status.depth() > 0 && survey::is_keeper(pid);
-    let exe = if is_keeper { None } else { Some(link("exe")?) };
+    let exe = if is_keeper { None } else { rm::binary(pid, &known.mappings, files)? };
     let places = pd::Places { exe, cwd: link("cwd")?, root };
     let pagemap = Pagemap::open(pid)?;
     let kin = match memory.placed.get(&process.parent).cloned() {

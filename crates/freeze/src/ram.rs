@@ -467,20 +467,29 @@ pub(crate) fn capture_shared(
 }
 
 /// The same, with what no mapping shows at that moment: a program may have unmapped a part, or have changed what a mapping
-/// shows (remap_file_pages), and map it again. Tells as well why that could not be looked at, if so.
+/// shows (remap_file_pages), and map it again. Tells as well why that could not be looked at, if so. `opened` is that object, if
+/// somebody could open it.
 pub(crate) fn capture_shared_whole(
     object: &SharedMemory,
     (key, copies): (Key, &mut Copies),
+    opened: Option<OwnedFd>,
     onlookers: &Onlookers<'_>,
     pack: &mut PackWriter,
 ) -> Result<(Dataspace, Option<String>), Error> {
-    let kind = object.kind.clone();
+    let mut kind = object.kind.clone();
     // Who may not open one may open none.
-    let opened = object.windows.iter().map(|window| open_behind(*window));
-    let file = opened.take_while(|opened| opened.as_ref().err() != Some(&Errno::PERM)).find_map(Result::ok);
+    let behind = || {
+        let behind = object.windows.iter().map(|window| open_behind(*window));
+        behind.take_while(|opened| opened.as_ref().err() != Some(&Errno::PERM)).find_map(Result::ok)
+    };
+    let file = opened.or_else(behind);
     if let Some(file) = &file {
         let pid = object.windows.first().map_or(0, |window| window.1);
         let (pages, len_bytes) = capture_file(file, pid, (key, copies), pack)?;
+        if let DataspaceKind::Memfd { seals, mode, .. } = &mut kind {
+            *seals = rustix::fs::fcntl_get_seals(file).map_or(0, |seals| seals.bits());
+            *mode = rustix::fs::fstat(file).map_or(*mode, |stat| stat.st_mode & 0o7777);
+        }
         return Ok((Dataspace { kind, len_bytes, pages }, None));
     }
     if let DataspaceKind::Memfd { huge_shift: shift @ 1.., .. } = kind {
@@ -571,7 +580,8 @@ fn capture_file(
 ) -> Result<(Pages, u64), Error> {
     let failed = |address| move |source| Error::Read { pid, address, source };
     let size = rustix::fs::fstat(file).map_err(failed(0))?.st_size;
-    let end = u64::try_from(size).unwrap_or(0).next_multiple_of(PAGE_SIZE);
+    let size = u64::try_from(size).unwrap_or(0);
+    let end = size.next_multiple_of(PAGE_SIZE);
     let (mut at, mut pages) = (0, Pages::default());
     let mut buffer = vec![0u8; CHUNK_BYTES];
     while at < end {
@@ -598,7 +608,7 @@ fn capture_file(
         store_nonzero(out, at, Some((key, &mut *copies)), pack, &mut pages)?;
         at += want as u64;
     }
-    Ok((pages, end))
+    Ok((pages, size))
 }
 
 /// A mapped file without a name that we may not open, and the windows onto it.

@@ -81,6 +81,36 @@ pub(crate) fn named<'a>(mappings: &'a [Mapping], pid: i32, files: &mut FileCache
     named
 }
 
+/// Refers to the binary of a process; `None` for one that has no name any more, as after an upgrade, or never had one. That is
+/// what is mapped where its code begins.
+///
+/// # Errors
+/// Why it cannot be found again.
+pub(crate) fn binary(
+    pid: i32,
+    mappings: &[Mapping],
+    files: &mut FileCache,
+) -> Result<Option<FileRef>, String> {
+    let link = proc::path(pid, "exe");
+    let why = match file::behind_link(&link) {
+        Ok(found) => return Ok(Some(found)),
+        Err(why) => why,
+    };
+    let Ok(found) = rustix::fs::stat(&link) else { return Err(why) };
+    let start = proc::stat(pid).map_or(0, |stat| stat.startcode);
+    let is_binary = |mapping: &&Mapping| {
+        (mapping.device, mapping.inode) == (found.st_dev, found.st_ino)
+            && (mapping.start..mapping.end).contains(&start)
+            && !mapping.shared
+    };
+    match mappings.iter().find(is_binary).map(|mapping| backing(mapping, pid, files)) {
+        // It has another name.
+        Some(Ok(Backing::File(file))) => Ok(Some(file)),
+        Some(Ok(Backing::Deleted { .. } | Backing::Shared { .. })) => Ok(None),
+        _ => Err(why),
+    }
+}
+
 /// What a mapping of MAP_HUGETLB without a file shows (`ksys_mmap_pgoff`, mm/mmap.c).
 const HUGE: &[u8] = b"/anon_hugepage (deleted)";
 

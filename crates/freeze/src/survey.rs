@@ -116,7 +116,11 @@ pub(crate) fn look(
             if below.is_some() && link == "exe" && is_keeper(process.pid) {
                 continue;
             }
-            if let Err(reason) = file::behind_link(&proc::path(process.through, link)) {
+            let found = match link {
+                "exe" => rm::binary(process.through, process.mappings, files).map(drop),
+                _ => file::behind_link(&proc::path(process.through, link)).map(drop),
+            };
+            if let Err(reason) = found {
                 obstacles.push(Obstacle {
                     pid: process.inner,
                     command: process.command.clone(),

@@ -261,10 +261,20 @@ fn dataspace(
             && memfd.dataspace == this
         {
             let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-            return rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map(Some);
+            // What somebody has open for writing is nobody's binary.
+            let mode = if is_written(checkpoint, this) { OFlags::RDWR } else { OFlags::RDONLY };
+            return rustix::fs::open(path, mode | OFlags::CLOEXEC, Mode::empty()).map(Some);
         }
     }
     memfd::make(dataspace, pack.as_fd())
+}
+
+/// Whether a mapping of a dataspace may be written through to it.
+fn is_written(checkpoint: &Checkpoint, this: DataspaceId) -> bool {
+    let regions = checkpoint.processes.iter().flat_map(|process| &process.rm.regions);
+    regions.map(|region| &region.attachment).any(|attachment| {
+        matches!(attachment, Attachment::Dataspace { dataspace, shared: true, may_write: true, .. } if *dataspace == this)
+    })
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ pub struct PdState {
     pub command: BytePath,
     /// The command line, for people.
     pub arguments: Vec<BytePath>,
-    /// The binary, `/proc/PID/exe`; absent for a zombie.
+    /// The binary, `/proc/PID/exe`; absent for a zombie, and if it is a file or memory without a name: then it is what is mapped
+    /// where the code begins (`start_code`).
     pub exe: Option<FileRef>,
     /// Credentials of the leader thread.
     pub credentials: Credentials,

@@ -1,6 +1,6 @@
 //! Memory behind a descriptor.
 
-use super::pack;
+use super::{file, pack, regular};
 use frost_model::ram::{Dataspace, DataspaceKind};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, SealFlags, memfd_create};
@@ -43,4 +43,17 @@ pub(crate) fn make(dataspace: &Dataspace, from: BorrowedFd<'_>) -> Result<Option
         rustix::fs::fcntl_add_seals(&fd, missing)?;
     }
     Ok(Some(fd))
+}
+
+/// Opens a description of a memfd. The `first` one for reading and writing is that with which it was made: the kernel does not
+/// count it among those who write (`memfd_create`, mm/memfd.c), and lets nobody execute what any other can write to, so it may be
+/// a binary's.
+pub(super) fn description(made: &OwnedFd, flags: u32, position: u64, first: bool) -> Result<OwnedFd> {
+    if !first {
+        return regular::description(made, flags, position);
+    }
+    let fd = made.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?;
+    file::set_status(&fd, flags)?;
+    regular::seek(&fd, flags, position)?;
+    Ok(fd)
 }

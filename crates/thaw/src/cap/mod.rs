@@ -540,6 +540,8 @@ struct Objects {
     fifos: BTreeMap<usize, fifo::Holder>,
     unnamed: Vec<OwnedFd>,
     memfds: Vec<Option<OwnedFd>>,
+    /// Those whose first description is a description of the program by now.
+    first_memfds: std::collections::BTreeSet<usize>,
     mqueues: Vec<OwnedFd>,
     /// Files in memory, by their path.
     in_memory: BTreeMap<BytePath, OwnedFd>,
@@ -568,6 +570,7 @@ impl Objects {
             fifos: BTreeMap::new(),
             unnamed: Vec::new(),
             memfds: Vec::new(),
+            first_memfds: std::collections::BTreeSet::new(),
             mqueues: Vec::new(),
             in_memory: BTreeMap::new(),
             ptys: pty::make_all(checkpoint, terminals)?,
@@ -734,9 +737,13 @@ fn make(
         Capability::Inotify(_) => inotify::make(flags).about("make", what())?,
         Capability::PidFd(pidfd) => pidfd::make(*pidfd, flags).about("make", what())?,
         Capability::Memfd(memfd) => {
-            let made = objects.memfds.get(memfd.dataspace.index()).and_then(Option::as_ref);
+            let index = memfd.dataspace.index();
+            let made = objects.memfds.get(index).and_then(Option::as_ref);
             let made = made.ok_or(missing).about("make", what())?;
-            regular::description(made, flags, memfd.position).about("open", what())?
+            let is_first = flags & libc::O_ACCMODE as u32 == libc::O_RDWR as u32
+                && flags & OFlags::PATH.bits() == 0
+                && objects.first_memfds.insert(index);
+            memfd::description(made, flags, memfd.position, is_first).about("open", what())?
         }
         Capability::Mqueue(end) => {
             let made = objects.mqueues.get(end.queue.index()).ok_or(missing).about("open", what())?;

@@ -33,7 +33,7 @@ impl Compiler<'_> {
         self.about(script, index, Stage::Bounds, Subject::Step);
         let exe = process.pd.exe.as_ref();
         let exe = exe.and_then(|file| self.numbers.files.get(&FileUse::new(file, FileMode::Read)).copied());
-        let exe = exe.or_else(|| self.keeper_binary(process).filter(|_| process.pd.exe.is_none()));
+        let exe = exe.or_else(|| self.nameless_binary(process).filter(|_| process.pd.exe.is_none()));
         let auxv = self.control.blob(&bounds.auxv);
         let exe_and_size = u64::from(exe.unwrap_or(-1) as u32) << 32 | bounds.auxv.len() as u64;
         let map = self.control.words(&[
@@ -54,17 +54,23 @@ impl Compiler<'_> {
         script.call(libc::SYS_prctl, &[PR_SET_MM, PR_SET_MM_MAP, map, MM_MAP_BYTES, 0]);
     }
 
-    /// The memory from which a keeper within the tree, or who leads a session for it, was executed: that of its code.
-    fn keeper_binary(&self, process: &Process) -> Option<i32> {
-        self.checkpoint.nest_of(process.pd.relation.pid)?;
-        let code = process.rm.regions.iter().filter(|region| region.protection.execute);
-        code.filter_map(|region| match region.attachment {
+    /// The file or memory without a name from which a process was executed: what is mapped where its code begins.
+    fn nameless_binary(&self, process: &Process) -> Option<i32> {
+        let start = process.rm.bounds.start_code;
+        let code = process
+            .rm
+            .regions
+            .iter()
+            .find(|region| (region.range.start()..region.range.end()).contains(&start));
+        match code?.attachment {
             Attachment::Dataspace { dataspace, .. } => {
                 self.numbers.dataspaces.get(dataspace.index()).copied().flatten()
             }
+            Attachment::Description { description, .. } => {
+                self.numbers.descriptions.get(description.index()).copied().flatten()
+            }
             _ => None,
-        })
-        .next()
+        }
     }
 
     /// Root directory, working directory and file mode mask.
