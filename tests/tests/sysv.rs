@@ -7,6 +7,7 @@ use rustix::fd::AsFd;
 use std::path::Path;
 
 const UNSUPPORTED: i32 = 3;
+const DENIED: i32 = 5;
 
 fn set_out<'a>(scene: &'a Scene, name: &str) -> Traveller<'a> {
     Traveller::set_out(scene, Path::new(env!("CARGO_BIN_EXE_victim")), name, Stdio::Null)
@@ -121,6 +122,25 @@ fn a_queue_that_others_use_stays() {
     sysv::take(id, 99, 100).expect("it is there");
     traveller.arrive("thawed");
     scene.is_empty_soon();
+}
+
+/// What not even its owner may read only root can keep.
+#[test]
+fn a_segment_that_its_user_may_not_read_is_told_by_its_number() {
+    for who in [Who::Ordinary, Who::Myself] {
+        let Some(scene) = Scene::new(who) else { return };
+        let mut traveller = set_out(&scene, "sysv_segment_unreadable");
+        if who == Who::Ordinary || !is_root() {
+            let outcome = scene.frost(&["freeze", &traveller.pid.to_string()]);
+            outcome.refused(DENIED, "cannot be read").refused(DENIED, "IPC_SET");
+            traveller.arrive("left alone");
+        } else {
+            traveller.freeze();
+            traveller.thaw(&[]);
+            traveller.arrive("thawed");
+        }
+        scene.is_empty_soon();
+    }
 }
 
 #[test]

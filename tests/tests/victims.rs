@@ -125,6 +125,7 @@ const SPECIAL: &[&str] = &[
     "thread_executes",
     "thread_own_network",
     // Of root only.
+    "sysv_segment_unreadable",
     "shared_locked_hidden",
     "shared_limited_hidden",
 ];

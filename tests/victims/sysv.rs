@@ -16,6 +16,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("sysv_segment_removed", segment_removed),
     ("sysv_segment_detached", segment_detached),
     ("sysv_segment_sparse", segment_sparse),
+    ("sysv_segment_unreadable", segment_unreadable),
     ("sysv_segments_many", segments_many),
     ("sysv_semaphores", semaphores),
     ("sysv_semaphore_waiters", semaphore_waiters),
@@ -234,6 +235,14 @@ fn segment_detached(stage: &Stage) -> Verdict {
     crate::call::check_zero("what was never written", memory, 8 * PAGE)?;
     sys!(shmctl(id, IPC_RMID, std::ptr::null_mut()))?;
     Ok(())
+}
+
+/// Not even who made it may read it.
+fn segment_unreadable(stage: &Stage) -> Verdict {
+    let id = sys!(shmget(IPC_PRIVATE, LEN, IPC_CREAT))?;
+    let seen = stage.freeze_here();
+    sys!(shmctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    seen
 }
 
 /// Forty at a time, made and removed in turn, so that their numbers are in no order.
