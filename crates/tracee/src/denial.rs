@@ -31,16 +31,16 @@ impl Denial {
         if let Some(other) = status.uids[..3].iter().find(|uid| **uid != ours) {
             return Self::Owner(*other);
         }
-        // All of them are compared (`__ptrace_may_access`, kernel/ptrace.c), and what it may do with what we may
-        // (`cap_ptrace_access_check`, security/commoncap.c).
-        if let Some(other) = status.gids[..3].iter().find(|gid| **gid != group) {
-            return Self::Group(*other);
-        }
         // The files of one that is not dumpable belong to root (`task_dump_owner`, fs/proc/base.c); it became so by
         // PR_SET_DUMPABLE, or by a binary that nobody may read, or that gave it rights.
         let closed = std::fs::metadata(proc::path(pid, "maps")).is_ok_and(|file| file.uid() != ours);
         if closed {
             return Self::Closed;
+        }
+        // All of them are compared (`__ptrace_may_access`, kernel/ptrace.c), and what it may do with what we may
+        // (`cap_ptrace_access_check`, security/commoncap.c).
+        if let Some(other) = status.gids[..3].iter().find(|gid| **gid != group) {
+            return Self::Group(*other);
         }
         let own = proc::status(rustix::process::getpid().as_raw_nonzero().get());
         if own.is_ok_and(|own| status.cap_permitted & !own.cap_effective != 0) {
