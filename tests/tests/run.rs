@@ -30,6 +30,7 @@ frost_tests::as_each_user! {
     each_snapshot_goes_on_from_the_one_before
     copies_are_forked_from_what_runs
     copies_have_names_of_their_own
+    what_logs_could_not_follow_is_told
     processes_whose_parents_have_ended_belong_to_the_program
     objects_of_system_v_go_with_the_program
     a_program_in_the_foreground_is_frozen_from_elsewhere
@@ -533,6 +534,31 @@ fn copies_are_forked_from_what_runs(scene: &Scene) {
     scene.frost(&["kill", "-s", "KILL", "one"]).ok();
     scene.is_empty_soon();
     scene.frost(&["fork", "one"]).refused(6, "one");
+}
+
+fn what_logs_could_not_follow_is_told(scene: &Scene) {
+    let go = scene.path("logs").join("go");
+    let script = format!(
+        "echo first; until [ -e {go} ]; do sleep 0.01; done; \
+         for part in 1 2 3 4 5 6; do head -c 800000 /dev/zero | tr '\\0' x | fold -w 99; done; echo last",
+        go = go.display()
+    );
+    scene.frost(&["run", "-d", "--name", "writer", "--", "sh", "-c", &script]).ok();
+    let [shown, told] = ["shown", "told"].map(|name| scene.path("logs").join(name));
+    let file = |path: &std::path::Path| std::fs::File::create(path).expect("our own directory");
+    let text = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default();
+    let mut command = scene.frost_command(&["logs", "-f", "writer"]);
+    let mut follower = Started::spawn(command.stdout(file(&shown)).stderr(file(&told)));
+    until("it is followed", || text(&shown).contains("first"));
+    let pid = rustix::process::Pid::from_raw(follower.pid()).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("it lives");
+    std::fs::write(&go, "").expect("our own directory");
+    until("all is written", || scene.frost(&["logs", "writer"]).stdout.contains("last"));
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("it lives");
+    assert!(follower.wait("the end", LIMIT).success());
+    assert!(text(&shown).contains("last"), "the end is missing");
+    assert!(text(&told).contains("MiB are not shown"), "{}", text(&told));
+    scene.is_empty_soon();
 }
 
 fn copies_have_names_of_their_own(scene: &Scene) {
