@@ -90,15 +90,20 @@ fn table(root: &Path, kinds: &BTreeSet<String>) -> Result<String, String> {
          seconds, before they say so.\n\n\
          | what | why | what to do | passes |\n|---|---|---|---|\n",
     );
-    let mut refusals = BTreeSet::new();
+    let mut files = Vec::new();
+    // Constants first: one may stand below its use, or in another file.
+    let mut all = BTreeMap::new();
     for path in sources(&root.join("crates/freeze/src")) {
-        let source =
-            std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let file = syn::parse_file(&source).map_err(|error| format!("{}: {error}", path.display()))?;
+        let file = syn::parse_file(&read(&path)?).map_err(|error| format!("{}: {error}", path.display()))?;
         let mut reader = Reader::default();
         reader.visit_file(&file);
-        // Constants first: one may stand below its use.
-        let constants = std::mem::take(&mut reader.constants);
+        all.extend(reader.constants.clone());
+        files.push((file, reader.constants));
+    }
+    let mut refusals = BTreeSet::new();
+    for (file, own) in files {
+        let mut constants = all.clone();
+        constants.extend(own);
         let mut reader = Reader { constants, ..Reader::default() };
         reader.visit_file(&file);
         refusals.extend(reader.refusals);
