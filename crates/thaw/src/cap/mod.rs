@@ -491,6 +491,9 @@ pub fn build(
     }
     let mut unfinished = regular::Unfinished::default();
     for (fd, unnamed) in objects.unnamed.iter().zip(&checkpoint.objects.unnamed) {
+        // At once, since it may be a binary, which is to be executable.
+        let mode = rustix::fs::Mode::from_raw_mode(unnamed.identity.mode & 0o7777);
+        rustix::fs::fchmod(fd, mode).about("set the mode of", &unnamed.path)?;
         unfinished.add(fd, &unnamed.identity, unnamed.marks.as_ref()).about("hold", &unnamed.path)?;
     }
     for (fd, dataspace) in objects.memfds.iter().zip(&checkpoint.dataspaces) {
