@@ -22,6 +22,9 @@ pub struct Traveller<'a> {
 }
 
 fn victim(scene: &Scene, binary: &Path, name: &str) -> Command {
+    if name.starts_with("sysv_") {
+        scene.with_objects();
+    }
     let stage = scene.path("stage");
     // Its own copy, in a place that the scene's user can reach.
     let copy = scene.path("bin").join("victim");

@@ -4,14 +4,15 @@ use crate::processes::{self, Started};
 use crate::{LIMIT, until};
 use rustix::fs::{Gid, Uid};
 use serde_json::Value;
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -44,7 +45,14 @@ pub struct Scene {
     directory: TempDir,
     who: Who,
     commands: AtomicU32,
+    /// Held by a scene with objects of System V.
+    alone: OnceCell<MutexGuard<'static, ()>>,
 }
+
+/// One scene at a time has objects of System V. All tests share one namespace of them, where nothing but the numbers of
+/// processes tells whose one is: what a child has made that has ended is that of whoever gets its number, and thaws give
+/// many numbers away once more.
+static OBJECTS: Mutex<()> = Mutex::new(());
 
 /// How a command ended.
 #[derive(Debug)]
@@ -157,6 +165,11 @@ pub fn frost_binary() -> &'static Path {
 }
 
 impl Scene {
+    /// Waits until no other scene has objects of System V.
+    pub fn with_objects(&self) {
+        self.alone.get_or_init(|| OBJECTS.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Makes a scene, or tells why there can be none for that user here.
     ///
     /// # Panics
@@ -177,7 +190,7 @@ impl Scene {
         }
         let directory =
             tempfile::Builder::new().prefix("frost-test-").tempdir().expect("a temporary directory");
-        let scene = Self { directory, who, commands: AtomicU32::new(0) };
+        let scene = Self { directory, who, commands: AtomicU32::new(0), alone: OnceCell::new() };
         let mode = |path: &Path, mode| {
             fs::set_permissions(path, Permissions::from_mode(mode)).expect("our own directory")
         };
