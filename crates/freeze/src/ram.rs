@@ -293,8 +293,8 @@ pub(crate) fn read_exactly_at(file: &impl AsFd, out: &mut [u8], offset: u64) -> 
 }
 
 /// Reads parts of the memory of process `pid`, by `read` unless it has just written all of them: a page that it has written is its
-/// own, and not copied for process_vm_readv(2), as [`open_mem`] tells of others. One call of that reads a thousand parts, in a
-/// third to two thirds of the time of as many reads of the file; what it cannot read `read` is asked for.
+/// own, and not copied for process_vm_readv(2), as [`open_mem`] tells of others. One call of that reads a thousand parts, in
+/// half to two thirds of the time of as many reads of the file; what it cannot read `read` is asked for.
 ///
 /// # Errors
 /// That of `read`.

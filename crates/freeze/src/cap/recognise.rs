@@ -212,7 +212,7 @@ fn of_process(held: &Held, members: &Members) -> Option<OfProcess> {
     if !regular::is_proc(held) {
         return None;
     }
-    let (shown, path) = first_number(held.link.as_deref()?.strip_prefix(b"/proc/")?)?;
+    let (shown, path) = frost_sys::proc::first_number(held.link.as_deref()?.strip_prefix(b"/proc/")?)?;
     // Each instance counts in its own pid namespace: that of a program thawed by an ordinary user is not ours.
     let is_ours = rustix::fs::stat("/proc").is_ok_and(|ours| ours.st_dev == held.stat.st_dev);
     let pid = match is_ours {
@@ -220,19 +220,12 @@ fn of_process(held: &Held, members: &Members) -> Option<OfProcess> {
         false => members.shown_as(held.stat.st_dev, Pid::new(shown))?.raw(),
     };
     members.number(pid)?;
-    let (thread, path) = match path.strip_prefix(b"task/").map(first_number) {
+    let (thread, path) = match path.strip_prefix(b"task/").map(frost_sys::proc::first_number) {
         Some(Some((thread, path))) => (Some(members.thread_shown_as(pid, is_ours, [shown, thread])?), path),
         Some(None) => return None,
         None => (None, path),
     };
     Some(OfProcess { pid, thread, path: BytePath::new(path) })
-}
-
-/// Takes the number off with which a path begins; returns it and the rest.
-fn first_number(path: &[u8]) -> Option<(i32, &[u8])> {
-    let end = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
-    let number = std::str::from_utf8(&path[..end]).ok()?.parse().ok()?;
-    Some((number, path.get(end + 1..).unwrap_or_default()))
 }
 
 /// Whether something lies below `/proc/PID`; of a process outside of the tree, or of one that has ended, if it was not

@@ -98,6 +98,13 @@ fn numbers_in(path: &std::path::Path) -> Result<Vec<i32>> {
     Ok(numbers)
 }
 
+/// Takes the number off with which a path below `/proc` begins, and returns it and the rest; `None` if it begins with a name.
+pub fn first_number(path: &[u8]) -> Option<(i32, &[u8])> {
+    let end = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
+    let number = std::str::from_utf8(&path[..end]).ok()?.parse().ok()?;
+    Some((number, path.get(end + 1..).unwrap_or_default()))
+}
+
 /// Lists the threads of a process in ascending order.
 pub fn threads(pid: i32) -> Result<Vec<i32>> {
     numbers(pid, "task")

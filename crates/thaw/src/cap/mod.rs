@@ -58,7 +58,7 @@ use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, SealFlags};
 use rustix::net::SocketType;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the routes depend on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -544,7 +544,7 @@ struct Objects {
     unnamed: Vec<OwnedFd>,
     memfds: Vec<Option<OwnedFd>>,
     /// Those whose first description is a description of the program by now.
-    first_memfds: std::collections::BTreeSet<usize>,
+    first_memfds: BTreeSet<usize>,
     mqueues: Vec<OwnedFd>,
     /// Files in memory, by their path.
     in_memory: BTreeMap<BytePath, OwnedFd>,
@@ -573,7 +573,7 @@ impl Objects {
             fifos: BTreeMap::new(),
             unnamed: Vec::new(),
             memfds: Vec::new(),
-            first_memfds: std::collections::BTreeSet::new(),
+            first_memfds: BTreeSet::new(),
             mqueues: Vec::new(),
             in_memory: BTreeMap::new(),
             ptys: pty::make_all(checkpoint, terminals)?,
@@ -597,7 +597,7 @@ impl Objects {
         for unnamed in &checkpoint.objects.unnamed {
             objects.unnamed.push(regular::make(unnamed, pack)?);
         }
-        let denoted: std::collections::BTreeSet<usize> = checkpoint
+        let denoted: BTreeSet<usize> = checkpoint
             .descriptions
             .iter()
             .filter_map(|description| match &description.capability {

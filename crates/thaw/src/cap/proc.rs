@@ -30,20 +30,17 @@ pub(super) fn of_process<'a>(checkpoint: &Checkpoint, capability: &'a Capability
         Capability::Directory(directory) => (&directory.file.path, directory.position),
         _ => return None,
     };
-    let (pid, path) = first_number(path.as_bytes().strip_prefix(b"/proc/")?)?;
+    let (pid, path) = first_pid(path.as_bytes().strip_prefix(b"/proc/")?)?;
     let known = checkpoint.processes.iter().any(|process| process.pd.relation.pid == pid);
-    let (thread, path) = match path.strip_prefix(b"task/").and_then(first_number) {
+    let (thread, path) = match path.strip_prefix(b"task/").and_then(first_pid) {
         Some((thread, path)) => (Some(thread), path),
         None => (None, path),
     };
     known.then_some(OfProcess { pid, thread, path, position })
 }
 
-/// Takes the number off with which a path begins; returns it and the rest.
-fn first_number(path: &[u8]) -> Option<(Pid, &[u8])> {
-    let end = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
-    let number = std::str::from_utf8(&path[..end]).ok()?.parse().ok()?;
-    Some((Pid::new(number), path.get(end + 1..).unwrap_or_default()))
+fn first_pid(path: &[u8]) -> Option<(Pid, &[u8])> {
+    frost_sys::proc::first_number(path).map(|(number, rest)| (Pid::new(number), rest))
 }
 
 impl OfProcess<'_> {
