@@ -6,7 +6,7 @@
 
 use crate::failure::{Failure, FailureKind};
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use serde::de::DeserializeOwned;
@@ -147,8 +147,7 @@ fn settle() {
     // Whoever has to be killed for want of memory, it should not be us, who have a program in our hands. An ordinary user may
     // not ask for that.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    if let Ok(null) = rustix::fs::open("/dev/null", flags, Mode::empty()) {
+    if let Ok(null) = frost_sys::own::nowhere() {
         // A pipe that the command's caller reads to its end must not be kept open by us.
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);

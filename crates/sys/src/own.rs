@@ -1,6 +1,7 @@
 //! Memory of our own: anonymous mappings, and how much of it was used.
 
 use crate::raw::check;
+use rustix::fd::{IntoRawFd, OwnedFd};
 use rustix::io::Result;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -124,7 +125,18 @@ pub fn processor_time_of_children() -> Result<std::time::Duration> {
     Ok(of(usage.ru_utime) + of(usage.ru_stime))
 }
 
-/// Closes every descriptor of ours but `keep`, standard input and output included, and opens `/dev/null` for those.
+/// Opens what stands for standard input and output where nobody is to read or write: `/dev/null`, or, where that is missing or
+/// not open to all, a counter of events that nobody waits for.
+///
+/// Allocates nothing, so a child may call it.
+pub fn nowhere() -> Result<OwnedFd> {
+    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::fs::{Mode, OFlags, open};
+    open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .or_else(|_| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK))
+}
+
+/// Closes every descriptor of ours but `keep`, standard input and output included, and opens [`nowhere`] for those.
 ///
 /// For a process that stays behind and must hold nothing. Whatever still owns a descriptor of ours must not be used nor
 /// dropped afterwards.
@@ -132,7 +144,7 @@ pub fn close_all_but(keep: Option<i32>) {
     let keep = keep.unwrap_or(-1);
     // SAFETY: the calls take integers and a constant string; the caller uses no other descriptor from here on.
     unsafe {
-        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+        let null = nowhere().map_or(-1, IntoRawFd::into_raw_fd);
         for fd in 0..3 {
             if fd != keep {
                 libc::dup2(null, fd);

@@ -2,7 +2,7 @@
 
 use crate::raw::check;
 use crate::seccomp::Filter;
-use rustix::fd::{AsFd, FromRawFd, OwnedFd};
+use rustix::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -219,7 +219,8 @@ pub fn hear(socket: &OwnedFd) -> io::Result<Begun> {
 
 /// Becomes another program, an ELF file in memory, with one word as its arguments and one as its environment.
 ///
-/// It gets the descriptors `keep`, in their order, from number 3 on, `/dev/null` as the first three, and no others.
+/// It gets the descriptors `keep`, in their order, from number 3 on, [`nowhere`](crate::own::nowhere) as the first three, and
+/// no others.
 /// Returns only if that fails; the process is then good for nothing but to end.
 ///
 /// Source: `execveat(2)` with AT_EMPTY_PATH, which needs no path and so no `/proc`.
@@ -250,7 +251,7 @@ pub fn become_program(
                 let count = check(libc::write(file, rest.as_ptr().cast(), rest.len()) as i64)?;
                 rest = &rest[count as usize..];
             }
-            let null = check(libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC))? as i32;
+            let null = crate::own::nowhere()?.into_raw_fd();
             // Out of the way of the numbers that they get.
             let mut high = Vec::with_capacity(keep.len() + 1);
             for fd in keep.iter().chain([&file]) {
