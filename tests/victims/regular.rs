@@ -653,10 +653,12 @@ fn proc_of_others(stage: &Stage) -> Verdict {
     is_of(of_child, child)?;
     is_of(of_thread, tid)?;
     is_of(sys!(openat(task, c"status".as_ptr(), O_RDONLY | libc::O_CLOEXEC))?, tid)?;
+    // It reads about the thread, too.
+    let reaped = stage.reap(child);
     end.store(1, SeqCst);
     seen?;
     check!(thread.join().is_ok_and(|ended| ended.is_ok()), "the thread did not end well");
-    stage.reap(child)
+    reaped
 }
 
 /// Files of /proc that are not about one process, one of them read in part.
