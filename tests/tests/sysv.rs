@@ -124,6 +124,28 @@ fn a_queue_that_others_use_stays() {
     scene.is_empty_soon();
 }
 
+/// A process that was asked what its end will undo in a set counts as one that has operated on it when it ends, and each one of
+/// several threads is asked.
+#[test]
+fn a_set_that_nobody_has_operated_on_stays_so() {
+    if !is_root() {
+        skip("only root can choose the number of a set");
+        return;
+    }
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let mut numbers = (300..400).map(|index| 5 << 15 | index);
+    let id = numbers.find(|id| sysv::make(Kind::Semaphores, *id, 0, 2, None).is_ok()).expect("one is free");
+    let mut traveller = set_out(&scene, "thread_local_storage");
+    traveller.freeze();
+    let is_operated = || sysv::status(Kind::Semaphores, id).expect("it is ours").operated;
+    assert!(!is_operated(), "set {id} behind the freeze");
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    assert!(!is_operated(), "set {id} behind the end of the program");
+    sysv::remove(Kind::Semaphores, id).expect("it is ours");
+    scene.is_empty_soon();
+}
+
 /// What not even its owner may read only root can keep.
 #[test]
 fn a_segment_that_its_user_may_not_read_is_told_by_its_number() {

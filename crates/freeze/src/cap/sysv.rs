@@ -235,9 +235,13 @@ impl<'a> Asked<'a> {
 
     /// Finds what the end of this process would undo in sets of semaphores.
     fn undo(&mut self, sets: &[(i32, Values)]) -> Result<Vec<Vec<i32>>, Error> {
+        // Where nobody has operated there is nothing to undo, and asking leaves a trace: the end of a process counts as an
+        // operation on each set that it has asked (`exit_sem`, ipc/sem.c), and all processes of several threads are asked, since
+        // pthread_create(3) gives them a list to undo (`copy_semundo`).
         let all: Vec<(usize, usize)> = sets
             .iter()
             .enumerate()
+            .filter(|(_, (_, values))| values.operated)
             .flat_map(|(set, (_, values))| (0..values.values.len()).map(move |number| (set, number)))
             .collect();
         let mut adjust: Vec<Vec<i32>> = sets.iter().map(|(_, values)| vec![0; values.values.len()]).collect();
@@ -341,6 +345,8 @@ struct Values {
     values: Vec<u16>,
     /// Who operated last on each, 0 for nobody.
     pids: Vec<i32>,
+    /// Whether anybody has operated on it since it was made.
+    operated: bool,
     /// Whether a process outside waits: those of the tree were taken out of the queue when they were stopped.
     awaited: bool,
 }
@@ -508,7 +514,7 @@ fn capture_by(
     for (id, status) in asked.list(Kind::Semaphores)? {
         match asked.semaphores(id, status.size as usize)? {
             Ok(values) => {
-                sets.push((id, values));
+                sets.push((id, Values { operated: status.operated, ..values }));
                 keys.push(status);
             }
             // None of its own, if it may not even read it.
@@ -517,7 +523,8 @@ fn capture_by(
         }
     }
     let mut undo: Vec<Vec<SemaphoreUndo>> = vec![Vec::new(); sets.len()];
-    for (process, mappings) in living.iter().filter(|_| !sets.is_empty()) {
+    let any_operated = sets.iter().any(|(_, values)| values.operated);
+    for (process, mappings) in living.iter().filter(|_| any_operated) {
         if !has_undo(process) {
             continue;
         }
