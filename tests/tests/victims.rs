@@ -670,6 +670,7 @@ carried! {
     epoll_busy_poll
     epoll_many
     epoll_other_number
+    epoll_other_numbers
     epoll_shared
     epoll_exclusive
     epoll_in_flight
@@ -986,6 +987,7 @@ carried! {
     tcp_out_of_band_read
     thread_local_storage
     thread_two_hundred
+    thread_parents
     thread_joined_later
     thread_leader_gone
     thread_leader_gone_root

@@ -16,6 +16,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("epoll_busy_poll", busy_poll),
     ("epoll_many", many),
     ("epoll_other_number", other_number),
+    ("epoll_other_numbers", other_numbers),
     ("epoll_shared", shared),
     ("epoll_exclusive", exclusive),
     ("epoll_in_flight", in_flight),
@@ -205,6 +206,30 @@ fn other_number(stage: &Stage) -> Verdict {
     same!(ready(epoll)?, [], "what is ready");
     write_all(kept, &1u64.to_ne_bytes())?;
     same!(ready(epoll)?, [(EPOLLIN as u32, 5)], "what is ready then");
+    Ok(())
+}
+
+/// Each number belongs to a file that was added under another, and all of them have one inode.
+fn other_numbers(stage: &Stage) -> Verdict {
+    let epoll = sys!(epoll_create1(0))?;
+    let mut numbers = Vec::new();
+    let mut kept = Vec::new();
+    for data in 0..300 {
+        let fd = sys!(eventfd(0, 0))?;
+        add(epoll, fd, EPOLLIN, data)?;
+        numbers.push(fd);
+        kept.push(sys!(dup(fd))?);
+    }
+    for (number, other) in numbers.iter().zip(kept.iter().cycle().skip(1)) {
+        sys!(dup2(*other, *number))?;
+    }
+    stage.freeze_here()?;
+    same!(ready(epoll)?, [], "what is ready");
+    for (data, fd) in kept.into_iter().enumerate() {
+        write_all(fd, &1u64.to_ne_bytes())?;
+        same!(ready(epoll)?, [(EPOLLIN as u32, data as u64)], "what is ready then");
+        read_some(fd, 8)?;
+    }
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 pub(crate) const VICTIMS: &[Victim] = &[
     ("thread_local_storage", local_storage),
     ("thread_two_hundred", two_hundred),
+    ("thread_parents", parents),
     ("thread_leader_gone", leader_gone),
     ("thread_leader_gone_root", leader_gone_root),
     ("thread_leader_gone_status", leader_gone_status),
@@ -144,6 +145,34 @@ fn own_network(stage: &Stage) -> Verdict {
 
 fn two_hundred(stage: &Stage) -> Verdict {
     crowd(stage, 200, set_own, check_own)
+}
+
+/// More threads than there are processes as a rule; some have children of their own.
+fn parents(stage: &Stage) -> Verdict {
+    fn make(number: u64) -> Verdict {
+        if !number.is_multiple_of(200) {
+            return Ok(());
+        }
+        let child = sys!(fork())?;
+        if child == 0 {
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            loop {
+                unsafe { libc::pause() };
+            }
+        }
+        OWN.set(child as u64);
+        Ok(())
+    }
+    fn judge(number: u64) -> Verdict {
+        if number.is_multiple_of(200) {
+            let child = OWN.get() as i32;
+            same!(crate::call::state_of(child), Some('S'), "what its child does");
+            sys!(kill(child, libc::SIGKILL))?;
+            same!(sys!(waitpid(child, std::ptr::null_mut(), 0))?, child, "which child ended");
+        }
+        Ok(())
+    }
+    crowd(stage, 800, make, judge)
 }
 
 /// The leader has ended by exit(2) of its thread alone; the others go on.

@@ -21,23 +21,43 @@ const HEADER_BYTES: usize = COUNT_AT + 4;
 /// The most sources that are asked for: net.ipv4.igmp_max_msf is 10 by default.
 const MOST_SOURCES: usize = 64;
 
-/// Returns the memberships of a socket at one level, each as its `struct group_filter`.
-pub fn memberships(socket: impl AsFd, level: i32) -> Vec<Vec<u8>> {
-    let groups = if level == libc::IPPROTO_IPV6 { groups_v6() } else { groups_v4() };
-    let ask = |(interface, group): (u32, Vec<u8>)| {
-        let mut filter = vec![0u8; HEADER_BYTES + MOST_SOURCES * STORAGE_BYTES];
-        filter[..4].copy_from_slice(&interface.to_ne_bytes());
-        filter[GROUP_AT..GROUP_AT + group.len()].copy_from_slice(&group);
-        filter[COUNT_AT..HEADER_BYTES].copy_from_slice(&(MOST_SOURCES as u32).to_ne_bytes());
-        option(socket.as_fd(), level, MSFILTER, &mut filter).ok()?;
-        let count = filter[COUNT_AT..HEADER_BYTES].try_into().map_or(0, u32::from_ne_bytes) as usize;
-        filter.truncate(HEADER_BYTES + count.min(MOST_SOURCES) * STORAGE_BYTES);
-        Some(filter)
-    };
-    groups.into_iter().filter_map(ask).collect()
+/// The groups that anybody has joined in a network.
+#[derive(Clone, Debug, Default)]
+pub struct Groups {
+    v4: Vec<(u32, Vec<u8>)>,
+    v6: Vec<(u32, Vec<u8>)>,
 }
 
-/// Joins a group as [`memberships`] told it.
+impl Groups {
+    /// Reads the groups that sockets of a domain can be members of: none, if it is no internet domain.
+    #[must_use]
+    pub fn read(domain: i32) -> Self {
+        match domain {
+            libc::AF_INET => Self { v4: groups_v4(), v6: Vec::new() },
+            // Which can be members of both.
+            libc::AF_INET6 => Self { v4: groups_v4(), v6: groups_v6() },
+            _ => Self::default(),
+        }
+    }
+
+    /// Returns the memberships of a socket at one level, each as its `struct group_filter`.
+    pub fn joined(&self, socket: impl AsFd, level: i32) -> Vec<Vec<u8>> {
+        let groups = if level == libc::IPPROTO_IPV6 { &self.v6 } else { &self.v4 };
+        let ask = |(interface, group): &(u32, Vec<u8>)| {
+            let mut filter = vec![0u8; HEADER_BYTES + MOST_SOURCES * STORAGE_BYTES];
+            filter[..4].copy_from_slice(&interface.to_ne_bytes());
+            filter[GROUP_AT..GROUP_AT + group.len()].copy_from_slice(group);
+            filter[COUNT_AT..HEADER_BYTES].copy_from_slice(&(MOST_SOURCES as u32).to_ne_bytes());
+            option(socket.as_fd(), level, MSFILTER, &mut filter).ok()?;
+            let count = filter[COUNT_AT..HEADER_BYTES].try_into().map_or(0, u32::from_ne_bytes) as usize;
+            filter.truncate(HEADER_BYTES + count.min(MOST_SOURCES) * STORAGE_BYTES);
+            Some(filter)
+        };
+        groups.iter().filter_map(ask).collect()
+    }
+}
+
+/// Joins a group as [`Groups::joined`] told it.
 ///
 /// # Errors
 /// ENODEV if there is no such interface, EINVAL for bytes that are no such structure.
@@ -102,14 +122,14 @@ mod tests {
     fn a_group_that_was_joined_is_found_and_joined_again() {
         let one = UdpSocket::bind("0.0.0.0:0").unwrap();
         let two = UdpSocket::bind("0.0.0.0:0").unwrap();
-        assert_eq!(memberships(&one, libc::IPPROTO_IP), Vec::<Vec<u8>>::new());
+        assert_eq!(Groups::read(libc::AF_INET).joined(&one, libc::IPPROTO_IP), Vec::<Vec<u8>>::new());
         one.join_multicast_v4(&Ipv4Addr::new(239, 1, 2, 3), &Ipv4Addr::LOCALHOST).unwrap();
-        let joined = memberships(&one, libc::IPPROTO_IP);
+        let joined = Groups::read(libc::AF_INET).joined(&one, libc::IPPROTO_IP);
         assert_eq!(joined.len(), 1);
         assert_eq!(joined[0][GROUP_AT + 4..GROUP_AT + 8], [239, 1, 2, 3]);
-        assert_eq!(memberships(&two, libc::IPPROTO_IP), Vec::<Vec<u8>>::new());
+        assert_eq!(Groups::read(libc::AF_INET).joined(&two, libc::IPPROTO_IP), Vec::<Vec<u8>>::new());
         join(&two, libc::IPPROTO_IP, &joined[0]).unwrap();
-        assert_eq!(memberships(&two, libc::IPPROTO_IP), joined);
+        assert_eq!(Groups::read(libc::AF_INET).joined(&two, libc::IPPROTO_IP), joined);
         assert_eq!(join(&two, libc::IPPROTO_IP, &joined[0][..20]), Err(Errno::INVAL));
     }
 }

@@ -3,7 +3,7 @@
 //! What is not in the table either cannot be read (eBPF programs), is a fact rather than a
 //! setting (SO_ERROR, TCP_INFO), or changes by itself (TCP_QUICKACK). A test looks for options that the table lacks.
 
-use crate::multicast::{self, MSFILTER};
+use crate::multicast::{self, Groups, MSFILTER};
 use crate::sock::{int_option, option, set_option};
 use rustix::fd::AsFd;
 use rustix::io::{Errno, Result};
@@ -257,52 +257,79 @@ const VALUE_MAX: usize = 512;
 /// `SO_BUF_LOCK`: which buffer sizes were set by the program, Linux 5.15.
 const SO_BUF_LOCK: i32 = 72;
 
-/// Returns the options of `socket` that differ from those of `fresh`, a new socket of the same kind.
+/// What sockets of one kind are compared with: a new one of that kind, and the groups that are joined on this machine.
 ///
-/// Options that this kernel or this kind of socket does not have are left out.
-pub fn differing(socket: impl AsFd, fresh: impl AsFd) -> Vec<Value> {
-    let (socket, fresh) = (socket.as_fd(), fresh.as_fd());
-    let kind = Kind::of(socket);
-    let mut values = Vec::new();
-    for row in TABLE.iter().filter(|row| kind.has(row.sockets)) {
-        if row.form == Form::Filter {
-            if let Ok(Some(filter)) = filter(socket) {
-                values.push((row.level, row.name, filter));
-            }
-            continue;
-        }
-        if row.form == Form::Membership {
-            let joined = multicast::memberships(socket, row.level);
-            values.extend(joined.into_iter().map(|filter| (row.level, row.name, filter)));
-            continue;
-        }
-        if row.form == Form::Unconnected && !kind.unconnected {
-            continue;
-        }
-        let mut value = [0u8; VALUE_MAX];
-        let mut default = [0u8; VALUE_MAX];
-        let Ok(len) = option(socket, row.level, row.name, &mut value) else { continue };
-        let default_len = option(fresh, row.level, row.name, &mut default).unwrap_or(0);
-        let set = match row.form {
-            // Buffers also grow by themselves, which is no setting.
-            Form::Buffer { lock, .. } => match int_option(socket, SOCKET, SO_BUF_LOCK) {
-                Ok(locks) => locks & lock != 0,
-                Err(_) => value[..len] != default[..default_len],
-            },
-            Form::Plain | Form::Text | Form::Filter | Form::Membership | Form::Unconnected => {
-                value[..len] != default[..default_len]
-            }
+/// Read once for all sockets of a kind, since it takes as many calls as reading the options of one of them.
+#[derive(Clone, Debug)]
+pub struct Usual {
+    kind: Kind,
+    /// Parallel to the table; empty for what such sockets do not have.
+    values: Vec<Vec<u8>>,
+    groups: Groups,
+}
+
+impl Usual {
+    /// Reads what `fresh` has, a new socket, and the groups of its network.
+    #[must_use]
+    pub fn of(fresh: impl AsFd) -> Self {
+        let kind = Kind::of(fresh.as_fd());
+        let mut buffer = [0u8; VALUE_MAX];
+        let mut value = |row: &Row| {
+            let plain = !matches!(row.form, Form::Filter | Form::Membership);
+            let read = plain && kind.has(row.sockets);
+            let len = read.then(|| option(&fresh, row.level, row.name, &mut buffer).ok()).flatten();
+            buffer[..len.unwrap_or(0)].to_vec()
         };
-        // The type of service sets the priority too, so that it must be set back even to what is usual.
-        let set = set
-            || row.text == "SO_PRIORITY" && values.iter().any(|(level, name, _)| (*level, *name) == (IP, 1));
-        // What is no setting but came of others is less than can be set (TCP_MIN_MSS, include/net/tcp.h).
-        let set = set && !(row.form == Form::Unconnected && value[0] < 88 && value[1] == 0);
-        if set {
-            values.push((row.level, row.name, value[..len].to_vec()));
-        }
+        Self { values: TABLE.iter().map(&mut value).collect(), groups: Groups::read(kind.domain), kind }
     }
-    values
+
+    /// Returns the options of `socket`, which is of the same kind, that differ from what is usual.
+    ///
+    /// Options that this kernel or this kind of socket does not have are left out.
+    pub fn differing(&self, socket: impl AsFd) -> Vec<Value> {
+        let socket = socket.as_fd();
+        let unconnected = is_unconnected(socket);
+        let mut values = Vec::new();
+        let mut buffer = [0u8; VALUE_MAX];
+        for (row, usual) in TABLE.iter().zip(&self.values).filter(|(row, _)| self.kind.has(row.sockets)) {
+            if row.form == Form::Filter {
+                if let Ok(Some(filter)) = filter(socket) {
+                    values.push((row.level, row.name, filter));
+                }
+                continue;
+            }
+            if row.form == Form::Membership {
+                let joined = self.groups.joined(socket, row.level);
+                values.extend(joined.into_iter().map(|filter| (row.level, row.name, filter)));
+                continue;
+            }
+            if row.form == Form::Unconnected && !unconnected {
+                continue;
+            }
+            let Ok(len) = option(socket, row.level, row.name, &mut buffer) else { continue };
+            let value = &buffer[..len];
+            let set = match row.form {
+                // Buffers also grow by themselves, which is no setting.
+                Form::Buffer { lock, .. } => match int_option(socket, SOCKET, SO_BUF_LOCK) {
+                    Ok(locks) => locks & lock != 0,
+                    Err(_) => value != usual,
+                },
+                Form::Plain | Form::Text | Form::Filter | Form::Membership | Form::Unconnected => {
+                    value != usual
+                }
+            };
+            // The type of service sets the priority too, so that it must be set back even to what is usual.
+            let set = set
+                || row.text == "SO_PRIORITY"
+                    && values.iter().any(|(level, name, _)| (*level, *name) == (IP, 1));
+            // What is no setting but came of others is less than can be set (TCP_MIN_MSS, include/net/tcp.h).
+            let set = set && !(row.form == Form::Unconnected && value[0] < 88 && value[1] == 0);
+            if set {
+                values.push((row.level, row.name, value.to_vec()));
+            }
+        }
+        values
+    }
 }
 
 /// Returns the classic packet filter of a socket, as `struct sock_filter` of 8 bytes each; `None` if it has none.
@@ -314,13 +341,17 @@ pub fn filter(socket: impl AsFd) -> Result<Option<Vec<u8>>> {
     // most 4096 (BPF_MAXINSNS): sk_get_filter, net/core/filter.c.
     const SO_GET_FILTER: i32 = 26;
     let socket = socket.as_fd();
+    // Asked with no room, it tells the number only.
+    if crate::sock::option_of_units(socket, SOCKET, SO_GET_FILTER, &mut [], 8)? == 0 {
+        return Ok(None);
+    }
     let mut instructions = vec![0u8; 4096 * 8];
     let count = crate::sock::option_of_units(socket, SOCKET, SO_GET_FILTER, &mut instructions, 8)?;
     instructions.truncate(count * 8);
     Ok(Some(instructions).filter(|instructions| !instructions.is_empty()))
 }
 
-/// Sets options as [`differing`] returned them and returns those that could not be set, by name.
+/// Sets options as [`Usual::differing`] returned them and returns those that could not be set, by name.
 ///
 /// An option that is not in the table is not set: what comes from an image is not trusted to be harmless.
 pub fn set_all<'a>(
@@ -368,23 +399,22 @@ fn set(socket: impl AsFd, row: &Row, value: &[u8]) -> Result<()> {
     }
 }
 
+fn is_unconnected(socket: impl AsFd) -> bool {
+    matches!(rustix::net::getpeername(socket), Err(Errno::NOTCONN) | Ok(None))
+}
+
 /// The facts of a socket that say which options it has.
+#[derive(Clone, Copy, Debug)]
 struct Kind {
     domain: i32,
     kind: i32,
     protocol: i32,
-    unconnected: bool,
 }
 
 impl Kind {
     fn of(socket: impl AsFd) -> Self {
         let fact = |name| int_option(socket.as_fd(), SOCKET, name).unwrap_or(-1);
-        Self {
-            domain: fact(libc::SO_DOMAIN),
-            kind: fact(libc::SO_TYPE),
-            protocol: fact(libc::SO_PROTOCOL),
-            unconnected: matches!(rustix::net::getpeername(socket.as_fd()), Err(Errno::NOTCONN) | Ok(None)),
-        }
+        Self { domain: fact(libc::SO_DOMAIN), kind: fact(libc::SO_TYPE), protocol: fact(libc::SO_PROTOCOL) }
     }
 
     fn has(&self, sockets: For) -> bool {
@@ -505,7 +535,7 @@ mod tests {
         let [socket, fresh, copy] = sockets().remove(2);
         set_int_option(&socket, IP, 1, 0x10).unwrap();
         set_int_option(&socket, SOCKET, 12, 0).unwrap();
-        let values = differing(&socket, &fresh);
+        let values = Usual::of(&fresh).differing(&socket);
         assert_eq!(set_all(&copy, values.iter().map(|(l, n, v)| (*l, *n, v.as_slice()))), []);
         assert_eq!(int_option(&copy, SOCKET, 12), Ok(0));
     }
@@ -513,7 +543,7 @@ mod tests {
     #[test]
     fn a_fresh_socket_differs_in_nothing() {
         for [socket, fresh, _] in sockets() {
-            assert_eq!(differing(&socket, &fresh), []);
+            assert_eq!(Usual::of(&fresh).differing(&socket), []);
         }
     }
 
@@ -537,11 +567,11 @@ mod tests {
             }
             set_int_option(&socket, SOCKET, 7, 50_000).unwrap();
             set_int_option(&socket, SOCKET, 8, 60_000).unwrap();
-            let values = differing(&socket, &fresh);
+            let values = Usual::of(&fresh).differing(&socket);
             assert!(values.iter().any(|(_, name, _)| *name == 8));
             let failed = set_all(&copy, values.iter().map(|(l, n, v)| (*l, *n, v.as_slice())));
             assert_eq!(failed, [], "{values:?}");
-            assert_eq!(differing(&copy, &fresh), values);
+            assert_eq!(Usual::of(&fresh).differing(&copy), values);
         }
         assert!(tried > 100, "{tried}");
     }
@@ -553,7 +583,7 @@ mod tests {
             let filter: Vec<u8> = [0x06, 0, 0, 0, 4, 0, 0, 0].to_vec();
             assert_eq!(super::filter(&socket), Ok(None));
             crate::sock::attach_filter(&socket, &filter).unwrap();
-            let values = differing(&socket, &fresh);
+            let values = Usual::of(&fresh).differing(&socket);
             assert_eq!(values, [(SOCKET, 26, filter.clone())]);
             assert_eq!(set_all(&copy, values.iter().map(|(l, n, v)| (*l, *n, v.as_slice()))), []);
             assert_eq!(super::filter(&copy), Ok(Some(filter)));

@@ -5,7 +5,7 @@
 
 use crate::denial::Denial;
 use crate::{elapsed, restart};
-use frost_sys::proc::{self, Asleep};
+use frost_sys::proc::{self, Asleep, Families};
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
 use frost_sys::{kcmp, pidfd, signals};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -380,6 +380,21 @@ impl Drop for StoppedTree {
     }
 }
 
+/// A process is looked for among all of the machine rather than by each of its threads, if it has more of them than this,
+/// and more than there are processes: each takes some three calls.
+const MANY_THREADS: usize = 64;
+
+/// Lists the children of threads of a process; `families` is what was found out about all processes.
+fn children_of(pid: i32, threads: &[i32], families: &mut Option<Option<Families>>) -> Vec<i32> {
+    let many = || threads.len() > MANY_THREADS && proc::pids().is_ok_and(|all| all.len() < threads.len());
+    if (families.is_some() || many())
+        && let Some(families) = families.get_or_insert_with(Families::read)
+    {
+        return families.of(pid).to_vec();
+    }
+    threads.iter().flat_map(|tid| proc::children_of(pid, *tid).unwrap_or_default()).collect()
+}
+
 impl Seizing {
     fn run(&mut self) -> Result<StoppedTree, Error> {
         let mut order: Vec<i32> = vec![self.root];
@@ -387,14 +402,14 @@ impl Seizing {
         loop {
             let mut found = false;
             let mut postponed = false;
+            // Read behind the stop of all that were found before, so that the last look misses nobody.
+            let mut families = None;
             let mut index = 0;
             while index < order.len() {
                 let pid = order[index];
                 let (fresh, threads) = self.seize_process(pid)?;
                 found |= fresh;
-                let children =
-                    threads.iter().flat_map(|tid| proc::children_of(pid, *tid).unwrap_or_default());
-                for child in children {
+                for child in children_of(pid, &threads, &mut families) {
                     if self.may_hold_up(child, pid) {
                         postponed = true;
                     } else if known.insert(child) {

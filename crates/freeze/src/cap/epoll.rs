@@ -1,15 +1,18 @@
 //! Epoll instances.
 
 use super::{Error, Held};
+use frost_model::Pid;
 use frost_model::cap::{BusyPoll, Watch};
 use frost_model::id::{DescriptionId, TargetFd};
+use frost_model::pd::Descriptor;
 use frost_sys::kcmp::kcmp_watched;
 use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A watch, and what could be found out about the file.
+#[derive(Debug)]
 pub(super) struct Seen {
     /// The number under which it was added.
     pub(super) number: i32,
@@ -19,47 +22,105 @@ pub(super) struct Seen {
     data: u64,
 }
 
-/// Reads what an instance watches.
-///
-/// fdinfo tells the number under which a file was added, but the number may be closed by now, or denote another file.
-/// Which file it really is, is found by comparing (KCMP_EPOLL_TFD) with those the tree holds.
-pub(super) fn watches(held: &Held, all: &[Held]) -> Result<Vec<Seen>, Error> {
-    let info = held.info()?;
-    let own = std::process::id() as i32;
-    let mut nth_of = HashMap::new();
-    let mut seen = Vec::new();
-    for line in info.fields("tfd") {
-        // "7 events: 40000019 data:                7  pos:0 ino:3ffc sdev:f"
-        let parsed = (|| {
-            let number: i32 = line.split_whitespace().next()?.parse().ok()?;
-            let hexadecimal = |name| {
-                let rest = line.split_once(name)?.1.trim_start();
-                u64::from_str_radix(rest.split_whitespace().next()?, 16).ok()
+/// What the files are found among that instances watch.
+pub(super) struct Finder<'a> {
+    all: &'a [Held],
+    tables: &'a BTreeMap<Pid, Vec<Descriptor>>,
+    /// Descriptions by the number of their inode, in groups that are in the order of kcmp(2).
+    by_inode: HashMap<u64, Vec<&'a [usize]>>,
+}
+
+impl<'a> Finder<'a> {
+    pub(super) fn new(
+        all: &'a [Held],
+        tables: &'a BTreeMap<Pid, Vec<Descriptor>>,
+        by_file: &'a HashMap<(u64, u64), Vec<usize>>,
+    ) -> Self {
+        let mut by_inode: HashMap<u64, Vec<&[usize]>> = HashMap::new();
+        for ((_, inode), group) in by_file {
+            by_inode.entry(*inode).or_default().push(group);
+        }
+        Self { all, tables, by_inode }
+    }
+
+    /// Reads what the instance watches that is the description `index`.
+    ///
+    /// fdinfo tells the number under which a file was added, but the number may be closed by now, or denote another
+    /// file. Which file it really is, is found by comparing (KCMP_EPOLL_TFD) with those the tree holds.
+    pub(super) fn watches(&self, index: usize) -> Result<Vec<Seen>, Error> {
+        let held = &self.all[index];
+        let info = held.info()?;
+        let numbered = self.numbered(index);
+        let mut nth_of = HashMap::new();
+        let mut seen = Vec::new();
+        for line in info.fields("tfd") {
+            // "7 events: 40000019 data:                7  pos:0 ino:3ffc sdev:f"
+            let parsed = (|| {
+                let number: i32 = line.split_whitespace().next()?.parse().ok()?;
+                let hexadecimal = |name| {
+                    let rest = line.split_once(name)?.1.trim_start();
+                    u64::from_str_radix(rest.split_whitespace().next()?, 16).ok()
+                };
+                Some((number, hexadecimal("events:")? as u32, hexadecimal("data:")?, hexadecimal("ino:")?))
+            })();
+            let Some((number, events, data, inode)) = parsed else {
+                return Err(Error::Refused { object: held.describe() });
             };
-            Some((number, hexadecimal("events:")? as u32, hexadecimal("data:")?, hexadecimal("ino:")))
-        })();
-        let Some((number, events, data, inode)) = parsed else {
-            return Err(Error::Refused { object: held.describe() });
-        };
-        let nth: &mut u32 = nth_of.entry(number).or_default();
-        let mut description = None;
-        for (index, candidate) in all.iter().enumerate() {
-            if inode.is_some_and(|inode| inode != candidate.stat.st_ino) {
-                continue;
-            }
-            match kcmp_watched(own, candidate.fd.as_raw_fd(), own, held.fd.as_raw_fd(), number, *nth) {
-                Ok(Ordering::Equal) => {
-                    description = Some(index);
-                    break;
+            let nth: &mut u32 = nth_of.entry(number).or_default();
+            let likely = numbered.get(&number).map(Vec::as_slice).unwrap_or_default();
+            let description = self.find(held, (number, *nth), inode, likely)?;
+            *nth += 1;
+            seen.push(Seen { number, description, events, data });
+        }
+        Ok(seen)
+    }
+
+    /// What those have under each number that have an instance.
+    fn numbered(&self, index: usize) -> HashMap<i32, Vec<usize>> {
+        let epoll = DescriptionId::new(index as u32);
+        let mut numbered: HashMap<i32, Vec<usize>> = HashMap::new();
+        for table in self.tables.values().filter(|table| table.iter().any(|entry| entry.description == epoll))
+        {
+            for entry in table {
+                let known = numbered.entry(entry.fd.raw()).or_default();
+                if !known.contains(&entry.description.index()) {
+                    known.push(entry.description.index());
                 }
-                Ok(_) | Err(Errno::NOENT) => {}
-                Err(source) => return Err(held.error(source)),
             }
         }
-        *nth += 1;
-        seen.push(Seen { number, description, events, data });
+        numbered
     }
-    Ok(seen)
+
+    /// Finds the description that was added to `epoll` under a number, as the nth of these; first among the `likely`.
+    ///
+    /// Each comparison is a walk of the kernel along all that the instance watches (ep_find_tfd, fs/eventpoll.c), and
+    /// most kinds of anonymous files have one inode for all.
+    fn find(
+        &self,
+        epoll: &Held,
+        (number, nth): (i32, u32),
+        inode: u64,
+        likely: &[usize],
+    ) -> Result<Option<usize>, Error> {
+        let own = std::process::id() as i32;
+        let mut failure = None;
+        let mut compare = |index: &usize| {
+            let candidate = self.all[*index].fd.as_raw_fd();
+            kcmp_watched(own, candidate, own, epoll.fd.as_raw_fd(), number, nth).unwrap_or_else(|source| {
+                failure = Some(source).filter(|source| *source != Errno::NOENT).or(failure);
+                Ordering::Less
+            })
+        };
+        let mut found = likely.iter().find(|index| compare(index) == Ordering::Equal).copied();
+        if found.is_none() {
+            let groups = self.by_inode.get(&inode).map(Vec::as_slice).unwrap_or_default();
+            found = groups.iter().find_map(|group| Some(group[group.binary_search_by(&mut compare).ok()?]));
+        }
+        match failure {
+            Some(source) => Err(epoll.error(source)),
+            None => Ok(found),
+        }
+    }
 }
 
 /// How an instance polls devices, if it does.

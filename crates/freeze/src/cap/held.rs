@@ -10,7 +10,7 @@ use frost_sys::fdinfo::FdInfo;
 use frost_sys::sock::set_int_option;
 use frost_sys::undo::Undo;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{OFlags, Stat};
+use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::{Errno, Result};
 
 /// Where a description was found first.
@@ -43,19 +43,18 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(fd: OwnedFd, place: Place) -> Result<Self> {
-        let link = match rustix::fs::readlink(own_path(fd.as_fd()), Vec::new()) {
-            Ok(link) => Some(link.into_bytes()),
-            Err(Errno::NAMETOOLONG) => None,
-            Err(error) => return Err(error),
+        let (stat, flags) = (rustix::fs::fstat(&fd)?, rustix::fs::fcntl_getfl(&fd)?);
+        let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+        // What readlink(2) would tell of a socket (sockfs_dname, net/socket.c); but one opened with O_PATH is a file.
+        let link = match is_socket && !flags.contains(OFlags::PATH) {
+            true => Some(format!("socket:[{}]", stat.st_ino).into_bytes()),
+            false => match rustix::fs::readlink(own_path(fd.as_fd()), Vec::new()) {
+                Ok(link) => Some(link.into_bytes()),
+                Err(Errno::NAMETOOLONG) => None,
+                Err(error) => return Err(error),
+            },
         };
-        Ok(Self {
-            stat: rustix::fs::fstat(&fd)?,
-            flags: rustix::fs::fcntl_getfl(&fd)?,
-            link,
-            fd,
-            place,
-            locks: Vec::new(),
-        })
+        Ok(Self { fd, stat, flags, link, place, locks: Vec::new() })
     }
 
     /// The name the kernel gives it, for messages.

@@ -26,6 +26,7 @@ mod lock;
 mod memfd;
 mod mqueue;
 mod netlink;
+mod options;
 mod outside;
 mod packet;
 mod pidfd;
@@ -49,7 +50,7 @@ pub use error::Error;
 pub(crate) use recognise::FALL_BACK;
 
 use frost_model::cap::{
-    Capability, Description, Message, Objects, OutsideKind, Owner, PeerCredentials, Pipe,
+    Capability, Description, Message, Objects, OutsideKind, Owner, PeerCredentials, Pipe, SocketOption,
 };
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId, TargetFd};
 use frost_model::pd::Descriptor;
@@ -195,6 +196,8 @@ pub struct Catalog {
     queues: BTreeMap<usize, Vec<Message>>,
     /// Whom unix sockets take for their peers.
     peers: BTreeMap<usize, PeerCredentials>,
+    /// What epoll instances watch.
+    watches: BTreeMap<usize, Vec<epoll::Seen>>,
     inotify: BTreeMap<usize, frost_model::cap::Inotify>,
     tcp: HashMap<usize, frost_model::cap::TcpInside>,
     /// Files without a name and memfds, in the order of their identifiers.
@@ -247,6 +250,7 @@ impl Catalog {
             relations: BTreeMap::new(),
             queues: BTreeMap::new(),
             peers: BTreeMap::new(),
+            watches: BTreeMap::new(),
             inotify: BTreeMap::new(),
             tcp: HashMap::new(),
             unnamed: Vec::new(),
@@ -383,10 +387,20 @@ impl Catalog {
             .filter_map(|ends| self.held[*ends.descriptions.first()?].link.clone())
             .collect();
         let holders = outside::find_holders(&outside, &self.members);
+        let is_socket = |found: &Option<Found>| {
+            matches!(
+                found,
+                Some(Found::Unix | Found::Tcp | Found::Udp | Found::Netlink | Found::Raw | Found::Packet)
+            )
+        };
+        let all = self.held.iter().enumerate();
+        let sockets: Vec<_> = all.filter(|(index, _)| is_socket(&self.found[*index])).collect();
+        let mut options = options::differing(&sockets)?;
         let mut descriptions = Vec::with_capacity(self.held.len());
         for (index, held) in self.held.iter().enumerate() {
             let found =
                 self.found[index].as_ref().ok_or_else(|| Error::Refused { object: held.describe() })?;
+            let options = options.remove(&index).unwrap_or_default();
             let capability = match found {
                 Found::Named(path) => regular::capture_named(held, path.clone(), files, sink)?,
                 Found::OfProcess(found) => self.capture_of_process(held, found)?,
@@ -407,7 +421,7 @@ impl Catalog {
                     Capability::Fifo(frost_model::cap::Fifo { file, deleted, pipe: *pipe })
                 }
                 Found::EventFd => eventfd::capture(held)?,
-                Found::Epoll => self.capture_epoll(held)?,
+                Found::Epoll => self.capture_epoll(index, held)?,
                 Found::SignalFd => signalfd::capture(held)?,
                 Found::Inotify => {
                     let seen = self.inotify.get(&index).cloned();
@@ -422,9 +436,9 @@ impl Catalog {
                         .ok_or_else(|| Error::Refused { object: held.describe() })?;
                     memfd::capture(held, dataspace)?
                 }
-                Found::Unix => self.capture_unix(index, held)?,
-                Found::Tcp => tcp::capture(held, self.tcp.get(&index).cloned())?,
-                Found::Udp => udp::capture(held)?,
+                Found::Unix => self.capture_unix(index, held, options)?,
+                Found::Tcp => tcp::capture(held, self.tcp.get(&index).cloned(), options)?,
+                Found::Udp => udp::capture(held, options)?,
                 Found::Pty => {
                     let of = |pair: &&pty::Pair| pair.master == index || pair.slaves.contains(&index);
                     let pair = self.ptys.iter().enumerate().find(|(_, pair)| of(pair));
@@ -436,9 +450,9 @@ impl Catalog {
                     let queue = queue.ok_or_else(|| Error::Refused { object: held.describe() })?;
                     Capability::Mqueue(frost_model::cap::MqueueEnd { queue: ObjectId::new(queue as u32) })
                 }
-                Found::Netlink => netlink::capture(held)?,
-                Found::Raw => raw::capture(held)?,
-                Found::Packet => packet::capture(held)?,
+                Found::Netlink => netlink::capture(held, options)?,
+                Found::Raw => raw::capture(held, options)?,
+                Found::Packet => packet::capture(held, options)?,
                 Found::Terminal(path) => outside::capture_terminal(held, path.clone(), &self.members)?,
             };
             descriptions.push(Description {
@@ -732,12 +746,17 @@ impl Catalog {
     }
 
     /// Refuses epoll instances that watch what the tree does not hold.
-    fn look_at_watches(&self, motion: Motion, refusals: &mut Vec<(usize, Refusal)>) -> Result<(), Error> {
-        for (index, held) in self.held.iter().enumerate() {
-            if !matches!(self.found[index], Some(Found::Epoll)) {
-                continue;
-            }
-            for seen in epoll::watches(held, &self.held)? {
+    fn look_at_watches(&mut self, motion: Motion, refusals: &mut Vec<(usize, Refusal)>) -> Result<(), Error> {
+        let instances = (0..self.held.len()).filter(|index| matches!(self.found[*index], Some(Found::Epoll)));
+        let mut instances = instances.peekable();
+        if instances.peek().is_none() {
+            return Ok(());
+        }
+        let finder = epoll::Finder::new(&self.held, &self.tables, &self.by_file);
+        let watches = instances.map(|index| Ok((index, finder.watches(index)?)));
+        self.watches = watches.collect::<Result<_, Error>>()?;
+        for (&index, watches) in &self.watches {
+            for seen in watches {
                 if seen.description.is_some_and(|watched| !self.can_add(index, watched, seen.number)) {
                     refusals.push((
                         index,
@@ -866,20 +885,26 @@ impl Catalog {
         }
     }
 
-    fn capture_epoll(&self, held: &Held) -> Result<Capability, Error> {
-        let watches = epoll::watches(held, &self.held)?
+    fn capture_epoll(&self, index: usize, held: &Held) -> Result<Capability, Error> {
+        let watches = self.watches.get(&index).map(Vec::as_slice).unwrap_or_default();
+        let watches = watches
             .iter()
             .map(|seen| seen.record().ok_or_else(|| Error::Refused { object: held.describe() }))
             .collect::<Result<_, _>>()?;
         Ok(Capability::Epoll(frost_model::cap::Epoll { watches, busy_poll: epoll::busy_poll(held) }))
     }
 
-    fn capture_unix(&self, index: usize, held: &Held) -> Result<Capability, Error> {
+    fn capture_unix(
+        &self,
+        index: usize,
+        held: &Held,
+        options: Vec<SocketOption>,
+    ) -> Result<Capability, Error> {
         let queue = self.queues.get(&index).cloned().unwrap_or_default();
         let credentials = self.peers.get(&index).cloned();
         match self.relations.get(&index) {
             Some(Relation::Inside(state)) => {
-                self.unix.capture(held, state.clone(), queue, credentials, &self.members)
+                self.unix.capture(held, state.clone(), queue, credentials, (&self.members, options))
             }
             Some(Relation::Outside(peer)) => {
                 Ok(self.unix.capture_outside(held, *peer, queue, credentials, &self.members))

@@ -1,8 +1,8 @@
 //! Netlink sockets.
 
 use super::recognise::Refusal;
-use super::{Error, Held, pipe, tcp};
-use frost_model::cap::{Capability, NetlinkSocket};
+use super::{Error, Held, pipe};
+use frost_model::cap::{Capability, NetlinkSocket, SocketOption};
 use frost_sys::network;
 use frost_sys::sock::{int_option, option};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -84,14 +84,11 @@ fn has_dump(held: &Held) -> bool {
 }
 
 /// Captures a netlink socket.
-pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
+pub(super) fn capture(held: &Held, options: Vec<SocketOption>) -> Result<Capability, Error> {
     let fail = |source| held.error(source);
     let fact = |name| int_option(&held.fd, libc::SOL_SOCKET, name).map_err(fail);
     let protocol = fact(libc::SO_PROTOCOL)?;
     let raw = fact(libc::SO_TYPE)? == libc::SOCK_RAW;
-    let kind = if raw { SocketType::RAW } else { SocketType::DGRAM };
-    let number = NonZeroU32::new(protocol as u32).map(Protocol::from_raw);
-    let fresh = network::socket(AddressFamily::NETLINK, kind, number).map_err(fail)?;
     let local = rustix::net::getsockname(&held.fd).and_then(SocketAddrNetlink::try_from).map_err(fail)?;
     let peer = rustix::net::getpeername(&held.fd).ok().flatten();
     let peer = peer.and_then(|peer| SocketAddrNetlink::try_from(peer).ok());
@@ -107,6 +104,6 @@ pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
         port: local.pid(),
         groups: bits.map(|bit| bit + 1).collect(),
         peer: peer.map(|peer| (peer.pid(), peer.groups())).filter(|peer| *peer != (0, 0)),
-        options: tcp::options(held, &fresh),
+        options,
     }))
 }

@@ -1,8 +1,8 @@
 //! Packet sockets.
 
 use super::recognise::Refusal;
-use super::{Error, Held, raw, tcp};
-use frost_model::cap::{Capability, PacketMembership, PacketSocket};
+use super::{Error, Held, raw};
+use frost_model::cap::{Capability, PacketMembership, PacketSocket, SocketOption};
 use frost_sys::sock::int_option;
 use frost_sys::{network, packet};
 use rustix::net::{AddressFamily, SocketType, netdevice};
@@ -33,7 +33,7 @@ pub(super) fn recognise(held: &Held) -> Result<(), Refusal> {
 }
 
 /// Captures a packet socket. What waits in it is lost, as the network may lose it.
-pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
+pub(super) fn capture(held: &Held, options: Vec<SocketOption>) -> Result<Capability, Error> {
     let fail = |source| held.error(source);
     let raw = int_option(&held.fd, libc::SOL_SOCKET, libc::SO_TYPE).map_err(fail)? == libc::SOCK_RAW;
     let kind = if raw { SocketType::RAW } else { SocketType::DGRAM };
@@ -49,6 +49,6 @@ pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
         protocol,
         interface: (interface != 0).then(|| name(interface)).transpose().map_err(fail)?,
         memberships: memberships.collect::<Result<_, _>>().map_err(fail)?,
-        options: tcp::options(held, &fresh),
+        options,
     }))
 }

@@ -2,7 +2,7 @@
 
 use super::recognise::Refusal;
 use super::{Error, Held, tcp, udp};
-use frost_model::cap::{Capability, RawSocket};
+use frost_model::cap::{Capability, RawSocket, SocketOption};
 use frost_sys::network;
 use frost_sys::sock::int_option;
 use rustix::io::Errno;
@@ -27,10 +27,10 @@ pub(super) fn recognise(held: &Held, what: &str) -> Result<(), Refusal> {
 }
 
 /// Captures a raw or ping socket. What waits in it is lost, as the network may lose it.
-pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
+pub(super) fn capture(held: &Held, options: Vec<SocketOption>) -> Result<Capability, Error> {
     let fact = |name| int_option(&held.fd, libc::SOL_SOCKET, name).map_err(|error| held.error(error));
     let raw = fact(libc::SO_TYPE)? == libc::SOCK_RAW;
-    let inet = tcp::inet(held, if raw { SocketType::RAW } else { SocketType::DGRAM })?;
+    let inet = tcp::inet(held, options)?;
     let table = match (raw, inet.v6) {
         (true, false) => "raw",
         (true, true) => "raw6",

@@ -4,13 +4,11 @@ use super::{Error, Held};
 use frost_model::Checkpoint;
 use frost_model::cap::{Capability, Inet, SocketOption, TcpInside, TcpListener, TcpStream};
 use frost_sys::pidfd::pidfd_getfd;
+use frost_sys::proc;
 use frost_sys::sock::{int_option, option, set_int_option};
-use frost_sys::{network, proc, sock_options};
 use frost_tracee::seize::StoppedTree;
 use rustix::fd::AsFd;
-use rustix::net::{AddressFamily, Protocol, SocketType};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
 
 /// TCP_SYN_SENT, TCP_CLOSE and TCP_LISTEN of `include/net/tcp_states.h`.
 const CONNECTING: u8 = 2;
@@ -52,26 +50,15 @@ pub(crate) fn give_ports_free(tree: &StoppedTree, checkpoint: &Checkpoint) {
 }
 
 /// Captures what all sockets of the internet families have.
-pub(super) fn inet(held: &Held, kind: SocketType) -> Result<Inet, Error> {
+pub(super) fn inet(held: &Held, options: Vec<SocketOption>) -> Result<Inet, Error> {
     let fail = |source| held.error(source);
     let fact = |name| int_option(&held.fd, libc::SOL_SOCKET, name).map_err(fail);
     let v6 = fact(libc::SO_DOMAIN)? == libc::AF_INET6;
     let protocol = fact(libc::SO_PROTOCOL)?;
-    let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
-    let number = NonZeroU32::new(protocol as u32).map(Protocol::from_raw);
-    let fresh = network::socket(family, kind, number).map_err(fail)?;
     let local = rustix::net::getsockname(&held.fd).map_err(fail)?;
     // Port 0 is a socket that is not bound.
     let local = SocketAddr::try_from(local).ok().filter(|local| local.port() != 0);
-    Ok(Inet { v6, protocol, local, options: options(held, &fresh) })
-}
-
-/// Returns the options that differ from those of a new socket.
-pub(super) fn options(held: &Held, fresh: &rustix::fd::OwnedFd) -> Vec<SocketOption> {
-    sock_options::differing(&held.fd, fresh)
-        .into_iter()
-        .map(|(level, name, value)| SocketOption { level, name, value })
-        .collect()
+    Ok(Inet { v6, protocol, local, options })
 }
 
 /// Returns the peer's address, if there is one.
@@ -80,8 +67,12 @@ pub(super) fn peer(held: &Held) -> Option<SocketAddr> {
 }
 
 /// Captures a TCP socket.
-pub(super) fn capture(held: &Held, inside: Option<TcpInside>) -> Result<Capability, Error> {
-    let inet = inet(held, SocketType::STREAM)?;
+pub(super) fn capture(
+    held: &Held,
+    inside: Option<TcpInside>,
+    options: Vec<SocketOption>,
+) -> Result<Capability, Error> {
+    let inet = inet(held, options)?;
     // The first bytes of `struct tcp_info` (include/uapi/linux/tcp.h): the state; at 28 tcpi_sacked, which for a
     // listening socket is its backlog (tcp_get_info, net/ipv4/tcp.c).
     let mut info = [0u8; 104];

@@ -2,11 +2,10 @@
 
 use super::recognise::Refusal;
 use super::{Error, Held, pipe, tcp};
-use frost_model::cap::{Capability, Datagram, UdpSocket};
+use frost_model::cap::{Capability, Datagram, SocketOption, UdpSocket};
 use frost_sys::sock::{self, int_option, set_int_option};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::SocketType;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Most datagrams that are carried; somebody outside may go on sending while we look.
@@ -61,8 +60,8 @@ fn is_shut_for_writing(held: &Held, local: Option<SocketAddr>, peer: Option<Sock
 }
 
 /// Captures a UDP socket, with what waits in it.
-pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
-    let inet = tcp::inet(held, SocketType::DGRAM)?;
+pub(super) fn capture(held: &Held, options: Vec<SocketOption>) -> Result<Capability, Error> {
+    let inet = tcp::inet(held, options)?;
     let queue = peek_all(held)?;
     let peer = tcp::peer(held);
     let shut_read = pipe::events(&held.fd).contains(PollFlags::RDHUP);

@@ -1,22 +1,20 @@
 //! Unix sockets: who is connected to whom, and what waits in their queues.
 
 use super::recognise::Refusal;
-use super::{Error, Held, Members, aside, pipe, tcp};
+use super::{Error, Held, Members, aside, pipe};
 use frost_model::BytePath;
 use frost_model::Pid;
 use frost_model::cap::{
-    Capability, Message, Outside, OutsideKind, PeerCredentials, SenderCredentials, UnixName, UnixSocket,
-    UnixState, UnixType,
+    Capability, Message, Outside, OutsideKind, PeerCredentials, SenderCredentials, SocketOption, UnixName,
+    UnixSocket, UnixState, UnixType,
 };
 use frost_model::id::DescriptionId;
-use frost_sys::network;
 use frost_sys::sock::{self, Peeked, int_option, set_int_option};
 use frost_sys::unix_diag::{self, ESTABLISHED, LISTENING};
 use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType};
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -152,15 +150,9 @@ impl Table {
         state: UnixState,
         queue: Vec<Message>,
         credentials: Option<PeerCredentials>,
-        members: &Members,
+        (members, options): (&Members, Vec<SocketOption>),
     ) -> Result<Capability, Error> {
         let kind = kind(held);
-        let socket_type = match kind {
-            UnixType::Stream => SocketType::STREAM,
-            UnixType::Datagram => SocketType::DGRAM,
-            UnixType::SeqPacket => SocketType::SEQPACKET,
-        };
-        let fresh = network::socket(AddressFamily::UNIX, socket_type, None).map_err(|e| held.error(e))?;
         let listed = self.of(held);
         let shutdown = listed.map_or(0, |socket| socket.shutdown);
         Ok(Capability::Unix(UnixSocket {
@@ -171,7 +163,7 @@ impl Table {
             queue,
             shut_read: shutdown & 1 != 0,
             shut_write: shutdown & 2 != 0,
-            options: tcp::options(held, &fresh),
+            options,
             credentials,
         }))
     }

@@ -2,6 +2,7 @@
 //!
 //! All of it is read as bytes: a command name or a path may be anything but NUL.
 
+mod children;
 mod limits;
 mod maps;
 mod sleep;
@@ -9,6 +10,7 @@ mod stat;
 mod status;
 mod timers;
 
+pub use children::{Families, children, children_of};
 pub use limits::limits;
 pub use maps::{Mapping, VmFlags, bare_mappings, mappings};
 pub use sleep::{Asleep, Call, blocked_in};
@@ -18,7 +20,6 @@ pub use timers::{Target, Timer, timers};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -108,55 +109,6 @@ pub fn first_number(path: &[u8]) -> Option<(i32, &[u8])> {
 /// Lists the threads of a process in ascending order.
 pub fn threads(pid: i32) -> Result<Vec<i32>> {
     numbers(pid, "task")
-}
-
-/// Lists the children of a process, of all of its threads.
-///
-/// What comes or goes meanwhile may be listed or not; what stays is. Needs CONFIG_PROC_CHILDREN.
-pub fn children(pid: i32) -> Result<Vec<i32>> {
-    let mut children = Vec::new();
-    for tid in threads(pid)? {
-        children.extend(children_of(pid, tid)?);
-    }
-    Ok(children)
-}
-
-/// How many lists of children that change under the reader are taken together.
-const CHANGING_LISTS: usize = 64;
-
-/// Lists the children of one thread of a process, as [`children`]; none if it is gone.
-pub fn children_of(pid: i32, tid: i32) -> Result<Vec<i32>> {
-    // When the child that was written last has ended before the next is looked for, the kernel counts on from the
-    // beginning and skips as many as have ended (`get_children_pid`, fs/proc/array.c): one that lives is then missing.
-    // A list that was cut so has somebody who is not in the next one.
-    let mut list = children_once(pid, tid)?;
-    if list.is_empty() {
-        // The first of a list is never missed.
-        return Ok(list);
-    }
-    let mut seen = BTreeSet::new();
-    for _ in 0..CHANGING_LISTS {
-        let again = children_once(pid, tid)?;
-        if again.starts_with(&list) || BTreeSet::from_iter(&again).is_superset(&list.iter().collect()) {
-            return Ok(again);
-        }
-        seen.extend(list);
-        list = again;
-    }
-    // They end faster than they can be listed. Who was in none of so many lists has come since, or not at all.
-    seen.extend(list);
-    Ok(seen.into_iter().collect())
-}
-
-fn children_once(pid: i32, tid: i32) -> Result<Vec<i32>> {
-    match of_thread(pid, tid, "children") {
-        Ok(text) => Ok(text
-            .split(|byte| *byte == b' ')
-            .filter_map(|word| std::str::from_utf8(word).ok()?.trim().parse().ok())
-            .collect()),
-        Err(Errno::NOENT | Errno::SRCH) => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
 }
 
 /// Returns the command name of a process, for messages; empty if it is gone.
