@@ -25,22 +25,36 @@ pub(super) struct Seen {
 /// What the files are found among that instances watch.
 pub(super) struct Finder<'a> {
     all: &'a [Held],
-    tables: &'a BTreeMap<Pid, Vec<Descriptor>>,
+    /// The tables of those that have an instance; each in the order of the numbers.
+    holders: HashMap<usize, Vec<&'a [Descriptor]>>,
     /// Descriptions by the number of their inode, in groups that are in the order of kcmp(2).
     by_inode: HashMap<u64, Vec<&'a [usize]>>,
 }
 
 impl<'a> Finder<'a> {
+    /// Of the descriptions `all`, those `instances` are looked into.
     pub(super) fn new(
         all: &'a [Held],
+        instances: &[usize],
         tables: &'a BTreeMap<Pid, Vec<Descriptor>>,
         by_file: &'a HashMap<(u64, u64), Vec<usize>>,
     ) -> Self {
+        let mut holders: HashMap<usize, Vec<&[Descriptor]>> =
+            instances.iter().map(|index| (*index, Vec::new())).collect();
+        for table in tables.values() {
+            for entry in table {
+                if let Some(known) = holders.get_mut(&entry.description.index())
+                    && known.last().is_none_or(|last| !std::ptr::eq(*last, table.as_slice()))
+                {
+                    known.push(table);
+                }
+            }
+        }
         let mut by_inode: HashMap<u64, Vec<&[usize]>> = HashMap::new();
         for ((_, inode), group) in by_file {
             by_inode.entry(*inode).or_default().push(group);
         }
-        Self { all, tables, by_inode }
+        Self { all, holders, by_inode }
     }
 
     /// Reads what the instance watches that is the description `index`.
@@ -50,7 +64,7 @@ impl<'a> Finder<'a> {
     pub(super) fn watches(&self, index: usize) -> Result<Vec<Seen>, Error> {
         let held = &self.all[index];
         let info = held.info()?;
-        let numbered = self.numbered(index);
+        let holders = self.holders.get(&index).map(Vec::as_slice).unwrap_or_default();
         let mut nth_of = HashMap::new();
         let mut seen = Vec::new();
         for line in info.fields("tfd") {
@@ -67,31 +81,15 @@ impl<'a> Finder<'a> {
                 return Err(Error::Refused { object: held.describe() });
             };
             let nth: &mut u32 = nth_of.entry(number).or_default();
-            let likely = numbered.get(&number).map(Vec::as_slice).unwrap_or_default();
-            let description = self.find(held, (number, *nth), inode, likely)?;
+            let description = self.find(held, (number, *nth), inode, holders)?;
             *nth += 1;
             seen.push(Seen { number, description, events, data });
         }
         Ok(seen)
     }
 
-    /// What those have under each number that have an instance.
-    fn numbered(&self, index: usize) -> HashMap<i32, Vec<usize>> {
-        let epoll = DescriptionId::new(index as u32);
-        let mut numbered: HashMap<i32, Vec<usize>> = HashMap::new();
-        for table in self.tables.values().filter(|table| table.iter().any(|entry| entry.description == epoll))
-        {
-            for entry in table {
-                let known = numbered.entry(entry.fd.raw()).or_default();
-                if !known.contains(&entry.description.index()) {
-                    known.push(entry.description.index());
-                }
-            }
-        }
-        numbered
-    }
-
-    /// Finds the description that was added to `epoll` under a number, as the nth of these; first among the `likely`.
+    /// Finds the description that was added to `epoll` under a number, as the nth of these; first
+    /// among what the `holders` of `epoll` have under it.
     ///
     /// Each comparison is a walk of the kernel along all that the instance watches (ep_find_tfd, fs/eventpoll.c), and
     /// most kinds of anonymous files have one inode for all.
@@ -100,7 +98,7 @@ impl<'a> Finder<'a> {
         epoll: &Held,
         (number, nth): (i32, u32),
         inode: u64,
-        likely: &[usize],
+        holders: &[&[Descriptor]],
     ) -> Result<Option<usize>, Error> {
         let own = std::process::id() as i32;
         let mut failure = None;
@@ -111,7 +109,18 @@ impl<'a> Finder<'a> {
                 Ordering::Less
             })
         };
-        let mut found = likely.iter().find(|index| compare(index) == Ordering::Equal).copied();
+        let numbered = holders.iter().filter_map(|table| {
+            let at = table.binary_search_by_key(&number, |entry| entry.fd.raw()).ok()?;
+            Some(table[at].description.index())
+        });
+        let mut compared = None;
+        let mut found = None;
+        for index in numbered {
+            if compared.replace(index) != Some(index) && compare(&index) == Ordering::Equal {
+                found = Some(index);
+                break;
+            }
+        }
         if found.is_none() {
             let groups = self.by_inode.get(&inode).map(Vec::as_slice).unwrap_or_default();
             found = groups.iter().find_map(|group| Some(group[group.binary_search_by(&mut compare).ok()?]));

@@ -747,13 +747,13 @@ impl Catalog {
 
     /// Refuses epoll instances that watch what the tree does not hold.
     fn look_at_watches(&mut self, motion: Motion, refusals: &mut Vec<(usize, Refusal)>) -> Result<(), Error> {
-        let instances = (0..self.held.len()).filter(|index| matches!(self.found[*index], Some(Found::Epoll)));
-        let mut instances = instances.peekable();
-        if instances.peek().is_none() {
+        let is_epoll = |index: &usize| matches!(self.found[*index], Some(Found::Epoll));
+        let instances: Vec<usize> = (0..self.held.len()).filter(is_epoll).collect();
+        if instances.is_empty() {
             return Ok(());
         }
-        let finder = epoll::Finder::new(&self.held, &self.tables, &self.by_file);
-        let watches = instances.map(|index| Ok((index, finder.watches(index)?)));
+        let finder = epoll::Finder::new(&self.held, &instances, &self.tables, &self.by_file);
+        let watches = instances.iter().map(|index| Ok((*index, finder.watches(*index)?)));
         self.watches = watches.collect::<Result<_, Error>>()?;
         for (&index, watches) in &self.watches {
             for seen in watches {

@@ -124,6 +124,13 @@ pub fn table(name: &str) -> std::io::Result<String> {
     std::fs::read_to_string(format!("/proc/{id}/net/{name}"))
 }
 
+/// The number of the network that is meant: the inode of its namespace; `None` if it is not told.
+pub fn id() -> Option<u64> {
+    let agent = AGENT.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let id = agent.as_ref().map_or_else(|| "self".to_owned(), |agent| agent.pid.to_string());
+    rustix::fs::stat(format!("/proc/{id}/ns/net")).ok().map(|stat| stat.st_ino)
+}
+
 /// Whether an address of a network is one of the machine: it can be bound, to a port that the kernel chooses.
 pub fn is_local(ip: std::net::IpAddr) -> bool {
     let family = if ip.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };

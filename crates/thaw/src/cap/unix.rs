@@ -24,10 +24,10 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, socketpair};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What the queues are filled through, and what is undone at the end.
 #[derive(Debug, Default)]
@@ -108,12 +108,42 @@ pub(crate) fn is_alive(name: &UnixName) -> bool {
         return matches!(name, UnixName::Abstract(_)) && bind(&fd, name) == Err(Errno::ADDRINUSE);
     };
     let Ok(stat) = rustix::fs::lstat(sight::of(path)) else { return false };
-    let owns = |other: &UnixDiag| {
+    let changed = Duration::new(stat.st_ctime.max(0) as u64, stat.st_ctime_nsec as u32);
+    NODES.lock().unwrap_or_else(PoisonError::into_inner).has(stat.st_ino as u32, changed)
+}
+
+/// The nodes that sockets have, as they were listed last: listing takes as long as there are sockets on the machine.
+struct Nodes {
+    /// When they were listed, since 1970, and in which network.
+    listed: Option<(Duration, Option<u64>)>,
+    inodes: BTreeSet<u32>,
+}
+
+static NODES: Mutex<Nodes> = Mutex::new(Nodes { listed: None, inodes: BTreeSet::new() });
+
+impl Nodes {
+    /// How much older than the list a node must be, which the clocks of file systems do not tell finer than by ticks.
+    const MARGIN: Duration = Duration::from_secs(1);
+
+    /// Whether a socket has the node `inode`, which was changed last at `changed`.
+    ///
+    /// A socket that is bound gets a new node (unix_bind_bsd, net/unix/af_unix.c): who did not have one that was there
+    /// before the list has none now.
+    fn has(&mut self, inode: u32, changed: Duration) -> bool {
+        let network = network::id();
+        let holds = self.listed.is_some_and(|(at, of)| of == network && changed + Self::MARGIN < at);
+        if holds && !self.inodes.contains(&inode) {
+            return false;
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let Ok(sockets) = unix_sockets() else { return false };
         // Those that were accepted have the name of the listening one too.
-        let accepted = other.kind != libc::SOCK_DGRAM as u8 && other.state == ESTABLISHED;
-        !accepted && other.node.is_some_and(|(_, inode)| inode == stat.st_ino as u32)
-    };
-    unix_sockets().is_ok_and(|all| all.iter().any(owns))
+        let accepted = |other: &UnixDiag| other.kind != libc::SOCK_DGRAM as u8 && other.state == ESTABLISHED;
+        let owners = sockets.iter().filter(|socket| !accepted(socket));
+        self.inodes = owners.filter_map(|socket| Some(socket.node?.1)).collect();
+        self.listed = Some((now, network));
+        self.inodes.contains(&inode)
+    }
 }
 
 /// How long names are waited for in all, whose sockets may be those of a thaw that was killed a moment ago.

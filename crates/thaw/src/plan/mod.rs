@@ -130,9 +130,10 @@ impl Plan {
             };
             match store.state(id)? {
                 State::Frozen => {}
-                State::Running(instance) => plan.obstacles.insert(0, runs(&instance, "it runs already")),
+                // It has its numbers, names and files, of which nothing else need be said.
+                State::Running(instance) => plan.obstacles = vec![runs(&instance, "it runs already")],
                 State::Superseded(instance) => {
-                    plan.obstacles.insert(0, runs(&instance, "the program that it was made of goes on"));
+                    plan.obstacles = vec![runs(&instance, "the program that it was made of goes on")];
                 }
             }
         }
