@@ -3,6 +3,7 @@
 use frost_tests::journey::Traveller;
 use frost_tests::{Scene, Stdio, Who, is_alive, until};
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 fn set_out<'a>(scene: &'a Scene, name: &str) -> Traveller<'a> {
@@ -113,5 +114,52 @@ fn a_full_disk_leaves_the_earlier_image_whole() {
     traveller.freeze();
     traveller.thaw(&[]);
     traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
+
+/// A program that is written all over again and again: now and then an image begins a new pack, so that none lists the
+/// blocks of all that there ever were.
+#[test]
+fn a_pack_does_not_grow_for_ever() {
+    const PROGRAM: &str = "\
+import mmap, os
+memory = mmap.mmap(-1, 12 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+while True:
+    memory[:] = os.urandom(len(memory))
+    print(flush=True)
+    if not input():
+        break
+";
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let mut command = scene.command("python3");
+    command.args(["-c", PROGRAM]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut program = command.spawn().expect("python3 is there");
+    let pid = program.id().to_string();
+    let mut written = BufReader::new(program.stdout.take().expect("piped"));
+    let mut stdin = program.stdin.take().expect("piped");
+    let mut begun = Vec::new();
+    for version in 1..=40 {
+        written.read_line(&mut String::new()).expect("it says when it has written");
+        let image =
+            scene.frost(&["freeze", &pid, "--to", "written", "--leave-running", "--json"]).ok().record();
+        if image["base"].is_null() {
+            begun.push(version);
+        } else {
+            assert_eq!(image["base"], version - 1, "{image}");
+        }
+        stdin.write_all(b"again\n").expect("it reads");
+    }
+    assert!(begun.len() > 1 && begun[0] == 1 && begun[1] > 10, "{begun:?}");
+    let manifest = |version: u32| {
+        let path = scene.path("home").join(format!("images/written/{version}/manifest"));
+        std::fs::metadata(path).expect("it has a manifest").len()
+    };
+    assert!(manifest(begun[1]) < manifest(begun[1] - 1), "{begun:?}");
+    program.kill().expect("our own program");
+    program.wait().expect("our own program");
+    for version in [1, begun[1] - 1, begun[1], 40] {
+        scene.frost(&["verify", &format!("written@{version}")]).ok();
+    }
+    scene.frost(&["rm", "written"]).ok();
     scene.is_empty_soon();
 }

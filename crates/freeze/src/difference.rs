@@ -28,6 +28,11 @@ const FEW_BYTES: usize = 64 << 10;
 /// After so much is judged whether comparing is worth its time.
 pub(crate) const TRIAL_BYTES: u64 = 64 << 20;
 
+/// A pack that is no longer than this is gone on with in any case.
+const SHORT_PACK_BYTES: u64 = 64 << 20;
+/// How many times what an image needs a pack may have beyond that.
+const MOST_TIMES: u64 = 16;
+
 /// Regions that show dataspaces: end of a region, its start, its offset in the dataspace, which that is.
 type Shown = BTreeMap<u64, (u64, u64, usize)>;
 
@@ -60,7 +65,7 @@ impl Earlier {
         let Some(version) = store.versions(name)?.last().copied() else { return Ok(None) };
         let id = frost_store::ImageId { name: name.clone(), version };
         let Ok(image) = store.open_image(&id) else { return Ok(None) };
-        if !draft.share_pack(&image)? {
+        if is_overgrown(&image) || !draft.share_pack(&image)? {
             return Ok(None);
         }
         Self::of(&image).map(Some)
@@ -267,6 +272,20 @@ fn read_at_hand(file: &impl AsFd, out: &mut [u8], offset: u64) -> bool {
 /// Names an image.
 pub(crate) fn since(image: &Image) -> Since {
     Since { version: image.id().version, digest: image.header().manifest_digest }
+}
+
+/// Whether a pack has become so long beside what its newest image needs that a new one is begun: each image lists the
+/// digests of its whole pack, and what is in a pack stays as long as any image needs a part of it.
+///
+/// So of every [`MOST_TIMES`] images of a program that is written all over one stores all of it, which it does anyway.
+fn is_overgrown(image: &Image) -> bool {
+    let pack_bytes = image.header().pack.len_bytes;
+    if pack_bytes <= SHORT_PACK_BYTES {
+        return false;
+    }
+    let stored = image.checkpoint().stored(pack_bytes).unwrap_or_default();
+    let needed_bytes: u64 = stored.iter().map(|range| range.end - range.start).sum();
+    pack_bytes > SHORT_PACK_BYTES + MOST_TIMES * needed_bytes
 }
 
 /// Lists where the private pages of each process lie.

@@ -88,17 +88,17 @@ impl Draft {
         // Under the lock, so that the file is not compressed or removed meanwhile.
         let _lock = root.lock()?;
         let Some((_, stat)) = root.open_file(&from)? else { return Ok(false) };
-        let longest = versions(&root, &self.name)?
-            .into_iter()
-            .map(|version| ImageId { name: self.name.clone(), version })
-            .filter(|id| root.identity(dir_of(id).join(PACK)) == Some((stat.st_dev, stat.st_ino)))
-            .filter_map(|id| crate::image::read_header(&root, &id).ok())
-            .map(|header| header.pack.len_bytes)
-            .max();
-        let len_bytes = earlier.header().pack.len_bytes;
-        if longest != Some(len_bytes) {
+        // Each version that goes on with a pack is longer and has a higher number than the one it goes on from.
+        let mut later = versions(&root, &self.name)?;
+        later.retain(|version| *version > earlier.id().version);
+        let is_of_it = |version| {
+            let id = ImageId { name: self.name.clone(), version };
+            root.identity(dir_of(&id).join(PACK)) == Some((stat.st_dev, stat.st_ino))
+        };
+        if later.into_iter().any(is_of_it) {
             return Ok(false);
         }
+        let len_bytes = earlier.header().pack.len_bytes;
         let Some(file) = root.lock_file(&from)? else { return Ok(false) };
         let blocks = earlier.blocks()?.into_blocks();
         root.unlink(&own)?;
@@ -385,14 +385,19 @@ fn remove_superseded(root: &Arc<Root>, new: &Header) -> Vec<ImageId> {
     if new.origin.pid <= 0 || !matches!(liveness(&new.origin), Ok(Liveness::Runs)) {
         return replaced;
     }
-    for version in versions(root, &new.id.name).unwrap_or_default() {
+    for version in versions(root, &new.id.name).unwrap_or_default().into_iter().rev() {
         let id = ImageId { name: new.id.name.clone(), version };
         let Ok(old) = crate::image::read_header(root, &id) else { continue };
-        if id != new.id && old.origin == new.origin && old.then == Then::End {
-            // The place goes at once, and the files with it.
-            if Place::adopt(root, &id.name, &dir_of(&id)).is_ok() {
-                replaced.push(id);
-            }
+        if id == new.id || old.origin != new.origin {
+            continue;
+        }
+        if old.then != Then::End {
+            // When that one was made, there was none before it any more.
+            break;
+        }
+        // The place goes at once, and the files with it.
+        if Place::adopt(root, &id.name, &dir_of(&id)).is_ok() {
+            replaced.push(id);
         }
     }
     replaced

@@ -187,6 +187,8 @@ pub struct Catalog {
     held: Vec<Held>,
     /// What each of them is; parallel to `held`.
     found: Vec<Option<Found>>,
+    /// What the process that was looked at last had under each number.
+    numbered: HashMap<i32, DescriptionId>,
     /// Descriptions of the same file, in the order kcmp gives.
     by_file: HashMap<(u64, u64), Vec<usize>>,
     pipes: BTreeMap<(u64, u64), pipe::Ends>,
@@ -243,6 +245,7 @@ impl Catalog {
             tables: BTreeMap::new(),
             held: Vec::new(),
             found: Vec::new(),
+            numbered: HashMap::new(),
             by_file: HashMap::new(),
             pipes: BTreeMap::new(),
             ptys: Vec::new(),
@@ -482,13 +485,16 @@ impl Catalog {
                 Err(Errno::NOENT) => continue,
                 Err(error) => return Err(fail(&format!("fd {number}"), error)),
             };
-            let fd = match pidfd_getfd(process.pidfd, number) {
-                Ok(fd) => fd,
-                Err(Errno::BADF) => continue,
-                Err(error) => return Err(fail(&format!("fd {number}"), error)),
-            };
             let place = Place { pid, command: process.command.to_owned(), number: Some(number) };
-            let id = self.identify(fd, place.clone())?;
+            let id = match self.inherited(process.through, number) {
+                Some(id) => id,
+                None => match pidfd_getfd(process.pidfd, number) {
+                    Ok(fd) => self.identify(fd, place.clone())?,
+                    Err(Errno::BADF) => continue,
+                    Err(error) => return Err(fail(&format!("fd {number}"), error)),
+                },
+            };
+            self.numbered.insert(number, id);
             let refused = self.add_locks(id, &info, process.inner);
             obstacles.extend(refused.into_iter().map(|refusal| obstacle(&place, refusal)));
             table.push(Descriptor {
@@ -513,6 +519,14 @@ impl Catalog {
             }
         }
         refused
+    }
+
+    /// Whether a process has the same under a number as the one before it had, which it has of its parent as a rule.
+    fn inherited(&self, pid: i32, number: i32) -> Option<DescriptionId> {
+        let id = *self.numbered.get(&number)?;
+        let own = std::process::id() as i32;
+        let file = Resource::File(self.held[id.index()].fd.as_raw_fd(), number);
+        (kcmp(own, pid, file) == Ok(Ordering::Equal)).then_some(id)
     }
 
     /// Finds the description behind `fd` among those we hold, or adds it.
