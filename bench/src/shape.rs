@@ -1,10 +1,12 @@
 //! The programs that are frozen: much of one thing each.
 
 use crate::memory;
-use rustix::event::EventfdFlags;
+use rustix::event::{EventfdFlags, epoll};
 use rustix::fd::OwnedFd;
 use rustix::process::Signal;
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -27,7 +29,8 @@ pub(crate) struct Shape {
     /// Mappings of a page each
     #[arg(long, default_value_t = 0)]
     pub(crate) mappings: usize,
-    /// Descriptors: as many files as event counters as ends of pipes, each with a description of its own
+    /// Descriptors: files, event counters that an epoll instance watches, pipes, pairs of unix sockets, and connections of
+    /// TCP to itself, each with a description of its own
     #[arg(long, default_value_t = 0)]
     pub(crate) descriptors: usize,
     /// It ends with its parent
@@ -122,14 +125,27 @@ impl Shape {
     }
 
     fn make_descriptors(&self) -> io::Result<Vec<OwnedFd>> {
-        let mut made = Vec::new();
+        let mut made: Vec<OwnedFd> = Vec::new();
+        if self.descriptors == 0 {
+            return Ok(made);
+        }
         let executable = std::env::current_exe()?;
-        while made.len() + 3 < self.descriptors {
+        let watching = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let listening = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        while made.len() + 10 < self.descriptors {
             made.push(std::fs::File::open(&executable)?.into());
-            made.push(rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?);
+            let counter = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
+            let number = epoll::EventData::new_u64(made.len() as u64);
+            epoll::add(&watching, &counter, number, epoll::EventFlags::IN)?;
+            made.push(counter);
             let (reader, writer) = rustix::pipe::pipe()?;
             made.extend([reader, writer]);
+            let (one, other) = UnixStream::pair()?;
+            made.extend([one.into(), other.into()]);
+            let client = TcpStream::connect(listening.local_addr()?)?;
+            made.extend([client.into(), listening.accept()?.0.into()]);
         }
+        made.extend([watching, listening.into()]);
         Ok(made)
     }
 }

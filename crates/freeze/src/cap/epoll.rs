@@ -88,8 +88,8 @@ impl<'a> Finder<'a> {
         Ok(seen)
     }
 
-    /// Finds the description that was added to `epoll` under a number, as the nth of these; first
-    /// among what the `holders` of `epoll` have under it.
+    /// Finds the description that was added to `epoll` under a number, as the nth of these; first among what the
+    /// `holders` of `epoll` have under it.
     ///
     /// Each comparison is a walk of the kernel along all that the instance watches (ep_find_tfd, fs/eventpoll.c), and
     /// most kinds of anonymous files have one inode for all.
