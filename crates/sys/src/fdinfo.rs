@@ -1,7 +1,8 @@
 //! What `/proc/PID/fdinfo` tells of a descriptor.
 
 use crate::proc;
-use rustix::fd::{AsFd, AsRawFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Result;
 
 /// The text of one `fdinfo` file.
@@ -14,15 +15,6 @@ impl FdInfo {
     /// Takes the text of such a file.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
-    }
-
-    /// Reads that of descriptor `fd` of process `pid`.
-    ///
-    /// # Errors
-    /// ENOENT if the process or the descriptor is gone.
-    pub fn of(pid: i32, fd: i32) -> Result<Self> {
-        let bytes = proc::read(pid, &format!("fdinfo/{fd}"))?;
-        Ok(Self(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Reads that of a descriptor of ours.
@@ -61,6 +53,47 @@ impl FdInfo {
 
 fn field_of<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     Some(line.strip_prefix(name)?.strip_prefix(':')?.trim())
+}
+
+/// The directory `/proc/PID/fdinfo`, of which many files are read.
+#[derive(Debug)]
+pub struct FdInfos {
+    directory: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl FdInfos {
+    /// Opens that of process `pid`.
+    ///
+    /// # Errors
+    /// ENOENT if the process is gone.
+    pub fn of(pid: i32) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(proc::path(pid, "fdinfo"), flags, Mode::empty())?;
+        Ok(Self { directory, buffer: vec![0; 8192] })
+    }
+
+    /// Reads that of descriptor `fd`.
+    ///
+    /// # Errors
+    /// ENOENT if the process or the descriptor is gone.
+    pub fn read(&mut self, fd: i32) -> Result<FdInfo> {
+        let file = rustix::fs::openat(
+            &self.directory,
+            fd.to_string(),
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let mut text = Vec::new();
+        loop {
+            let count = rustix::io::read(&file, &mut self.buffer[..])?;
+            text.extend_from_slice(&self.buffer[..count]);
+            // The text is made as a whole at the first read (single_open, fs/seq_file.c): only its last part is short.
+            if count < self.buffer.len() {
+                return Ok(FdInfo(String::from_utf8_lossy(&text).into_owned()));
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ use frost_model::id::{DataspaceId, DescriptionId, ObjectId, TargetFd};
 use frost_model::pd::Descriptor;
 use frost_model::ram::Dataspace;
 use frost_model::{BytePath, Obstacle, Pid};
-use frost_sys::fdinfo::FdInfo;
+use frost_sys::fdinfo::{FdInfo, FdInfos};
 use frost_sys::kcmp::{Resource, kcmp};
 use frost_sys::pidfd::pidfd_getfd;
 use held::{Held, Place};
@@ -477,9 +477,10 @@ impl Catalog {
         };
         let numbers =
             frost_sys::proc::numbers(process.through, "fd").map_err(|e| fail("the descriptors", e))?;
+        let mut infos = FdInfos::of(process.through).map_err(|e| fail("the descriptors", e))?;
         let mut table = Vec::with_capacity(numbers.len());
         for number in numbers {
-            let info = match FdInfo::of(process.through, number) {
+            let info = match infos.read(number) {
                 Ok(info) => info,
                 // Closed since it was listed; only a running process does that.
                 Err(Errno::NOENT) => continue,
