@@ -1,8 +1,9 @@
 //! Making processes with chosen pids and namespaces.
 
 use crate::raw::check;
-use rustix::fd::{FromRawFd, OwnedFd};
-use rustix::io::Result;
+use rustix::fd::{AsFd, FromRawFd, OwnedFd};
+use rustix::io::{Errno, Result};
+use rustix::process::{PidfdFlags, WaitId, WaitIdOptions};
 use std::time::{Duration, Instant};
 
 /// `struct clone_args` up to the fields of Linux 5.7 (`include/uapi/linux/sched.h`, CLONE_ARGS_SIZE_VER2).
@@ -206,4 +207,58 @@ pub fn enter(process: rustix::fd::BorrowedFd<'_>, flags: u64) -> Result<()> {
     use rustix::fd::AsRawFd;
     // SAFETY: the call takes numbers; descriptors stay as they are, and paths are looked up by name only.
     check(unsafe { libc::setns(process.as_raw_fd(), flags as libc::c_int) }).map(drop)
+}
+
+/// Enters a namespace of process `pid`, and first the user namespace that gives rights over it.
+///
+/// # Errors
+/// As [`enter`]; ESRCH if the process is gone.
+pub fn enter_with_user(pid: i32, flag: libc::c_int) -> Result<()> {
+    let number = rustix::process::Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    let process = rustix::process::pidfd_open(number, PidfdFlags::empty())?;
+    let users = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/user"), Vec::new()).ok();
+    // One's own cannot be entered again (EINVAL).
+    let user = if users(&pid.to_string()) == users("self") { 0 } else { libc::CLONE_NEWUSER };
+    enter(process.as_fd(), (user | flag) as u64)
+}
+
+/// Runs `work` in a process of its own, which may enter namespaces for good, and returns the bytes that it made.
+///
+/// `work` may allocate, and must take no lock that another thread of ours may hold.
+///
+/// # Errors
+/// What `work` failed with; ECHILD if that process died.
+pub fn apart(work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    match fork_beside_threads()? {
+        Clone::Child => {
+            use rustix::fd::AsRawFd;
+            crate::own::close_all_but(Some(writer.as_raw_fd()));
+            let made = work();
+            let mut bytes =
+                made.as_ref().err().map_or(0, |errno| errno.raw_os_error()).to_ne_bytes().to_vec();
+            bytes.extend(made.unwrap_or_default());
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                match rustix::io::write(&writer, rest) {
+                    Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                    Err(Errno::INTR) => {}
+                    Err(_) => break,
+                }
+            }
+            exit_now(0)
+        }
+        Clone::Parent { pidfd, .. } => {
+            drop(writer);
+            let mut bytes = Vec::new();
+            let read = std::io::Read::read_to_end(&mut std::fs::File::from(reader), &mut bytes);
+            let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+            read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            let errno: [u8; 4] = bytes.get(..4).and_then(|head| head.try_into().ok()).ok_or(Errno::CHILD)?;
+            match i32::from_ne_bytes(errno) {
+                0 => Ok(bytes.split_off(4)),
+                errno => Err(Errno::from_raw_os_error(errno)),
+            }
+        }
+    }
 }

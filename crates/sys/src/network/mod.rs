@@ -18,7 +18,7 @@ use rustix::net::{
     AddressFamily, Protocol, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socket_with, socketpair,
 };
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
+use rustix::process::{WaitId, WaitIdOptions};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
@@ -233,14 +233,7 @@ fn serve(channel: &OwnedFd) {
 fn enter(whose: Whose) -> Result<()> {
     match whose {
         Whose::Ours => Ok(()),
-        Whose::Process(pid) => {
-            let number = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-            let process = rustix::process::pidfd_open(number, PidfdFlags::empty())?;
-            let users = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/user"), Vec::new()).ok();
-            // One's own cannot be entered again (EINVAL).
-            let user = if users(&pid.to_string()) == users("self") { 0 } else { libc::CLONE_NEWUSER };
-            clone::enter(process.as_fd(), (user | libc::CLONE_NEWNET) as u64)
-        }
+        Whose::Process(pid) => clone::enter_with_user(pid, libc::CLONE_NEWNET),
         Whose::New => {
             let made = unshare(libc::CLONE_NEWNET);
             if made == Err(Errno::PERM) {
@@ -260,41 +253,8 @@ fn unshare(flags: libc::c_int) -> Result<()> {
 
 /// Runs `work` in a network, in a process of its own, and returns the bytes that it made.
 ///
-/// `work` may allocate, and must take no lock that another thread of ours may hold.
-///
 /// # Errors
-/// As [`mean`]; what `work` failed with.
+/// As [`mean`]; what `work` failed with; as [`clone::apart`].
 pub fn within(whose: Whose, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    match fork_beside_threads()? {
-        Clone::Child => {
-            use std::os::fd::AsRawFd;
-            crate::own::close_all_but(Some(writer.as_raw_fd()));
-            let made = enter(whose).and_then(|()| work());
-            let mut bytes =
-                made.as_ref().err().map_or(0, |errno| errno.raw_os_error()).to_ne_bytes().to_vec();
-            bytes.extend(made.unwrap_or_default());
-            let mut rest = bytes.as_slice();
-            while !rest.is_empty() {
-                match rustix::io::write(&writer, rest) {
-                    Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-                    Err(Errno::INTR) => {}
-                    Err(_) => break,
-                }
-            }
-            clone::exit_now(0)
-        }
-        Clone::Parent { pidfd, .. } => {
-            drop(writer);
-            let mut bytes = Vec::new();
-            let read = std::io::Read::read_to_end(&mut std::fs::File::from(reader), &mut bytes);
-            let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-            read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-            let errno: [u8; 4] = bytes.get(..4).and_then(|head| head.try_into().ok()).ok_or(Errno::CHILD)?;
-            match i32::from_ne_bytes(errno) {
-                0 => Ok(bytes.split_off(4)),
-                errno => Err(Errno::from_raw_os_error(errno)),
-            }
-        }
-    }
+    clone::apart(|| enter(whose).and_then(|()| work()))
 }
