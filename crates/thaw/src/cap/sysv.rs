@@ -25,6 +25,8 @@ pub(crate) struct Planned {
     pub(crate) namespace: bool,
     pub(crate) notes: Vec<String>,
     pub(crate) obstacles: Vec<Obstacle>,
+    /// How many huge pages the segments take that have to be made, by the logarithm of the size of a page.
+    pub(crate) huge_pages: BTreeMap<u32, u64>,
 }
 
 /// How an object of the image stands in our IPC namespace.
@@ -297,6 +299,16 @@ pub(crate) fn plan(checkpoint: &Checkpoint, copy: bool, ordinary: bool) -> Plann
                 }
                 Standing::Same { .. } | Standing::Missing | Standing::Leftover => {}
             }
+        }
+    }
+    for object in &objects {
+        let Object::Segment(Segment { huge_shift: Some(shift), .. }) = object else { continue };
+        if let Some(page_bytes) = 1_u64.checked_shl(*shift)
+            && (planned.namespace || object.standing() == Standing::Missing)
+        {
+            // All of them are reserved at once (`hugetlb_file_setup`, fs/hugetlbfs/inode.c).
+            let needed = planned.huge_pages.entry(*shift).or_default();
+            *needed = needed.saturating_add(object.size().div_ceil(page_bytes));
         }
     }
     if planned.namespace && ordinary {

@@ -4,7 +4,7 @@ use super::obstacle;
 use crate::baseline::Baseline;
 use crate::compile::{MOST_TIMER_STEPS, least_aio_ring};
 use crate::vdso;
-use frost_model::ram::{DataspaceKind, Pages};
+use frost_model::ram::{DataspaceKind, Pages, Run};
 use frost_model::rm::Attachment;
 use frost_model::{Checkpoint, Obstacle};
 use frost_sys::{hugetlb, processor};
@@ -86,7 +86,11 @@ fn is_for_programs(name: &str) -> bool {
     EXACT.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-pub(super) fn obstacles(checkpoint: &Checkpoint, baseline: &Baseline) -> Vec<Obstacle> {
+pub(super) fn obstacles(
+    checkpoint: &Checkpoint,
+    baseline: &Baseline,
+    of_segments: &BTreeMap<u32, u64>,
+) -> Vec<Obstacle> {
     let root = &checkpoint.processes[0];
     let host = &checkpoint.host;
     let mut found = Vec::new();
@@ -154,42 +158,21 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, baseline: &Baseline) -> Vec<Obs
             }
         }
     }
-    found.extend(huge_pages(checkpoint));
+    found.extend(huge_pages(checkpoint, of_segments));
     found
 }
 
-/// Finds what this machine lacks of huge pages, which come from pools that somebody has to fill.
-///
-/// Counted are those that it takes at least: a child may share them with its parent.
-fn huge_pages(checkpoint: &Checkpoint) -> Vec<Obstacle> {
-    let mut needed: BTreeMap<u32, u64> = BTreeMap::new();
-    let mut counted = HashSet::new();
-    for region in checkpoint.processes.iter().flat_map(|process| &process.rm.regions) {
-        let Some(shift) = region.huge_shift else { continue };
-        if !matches!(region.attachment, Attachment::Anonymous) || !counted.insert(region.range) {
-            continue;
-        }
-        // All of it is reserved, or none.
-        let pages = if region.flags.no_reserve {
-            populated(&region.private, shift)
-        } else {
-            region.range.len_bytes() >> shift
-        };
-        *needed.entry(shift).or_default() += pages;
-    }
-    for dataspace in &checkpoint.dataspaces {
-        if let DataspaceKind::Memfd { huge_shift: shift @ 1..64, .. } = dataspace.kind {
-            *needed.entry(shift).or_default() += populated(&dataspace.pages, shift);
-        }
-    }
+/// Finds what this machine lacks of huge pages, which come from pools that somebody has to fill. `of_segments` are those that
+/// System V segments take.
+fn huge_pages(checkpoint: &Checkpoint, of_segments: &BTreeMap<u32, u64>) -> Vec<Obstacle> {
     let root = &checkpoint.processes[0];
-    let lacks = needed.into_iter().filter_map(|(shift, needed)| {
+    let lacks = needed_pages(checkpoint, of_segments).into_iter().filter_map(|(shift, needed)| {
         let size = format!("{} MiB", 1_u64.checked_shl(shift).unwrap_or(0) >> 20);
         let directory = hugetlb::pool_directory(shift);
         let (reason, remedy) = match hugetlb::pool(shift) {
             Some(pool) if pool.free >= needed => return None,
             Some(pool) => {
-                let enough = pool.overcommit + needed - pool.free;
+                let enough = pool.overcommit.saturating_add(needed - pool.free);
                 (
                     format!("it takes {needed} of {size}, and {} are free here", pool.free),
                     format!("as root: echo {enough} > {}/nr_overcommit_hugepages", directory.display()),
@@ -203,6 +186,47 @@ fn huge_pages(checkpoint: &Checkpoint) -> Vec<Obstacle> {
         Some(obstacle(root, "huge pages", reason, remedy))
     });
     lacks.collect()
+}
+
+/// Counts the huge pages that it takes at least, by the logarithm of their size: a child may share them with its parent.
+fn needed_pages(checkpoint: &Checkpoint, of_segments: &BTreeMap<u32, u64>) -> BTreeMap<u32, u64> {
+    let mut needed = of_segments.clone();
+    let mut counted = HashSet::new();
+    let regions = || checkpoint.processes.iter().flat_map(|process| &process.rm.regions);
+    for region in regions() {
+        let Some(shift) = region.huge_shift else { continue };
+        if !matches!(region.attachment, Attachment::Anonymous) || !counted.insert(region.range) {
+            continue;
+        }
+        // All of it is reserved, or none.
+        let pages = if region.flags.no_reserve {
+            populated(&region.private, shift)
+        } else {
+            region.range.len_bytes() >> shift
+        };
+        let needed = needed.entry(shift).or_default();
+        *needed = needed.saturating_add(pages);
+    }
+    for (index, dataspace) in checkpoint.dataspaces.iter().enumerate() {
+        if let DataspaceKind::Memfd { huge_shift: shift @ 1..64, .. } = dataspace.kind {
+            let mut pages = dataspace.pages.clone();
+            // What is mapped is reserved, too.
+            for region in regions().filter(|region| !region.flags.no_reserve) {
+                if let Attachment::Dataspace { dataspace: mapped, offset, shared: true, .. } =
+                    region.attachment
+                    && mapped.index() == index
+                {
+                    let end = offset.saturating_add(region.range.len_bytes()).min(dataspace.len_bytes);
+                    let len_bytes = end.saturating_sub(offset);
+                    pages.runs.extend((len_bytes > 0).then_some(Run { offset, len_bytes, pack_offset: 0 }));
+                }
+            }
+            pages.runs.sort_by_key(|run| run.offset);
+            let needed = needed.entry(shift).or_default();
+            *needed = needed.saturating_add(populated(&pages, shift));
+        }
+    }
+    needed
 }
 
 /// How many huge pages runs of pages lie in.
@@ -222,4 +246,46 @@ fn possible_processors() -> u64 {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
     let last = text.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<u64>().ok());
     last.map_or(1, |last| last + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic;
+    use frost_model::id::DataspaceId;
+    use frost_model::ram::Dataspace;
+    use frost_model::rm::PageRange;
+
+    /// Of four pages of a memfd the first has content, the second and third are mapped, by two processes.
+    #[test]
+    fn pages_that_are_mapped_count_though_they_are_empty() {
+        const SHIFT: u32 = 21;
+        let process = |pid: i32| {
+            let mut process = synthetic::process(pid, None, std::path::Path::new("/counters"), 0, &[]);
+            let mut region = process.rm.regions[0].clone();
+            region.range = PageRange::new(2 << 40, (2 << 40) + (2 << SHIFT)).unwrap();
+            region.huge_shift = Some(SHIFT);
+            let dataspace = DataspaceId::new(0);
+            region.attachment =
+                Attachment::Dataspace { dataspace, offset: 1 << SHIFT, shared: true, may_write: true };
+            process.rm.regions.push(region);
+            process
+        };
+        let mut checkpoint = synthetic::checkpoint(vec![process(10), process(11)]);
+        checkpoint.dataspaces.push(Dataspace {
+            kind: DataspaceKind::Memfd {
+                name: frost_model::BytePath::new(*b"huge"),
+                seals: 0,
+                mode: 0o600,
+                huge_shift: SHIFT,
+                identity: None,
+                marks: None,
+            },
+            len_bytes: 4 << SHIFT,
+            pages: Pages { runs: vec![Run { offset: 4096, len_bytes: 4096, pack_offset: 0 }] },
+        });
+        assert_eq!(needed_pages(&checkpoint, &BTreeMap::new()), BTreeMap::from([(SHIFT, 3)]));
+        // Those of segments come on top.
+        assert_eq!(needed_pages(&checkpoint, &BTreeMap::from([(SHIFT, 5)])), BTreeMap::from([(SHIFT, 8)]));
+    }
 }

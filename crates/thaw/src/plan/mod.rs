@@ -166,7 +166,7 @@ impl Plan {
         let relation = Relation { attach: options.attach, copy: options.clone };
         let mut rules = rules(checkpoint, options.routes);
         rules.extend(logs_of_keepers(checkpoint));
-        let mut obstacles = host::obstacles(checkpoint, &baseline);
+        let mut obstacles = host::obstacles(checkpoint, &baseline, &sysv.huge_pages);
         obstacles.extend(pids::obstacles(checkpoint, namespaces));
         obstacles.extend(files::obstacles(checkpoint, options.clone, &rules, !home));
         obstacles.extend(rights::obstacles(checkpoint, &baseline, namespaces));
