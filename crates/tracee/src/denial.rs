@@ -86,7 +86,10 @@ impl std::fmt::Display for Denial {
             Self::Group(gid) => write!(f, "its group is {gid}, which is not ours"),
             Self::Capabilities => f.write_str("it has rights (capabilities) that this user does not have"),
             Self::Closed => {
-                f.write_str("it has shut out all but root, as programs do that keep keys (PR_SET_DUMPABLE)")
+                f.write_str(
+                    "it has shut out all but root, as programs do that keep keys (PR_SET_DUMPABLE), or one may not read \
+                     its binary",
+                )
             }
             Self::Scope(scope) => write!(
                 f,

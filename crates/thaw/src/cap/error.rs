@@ -23,6 +23,14 @@ pub enum Error {
         /// What is different.
         reason: String,
     },
+    /// There is a limit to it.
+    #[error("cannot make {object}: {limit}")]
+    Limit {
+        /// What.
+        object: String,
+        /// Which limit, and how it is raised.
+        limit: String,
+    },
 }
 
 /// Names the object of a call that failed.

@@ -244,10 +244,12 @@ pub fn plan(
                     }
                 }
                 Content::Unnamed(object) => {
-                    match checkpoint.objects.unnamed.get(object.index()).and_then(regular::place) {
-                        Some(regular::Place::OldPath | regular::Place::Nameless(_)) => {}
-                        Some(regular::Place::In(directory)) => {
-                            effect = Some(format!("it lies in {} without a name", directory.display()));
+                    let unnamed = checkpoint.objects.unnamed.get(object.index());
+                    match unnamed.and_then(|unnamed| Some((regular::place(unnamed)?, &unnamed.path))) {
+                        Some((regular::Place::OldPath | regular::Place::Nameless(_), _)) => {}
+                        Some((regular::Place::In(directory), path)) => {
+                            let directory = directory.display();
+                            effect = Some(format!("it was {path}, and lies in {directory} without a name"));
                         }
                         None => add(file::Problem {
                             reason: "no directory takes a file without a name".to_owned(),
@@ -1067,7 +1069,7 @@ fn socket_problem(error: &Error, local: Option<std::net::SocketAddr>) -> file::P
     use rustix::io::Errno;
     let errno = match error {
         Error::Object { source, .. } => Some(*source),
-        Error::Changed { .. } => None,
+        Error::Changed { .. } | Error::Limit { .. } => None,
     };
     let address = local;
     let local = local.map_or_else(|| "its address".to_owned(), |local| local.to_string());
@@ -1106,6 +1108,6 @@ fn socket_right(error: &Error) -> file::Problem {
 fn error_text(error: &Error) -> String {
     match error {
         Error::Object { source, .. } => format!("{error}: {source}"),
-        Error::Changed { .. } => error.to_string(),
+        Error::Changed { .. } | Error::Limit { .. } => error.to_string(),
     }
 }

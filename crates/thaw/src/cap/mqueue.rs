@@ -8,6 +8,7 @@ use frost_model::cap::Mqueue;
 use frost_model::clock::Timespec;
 use frost_sys::mqueue::{self, Attributes};
 use frost_sys::undo::Undo;
+use rustix::event::EventfdFlags;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::Errno;
@@ -96,7 +97,10 @@ impl Made {
                     mqueue::open(queue.name.as_bytes(), libc::O_RDWR | libc::O_NONBLOCK, 0, None)
                         .about("open", object())?
                 }
-                Standing::Missing => made.make(queue).about("make", object())?,
+                Standing::Missing => made.make(queue).map_err(|errno| match limit(queue, errno) {
+                    Some(limit) => Error::Limit { object: object(), limit },
+                    None => Error::Object { action: "make", object: object(), source: errno },
+                })?,
                 Standing::Different(problem) => {
                     return Err(Error::Changed { object: object(), reason: problem.reason });
                 }
@@ -153,6 +157,31 @@ impl Drop for Made {
     }
 }
 
+/// Tells the limit because of which a queue could not be made, if it was one (`mqueue_create_attr`, `mqueue_get_inode`,
+/// ipc/mqueue.c).
+fn limit(queue: &Mqueue, errno: Errno) -> Option<String> {
+    match errno {
+        // Also without a number for a descriptor.
+        Errno::MFILE if rustix::event::eventfd(0, EventfdFlags::CLOEXEC).is_ok() => {
+            let (soft, _) = frost_sys::limits::get(libc::RLIMIT_MSGQUEUE).unwrap_or_default();
+            Some(format!(
+                "all message queues of a user may take {soft} bytes, and there are others; raise that limit \
+                 (`ulimit -q`), or remove those that nobody needs"
+            ))
+        }
+        Errno::NOSPC => Some(
+            "there are as many message queues as there may be; as root: raise fs.mqueue.queues_max (sysctl)"
+                .to_owned(),
+        ),
+        Errno::INVAL => Some(format!(
+            "it is larger than one may be here; as root: raise fs.mqueue.msg_max to {} and fs.mqueue.msgsize_max to {} \
+             (sysctl), if they are less",
+            queue.most_messages, queue.most_bytes
+        )),
+        _ => None,
+    }
+}
+
 /// A new namespace has the kernel's default limits.
 fn raise_limits(checkpoint: &Checkpoint) {
     let queues = || checkpoint.objects.mqueues.iter();
@@ -166,5 +195,32 @@ fn raise_limits(checkpoint: &Checkpoint) {
             // If it does not work, what needs it fails by name.
             let _ = std::fs::write(path, wanted.to_string());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use frost_model::BytePath;
+
+    #[test]
+    fn a_limit_is_told_with_what_raises_it() {
+        let queue = Mqueue {
+            name: BytePath::new(*b"queue"),
+            removed: false,
+            inode: 0,
+            modified: Timespec { sec: 0, nsec: 0 },
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            most_messages: 300,
+            most_bytes: 9000,
+            messages: Vec::new(),
+        };
+        let told = |errno| limit(&queue, errno).unwrap_or_default();
+        assert!(told(Errno::MFILE).contains("ulimit -q"));
+        assert!(told(Errno::NOSPC).contains("fs.mqueue.queues_max"));
+        assert!(told(Errno::INVAL).contains("fs.mqueue.msg_max to 300 and fs.mqueue.msgsize_max to 9000"));
+        assert_eq!(limit(&queue, Errno::ACCESS), None);
     }
 }
