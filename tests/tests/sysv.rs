@@ -1,13 +1,12 @@
 //! System V objects that others use too, that have changed, or whose numbers are taken.
 
 use frost_sys::sysv::{self, Attached, Kind};
-use frost_tests::journey::Traveller;
+use frost_tests::journey::{self, Traveller};
 use frost_tests::{Scene, Stdio, Who, is_root, skip, until};
 use rustix::fd::AsFd;
 use std::path::Path;
 
 const UNSUPPORTED: i32 = 3;
-const DENIED: i32 = 5;
 
 fn set_out<'a>(scene: &'a Scene, name: &str) -> Traveller<'a> {
     Traveller::set_out(scene, Path::new(env!("CARGO_BIN_EXE_victim")), name, Stdio::Null)
@@ -146,23 +145,61 @@ fn a_set_that_nobody_has_operated_on_stays_so() {
     scene.is_empty_soon();
 }
 
-/// What not even its owner may read only root can keep.
+/// What not even its owner may read only root can keep; `check` foresees it.
 #[test]
-fn a_segment_that_its_user_may_not_read_is_told_by_its_number() {
-    for who in [Who::Ordinary, Who::Myself] {
-        let Some(scene) = Scene::new(who) else { return };
-        let mut traveller = set_out(&scene, "sysv_segment_unreadable");
-        if who == Who::Ordinary || !is_root() {
-            let outcome = scene.frost(&["freeze", &traveller.pid.to_string()]);
-            outcome.refused(DENIED, "cannot be read").refused(DENIED, "IPC_SET");
-            traveller.arrive("left alone");
-        } else {
-            traveller.freeze();
-            traveller.thaw(&[]);
-            traveller.arrive("thawed");
+fn what_its_user_may_not_read_is_told_by_its_number() {
+    let binary = Path::new(env!("CARGO_BIN_EXE_victim"));
+    for (name, object) in [
+        ("sysv_segment_unreadable", "System V shared memory segment "),
+        ("sysv_queue_unreadable", "System V message queue "),
+        // Whoever may alter it may have something to undo there, which a thaw would not know of.
+        ("sysv_semaphores_unreadable", "System V semaphore set "),
+    ] {
+        journey::unfrozen(binary, name);
+        for who in [Who::Ordinary, Who::Myself] {
+            if who == Who::Ordinary || !is_root() {
+                journey::refused_for(binary, name, object, who);
+                journey::refused_in_the_runtime(binary, name, object, who);
+            } else {
+                journey::thawed(binary, name, who);
+            }
         }
-        scene.is_empty_soon();
     }
+}
+
+/// They stay, and are used again, also from the user namespace of an ordinary user's program, in which their owner has no number.
+#[test]
+fn objects_of_another_user_are_used_again() {
+    journey::unfrozen(Path::new(env!("CARGO_BIN_EXE_victim")), "sysv_of_another");
+    if !is_root() {
+        skip("only root can make objects for another user");
+        return;
+    }
+    let Some(scene) = Scene::new(Who::Ordinary) else { return };
+    scene.with_objects();
+    let make = |kind: Kind, size: u64, mode: u32| {
+        let mut numbers = (400..500).map(|index| 5 << 15 | index);
+        let id = numbers.find(|id| sysv::make(kind, *id, 0, size, None).is_ok()).expect("one is free");
+        sysv::set(kind, id, (0, 0), mode, 16_384).expect("it is ours");
+        (kind, id)
+    };
+    let made =
+        [make(Kind::Segment, 4096, 0o644), make(Kind::Semaphores, 1, 0o666), make(Kind::Queue, 0, 0o666)];
+    let ids = made.map(|(_, id)| id.to_string()).join(" ");
+    std::fs::write(scene.stage("ids"), ids).expect("our own directory");
+    let mut traveller = set_out(&scene, "sysv_of_another");
+    for _ in 0..2 {
+        traveller.freeze();
+        traveller.thaw(&[]);
+    }
+    traveller.freeze();
+    scene.frost(&["thaw", "victim", "--clone"]).refused(UNSUPPORTED, "it belongs to user 0");
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    for (kind, id) in made {
+        sysv::remove(kind, id).expect("it was left in place");
+    }
+    scene.is_empty_soon();
 }
 
 #[test]

@@ -126,6 +126,9 @@ const SPECIAL: &[&str] = &[
     "thread_own_network",
     // Of root only.
     "sysv_segment_unreadable",
+    "sysv_semaphores_unreadable",
+    "sysv_of_another",
+    "sysv_queue_unreadable",
     "shared_locked_hidden",
     "shared_limited_hidden",
 ];
@@ -953,6 +956,7 @@ carried! {
     sysv_segment_parts
     sysv_segment_removed
     sysv_segment_detached
+    sysv_segment_unreadable_attached
     sysv_segment_sparse
     sysv_segments_many
     sysv_semaphores

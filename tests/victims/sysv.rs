@@ -17,7 +17,11 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("sysv_segment_detached", segment_detached),
     ("sysv_segment_sparse", segment_sparse),
     ("sysv_segment_unreadable", segment_unreadable),
+    ("sysv_segment_unreadable_attached", segment_unreadable_attached),
+    ("sysv_semaphores_unreadable", semaphores_unreadable),
+    ("sysv_queue_unreadable", queue_unreadable),
     ("sysv_segments_many", segments_many),
+    ("sysv_of_another", of_another),
     ("sysv_semaphores", semaphores),
     ("sysv_semaphore_waiters", semaphore_waiters),
     ("sysv_semaphore_undo", semaphore_undo),
@@ -242,6 +246,84 @@ fn segment_unreadable(stage: &Stage) -> Verdict {
     let id = sys!(shmget(IPC_PRIVATE, LEN, IPC_CREAT))?;
     let seen = stage.freeze_here();
     sys!(shmctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    seen
+}
+
+/// Its owner may not read it any more, but has it attached.
+fn segment_unreadable_attached(stage: &Stage) -> Verdict {
+    let id = sys!(shmget(IPC_PRIVATE, LEN, IPC_CREAT | 0o600))?;
+    let memory = attach(id, 0)?;
+    fill(memory, LEN, 3);
+    let mut found = status(id)?;
+    found.shm_perm.mode = 0o200;
+    sys!(shmctl(id, libc::IPC_SET, &mut found))?;
+    stage.freeze_here()?;
+    check_fill("the segment", memory, LEN, 3)?;
+    sys!(shmctl(id, libc::IPC_SET, &mut found))?;
+    sys!(shmctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    Ok(())
+}
+
+/// A segment, a set and a queue of somebody else, if there are such: the segment may only be read.
+fn of_another(stage: &Stage) -> Verdict {
+    let ids = std::fs::read_to_string(stage.path("ids")).unwrap_or_default();
+    let ids: Vec<i32> = ids.split_whitespace().filter_map(|id| id.parse().ok()).collect();
+    let (segment, set, queue) = match ids[..] {
+        [segment, set, queue] => (segment, set, queue),
+        _ => (
+            sys!(shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0o600))?,
+            sys!(semget(IPC_PRIVATE, 1, 0o600))?,
+            sys!(msgget(IPC_PRIVATE, 0o600))?,
+        ),
+    };
+    let memory = attach(segment, SHM_RDONLY)?;
+    operate(set, &[(0, 1, 0)])?;
+    send(queue, 1, b"ours", 0)?;
+    stage.freeze_here()?;
+    check_zero("the segment", memory, PAGE)?;
+    same!(status(segment)?.shm_nattch, 1, "attachments");
+    operate(set, &[(0, -1, 0)])?;
+    same!(value(set, 0)?, 0, "the value");
+    same!(receive(queue, 0, IPC_NOWAIT)?, (1, b"ours".to_vec()), "the message");
+    if ids.is_empty() {
+        sys!(shmctl(segment, IPC_RMID, std::ptr::null_mut()))?;
+        sys!(semctl(set, 0, IPC_RMID))?;
+        sys!(msgctl(queue, IPC_RMID, std::ptr::null_mut()))?;
+    }
+    Ok(())
+}
+
+/// A lock in a set that its user may alter, but not read.
+fn semaphores_unreadable(stage: &Stage) -> Verdict {
+    let id = sys!(semget(IPC_PRIVATE, 1, 0o600))?;
+    sys!(semctl(id, 0, libc::SETVAL, 3))?;
+    let mut found: libc::semid_ds = zeroed();
+    sys!(semctl(id, 0, IPC_STAT, &mut found))?;
+    found.sem_perm.mode = 0o200;
+    sys!(semctl(id, 0, libc::IPC_SET, &mut found))?;
+    operate(id, &[(0, -1, libc::SEM_UNDO)])?;
+    let seen = stage.freeze_here();
+    found.sem_perm.mode = 0o600;
+    sys!(semctl(id, 0, libc::IPC_SET, &mut found))?;
+    let value = value(id, 0)?;
+    sys!(semctl(id, 0, IPC_RMID))?;
+    same!(value, 2, "the value");
+    seen
+}
+
+/// Its user may send to it, but not receive.
+fn queue_unreadable(stage: &Stage) -> Verdict {
+    let id = sys!(msgget(IPC_PRIVATE, 0o600))?;
+    let mut found = queue_status(id)?;
+    found.msg_perm.mode = 0o200;
+    sys!(msgctl(id, libc::IPC_SET, &mut found))?;
+    send(id, 1, b"kept", 0)?;
+    let seen = stage.freeze_here();
+    found.msg_perm.mode = 0o600;
+    sys!(msgctl(id, libc::IPC_SET, &mut found))?;
+    let received = receive(id, 0, IPC_NOWAIT)?;
+    sys!(msgctl(id, IPC_RMID, std::ptr::null_mut()))?;
+    same!(received, (1, b"kept".to_vec()), "the message");
     seen
 }
 

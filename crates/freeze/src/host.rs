@@ -39,7 +39,7 @@ pub(crate) fn describe(
         uid: euid.as_raw(),
         privileged: euid.is_root(),
         pid_namespace: namespace("self") != namespace(&pid.to_string()),
-        ipc_namespace: !crate::cap::sysv::shares_namespace(pid),
+        ipc_namespace: !frost_sys::sysv::is_ours(pid),
         runtime: keeper.map(Keeper::runtime),
     }
 }

@@ -510,11 +510,8 @@ fn capture(
         .map(|process| (*process, known[&process.pid].mappings.as_slice()))
         .collect();
     let sysv = sysv::capture(&asked, &|process, call| filters.let_call(process, call), memory.draft.pack())
-        .map_err(|error| match &error {
-        sysv::Error::Object { source: Errno::ACCESS, .. } => {
-            Failure { kind: FailureKind::Denied, ..freeze.failed(&error) }
-                .hint("freeze it as root, or let the program give its user the right to read it (IPC_SET)")
-        }
+        .map_err(|error| match error {
+        sysv::Error::Unreadable { obstacles } => freeze.refused(obstacles),
         _ => freeze.failed(&error),
     })?;
     let own = sysv.own.clone();

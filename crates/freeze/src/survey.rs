@@ -403,5 +403,9 @@ fn look_at(running: &[Running], keeper: Option<&dyn Keeper>) -> Result<Vec<Obsta
     obstacles.extend(filter::survey(&members(&seen, None), keeper));
     let root = seen.first().map(|root| (root.inner, root.command.as_str()));
     obstacles.extend(crate::network::look(keeper, root)?.1);
+    let nests = Nests::among(seen.iter().map(|process| process.pid));
+    let outer: Vec<&Seen<'_>> =
+        seen.iter().filter(|process| nests.keeper_of(process.pid).is_none()).collect();
+    obstacles.extend(crate::cap::sysv::survey(&outer));
     Ok(obstacles)
 }

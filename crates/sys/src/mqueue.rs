@@ -2,6 +2,7 @@
 
 use crate::raw::check;
 use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use std::ffi::CString;
 
@@ -80,6 +81,28 @@ pub fn unlink(name: &[u8]) -> Result<()> {
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;
     // SAFETY: the name ends by a zero.
     check(unsafe { libc::syscall(libc::SYS_mq_unlink, name.as_ptr()) }).map(drop)
+}
+
+/// Lists the names of all queues of our IPC namespace, by a file system that nobody else sees; from then on we are in a mount
+/// namespace of our own.
+///
+/// # Errors
+/// EPERM without rights over our namespaces.
+pub fn names() -> Result<Vec<Vec<u8>>> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+    // SAFETY: the mounts of this process change, and no memory.
+    check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
+    let context = match fsopen("mqueue", FsOpenFlags::FSOPEN_CLOEXEC) {
+        // A kernel without such queues.
+        Err(Errno::NODEV) => return Ok(Vec::new()),
+        other => other?,
+    };
+    fsconfig_create(&context)?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = Dir::new(rustix::fs::openat(&mount, ".", flags, Mode::empty())?)?;
+    let names = directory.map(|entry| Ok(entry?.file_name().to_bytes().to_vec()));
+    names.filter(|name| !matches!(name.as_deref(), Ok(b"." | b".."))).collect()
 }
 
 /// Returns the process that is to be told of the next message (mq_notify), if there is one.

@@ -9,8 +9,10 @@
 //! ([`probe`]).
 
 use crate::ram;
+use crate::survey::Seen;
 use crate::unseen;
 use frost_abi::tape::Entry;
+use frost_model::Obstacle;
 use frost_model::cap::{
     Ipc, MOST_VALUE, MessageQueue, Objects, QueuedMessage, Segment, SemaphoreSet, SemaphoreUndo,
 };
@@ -18,7 +20,7 @@ use frost_model::id::{ObjectId, Pid};
 use frost_model::ram::Pages;
 use frost_store::PackWriter;
 use frost_sys::kcmp::{Resource, kcmp};
-use frost_sys::proc::Mapping;
+use frost_sys::proc::{self, Mapping};
 use frost_sys::sysv::{self, Kind, Status};
 use frost_tracee::inject::{self, AREA_BYTES, Area, Job};
 use frost_tracee::seize::StoppedProcess;
@@ -42,6 +44,9 @@ pub(crate) enum Error {
         #[source]
         source: Errno,
     },
+    /// What nobody who is asked may read.
+    #[error("System V objects cannot be read")]
+    Unreadable { obstacles: Vec<Obstacle> },
     /// A process whose filters forbid what is asked of it.
     #[error(
         "process {pid} cannot be asked for its System V objects: its filters of system calls forbid {call}"
@@ -94,10 +99,89 @@ pub(crate) fn remove(own: &[Own]) {
     }
 }
 
-/// Returns whether process `pid` lives in our IPC namespace.
-pub(crate) fn shares_namespace(pid: i32) -> bool {
-    let link = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/ipc"), Vec::new()).ok();
-    link(&pid.to_string()) == link("self")
+/// A process of the tree and what it has to do with System V objects.
+pub(crate) struct User<'a> {
+    pub(crate) status: &'a proc::Status,
+    pub(crate) mappings: &'a [Mapping],
+    /// Its number in the pid namespace of whoever lists the objects.
+    pub(crate) pid: i32,
+}
+
+impl User<'_> {
+    /// Whether it may remove an object.
+    fn owns(&self, object: &Status) -> bool {
+        [object.uid, object.creator.0].contains(&self.status.uids[1])
+    }
+
+    /// Whether it has these rights to an object: 4 to read it, 2 to alter it (`ipcperms`, ipc/util.c).
+    fn may(&self, wanted: u32, object: &Status) -> bool {
+        const CAP_IPC_OWNER: u32 = 15;
+        let in_group = |group: u32| self.status.gids[3] == group || self.status.groups.contains(&group);
+        let granted = if self.owns(object) {
+            object.mode >> 6
+        } else if in_group(object.creator.1) || in_group(object.gid) {
+            object.mode >> 3
+        } else {
+            object.mode
+        };
+        wanted & !granted == 0 || self.status.cap_effective >> CAP_IPC_OWNER & 1 == 1
+    }
+
+    /// How much of a segment it has attached: nothing, some, or all.
+    fn attached(&self, id: i32, len_bytes: u64) -> Option<bool> {
+        let of_it = || self.mappings.iter().filter(|mapping| crate::rm::segment_id(mapping) == Some(id));
+        let is_all = |mapping: &Mapping| mapping.offset == 0 && mapping.end - mapping.start >= len_bytes;
+        of_it().next().map(|_| of_it().any(is_all))
+    }
+}
+
+/// Lists the objects that are the tree's, or may be, and that cannot be read. `asked` will be asked for them; `shared` says
+/// that others may be in their IPC namespace, too. `root` is who is named.
+pub(crate) fn unreadable(
+    objects: &[(Kind, i32, Status)],
+    users: &[User<'_>],
+    asked: usize,
+    shared: bool,
+    root: (Pid, &str),
+) -> Vec<Obstacle> {
+    let Some(reader) = users.get(asked) else { return Vec::new() };
+    let cannot_be_read = |(kind, id, status): &&(Kind, i32, Status)| {
+        let noted = [status.first_pid, status.last_pid];
+        let is_noted = users.iter().any(|user| noted.contains(&user.pid));
+        let attached = || users.iter().filter_map(|user| user.attached(*id, status.size));
+        // What stays where it is must be compared by who thaws it.
+        let is_made_anew = !shared || reader.owns(status) || rustix::process::geteuid().is_root();
+        let (concerned, is_seen) = match kind {
+            Kind::Segment => {
+                (is_noted || attached().next().is_some(), is_made_anew && attached().any(|is_all| is_all))
+            }
+            Kind::Queue => (is_noted, false),
+            // Who operated last on one only those are told who may read it.
+            Kind::Semaphores => (users.iter().any(|user| user.may(2, status)), false),
+        };
+        (concerned || !shared) && !is_seen && !reader.may(4, status)
+    };
+    let refuse = |(kind, id, _): &(Kind, i32, Status)| Obstacle {
+        pid: root.0,
+        command: root.1.to_owned(),
+        object: format!("System V {} {id}", kind.noun()),
+        reason: "the program may not read it".to_owned(),
+        remedy: "let its owner permit that (IPC_SET), or remove it (ipcrm)".to_owned(),
+        passes: false,
+    };
+    objects.iter().filter(cannot_be_read).map(refuse).collect()
+}
+
+/// Lists the objects that a freeze of these processes, which run on, could not read.
+pub(crate) fn survey(seen: &[&Seen<'_>]) -> Vec<Obstacle> {
+    let Some(first) = seen.first() else { return Vec::new() };
+    // A freeze lets the processes themselves ask, whose namespace need not be entered for that.
+    let objects = sysv::objects(first.through).unwrap_or_default();
+    let users: Vec<User<'_>> = seen
+        .iter()
+        .map(|process| User { status: process.status, mappings: process.mappings, pid: process.pid })
+        .collect();
+    unreadable(&objects, &users, 0, sysv::is_ours(first.through), (first.inner, &first.command))
 }
 
 /// A process with its mappings, which makes calls for us.
@@ -352,13 +436,13 @@ struct Values {
 }
 
 /// Finds and captures what belongs to the tree. `may` tells whether a process may make a call.
-pub(crate) fn capture(
-    living: &[(&StoppedProcess, &[Mapping])],
+pub(crate) fn capture<'a>(
+    living: &[(&'a StoppedProcess, &'a [Mapping])],
     may: &dyn Fn(&StoppedProcess, libc::c_long) -> bool,
     pack: &mut PackWriter,
 ) -> Result<Found, Error> {
     let Some((first, _)) = living.first() else { return Ok(Found::default()) };
-    let shared = shares_namespace(first.through);
+    let shared = sysv::is_ours(first.through);
     let tree = Tree::of(living, shared);
     if shared && !tree.is_concerned(living) {
         return Ok(Found::default());
@@ -372,13 +456,38 @@ pub(crate) fn capture(
         libc::SYS_msgctl,
         libc::SYS_msgrcv,
     ];
-    let free = living.iter().find(|(process, _)| calls.iter().all(|call| may(process, *call)));
-    let (process, mappings) = free
+    let free = living.iter().position(|(process, _)| calls.iter().all(|call| may(process, *call)));
+    let free = free
         .ok_or(Error::Forbidden { pid: first.pid, call: "shmctl, shmat, shmdt, semctl, msgctl or msgrcv" })?;
+    let (process, mappings) = living[free];
     let mut asked = Asked::new(process, mappings)?;
-    let found = capture_by(&mut asked, living, may, &tree, pack)?;
+    let mut objects = Vec::new();
+    for kind in Kind::ALL {
+        objects.extend(asked.list(kind)?.into_iter().map(|(id, status)| (kind, id, status)));
+    }
+    for (kind, id, status) in objects.iter_mut().filter(|_| shared) {
+        // One in a user namespace of its own is not told of users and groups that have no number there.
+        if let Ok(seen) = sysv::status(*kind, *id) {
+            (status.uid, status.gid, status.creator) = (seen.uid, seen.gid, seen.creator);
+        }
+    }
+    let user = |(process, mappings): &(&'a StoppedProcess, &'a [Mapping])| User {
+        status: &process.status,
+        mappings,
+        pid: process.inner,
+    };
+    let users: Vec<User<'_>> = living.iter().map(user).collect();
+    let command = String::from_utf8_lossy(&first.stat.comm);
+    let obstacles = unreadable(&objects, &users, free, shared, (Pid::new(first.inner), &command));
+    let found = match obstacles.is_empty() {
+        true => capture_by(&mut asked, &objects, living, may, &tree, pack)?,
+        false => Found::default(),
+    };
     asked.done()?;
-    Ok(found)
+    match obstacles.is_empty() {
+        true => Ok(found),
+        false => Err(Error::Unreadable { obstacles }),
+    }
 }
 
 /// What is known of the tree beforehand.
@@ -483,13 +592,16 @@ fn ipc(id: i32, status: &Status, pids: &[i32]) -> Ipc {
 
 fn capture_by(
     asked: &mut Asked<'_>,
+    objects: &[(Kind, i32, Status)],
     living: &[(&StoppedProcess, &[Mapping])],
     may: &dyn Fn(&StoppedProcess, libc::c_long) -> bool,
     tree: &Tree,
     pack: &mut PackWriter,
 ) -> Result<Found, Error> {
     let mut found = Found::default();
-    for (id, status) in asked.list(Kind::Segment)? {
+    let of =
+        |kind: Kind| objects.iter().filter(move |object| object.0 == kind).map(|object| (object.1, object.2));
+    for (id, status) in of(Kind::Segment) {
         let windows = tree.windows.get(&id).map(Vec::as_slice).unwrap_or_default();
         let made_here = [status.first_pid, status.last_pid].iter().any(|pid| tree.pids.contains(pid));
         if tree.shared && windows.is_empty() && !made_here {
@@ -511,13 +623,13 @@ fn capture_by(
     }
     let mut sets = Vec::new();
     let mut keys = Vec::new();
-    for (id, status) in asked.list(Kind::Semaphores)? {
+    for (id, status) in of(Kind::Semaphores) {
         match asked.semaphores(id, status.size as usize)? {
             Ok(values) => {
                 sets.push((id, Values { operated: status.operated, ..values }));
                 keys.push(status);
             }
-            // None of its own, if it may not even read it.
+            // None of its own, if it may neither read nor alter it.
             Err(_) if tree.shared => {}
             Err(source) => return Err(Error::Object { kind: Kind::Semaphores, id, source }),
         }
@@ -557,7 +669,7 @@ fn capture_by(
         let ipc = ipc(id, &status, &values.pids);
         found.semaphores.push(SemaphoreSet { ipc, values: values.values, operated: status.operated, undo });
     }
-    for (id, status) in asked.list(Kind::Queue)? {
+    for (id, status) in of(Kind::Queue) {
         let pids = [status.first_pid, status.last_pid];
         let operated = pids.iter().any(|pid| tree.pids.contains(pid));
         if tree.shared && !operated && !tree.waits(id, &[libc::SYS_msgrcv, libc::SYS_msgsnd]) {

@@ -221,10 +221,7 @@ fn compare(
         let (then, now) = (seconds(old.modified), seconds(modified));
         return changed(format!("it was written since (last change {then} then, {now} now)"));
     }
-    // In a user namespace, whoever has no number there is shown as nobody (kernel.overflowuid).
-    let told = |now: u32| now != OVERFLOW_ID;
-    let other = |now: u32, then: u32| told(now) && now != then;
-    if other(stat.st_uid, old.uid) || other(stat.st_gid, old.gid) {
+    if is_other(stat.st_uid, old.uid) || is_other(stat.st_gid, old.gid) {
         return differs(
             format!("its owner changed (from {}:{} to {}:{})", old.uid, old.gid, stat.st_uid, stat.st_gid),
             "give it back with chown(1)",
@@ -239,8 +236,13 @@ fn compare(
     Ok(())
 }
 
-/// The default of kernel.overflowuid and kernel.overflowgid.
-const OVERFLOW_ID: u32 = 65534;
+/// Whether a user or group that something has is another than it was, as far as that is told: in a user namespace, whoever has no
+/// number there is shown as nobody.
+pub(super) fn is_other(now: u32, then: u32) -> bool {
+    // The default of kernel.overflowuid and kernel.overflowgid.
+    const OVERFLOW_ID: u32 = 65534;
+    now != OVERFLOW_ID && now != then
+}
 
 const PUT_BACK: &str = "put the file back as it was when the program was frozen, or freeze the program anew";
 

@@ -9,6 +9,7 @@
 
 use super::Error;
 use super::error::About;
+use super::file::is_other;
 use frost_model::cap::{Ipc, MessageQueue, Segment, SemaphoreSet};
 use frost_model::{Checkpoint, Obstacle};
 use frost_sys::guise::{self, Guise};
@@ -41,6 +42,8 @@ enum Standing {
     Leftover,
     /// Another, or changed.
     Different(String),
+    /// As it was, as far as it shows: its content may not be read.
+    Unreadable,
 }
 
 /// How long a set of semaphores may take to become what it was. Those who end undo what they did in it behind all that is
@@ -104,12 +107,14 @@ impl<'a> Object<'a> {
             Err(Errno::INVAL | Errno::IDRM) => return Standing::Missing,
             Err(errno) => return Standing::Different(format!("it cannot be looked at: {errno}")),
         };
-        let what = (found.key, found.size, found.uid, found.gid, found.mode & 0o777);
+        let what = (found.key, found.size, found.mode & 0o777);
+        let is_others = is_other(found.uid, ipc.uid) || is_other(found.gid, ipc.gid);
         // One that is marked to vanish has lost its key, here as in the image.
-        if what == (ipc.key, self.size(), ipc.uid, ipc.gid, ipc.mode) {
+        if what == (ipc.key, self.size(), ipc.mode) && !is_others {
             return match self.same_content(found.count) {
                 Ok(true) => Standing::Same { used: self.kind() == Kind::Segment && found.count > 0 },
                 Ok(false) => Standing::Different("its content changed while the program was away".to_owned()),
+                Err(Errno::ACCESS) => Standing::Unreadable,
                 Err(errno) => Standing::Different(format!("it cannot be read: {errno}")),
             };
         }
@@ -287,6 +292,11 @@ pub(crate) fn plan(checkpoint: &Checkpoint, copy: bool, ordinary: bool) -> Plann
                     reason.clone(),
                     "freeze the programs that share it together, or thaw a copy (--clone), which gets its own",
                 )),
+                Standing::Unreadable => planned.obstacles.push(obstacle(
+                    *object,
+                    "it is there, and whether it is as it was cannot be told, since you may not read it".to_owned(),
+                    "remove it (ipcrm), so that it is made as it was, thaw it as root, or thaw a copy (--clone)",
+                )),
                 Standing::Same { used: true } if planned.namespace => planned.obstacles.push(obstacle(
                     *object,
                     "another program uses it, while others of the program's are missing and can only be made apart \
@@ -372,6 +382,10 @@ fn make_all(checkpoint: &Checkpoint, own: bool, pack: BorrowedFd<'_>) -> Result<
         match standing {
             Standing::Same { .. } => {}
             Standing::Different(reason) => {
+                return Err(Error::Changed { object: object.describe(), reason });
+            }
+            Standing::Unreadable => {
+                let reason = "one that may not be read was made meanwhile".to_owned();
                 return Err(Error::Changed { object: object.describe(), reason });
             }
             Standing::Missing | Standing::Leftover => {
