@@ -294,6 +294,18 @@ pub fn thawed_in_the_runtime(binary: &Path, name: &str, who: Who) {
     scene.is_empty_soon();
 }
 
+/// Run in an environment of the runtime, and looked at while it is frozen and its keeper stays.
+pub fn looked_at_in_the_runtime(binary: &Path, name: &str, who: Who, look: impl FnOnce(&Scene)) {
+    let Some(scene) = Scene::new(who) else { return };
+    let Some(mut traveller) = Traveller::set_out_in_the_runtime(&scene, binary, name) else { return };
+    scene.frost(&["freeze", "victim"]).ok();
+    traveller.is_gone();
+    look(&scene);
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}
+
 /// Run in an environment of the runtime, something in it cannot be carried.
 pub fn refused_in_the_runtime(binary: &Path, name: &str, object: &str, who: Who) {
     let Some(scene) = Scene::new(who) else { return };

@@ -1,6 +1,7 @@
 //! System V objects that others use too, that have changed, or whose numbers are taken.
 
 use frost_sys::sysv::{self, Attached, Kind};
+use frost_sys::{clone, mqueue};
 use frost_tests::journey::{self, Traveller};
 use frost_tests::{Scene, Stdio, Who, is_root, skip, until};
 use rustix::fd::AsFd;
@@ -200,6 +201,37 @@ fn objects_of_another_user_are_used_again() {
         sysv::remove(kind, id).expect("it was left in place");
     }
     scene.is_empty_soon();
+}
+
+/// A keeper stays in the IPC namespace in which its program was: what that had there is in the image, and nowhere else.
+#[test]
+fn a_keeper_has_nothing_of_a_frozen_program() {
+    for name in [
+        "sysv_segment_key",
+        "sysv_queue_half_full",
+        "sysv_semaphore_undo",
+        "mqueue_half_full",
+        "mqueue_closed",
+    ] {
+        for who in [Who::Myself, Who::Ordinary] {
+            let binary = Path::new(env!("CARGO_BIN_EXE_victim"));
+            let left = |scene: &Scene| {
+                // What has frozen it may be about to end.
+                let is_keeper = |pid: &i32| {
+                    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+                    exe.to_string_lossy().contains("frost-keeper")
+                };
+                let keeper = scene.processes().into_iter().find(is_keeper).expect("its keeper stays");
+                let objects = sysv::objects(keeper).expect("its namespace is ours, or root's");
+                assert_eq!(objects, [], "{name} has left something behind");
+                let enter = || clone::enter_with_user(keeper, libc::CLONE_NEWIPC);
+                let names = clone::apart(|| Ok(enter().and_then(|()| mqueue::names())?.concat()));
+                let names = names.expect("as above");
+                assert!(names.is_empty(), "{name} has left {:?} behind", String::from_utf8_lossy(&names));
+            };
+            journey::looked_at_in_the_runtime(binary, name, who, left);
+        }
+    }
 }
 
 #[test]

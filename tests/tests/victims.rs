@@ -107,6 +107,8 @@ const SPECIAL: &[&str] = &[
     "thread_leader_gone_warned",
     "mqueue_lost",
     "mqueue_used",
+    "mqueue_closed",
+    "mqueue_unreadable",
     "volatile_lost",
     "volatile_changed",
     "hugetlb_file",
@@ -315,6 +317,26 @@ fn a_message_queue_that_was_used_meanwhile_is_refused() {
     });
     // SAFETY: the name ends by a zero.
     queue.into_iter().for_each(|name| assert_eq!(unsafe { libc::mq_unlink(name.as_ptr()) }, 0));
+}
+
+/// In an IPC namespace of its own a queue is the program's, whether it has it open or not; else it stays where it is.
+#[test]
+fn a_message_queue_that_nobody_has_open_is_carried() {
+    journey::unfrozen(binary(), "mqueue_closed");
+    for who in [Who::Myself, Who::Ordinary] {
+        journey::thawed_in_the_runtime(binary(), "mqueue_closed", who);
+    }
+    journey::thawed(binary(), "mqueue_closed", Who::Myself);
+}
+
+/// Its messages are taken out and put back, for which it has to be opened.
+#[test]
+fn a_message_queue_that_its_owner_may_not_open_is_carried_by_root() {
+    journey::unfrozen(binary(), "mqueue_unreadable");
+    if frost_tests::is_root() {
+        journey::thawed(binary(), "mqueue_unreadable", Who::Myself);
+    }
+    journey::refused_for(binary(), "mqueue_unreadable", "(fchmod)", Who::Ordinary);
 }
 
 /// The shared memory object that a victim made.

@@ -21,6 +21,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("mqueue_lost", lost),
     ("mqueue_used", used),
     ("mqueue_notified", notified),
+    ("mqueue_closed", closed),
+    ("mqueue_unreadable", unreadable),
 ];
 
 /// A queue with a name of its own, which is taken away in the end.
@@ -288,5 +290,37 @@ fn notified(stage: &Stage) -> Verdict {
     let minute = libc::timespec { tv_sec: 60, tv_nsec: 0 };
     same!(sys!(sigtimedwait(&set, &mut info, &minute))?, libc::SIGUSR2, "the signal");
     same!(unsafe { info.si_value() }.sival_ptr.addr(), 4711, "its value");
+    Ok(())
+}
+
+/// Nobody has them open, but they have their names and what waits in them.
+fn closed(stage: &Stage) -> Verdict {
+    let queues = [Queue::new(stage, 4, 32)?, Queue::new(stage, 7, 64)?];
+    queues[0].send("later", 1)?;
+    queues[0].send("first", 2)?;
+    for queue in &queues {
+        sys!(close(queue.fd))?;
+    }
+    stage.freeze_here()?;
+    let again = Queue { fd: queues[0].open(O_RDWR | O_NONBLOCK)?, name: queues[0].name.clone() };
+    again.is_there()?;
+    same!(again.receive()?, ("first".to_owned(), 2), "a message");
+    same!(again.receive()?, ("later".to_owned(), 1), "a message");
+    nothing_waits(&again)?;
+    let empty = Queue { fd: queues[1].open(O_RDWR | O_NONBLOCK)?, name: queues[1].name.clone() };
+    same!(empty.attributes()?, (7, 64, 0, i64::from(O_NONBLOCK)), "the attributes of the empty one");
+    Ok(())
+}
+
+/// Its owner may not open it any more.
+fn unreadable(stage: &Stage) -> Verdict {
+    let queue = Queue::new(stage, 4, 32)?;
+    queue.send("kept", 3)?;
+    sys!(fchmod(queue.fd, 0))?;
+    stage.freeze_here()?;
+    let mut stat: libc::stat = zeroed();
+    sys!(fstat(queue.fd, &mut stat))?;
+    same!(stat.st_mode & 0o777, 0, "its rights");
+    same!(queue.receive()?, ("kept".to_owned(), 3), "the message");
     Ok(())
 }

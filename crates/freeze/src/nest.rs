@@ -216,8 +216,9 @@ fn descriptors(pid: i32, systems: &[u64]) -> (bool, bool) {
     (queue, directory)
 }
 
-/// Looks whether there are System V objects in the namespaces of the keepers, which only a process in there can tell.
-pub(crate) fn survey_sysv(
+/// Looks whether there are System V objects or message queues in the namespaces of the keepers, which only a process in there
+/// can tell.
+pub(crate) fn survey_ipc(
     keepers: &[(&StoppedProcess, &[proc::Mapping])],
 ) -> Result<Vec<Obstacle>, inject::Error> {
     // Commands of shmctl, semctl and msgctl, where what they fill in tells how many there are: `struct shm_info` begins
@@ -258,6 +259,18 @@ pub(crate) fn survey_sysv(
                 object: "System V objects of a `frost run` in it".to_owned(),
                 reason: "what lies in an IPC namespace of its own is not carried there".to_owned(),
                 remedy: "let the program remove them first, or freeze it by its own name, from in there"
+                    .to_owned(),
+                passes: false,
+            });
+        }
+        // A queue may have a name without being open.
+        if crate::cap::mqueue::has_any(process.pid).unwrap_or(true) {
+            obstacles.push(Obstacle {
+                pid: Pid::new(process.inner),
+                command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
+                object: "POSIX message queue of a `frost run` in it".to_owned(),
+                reason: "what lies in an IPC namespace of its own is not carried there".to_owned(),
+                remedy: "let the program close it first, or freeze it by its own name, from in there"
                     .to_owned(),
                 passes: false,
             });

@@ -347,8 +347,11 @@ pub(crate) fn run(
             let kept = options.keeper.and_then(|keeper| listening::keep(&tree, &checkpoint, keeper));
             frozen.warnings.extend(kept);
             tcp::give_ports_free(&tree, &checkpoint);
+            let housed = options.keeper.filter(|keeper| sysv::is_housed(pid, keeper.pid()));
             end::end(tree, ending.as_ref(), options.keeper);
             sysv::remove(&own);
+            // A keeper that stays would keep them in memory; should that not work, nothing but memory is lost.
+            let _ = housed.map(|keeper| frost_sys::sysv::clear(keeper.pid()));
         }
         frozen.pause_us = longest.max(pause.elapsed()).as_micros() as u64;
         freeze.steps.end("freeze.end");
@@ -474,7 +477,7 @@ fn capture(
         .filter(|process| nests.keeper_of(process.pid) == Some(process.pid))
         .map(|process| (*process, known[&process.pid].mappings.as_slice()))
         .collect();
-    obstacles.extend(nest::survey_sysv(&keepers).map_err(|error| freeze.failed(&error))?);
+    obstacles.extend(nest::survey_ipc(&keepers).map_err(|error| freeze.failed(&error))?);
     obstacles
         .extend(living.iter().filter_map(|process| landlock::refuse(process, &known[&process.pid].facts)));
     if !obstacles.is_empty() {

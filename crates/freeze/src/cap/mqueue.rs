@@ -11,7 +11,7 @@ use super::{Error, Held};
 use frost_model::BytePath;
 use frost_model::cap::{Mqueue, MqueueMessage};
 use frost_model::clock::Timespec;
-use frost_sys::mqueue;
+use frost_sys::{clone, mqueue, sysv};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
@@ -37,7 +37,9 @@ pub(super) fn refusal(held: &Held, other: Option<&str>) -> Option<Refusal> {
         Err(errno) => {
             let reason =
                 format!("its messages must be taken out and put back, and it cannot be opened: {errno}");
-            return Some(Refusal::new(what, reason, "freeze it as root, or as the queue's owner"));
+            let remedy =
+                "freeze it as root, or let its owner give you the rights to read and write it (fchmod)";
+            return Some(Refusal::new(what, reason, remedy));
         }
     };
     if let Ok(Some(pid)) = mqueue::told(&queue) {
@@ -62,21 +64,55 @@ pub(super) fn refusal(held: &Held, other: Option<&str>) -> Option<Refusal> {
 
 /// Captures a queue.
 pub(super) fn capture(held: &Held) -> std::result::Result<Mqueue, Error> {
-    read(held).map_err(|errno| held.error(errno))
+    let path = without_deleted(held.link.as_deref().unwrap_or_default());
+    let name = path.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let read = || read(&open(held)?, name, |take| aside("freeze.queues", take));
+    read().map_err(|errno| held.error(errno))
 }
 
-fn read(held: &Held) -> Result<Mqueue> {
-    let queue = open(held)?;
-    let attributes = mqueue::attributes(&queue)?;
+/// Captures the queues that no process has open, in the IPC namespace of process `pid` if that is not ours: it is the program's
+/// then, and they end with it. `known` are those that were captured.
+pub(super) fn capture_closed(pid: i32, known: &[Mqueue]) -> std::result::Result<Vec<Mqueue>, Error> {
+    if sysv::is_ours(pid) {
+        return Ok(Vec::new());
+    }
+    let captured = aside("freeze.queues", || {
+        clone::enter_with_user(pid, libc::CLONE_NEWIPC)?;
+        let mut captured = Vec::new();
+        for name in mqueue::names()? {
+            let queue = mqueue::open(&name, libc::O_RDWR | libc::O_NONBLOCK, 0, None)?;
+            let inode = rustix::fs::fstat(&queue)?.st_ino;
+            if !known.iter().any(|known| known.inode == inode) {
+                captured.push(read(&queue, &name, |take| take())?);
+            }
+        }
+        Ok(captured)
+    });
+    captured.map_err(|source| Error::Object { object: "its POSIX message queues".to_owned(), source })
+}
+
+/// Whether process `pid` has queues in an IPC namespace that is not ours.
+pub(crate) fn has_any(pid: i32) -> Result<bool> {
+    let listed = || clone::enter_with_user(pid, libc::CLONE_NEWIPC).and_then(|()| mqueue::names());
+    Ok(!sysv::is_ours(pid) && !aside("freeze.queues", listed)?.is_empty())
+}
+
+/// What takes all messages out of a queue and puts them back.
+type Take<'a> = &'a dyn Fn() -> Result<Vec<MqueueMessage>>;
+
+fn read(
+    queue: &OwnedFd,
+    name: &[u8],
+    run: impl FnOnce(Take<'_>) -> Result<Vec<MqueueMessage>>,
+) -> Result<Mqueue> {
+    let attributes = mqueue::attributes(queue)?;
     let most_bytes = u32::try_from(attributes.most_bytes).map_err(|_| Errno::OVERFLOW)?;
     let messages = match attributes.waiting {
         0 => Vec::new(),
-        _ => aside("freeze.queues", || take_and_put_back(&queue, most_bytes as usize))?,
+        _ => run(&|| take_and_put_back(queue, most_bytes as usize))?,
     };
     // Behind that, since it changed the time.
-    let stat = rustix::fs::fstat(&queue)?;
-    let path = without_deleted(held.link.as_deref().unwrap_or_default());
-    let name = path.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let stat = rustix::fs::fstat(queue)?;
     Ok(Mqueue {
         name: BytePath::new(name),
         removed: stat.st_nlink == 0,

@@ -99,6 +99,12 @@ pub(crate) fn remove(own: &[Own]) {
     }
 }
 
+/// Returns whether a program lives in the IPC namespace of its keeper. One that was thawed lives in another.
+pub(crate) fn is_housed(pid: i32, keeper: i32) -> bool {
+    let link = |pid: i32| rustix::fs::readlink(proc::path(pid, "ns/ipc"), Vec::new()).ok();
+    link(pid).is_some_and(|namespace| Some(namespace) == link(keeper))
+}
+
 /// A process of the tree and what it has to do with System V objects.
 pub(crate) struct User<'a> {
     pub(crate) status: &'a proc::Status,
