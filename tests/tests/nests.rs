@@ -1,6 +1,6 @@
 //! `frost run` within `frost run`: the inner program is frozen with the outer one, and thawed with it.
 
-use frost_tests::{LIMIT, Outcome, Scene, Who, until};
+use frost_tests::{LIMIT, Outcome, Scene, Stdio, Who, until};
 use std::fs;
 
 frost_tests::as_each_user! {
@@ -14,6 +14,9 @@ frost_tests::as_each_user! {
     the_terminal_of_an_inner_program_is_its_own
     whoever_is_attached_to_an_inner_program_stays_so
     a_third_one_within_is_refused
+    one_within_a_program_without_an_environment_is_refused
+    what_an_inner_program_has_of_its_own_is_refused_by_name
+    clocks_that_stand_otherwise_are_refused
     an_inner_program_is_frozen_by_itself_behind_a_thaw_of_both
     a_copy_is_refused_since_the_inner_name_is_one_program_s
     a_builder_that_dies_leaves_no_half_of_both
@@ -385,6 +388,76 @@ fn a_third_one_within_is_refused(scene: &Scene) {
     start(scene, &format!("{frost} run --detach --name inner -- sh ./innermost"));
     goes_on(scene, "count");
     let what = "`frost run` in a `frost run` in it";
+    let checked = scene.frost(&["check", "outer"]);
+    assert!(checked.status == Some(3) && checked.stdout.contains(what), "{checked}");
+    scene.frost(&["freeze", "outer"]).refused(3, what);
+    goes_on(scene, "count");
+    end(scene);
+}
+
+/// Where the outer program has no keeper, the inner one's is a process that no thaw could make again.
+fn one_within_a_program_without_an_environment_is_refused(scene: &Scene) {
+    let script = format!("{} run --name inner -- sh -c '{COUNTER}' > /dev/null; true", frost(scene));
+    let mut started = scene.start(scene.command("sh").args(["-c", &script]), Stdio::Null);
+    let pid = started.pid().to_string();
+    goes_on(scene, "count");
+    let what = "`frost run` in it";
+    let checked = scene.frost(&["check", &pid]);
+    assert!(checked.status == Some(3) && checked.stdout.contains(what), "{checked}");
+    scene.frost(&["freeze", &pid]).refused(3, what).refused(3, "by its own name");
+    goes_on(scene, "count");
+    // As the remedy says.
+    scene.frost(&["freeze", "inner", "--cold"]).ok();
+    started.wait("the outer program", LIMIT);
+    scene.frost(&["thaw", "inner"]).ok();
+    goes_on(scene, "count");
+    scene.frost(&["kill", "-s", "KILL", "inner"]).ok();
+    scene.is_empty_soon();
+}
+
+fn what_an_inner_program_has_of_its_own_is_refused_by_name(scene: &Scene) {
+    let frost = frost(scene);
+    let victim = scene.path("bin").join("victim");
+    fs::copy(env!("CARGO_BIN_EXE_victim"), &victim).expect("our own directory");
+    let victim = |name: &str| format!("{} {name} {}", victim.display(), scene.stage("inner").display());
+    let counter = format!("sh -c '{COUNTER}'");
+    fs::create_dir(scene.stage("layer")).expect("our own directory");
+    scene.give(&scene.stage("layer"));
+    let layer = format!("--layer {}", scene.stage("layer").display());
+    // What only a process in there can tell is found when it is stopped.
+    for (options, program, what, is_foreseen) in [
+        ("--net own", counter.clone(), "network of a `frost run` in it", true),
+        (&layer, counter.clone(), "layer of a `frost run` in it", true),
+        ("", victim("mqueue_half_full"), "POSIX message queue of a `frost run` in it", true),
+        ("", victim("mqueue_closed"), "POSIX message queue of a `frost run` in it", false),
+        ("", victim("sysv_segment"), "System V objects of a `frost run` in it", false),
+        ("", victim("sysv_semaphores"), "System V objects of a `frost run` in it", false),
+        ("", victim("sysv_queue_half_full"), "System V objects of a `frost run` in it", false),
+    ] {
+        let _none = fs::remove_file(scene.stage("count"));
+        let _none = fs::remove_dir_all(scene.stage("inner"));
+        fs::create_dir(scene.stage("inner")).expect("our own directory");
+        scene.give(&scene.stage("inner"));
+        start(scene, &format!("{frost} run --detach --name inner {options} -- {program}"));
+        let stands = || count(scene, "count").is_some() || scene.stage("inner/ready").exists();
+        until("the inner program stands", stands);
+        let checked = scene.frost(&["check", "outer"]);
+        assert_eq!(checked.stdout.contains(what), is_foreseen, "{checked}");
+        scene.frost(&["freeze", "outer"]).refused(3, what);
+        assert_eq!(scene.frost(&["ps", "inner", "--json"]).ok().record()["state"], "running");
+        end(scene);
+    }
+}
+
+/// An inner program that was frozen by itself has missed some time, which the outer one has not.
+fn clocks_that_stand_otherwise_are_refused(scene: &Scene) {
+    let frost = frost(scene);
+    start(scene, &format!("{frost} run --detach --name inner -- sh -c '{COUNTER}'"));
+    goes_on(scene, "count");
+    within(scene, &format!("{frost} freeze inner")).ok();
+    within(scene, &format!("{frost} thaw inner")).ok();
+    goes_on(scene, "count");
+    let what = "time of a `frost run` in it";
     let checked = scene.frost(&["check", "outer"]);
     assert!(checked.status == Some(3) && checked.stdout.contains(what), "{checked}");
     scene.frost(&["freeze", "outer"]).refused(3, what);
