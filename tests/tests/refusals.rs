@@ -151,6 +151,24 @@ fn a_program_that_has_shut_out_all_but_root() {
 }
 
 #[test]
+fn a_working_directory_that_is_gone() {
+    let scene = scene();
+    let (place, elsewhere) = (scene.stage("place"), scene.stage("elsewhere"));
+    fs::create_dir(&place).expect("our own directory");
+    let mut started = scene.start(scene.command("sleep").arg("1000").current_dir(&place), Stdio::Null);
+    let comm = format!("/proc/{}/comm", started.pid());
+    until("it sleeps", || fs::read_to_string(&comm).is_ok_and(|name| name == "sleep\n"));
+    scene.frost(&["freeze", &started.pid().to_string(), "--to", "sleeper"]).ok();
+    started.wait("the frozen program", LIMIT);
+    fs::rename(&place, &elsewhere).expect("our own directory");
+    let what = format!("directory {}: it cannot be opened", place.display());
+    scene.frost(&["thaw", "sleeper"]).refused(UNSUPPORTED, &what);
+    fs::rename(&elsewhere, &place).expect("our own directory");
+    let pid = scene.frost(&["thaw", "sleeper", "--json"]).ok().number("pid");
+    assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).expect("it runs"), place);
+}
+
+#[test]
 fn a_program_of_32_bits() {
     let scene = scene();
     // 29 is pause(2) of i386: mov $29, %eax; int $0x80; jmp back.

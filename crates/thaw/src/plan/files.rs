@@ -28,7 +28,8 @@ pub(super) fn obstacles(
             continue;
         }
         let process = &checkpoint.processes[index];
-        let object = format!("file {}", String::from_utf8_lossy(&file_use.path));
+        let noun = if file_use.mode == FileMode::Directory { "directory" } else { "file" };
+        let object = format!("{noun} {}", String::from_utf8_lossy(&file_use.path));
         if let Some(removed) = pool::removed_directory(checkpoint, index, &file_use) {
             if directory::place(removed).is_none() {
                 let problem = directory::no_place();
@@ -48,7 +49,8 @@ pub(super) fn obstacles(
             Ok(opened) => opened,
             Err(errno) => {
                 let reason = format!("it cannot be opened: {errno}");
-                let remedy = "make the file reachable by this path again, with the rights to open it";
+                let remedy =
+                    format!("make the {noun} reachable by this path again, with the rights to open it");
                 found.push(obstacle(process, object, reason, remedy));
                 continue;
             }
