@@ -3,7 +3,7 @@
 use crate::Keeper;
 use frost_store::{Ending, Name, Store};
 use frost_sys::fault;
-use frost_tracee::seize::StoppedTree;
+use frost_tracee::seize::{StoppedProcess, StoppedTree};
 
 /// Notes which processes will be ended, before the commit: behind that there is no failure any more. A single one without a
 /// keeper, who must know why it ended, needs no note, since one call ends it.
@@ -30,10 +30,12 @@ pub(crate) fn end(tree: StoppedTree, noted: Option<&Ending>, keeper: Option<&dyn
     }
     // Without a word of it nobody would let go on what is stopped.
     let noted = noted.filter(|ending| ending.stops().is_ok());
-    if noted.is_some() {
-        tree.hold(|| _ = fault::point("freeze.hold"));
-    }
     if let Some(ending) = noted {
+        let behind = |process: &StoppedProcess| {
+            let _ = ending.holds(process.pid);
+            let _ = fault::point("freeze.hold");
+        };
+        tree.hold(|process| ending.aims_at(process.pid).is_ok(), behind);
         let _ = ending.kills();
     }
     tree.kill(|| _ = fault::point("freeze.ending"));

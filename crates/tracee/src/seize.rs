@@ -320,11 +320,18 @@ impl StoppedTree {
     }
 
     /// Lets all of it stand still even if we die: a SIGSTOP waits in each process, which takes it before any instruction.
-    /// What job control has stopped already stays so by itself. `each` is called behind each process.
-    pub fn hold(&self, mut each: impl FnMut()) {
+    /// What job control has stopped already stays so by itself. `before` is called for each process, which says whether it
+    /// may be held, and `behind` when it is.
+    pub fn hold(
+        &self,
+        mut before: impl FnMut(&StoppedProcess) -> bool,
+        mut behind: impl FnMut(&StoppedProcess),
+    ) {
         for process in self.processes.iter().filter(|process| process.goes_on_unless_held()) {
-            let _ = rustix::process::pidfd_send_signal(&process.pidfd, rustix::process::Signal::STOP);
-            each();
+            if before(process) {
+                let _ = rustix::process::pidfd_send_signal(&process.pidfd, rustix::process::Signal::STOP);
+                behind(process);
+            }
         }
     }
 
