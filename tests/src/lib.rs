@@ -15,7 +15,7 @@ mod scene;
 pub mod tally;
 pub mod trail;
 
-pub use processes::{Started, is_alive, output_of, succeeds, tree_of, try_output_of};
+pub use processes::{Started, is_alive, is_frost, output_of, succeeds, tree_of, try_output_of};
 pub use scene::{Outcome, Scene, Stdio, Who, frost_binary, is_root, skip};
 
 use std::time::{Duration, Instant};

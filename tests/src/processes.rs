@@ -172,6 +172,15 @@ pub fn is_alive(pid: i32) -> bool {
     }
 }
 
+/// Returns whether a process runs the `frost` command; also one that is on its way out, which has lost its memory, and so
+/// the link to its binary, before it gives back its files and their locks (`do_exit`, kernel/exit.c).
+pub fn is_frost(pid: i32) -> bool {
+    match std::fs::read_link(format!("/proc/{pid}/exe")) {
+        Ok(path) => path.ends_with("frost"),
+        Err(_) => std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "frost\n"),
+    }
+}
+
 /// Returns every living process that belongs to a scene: its environment names the scene's directory, or it stands
 /// in there.
 pub(crate) fn belonging_to(directory: &Path) -> Vec<i32> {

@@ -343,6 +343,30 @@ impl Scene {
         processes::belonging_to(self.directory.path())
     }
 
+    /// Polls until `condition` holds.
+    ///
+    /// # Panics
+    /// After [`LIMIT`], with what was waited for, and how all that runs and lies about here stands.
+    #[track_caller]
+    pub fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let start = std::time::Instant::now();
+        while !condition() {
+            if start.elapsed() > LIMIT {
+                let told: Vec<String> = self.processes().into_iter().map(describe).collect();
+                let names = |directory: &str| -> Vec<String> {
+                    let entries = fs::read_dir(self.path(directory)).into_iter().flatten().flatten();
+                    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+                };
+                panic!(
+                    "waited {LIMIT:?} until {what}; here are {told:#?}, in the stage {:?}, among the drafts {:?}",
+                    names("stage"),
+                    names("home/drafts"),
+                );
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Expects that nothing of the scene runs any more, soon.
     ///
     /// # Panics
@@ -376,7 +400,8 @@ fn describe(pid: i32) -> String {
     let field =
         |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap_or("").replace('\t', " ");
     let line = read("cmdline").replace('\0', " ");
-    format!("{pid} {line:?} {} {} {} in {wchan}", field("State:"), field("PPid:"), field("TracerPid:"))
+    let fields = ["State:", "PPid:", "TracerPid:", "SigPnd:", "ShdPnd:"].map(field);
+    format!("{pid} {line:?} {} in {wchan}", fields.join(" "))
 }
 
 fn can_unshare() -> bool {

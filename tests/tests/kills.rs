@@ -7,7 +7,7 @@
 use frost_tests::journey::Traveller;
 use frost_tests::tally::{Ending, OVER, Tally};
 use frost_tests::trail::{Course, Moment, Moments, Trail};
-use frost_tests::{LIMIT, Outcome, Scene, Started, Stdio, Who, is_alive, tree_of, until};
+use frost_tests::{LIMIT, Outcome, Scene, Started, Stdio, Who, is_alive, is_frost, tree_of, until};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -163,13 +163,9 @@ fn kill(pid: i32) {
     }
 }
 
-fn is_frost(pid: i32) -> bool {
-    fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path.ends_with("frost"))
-}
-
 /// Whoever was not killed comes to an end by itself: the guardian, the command.
 fn frost_has_ended(scene: &Scene) {
-    until("frost has ended", || scene.processes().iter().all(|pid| !is_frost(*pid)));
+    scene.until("frost has ended", || scene.processes().iter().all(|pid| !is_frost(*pid)));
 }
 
 /// The guardian, looked for without a break: much happens in its first millisecond.

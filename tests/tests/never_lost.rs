@@ -3,7 +3,9 @@
 
 use frost_tests::journey::Traveller;
 use frost_tests::tally::{Ending, OVER, Tally};
-use frost_tests::{LIMIT, Outcome, Scene, Stdio, Who, each_below, is_alive, is_root, skip, tree_of, until};
+use frost_tests::{
+    LIMIT, Outcome, Scene, Stdio, Who, each_below, is_alive, is_frost, is_root, skip, tree_of, until,
+};
 use rustix::process::{Pid, Signal};
 use std::path::Path;
 
@@ -30,7 +32,7 @@ fn hit<'a>(outcome: &Outcome, step: &'a str) -> &'a str {
 /// Whatever happened to a freeze: the program runs and is content, or it is gone and its image can be thawed.
 fn safe_and_sound(scene: &Scene, mut traveller: Traveller<'_>, how: &str) -> Ending {
     // Whoever was not killed comes to an end by itself: the guardian, the command.
-    until("frost has ended", || scene.processes().iter().all(|pid| !is_frost(*pid)));
+    scene.until("frost has ended", || scene.processes().iter().all(|pid| !is_frost(*pid)));
     let result = scene.stage("result");
     let mut runs = is_alive(traveller.pid);
     let mut excluded = false;
@@ -39,7 +41,7 @@ fn safe_and_sound(scene: &Scene, mut traveller: Traveller<'_>, how: &str) -> End
         excluded = scene.frost(&["list"]).ok().stdout.contains("superseded");
         traveller.say_go("left alone");
         // It may have been ended right then, and be on its way out.
-        until("it tells its verdict, or has ended", || result.exists() || !is_alive(traveller.pid));
+        scene.until("it tells its verdict, or has ended", || result.exists() || !is_alive(traveller.pid));
         runs = result.exists();
     }
     let ending = match (runs, excluded) {
@@ -52,7 +54,7 @@ fn safe_and_sound(scene: &Scene, mut traveller: Traveller<'_>, how: &str) -> End
     } else {
         let _not_yet = std::fs::remove_file(scene.stage("go"));
         // Its end had begun, and goes on without whoever began it.
-        until("all of it has ended", || traveller.tree.iter().all(|pid| !is_alive(*pid)));
+        scene.until("all of it has ended", || traveller.tree.iter().all(|pid| !is_alive(*pid)));
         traveller.is_gone();
         let outcome = scene.frost(&["list", "--json"]).ok();
         assert!(
@@ -64,10 +66,6 @@ fn safe_and_sound(scene: &Scene, mut traveller: Traveller<'_>, how: &str) -> End
     }
     scene.is_empty_soon();
     ending
-}
-
-fn is_frost(pid: i32) -> bool {
-    std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path.ends_with("frost"))
 }
 
 fn set_out<'a>(scene: &'a Scene, name: &str) -> Traveller<'a> {
@@ -115,18 +113,22 @@ fn a_tree_ends_as_a_whole_or_goes_on_as_a_whole() {
     for (step, expected) in [("freeze.hold", Ending::Excluded), ("freeze.ending", Ending::Frozen)] {
         // A guardian that stands still is killed with its command.
         for fault in ["kill", "panic", "stop"] {
-            for name in ["pipe_stream", "shared_between_processes"] {
+            for name in ["pipe_stream", "shared_between_processes", "tree_stopped_child"] {
                 let Some(scene) = Scene::new(Who::Myself) else { return };
                 let traveller = set_out(&scene, name);
+                let stand_still =
+                    || traveller.tree.iter().copied().filter(|pid| is_stopped(*pid)).collect::<Vec<i32>>();
+                let stood_still = stand_still();
                 let how = format!("{name}: {step}:{fault}");
                 let pid = traveller.pid.to_string();
                 let arguments = ["freeze", &pid, "--to", "victim"];
                 if fault == "stop" {
                     let mut command = scene.frost_command(&arguments);
                     command.env("FROST_FAIL_AT", format!("{step}:stop"));
-                    let mut command = scene.start(&mut command, Stdio::Null);
+                    let mut command = scene.start(&mut command, Stdio::Files);
                     let mut guardian = None;
-                    until("the guardian stands still", || {
+                    scene.until("the guardian stands still", || {
+                        assert_eq!(command.ended(), None, "{how}: the command has ended");
                         guardian = tree_of(command.pid()).get(1).copied();
                         guardian.is_some_and(is_stopped)
                     });
@@ -140,7 +142,9 @@ fn a_tree_ends_as_a_whole_or_goes_on_as_a_whole() {
                     assert_ne!(outcome.status, Some(0), "{how}\n{outcome}");
                     // It is its command that takes this up.
                     assert_eq!(is_alive(traveller.pid), expected == Ending::Excluded, "{how}\n{outcome}");
-                    assert!(!traveller.tree.iter().any(|pid| is_stopped(*pid)), "{how}: some stand still");
+                    if expected == Ending::Excluded {
+                        assert_eq!(stand_still(), stood_still, "{how}: those that stand still");
+                    }
                 }
                 assert_eq!(safe_and_sound(&scene, traveller, &how), expected, "{how}");
             }
@@ -308,7 +312,7 @@ const MOVING: [&str; 4] = ["moving_counters", "moving_mappings", "moving_stack",
 
 /// Nothing is left of a snapshot whose guardian died: no page is protected, no descriptor is there, no half image.
 fn as_before(scene: &Scene, traveller: &Traveller<'_>, descriptors: usize, how: &str) {
-    until("frost has ended", || scene.processes().iter().all(|pid| !is_frost(*pid)));
+    scene.until("frost has ended", || scene.processes().iter().all(|pid| !is_frost(*pid)));
     // The kernel lifts the protection when the last holder of the descriptor is gone, which is just going.
     until("no page is tracked", || {
         frost_tests::tree_of(traveller.pid).iter().all(|pid| {

@@ -597,14 +597,19 @@ fn owner(stage: &Stage) -> Verdict {
         ends.push((from, to));
     }
     let seen = stage.freeze_amid_threads();
+    let owner_of = |from: i32| {
+        let mut found = [0; 2];
+        sys!(fcntl(from, F_GETOWN_EX, &mut found)).map(|_| found)
+    };
+    // While all of them are there: the kernel tells of nobody who has ended.
+    let found: Vec<_> = ends.iter().map(|(from, _)| owner_of(*from)).collect();
     words[0].store(1, SeqCst);
     seen?;
-    for ((from, _), (kind, id, signal)) in ends.iter().zip(wanted) {
-        let mut found = [0; 2];
-        sys!(fcntl(*from, F_GETOWN_EX, &mut found))?;
-        let kind = if id == 0 { found[0] } else { kind };
-        same!((found[0], found[1]), (kind, id), "whom a descriptor signals");
-        same!(sys!(fcntl(*from, F_GETSIG))?, signal, "the signal for {id}");
+    for ((found, (from, _)), (kind, id, signal)) in found.into_iter().zip(ends).zip(wanted) {
+        let [found_kind, found_id] = found?;
+        let kind = if id == 0 { found_kind } else { kind };
+        same!((found_kind, found_id), (kind, id), "whom a descriptor signals");
+        same!(sys!(fcntl(from, F_GETSIG))?, signal, "the signal for {id}");
     }
     check!(thread.join().is_ok_and(|ended| ended.is_ok()), "the thread did not end well");
     stage.reap(child)
