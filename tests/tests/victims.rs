@@ -434,7 +434,9 @@ fn a_full_connection_is_carried_by_root() {
 fn files_of_proc_in_an_environment() {
     for who in [Who::Myself, Who::Ordinary] {
         journey::thawed_in_the_runtime(binary(), "regular_proc_global", who);
-        journey::thawed_in_the_runtime(binary(), "regular_proc", who);
+        for name in ["regular_proc", "regular_proc_of_others", "regular_proc_paths"] {
+            journey::thawed_in_the_runtime(binary(), name, who);
+        }
     }
 }
 
@@ -636,6 +638,7 @@ refused! {
     directory_watched "F_NOTIFY"
     memfd_secret "secretmem"
     regular_namespace_of_another "namespace uts"
+    place_of_process "directory of a process"
     thread_own_directory "CLONE_FS"
     thread_own_descriptors "CLONE_FILES"
 }
@@ -897,6 +900,7 @@ carried! {
     regular_proc
     regular_proc_global
     regular_proc_of_others
+    regular_proc_paths
     regular_namespaces
     regular_link_itself
     regular_tmpfile_linked_later

@@ -11,6 +11,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("place_deleted_root", deleted_root),
     ("place_umask", umask),
     ("place_root", root),
+    ("place_of_process", of_process),
 ];
 
 fn directory(stage: &Stage) -> Verdict {
@@ -21,6 +22,12 @@ fn directory(stage: &Stage) -> Verdict {
     std::fs::write("inside", "x").map_err(|why| why.to_string())?;
     check!(inner.join("inside").exists(), "a relative path leads elsewhere");
     Ok(())
+}
+
+/// The directory of a process; refused.
+fn of_process(stage: &Stage) -> Verdict {
+    std::env::set_current_dir("/proc/self").map_err(|why| why.to_string())?;
+    stage.freeze_here()
 }
 
 /// A working directory that was removed.

@@ -36,6 +36,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_owner", owner),
     ("regular_proc", proc),
     ("regular_proc_of_others", proc_of_others),
+    ("regular_proc_paths", proc_paths),
     ("regular_proc_global", proc_global),
     ("regular_namespaces", namespaces),
     ("regular_namespace_of_another", namespace_of_another),
@@ -652,11 +653,13 @@ fn proc_of_others(stage: &Stage) -> Verdict {
     crate::call::until("the child stands", || stands.load(SeqCst) == 1)?;
     let of_child = at(format!("{child}/status"))?;
     let of_thread = at(format!("self/task/{tid}/status"))?;
+    let of_number = at(format!("{tid}/status"))?;
     let task = open(std::path::Path::new(&format!("/proc/self/task/{tid}")), O_RDONLY | libc::O_DIRECTORY)?;
     let seen = stage.freeze_amid_threads();
     is_of(parents, own)?;
     is_of(of_child, child)?;
     is_of(of_thread, tid)?;
+    is_of(of_number, tid)?;
     is_of(sys!(openat(task, c"status".as_ptr(), O_RDONLY | libc::O_CLOEXEC))?, tid)?;
     // It reads about the thread, too.
     let reaped = stage.reap(child);
@@ -664,6 +667,21 @@ fn proc_of_others(stage: &Stage) -> Verdict {
     seen?;
     check!(thread.join().is_ok_and(|ended| ended.is_ok()), "the thread did not end well");
     reaped
+}
+
+/// Paths of files of /proc about the program, and of a link.
+fn proc_paths(stage: &Stage) -> Verdict {
+    let at = |name: &str, more: i32| open(&std::path::Path::new("/proc/self").join(name), O_PATH | more);
+    let (status, exe) = (at("status", 0)?, at("exe", libc::O_NOFOLLOW)?);
+    stage.freeze_here()?;
+    let text = std::fs::read_to_string(format!("/proc/self/fd/{status}")).map_err(|why| why.to_string())?;
+    let pid = unsafe { libc::getpid() };
+    check!(text.contains(&format!("\nPid:\t{pid}\n")), "it tells about another process");
+    let mut target = [0u8; 4096];
+    let len = sys!(readlinkat(exe, c"".as_ptr(), target.as_mut_ptr().cast(), target.len()))?;
+    let own = std::env::current_exe().map_err(|why| why.to_string())?;
+    same!(&target[..len as usize], own.as_os_str().as_encoded_bytes(), "where the link leads");
+    Ok(())
 }
 
 /// Files of /proc that are not about one process, one of them read in part.

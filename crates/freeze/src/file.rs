@@ -100,6 +100,9 @@ pub(crate) fn behind_link(link: &Path) -> Result<FileRef, String> {
     let path = rustix::fs::readlink(link, Vec::new()).map_err(|errno| errno.to_string())?.into_bytes();
     let there = rustix::fs::stat(link).map_err(|errno| errno.to_string())?;
     let shown = String::from_utf8_lossy(&path).into_owned();
+    if path.strip_prefix(b"/proc/").and_then(|rest| rest.first()).is_some_and(u8::is_ascii_digit) {
+        return Err(format!("{shown} is the directory of a process, and is not there before that is thawed"));
+    }
     let there_now = identity(&there);
     if there_now.removed
         && let Some(path) = path.strip_suffix(DELETED).filter(|path| path.starts_with(b"/"))

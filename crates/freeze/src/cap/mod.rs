@@ -125,7 +125,7 @@ impl Members {
         self.0.iter().find(|(_, pid)| *pid == inner).map(|(outer, _)| *outer)
     }
 
-    /// The pid as we see it of the process that an instance of procfs, known by its device, shows as `number`.
+    /// The number as we see it of the process or thread that an instance of procfs, known by its device, shows as `number`.
     ///
     /// One that is mounted below a keeper within the tree shows the numbers of that.
     fn shown_as(&self, device: u64, number: Pid) -> Option<Pid> {
@@ -136,16 +136,19 @@ impl Members {
         let namespace =
             |pid: Pid| rustix::fs::readlink(frost_sys::proc::path(pid.raw(), "ns/pid"), Vec::new()).ok();
         let deeper = |pid: &Pid| frost_sys::proc::status(pid.raw()).is_ok_and(|status| status.depth() > 0);
+        let status = |id: &Pid| frost_sys::proc::status(id.raw()).ok();
+        let threads =
+            |pid: Pid| frost_sys::proc::threads(pid.raw()).unwrap_or_default().into_iter().map(Pid::new);
         let Some(user) = self.outer().find(|pid| deeper(pid) && mounted(pid)) else {
-            return self.outer_of(number);
+            let is_meant =
+                |tid: &Pid| status(tid).is_some_and(|status| status.number() == Some(number.raw()));
+            return self.outer_of(number).or_else(|| self.outer().flat_map(threads).find(is_meant));
         };
         let own = namespace(user);
-        let is_meant = |pid: &Pid| {
-            let status = frost_sys::proc::status(pid.raw());
-            status.is_ok_and(|status| status.inner_pids.last() == Some(&number.raw()))
-                && namespace(*pid) == own
-        };
-        self.outer().find(is_meant)
+        let is_meant =
+            |id: &Pid| status(id).is_some_and(|status| status.inner_pids.last() == Some(&number.raw()));
+        let here = || self.outer().filter(|pid| namespace(*pid) == own);
+        here().find(is_meant).or_else(|| here().flat_map(threads).find(is_meant))
     }
 
     /// The number as we see it of the thread of `pid` that an instance of procfs, ours or not, shows as the second of these

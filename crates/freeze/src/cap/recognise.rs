@@ -102,15 +102,15 @@ pub(super) fn recognise(
                 CLOSE_FIRST,
             )),
             FileType::Directory => named_directory(held, members),
-            _ => regular::recognise(held),
+            _ => file_of_process(held, members).unwrap_or_else(|| regular::recognise(held)),
         });
     }
     Ok(match kind {
         FileType::RegularFile if is_queue(held) => Ok(Found::Mqueue),
         FileType::RegularFile => {
-            match (of_process(held, members).or_else(|| own_namespace(held)), special_file_system(held)) {
-                (Some(found), _) => Ok(Found::OfProcess(found)),
-                (None, _) if is_of_another(held) => Err(of_another(held)),
+            let own = || own_namespace(held).map(|found| Ok(Found::OfProcess(found)));
+            match (file_of_process(held, members).or_else(own), special_file_system(held)) {
+                (Some(found), _) => found,
                 (None, Some(refusal)) => Err(refusal),
                 (None, None) => regular::recognise(held),
             }
@@ -228,20 +228,32 @@ fn of_process(held: &Held, members: &Members) -> Option<OfProcess> {
     Some(OfProcess { pid, thread, path: BytePath::new(path) })
 }
 
-/// Whether something lies below `/proc/PID`; of a process outside of the tree, or of one that has ended, if it was not
-/// recognised as that of one in it.
-fn is_of_another(held: &Held) -> bool {
-    let rest = held.link.as_deref().and_then(|link| link.strip_prefix(b"/proc/"));
-    regular::is_proc(held) && rest.and_then(|rest| rest.first()).is_some_and(u8::is_ascii_digit)
-}
-
-fn of_another(held: &Held) -> Refusal {
-    // As of whoever looks at processes, and soon closes it.
-    Refusal::passing(
-        format!("file of /proc {}", held.name()),
-        "it tells of a process that is not in the tree, or that has ended",
-        CLOSE_FIRST,
-    )
+/// Decides about what lies below `/proc/PID`, or below the directory of a process in another procfs.
+fn file_of_process(held: &Held, members: &Members) -> Option<Result<Found, Refusal>> {
+    let is_numbered = |path: &[u8]| path.first().is_some_and(u8::is_ascii_digit);
+    let path = held.link.as_deref().filter(|_| regular::is_proc(held))?;
+    if let Some(rest) = path.strip_prefix(b"/proc/") {
+        // As of whoever looks at processes, and soon closes it.
+        let of_another = || {
+            Err(Refusal::passing(
+                format!("file of /proc {}", held.name()),
+                "it tells of a process that is not in the tree, or that has ended",
+                CLOSE_FIRST,
+            ))
+        };
+        return match of_process(held, members) {
+            Some(found) => Some(Ok(Found::OfProcess(found))),
+            None => is_numbered(rest).then(of_another),
+        };
+    }
+    let elsewhere = || {
+        Err(Refusal::passing(
+            format!("file of procfs {}", held.name()),
+            "it tells of a process, and does not lie in /proc",
+            CLOSE_FIRST,
+        ))
+    };
+    is_numbered(regular::below_proc(path)?).then(elsewhere)
 }
 
 fn named_directory(held: &Held, members: &Members) -> Result<Found, Refusal> {
@@ -249,13 +261,8 @@ fn named_directory(held: &Held, members: &Members) -> Result<Found, Refusal> {
     if held.stat.st_nlink == 0 && link.starts_with(b"/") {
         return Ok(Found::Directory(without_deleted(link)));
     }
-    if let Some(found) = of_process(held, members) {
-        return Ok(Found::OfProcess(found));
-    }
-    if is_of_another(held) {
-        return Err(of_another(held));
-    }
-    regular::named_path(held).map(Found::Directory)
+    let named = || regular::named_path(held).map(Found::Directory);
+    file_of_process(held, members).unwrap_or_else(named)
 }
 
 fn character_device(held: &Held) -> Result<Found, Refusal> {

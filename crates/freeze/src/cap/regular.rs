@@ -112,6 +112,13 @@ fn is_on_proc(path: &BytePath) -> bool {
     rustix::fs::statfs(frost_sys::sight::of(path.as_path())).is_ok_and(|stat| stat.f_type as u32 == PROC)
 }
 
+/// Returns what a path of a file of procfs has behind the place where that is mounted.
+pub(super) fn below_proc(path: &[u8]) -> Option<&[u8]> {
+    let ends = path.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
+    let mut mounted = ends.filter(|end| is_on_proc(&BytePath::new(&path[..*end])));
+    mounted.next().and_then(|end| path.get(end + 1..))
+}
+
 /// Makes a reference to a named file, with its identity as of now.
 pub(super) fn reference(held: &Held, path: BytePath) -> Result<FileRef, Error> {
     let stat = rustix::fs::fstat(&held.fd).map_err(|e| held.error(e))?;

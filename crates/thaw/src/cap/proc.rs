@@ -31,7 +31,11 @@ pub(super) fn of_process<'a>(checkpoint: &Checkpoint, capability: &'a Capability
         _ => return None,
     };
     let (pid, path) = first_pid(path.as_bytes().strip_prefix(b"/proc/")?)?;
-    let known = checkpoint.processes.iter().any(|process| process.pd.relation.pid == pid);
+    // That of a thread is there, too, though no look at /proc shows it.
+    let known = checkpoint.processes.iter().any(|process| {
+        process.pd.relation.pid == pid
+            || process.cpu.threads.iter().any(|thread| thread.tid.raw() == pid.raw())
+    });
     let (thread, path) = match path.strip_prefix(b"task/").and_then(first_pid) {
         Some((thread, path)) => (Some(thread), path),
         None => (None, path),
