@@ -912,3 +912,32 @@ fn wrong_command_lines() {
         scene.run(command.args(["-c", &format!("{frost} help | true; {frost} check | head -n 1")]), LIMIT);
     assert!(!outcome.stderr.contains("panicked"), "{outcome}");
 }
+
+/// A binary without a name is made where nothing forbids to execute it, or not at all.
+#[test]
+fn a_binary_lies_where_it_can_be_executed() {
+    if !is_root() {
+        skip("only root can mount something");
+        return;
+    }
+    let scene = scene();
+    let mut traveller = set_out(&scene, "binary_replaced");
+    traveller.freeze();
+    let bin = scene.path("bin");
+    let thaw_without = |directories: &str| {
+        let mut command = scene.command("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
+        command.arg(format!(
+            "mount --bind {bin} {bin}
+             for at in {directories}; do mount --rbind $at $at; mount -o remount,bind,noexec $at; done
+             exec {bin}/frost thaw victim --json",
+            bin = bin.display()
+        ));
+        scene.run(&mut command, LIMIT)
+    };
+    let stage = scene.path("stage").display().to_string();
+    thaw_without(&format!("/tmp /var/tmp {stage}")).refused(UNSUPPORTED, "noexec");
+    traveller.pid = thaw_without(&stage).ok().number("pid") as i32;
+    traveller.arrive("thawed");
+    scene.is_empty_soon();
+}

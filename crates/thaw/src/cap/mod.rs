@@ -52,6 +52,7 @@ use frost_model::cap::{
 };
 use frost_model::clock::Clocks;
 use frost_model::ram::DataspaceKind;
+use frost_model::rm::{Attachment, Region};
 use frost_model::route::{self as routes, IfChanged, Rule, Subject};
 use frost_model::{BytePath, Checkpoint, DescriptionId, Obstacle, Pid, Process};
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -177,6 +178,7 @@ pub fn plan(
     // Sockets that were bound to see whether that works stay until all were tried: some share a port.
     let mut tried = Vec::new();
     let in_memory = volatile::standings(checkpoint);
+    let executed = executed(checkpoint);
     for (index, description) in checkpoint.descriptions.iter().enumerate() {
         let id = DescriptionId::new(index as u32);
         let subject = (!rules.is_empty()).then(|| Subject::with(description, numbers(checkpoint, id)));
@@ -244,13 +246,23 @@ pub fn plan(
                     }
                 }
                 Content::Unnamed(object) => {
+                    let is_executed = executed.contains(&object.index());
                     let unnamed = checkpoint.objects.unnamed.get(object.index());
-                    match unnamed.and_then(|unnamed| Some((regular::place(unnamed)?, &unnamed.path))) {
+                    match unnamed.and_then(|unnamed| Some((regular::place(unnamed, is_executed)?, &unnamed.path))) {
                         Some((regular::Place::OldPath | regular::Place::Nameless(_), _)) => {}
                         Some((regular::Place::In(directory), path)) => {
                             let directory = directory.display();
                             effect = Some(format!("it was {path}, and lies in {directory} without a name"));
                         }
+                        None if is_executed => add(file::Problem {
+                            reason: "no directory takes a file without a name from which a program is executed"
+                                .to_owned(),
+                            remedy: "make /var/tmp or /tmp writable, on a file system with O_TMPFILE that is not mounted \
+                                     with noexec"
+                                .to_owned(),
+                            errno: None,
+                            content: false,
+                        }),
                         None => add(file::Problem {
                             reason: "no directory takes a file without a name".to_owned(),
                             remedy: "make /var/tmp or /tmp writable, on a file system with O_TMPFILE"
@@ -394,6 +406,24 @@ pub fn plan(
         planned.push(planning);
     }
     (planned, obstacles)
+}
+
+/// The files without a name from which somebody executes code, by their index.
+fn executed(checkpoint: &Checkpoint) -> BTreeSet<usize> {
+    let regions = checkpoint.processes.iter().flat_map(|process| &process.rm.regions);
+    let code = regions.filter(|region| region.protection.execute);
+    let description = |region: &Region| match region.attachment {
+        Attachment::Description { description, .. } => checkpoint.descriptions.get(description.index()),
+        _ => None,
+    };
+    let object = |description: &Description| match &description.capability {
+        Capability::Regular(regular) => match regular.content {
+            Content::Unnamed(object) => Some(object.index()),
+            Content::Named { .. } => None,
+        },
+        _ => None,
+    };
+    code.filter_map(description).filter_map(object).collect()
 }
 
 /// Whether a name is that of a socket that is kept.
@@ -596,8 +626,9 @@ impl Objects {
             objects.put_back.insert(path, replaced.make(file, pages, pack)?);
             objects.put_back_as.push(file.identity.clone());
         }
-        for unnamed in &checkpoint.objects.unnamed {
-            objects.unnamed.push(regular::make(unnamed, pack)?);
+        let executed = executed(checkpoint);
+        for (index, unnamed) in checkpoint.objects.unnamed.iter().enumerate() {
+            objects.unnamed.push(regular::make(unnamed, executed.contains(&index), pack)?);
         }
         let denoted: BTreeSet<usize> = checkpoint
             .descriptions

@@ -32,21 +32,27 @@ fn was_never_named(unnamed: &Unnamed) -> bool {
 /// Finds a place for a file without a name, trying nothing that could be seen.
 ///
 /// Its content may be of any size, so it goes to a file system: that of its directory if possible, else /var/tmp or
-/// /tmp. Memory (a memfd) is no substitute.
-pub(super) fn place(unnamed: &Unnamed) -> Option<Place> {
-    use rustix::fs::{Access, access};
+/// /tmp. Memory (a memfd) is no substitute. What is `executed` may not lie on one that is mounted with noexec.
+pub(super) fn place(unnamed: &Unnamed, executed: bool) -> Option<Place> {
+    use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
     let path = unnamed.path.as_path();
     let directory = path.parent()?;
-    if was_never_named(unnamed) && path.is_absolute() && temporary(directory).is_ok() {
+    let suits = |directory: &Path| {
+        directory.is_absolute()
+            && (!executed
+                || statvfs(sight::of(directory))
+                    .is_ok_and(|found| !found.f_flag.contains(StatVfsMountFlags::NOEXEC)))
+    };
+    let usable = |directory: &&Path| suits(directory) && temporary(directory).is_ok();
+    if was_never_named(unnamed) && usable(&directory) {
         return Some(Place::Nameless(directory.to_owned()));
     }
     let writable =
-        path.is_absolute() && access(sight::of(directory), Access::WRITE_OK | Access::EXEC_OK).is_ok();
+        suits(directory) && access(sight::of(directory), Access::WRITE_OK | Access::EXEC_OK).is_ok();
     if writable && matches!(rustix::fs::lstat(sight::of(path)), Err(rustix::io::Errno::NOENT)) {
         return Some(Place::OldPath);
     }
     let candidates = [directory, Path::new("/var/tmp"), Path::new("/tmp")];
-    let usable = |directory: &&Path| directory.is_absolute() && temporary(directory).is_ok();
     candidates.into_iter().find(usable).map(|directory| Place::In(directory.to_owned()))
 }
 
@@ -57,10 +63,10 @@ fn temporary(directory: &Path) -> rustix::io::Result<OwnedFd> {
 
 /// Makes a file without a name, with its content. Its owner, mode and all else are set by [`finish`], once all that
 /// opens or maps it is done.
-pub(super) fn make(unnamed: &Unnamed, pack: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+pub(super) fn make(unnamed: &Unnamed, executed: bool, pack: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     let name = format!("deleted file {}", unnamed.path);
     let no_room = rustix::io::Errno::ACCESS;
-    let mut place = place(unnamed).ok_or(no_room).about("find a place for", &name)?;
+    let mut place = place(unnamed, executed).ok_or(no_room).about("find a place for", &name)?;
     if place == Place::OldPath {
         let path = unnamed.path.as_path();
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
