@@ -825,6 +825,7 @@ carried! {
     binary_deleted
     binary_replaced
     binary_linked
+    binary_denoted
     binary_memory
     binary_memory_open
     place_directory
@@ -897,6 +898,7 @@ carried! {
     regular_lease_lowered
     regular_lease_lowered_writer
     regular_owner
+    regular_deleted_mapped_and_written
     regular_proc
     regular_proc_global
     regular_proc_of_others

@@ -10,6 +10,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("binary_deleted", deleted),
     ("binary_replaced", replaced),
     ("binary_linked", linked),
+    ("binary_denoted", denoted),
     ("binary_memory", memory),
     ("binary_memory_open", memory_open),
 ];
@@ -77,6 +78,20 @@ fn replaced(stage: &Stage) -> Verdict {
     std::fs::rename(other, &path).map_err(text)?;
     same_binary(stage, Stage::freeze_without_facts)?;
     same!(std::fs::read(path).map_err(text)?, b"another program", "what has its name");
+    Ok(())
+}
+
+/// A descriptor denotes it by which nobody can read it.
+fn denoted(stage: &Stage) -> Verdict {
+    let path = go_on_as_copy(stage)?;
+    let fd = crate::call::open(&path, libc::O_PATH)?;
+    std::fs::remove_file(path).map_err(text)?;
+    same_binary(stage, Stage::freeze_here)?;
+    let number = |path: &str| {
+        let found = std::fs::metadata(path).map_err(text)?;
+        Ok::<_, String>(std::os::unix::fs::MetadataExt::ino(&found))
+    };
+    same!(number(&format!("/proc/self/fd/{fd}"))?, number(SELF)?, "the numbers of the file");
     Ok(())
 }
 

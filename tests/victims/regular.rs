@@ -34,6 +34,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_lease_lowered", lease_lowered),
     ("regular_lease_lowered_writer", lease_lowered_writer),
     ("regular_owner", owner),
+    ("regular_deleted_mapped_and_written", deleted_mapped_and_written),
     ("regular_proc", proc),
     ("regular_proc_of_others", proc_of_others),
     ("regular_proc_paths", proc_paths),
@@ -749,6 +750,21 @@ fn link_itself(stage: &Stage) -> Verdict {
     let mut target = [0u8; 64];
     let len = sys!(readlinkat(fd, c"".as_ptr(), target.as_mut_ptr().cast(), 64))?;
     same!(&target[..len as usize], b"nowhere at all", "where it leads");
+    Ok(())
+}
+
+/// Without a name, mapped by way of a descriptor that is closed, and open for writing only.
+fn deleted_mapped_and_written(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", &"x".repeat(8192))?;
+    let from = open(&path, O_RDONLY)?;
+    let address = sys!(mmap(std::ptr::null_mut(), 8192, libc::PROT_READ, libc::MAP_SHARED, from, 0))?;
+    sys!(close(from))?;
+    let to = open(&path, O_WRONLY)?;
+    std::fs::remove_file(path).map_err(|why| why.to_string())?;
+    stage.freeze_here()?;
+    write_all(to, b"y")?;
+    let seen = unsafe { std::slice::from_raw_parts(address.cast::<u8>(), 8192) };
+    same!(&seen[..2], b"yx", "what the mapping shows of what was written");
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 //! The life of a freeze, in its guardian.
 
 use crate::Keeper;
-use crate::cap::content::store_file;
 use crate::cap::{Beside, Captured, Motion, sysv, tcp};
 use crate::copies::Copies;
 use crate::difference::{self, Earlier};
@@ -34,7 +33,7 @@ use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::{self, Mapping, Timer};
 use frost_sys::{fault, pidfd, ptrace, sight};
 use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::borrow::Cow;
@@ -565,15 +564,8 @@ fn capture(
 
     for (key, file) in &deleted {
         let id = DescriptionId::new(descriptions.len() as u32);
-        let captured = match open_binary(&living, *key) {
-            Some(binary) => {
-                capture_binary(binary, file, &mut objects, memory.draft).map(|found| (found, None))
-            }
-            None => {
-                capture_deleted(*key, file, &onlookers, &mut objects, memory.draft, clocks).map_err(Box::from)
-            }
-        };
-        let (captured, why) = captured.map_err(|error| freeze.failed(&*error))?;
+        let (captured, why) = capture_deleted(*key, file, &onlookers, &mut objects, memory.draft, clocks)
+            .map_err(|error| freeze.failed(&error))?;
         unseen.extend(why);
         descriptions.push(captured);
         behind.descriptions.insert(*key, id);
@@ -649,24 +641,6 @@ fn open_binary(living: &[&StoppedProcess], (device, inode): (u64, u64)) -> Optio
         rustix::fs::stat(path).is_ok_and(|found| (found.st_dev, found.st_ino) == (device, inode))
     })?;
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
-}
-
-/// Captures a binary without a name.
-fn capture_binary(
-    binary: OwnedFd,
-    file: &ram::DeletedFile,
-    objects: &mut Objects,
-    draft: &mut Draft,
-) -> Result<Description, Box<dyn Error>> {
-    let stat = rustix::fs::fstat(&binary)?;
-    let (identity, marks) = (file::identity(&stat), Some(file::marks(binary.as_fd(), &stat)?));
-    let name = || String::from_utf8_lossy(&file.path).into_owned();
-    let pages = store_file(binary, identity.len_bytes, &name, draft.pack())?;
-    Ok(unnamed(
-        objects,
-        Unnamed { path: BytePath::new(file.path.as_slice()), identity, pages, marks },
-        OFlags::RDONLY,
-    ))
 }
 
 /// Adds a file without a name, and returns a description of it that no process has, from which it is mapped.

@@ -21,6 +21,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::process::PidfdFlags;
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 
 /// A process as it is looked at, stopped or not.
 pub(crate) struct Seen<'a> {
@@ -184,8 +185,9 @@ pub(crate) fn members(seen: &[Seen<'_>], known: Option<&Statuses>) -> Vec<Member
     seen.iter().filter(|process| !target::is_unfinished(process.pid, process.status)).map(look).collect()
 }
 
-/// Opens mapped files that were deleted and that no descriptor refers to, by way of the kernel's links to them, and adds
-/// them to the catalog. Only root may follow these; else the content is read through the mappings.
+/// Opens mapped files that were deleted and that no descriptor refers to by which they could be mapped, and adds them to the
+/// catalog: by way of the kernel's links to them, which only root may follow, to the binary, or to another descriptor. Else the
+/// content is read through the mappings.
 ///
 /// Returns the files that were not added since they have another name still.
 fn adopt_deleted(
@@ -207,8 +209,12 @@ fn adopt_deleted(
             }
             let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
             let access = if written { OFlags::RDWR } else { OFlags::RDONLY };
-            let opened = Leases::recent().open(proc::path(process.through, &name), access);
-            let Ok(file) = opened else { continue };
+            let is_it = |path: &PathBuf| {
+                rustix::fs::stat(path).is_ok_and(|found| (found.st_dev, found.st_ino) == (device, inode))
+            };
+            let ways = [proc::path(process.through, &name), proc::path(process.through, "exe")];
+            let mut ways = ways.into_iter().chain(catalog.links_to(device, inode)).filter(is_it);
+            let Some(file) = ways.find_map(|way| Leases::recent().open(way, access).ok()) else { continue };
             if rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_nlink > 0) {
                 linked.insert((device, inode));
                 continue;

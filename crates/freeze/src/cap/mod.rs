@@ -67,6 +67,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use unix::Relation;
 
 /// A process to be looked at.
@@ -324,7 +325,14 @@ impl Catalog {
         best.is_some_and(|id| !written || self.held[id.index()].is_writable())
     }
 
-    /// Adds a mapped file that no descriptor denotes any more, opened by way of `/proc/PID/map_files`.
+    /// The kernel's links to a file behind our own descriptors of it.
+    pub fn links_to(&self, device: u64, inode: u64) -> Vec<PathBuf> {
+        let group = self.by_file.get(&(device, inode)).map(Vec::as_slice).unwrap_or_default();
+        let link = |index: &usize| self.held[*index].fd.as_raw_fd();
+        group.iter().map(|index| PathBuf::from(format!("/proc/self/fd/{}", link(index)))).collect()
+    }
+
+    /// Adds a mapped file that no descriptor of the program denotes any more, or none by which it could be mapped.
     ///
     /// `None` if it is neither a memfd nor a file without a name.
     ///
