@@ -123,20 +123,7 @@ fn a_tree_ends_as_a_whole_or_goes_on_as_a_whole() {
                 let pid = traveller.pid.to_string();
                 let arguments = ["freeze", &pid, "--to", "victim"];
                 if fault == "stop" {
-                    let mut command = scene.frost_command(&arguments);
-                    command.env("FROST_FAIL_AT", format!("{step}:stop"));
-                    let mut command = scene.start(&mut command, Stdio::Files);
-                    let mut guardian = None;
-                    scene.until("the guardian stands still", || {
-                        assert_eq!(command.ended(), None, "{how}: the command has ended");
-                        guardian = tree_of(command.pid()).get(1).copied();
-                        guardian.is_some_and(is_stopped)
-                    });
-                    for pid in [command.pid()].into_iter().chain(guardian) {
-                        rustix::process::kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL)
-                            .expect("it stands still");
-                    }
-                    command.wait(&how, LIMIT);
+                    stopped_and_killed(&scene, &arguments, step, || true);
                 } else {
                     let outcome = frost_with_fault(&scene, &arguments, &format!("{step}:{fault}"));
                     assert_ne!(outcome.status, Some(0), "{how}\n{outcome}");
@@ -150,6 +137,38 @@ fn a_tree_ends_as_a_whole_or_goes_on_as_a_whole() {
             }
         }
     }
+}
+
+/// Runs `frost` until its guardian stands still at a step, and kills both when `then` holds.
+fn stopped_and_killed(scene: &Scene, arguments: &[&str], step: &str, then: impl FnMut() -> bool) {
+    let mut command = scene.frost_command(arguments);
+    command.env("FROST_FAIL_AT", format!("{step}:stop"));
+    let mut command = scene.start(&mut command, Stdio::Files);
+    let mut guardian = None;
+    scene.until("the guardian stands still", || {
+        assert_eq!(command.ended(), None, "{step}: the command has ended");
+        guardian = tree_of(command.pid()).get(1).copied();
+        guardian.is_some_and(is_stopped)
+    });
+    scene.until("it may be killed", then);
+    for pid in [command.pid()].into_iter().chain(guardian) {
+        rustix::process::kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL)
+            .expect("it stands still");
+    }
+    command.wait(step, LIMIT);
+}
+
+/// What the ends of processes have undone in a set that stayed is done again by each, some of whom wait for others.
+#[test]
+fn semaphores_are_operated_again_where_they_stayed() {
+    let Some(scene) = Scene::new(Who::Myself) else { return };
+    let traveller = set_out(&scene, "sysv_semaphore_undo");
+    let pid = traveller.pid.to_string();
+    let last = *traveller.tree.last().expect("it has children");
+    // The kernel keeps values from becoming negative, so what is left depends on who ended first.
+    let arguments = ["freeze", &pid, "--to", "victim"];
+    stopped_and_killed(&scene, &arguments, "freeze.ending", || !is_alive(last));
+    assert_eq!(safe_and_sound(&scene, traveller, "freeze.ending:stop"), Ending::Frozen);
 }
 
 fn is_stopped(pid: i32) -> bool {

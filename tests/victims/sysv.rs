@@ -443,6 +443,10 @@ fn semaphore_undo(stage: &Stage) -> Verdict {
     let mut children = Vec::new();
     for (number, act) in acts.into_iter().enumerate() {
         children.push(stage.fork(|| {
+            if number == 1 {
+                // Makes it wait for all others at a thaw, of which the last waits for it.
+                sys!(syscall(libc::SYS_pidfd_open, libc::getppid(), 0))?;
+            }
             operate(id, act)?;
             words[0].fetch_add(1, SeqCst);
             loop {

@@ -315,10 +315,11 @@ impl Compiler<'_> {
         self.actions(script_mut, index, process);
         self.settings(script_mut, index, process);
         self.clone_threads(script_mut, index, process, &threads);
+        // It may wait for others, who must not wait for us at their meeting then.
+        self.undo(script_mut, index, process);
         self.meet(script_mut, index);
         self.directories(script_mut, index, process);
         self.close_rest(script_mut, index);
-        self.undo(script_mut, index, process);
         self.timers(script_mut, index, process);
         self.limits(script_mut, index, process);
         self.thread_state(script_mut, index, process, 0);
