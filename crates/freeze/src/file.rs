@@ -55,13 +55,14 @@ pub(crate) fn attributes(
         Err(errno) => return Err(errno),
     }
     let mut attributes = Vec::new();
+    let mut room = vec![0u8; MOST_ATTRIBUTE_BYTES];
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let mut value = vec![0u8; MOST_ATTRIBUTE_BYTES];
-        match get(frost_sys::proc::as_path(name), &mut value) {
-            Ok(length) => value.truncate(length),
+        let value = match get(frost_sys::proc::as_path(name), &mut room) {
+            // In a place of its own size: a layer has thousands of files.
+            Ok(length) => room.get(..length).unwrap_or_default().to_vec(),
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) => continue,
             Err(errno) => return Err(errno),
-        }
+        };
         attributes.push(Attribute { name: BytePath::new(name), value });
     }
     Ok(attributes)

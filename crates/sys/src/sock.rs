@@ -218,8 +218,8 @@ pub fn peek(fd: impl AsFd, max: usize) -> Result<Option<Peeked>> {
     #[repr(C, align(8))]
     struct Control([u8; 4096]);
     let mut control = Control([0; 4096]);
-    let mut data = vec![0u8; max];
-    let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    let mut room = vec![0u8; max];
+    let mut iov = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
     // SAFETY: both structs consist of integers and pointers, for which zero is valid.
     let (mut address, mut header): (libc::sockaddr_un, libc::msghdr) = unsafe { std::mem::zeroed() };
     header.msg_name = (&raw mut address).cast();
@@ -236,7 +236,8 @@ pub fn peek(fd: impl AsFd, max: usize) -> Result<Option<Peeked>> {
         Err(Errno::AGAIN) => return Ok(None),
         Err(error) => return Err(error),
     };
-    data.truncate(got);
+    // In a place of its own size: thousands may wait, each of a few bytes.
+    let data = room.get(..got).unwrap_or_default().to_vec();
     let mut rights = Vec::new();
     let mut credentials = None;
     let used = header.msg_controllen.min(control.0.len());
@@ -411,9 +412,9 @@ struct Control([u8; 1024]);
 /// socket is taken and returned.
 pub fn peek_datagram(fd: impl AsFd) -> Result<Option<PeekedDatagram>> {
     // The length of a datagram has 16 bits, also when it was put together of several.
-    let mut data = vec![0u8; 1 << 16];
+    let mut room = vec![0u8; 1 << 16];
     let mut control = Control([0; 1024]);
-    let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    let mut iov = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
     // SAFETY: both structs consist of integers and pointers, for which zero is valid.
     let (mut address, mut header): (libc::sockaddr_in6, libc::msghdr) = unsafe { std::mem::zeroed() };
     header.msg_name = (&raw mut address).cast();
@@ -425,11 +426,12 @@ pub fn peek_datagram(fd: impl AsFd) -> Result<Option<PeekedDatagram>> {
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: `header` describes live buffers of the stated lengths.
     let got = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut header, flags) };
-    match check(got as libc::c_long) {
-        Ok(got) => data.truncate(got as usize),
+    let data = match check(got as libc::c_long) {
+        // In a place of its own size, as above.
+        Ok(got) => room.get(..got as usize).unwrap_or_default().to_vec(),
         Err(Errno::AGAIN) => return Ok(None),
         Err(error) => return Err(error),
-    }
+    };
     let mut segment = 0;
     let used = header.msg_controllen.min(control.0.len());
     let mut at = 0;
@@ -574,6 +576,19 @@ mod tests {
             let seen = peek(&b, 100).unwrap().unwrap();
             assert_eq!((seen.data.as_slice(), seen.rights.len(), seen.truncated), (&b"one"[..], 1, false));
         }
+    }
+
+    #[test]
+    fn a_peek_keeps_no_more_room_than_it_needs() {
+        let (a, b) = pair(SocketType::STREAM);
+        send_unix(&a, b"one", None, &[]).unwrap();
+        assert!(peek(&b, 1 << 20).unwrap().unwrap().data.capacity() < 1024);
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let socket = std::net::UdpSocket::bind(any).unwrap();
+        socket.send_to(b"one", socket.local_addr().unwrap()).unwrap();
+        let seen = peek_datagram(&socket).unwrap().unwrap();
+        assert_eq!(seen.data, b"one");
+        assert!(seen.data.capacity() < 1024);
     }
 
     #[test]
