@@ -599,16 +599,41 @@ impl Drop for Mounted {
     }
 }
 
-/// Gives a scene a store of 8 MiB, or tells why it cannot.
-fn small_store(scene: &Scene) -> Option<Mounted> {
-    let home = scene.path("home");
-    let mut mount = scene.command("mount");
-    mount.args(["-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs"]).arg(&home);
+/// Mounts a file system of 8 MiB in a scene, or tells why it cannot.
+fn mount_small(scene: &Scene, name: &str, mode: &str) -> Option<Mounted> {
+    let at = scene.path(name);
+    let mut mount = std::process::Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", &format!("size=8m,mode={mode}"), "tmpfs"]).arg(&at);
     if !is_root() || scene.run(&mut mount, LIMIT).status != Some(0) {
         skip("no tmpfs can be mounted here: the full disk is not tested");
         return None;
     }
-    Some(Mounted(home))
+    scene.give(&at);
+    Some(Mounted(at))
+}
+
+/// Gives a scene a store of 8 MiB, or tells why it cannot.
+fn small_store(scene: &Scene) -> Option<Mounted> {
+    mount_small(scene, "home", "0700")
+}
+
+/// A file without a name finds no space where it was.
+#[test]
+fn a_thaw_onto_a_full_disk() {
+    for who in [Who::Myself, Who::Ordinary] {
+        let Some(scene) = Scene::new(who) else { continue };
+        let Some(_mounted) = mount_small(&scene, "stage", "0755") else { return };
+        let mut traveller = set_out(&scene, "regular_deleted");
+        traveller.freeze();
+        let full = scene.stage("full");
+        let error = fs::write(&full, vec![0; 16 << 20]).expect_err("so much does not fit");
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        scene.frost(&["thaw", "victim"]).refused(NO_SPACE, "deleted file");
+        fs::remove_file(full).expect("our own file");
+        traveller.thaw(&[]);
+        traveller.arrive("thawed");
+        scene.is_empty_soon();
+    }
 }
 
 /// How it ended is told nevertheless.

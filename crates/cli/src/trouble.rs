@@ -158,7 +158,9 @@ pub(crate) fn of_thaw(what: impl Into<String>, error: frost_thaw::Error) -> Fail
     };
     let (status, hint) = match &error {
         Thaw::Obstacles { obstacles } => return in_the_way(what, obstacles),
-        Thaw::Call { source, .. } | Thaw::Builder { source, .. } => match *source {
+        Thaw::Call { source, .. }
+        | Thaw::Builder { source, .. }
+        | Thaw::Description(frost_thaw::cap::Error::Object { source, .. }) => match *source {
             Errno::PERM | Errno::ACCESS => {
                 (Status::Denied, "`frost check` tells which right is lacking, and how to get it")
             }
@@ -186,8 +188,11 @@ pub(crate) fn of_thaw(what: impl Into<String>, error: frost_thaw::Error) -> Fail
             Status::Damaged,
             "`frost verify` tells what is wrong with the image; take another version, or import it again",
         ),
-        Thaw::Inside { denied: true, .. } => {
+        Thaw::Inside { lack: Some(frost_thaw::Lack::Right), .. } => {
             (Status::Denied, "`frost check` tells which right is lacking, and how to get it")
+        }
+        Thaw::Inside { lack: Some(frost_thaw::Lack::Space), .. } => {
+            (Status::NoSpace, "free some space, then try again")
         }
         _ => (Status::Failed, "try again; `frost check` tells what this machine lacks"),
     };

@@ -3,6 +3,7 @@
 use crate::stage::Stage;
 use frost_model::{Obstacle, Pid};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 /// Why a thaw failed.
 #[derive(Debug, thiserror::Error)]
@@ -94,9 +95,18 @@ pub enum Error {
     Inside {
         /// Its message.
         message: String,
-        /// Whether it lacked a right.
-        denied: bool,
+        /// What it lacked, if that is known.
+        lack: Option<Lack>,
     },
+}
+
+/// What a thaw can lack that its user can see to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lack {
+    /// A right.
+    Right,
+    /// Space in a file system.
+    Space,
 }
 
 impl Error {

@@ -8,7 +8,7 @@
 use crate::attach::{Attached, Passing, Terminal};
 use crate::build::begin;
 use crate::compile;
-use crate::error::{Context, Error};
+use crate::error::{Context, Error, Lack};
 use crate::kept::Kept;
 use crate::plan::Plan;
 use crate::stage::Stage;
@@ -43,7 +43,7 @@ enum Report {
     /// It goes on.
     Done { clean: bool, steps: Vec<Step> },
     /// Nothing was built.
-    Failed { message: String, denied: bool },
+    Failed { message: String, lack: Option<Lack> },
 }
 
 fn send(stream: &mut UnixStream, report: &Report) -> std::io::Result<()> {
@@ -180,16 +180,16 @@ pub(crate) fn in_namespaces(
                 let attached = Some(Attached::kept(Some(root), connection, terminal, passing));
                 return Ok(Alive { root, clean, attached, lent: None, passing: None });
             }
-            Some(Report::Failed { message, denied }) => {
+            Some(Report::Failed { message, lack }) => {
                 // A pack that is damaged or cut short is why, if it is.
                 if let Some(verification) = verification.take() {
                     verification.finish().map_err(end)?;
                 }
-                return Err(end(Error::Inside { message, denied }));
+                return Err(end(Error::Inside { message, lack }));
             }
             None => {
                 let message = "the builder ended before it had built the program".to_owned();
-                return Err(end(Error::Inside { message, denied: false }));
+                return Err(end(Error::Inside { message, lack: None }));
             }
         }
     }
@@ -435,7 +435,7 @@ impl Builder<'_> {
             Some(listener) => home.connection.hand(told, listener.as_fd()).map(drop),
             None => home.connection.ask(told).map(drop),
         };
-        heard.map_err(|error| Error::Inside { message: error.to_string(), denied: false })
+        heard.map_err(|error| Error::Inside { message: error.to_string(), lack: None })
     }
 
     /// Makes the network in which we are what the program's was.
@@ -477,7 +477,7 @@ impl Builder<'_> {
             if let (Some(_), Some(terminal)) = (leader, home.and_then(|home| home.terminal.as_ref())) {
                 self.foreground(terminal);
             }
-            let gone = || Error::Inside { message: "whoever asked for it is gone".to_owned(), denied: false };
+            let gone = || Error::Inside { message: "whoever asked for it is gone".to_owned(), lack: None };
             send(stream, &Report::Ready { builder: getpid().as_raw_nonzero().get() })
                 .and_then(|()| std::io::Read::read_exact(stream, &mut [0]))
                 .map_err(|_| gone())?;
@@ -488,7 +488,7 @@ impl Builder<'_> {
                     .connection
                     .hand(Message::new(say::LIVE, inner, leader.unwrap_or(0), 0), half.gate_read.as_fd())
                     .map(drop)
-                    .map_err(|error| Error::Inside { message: error.to_string(), denied: false }),
+                    .map_err(|error| Error::Inside { message: error.to_string(), lack: None }),
             }
         };
         let groups = self.plan.namespaces.user.then(|| self.groups.clone());
@@ -553,18 +553,19 @@ fn use_terminal(slave: &OwnedFd, checkpoint: &Checkpoint) -> Result<(), Error> {
 fn failure(error: &Error) -> Report {
     let mut message = error.to_string();
     let mut source = std::error::Error::source(error);
-    let mut denied = false;
+    let mut lack = None;
     while let Some(cause) = source {
         let text = cause.to_string();
         if !message.ends_with(&text) {
             message = format!("{message}: {text}");
         }
-        denied |= match cause.downcast_ref::<Errno>() {
-            Some(&Errno::PERM | &Errno::ACCESS) => true,
-            Some(&Errno::NOSPC | &Errno::USERS) => error.is_about_namespaces(),
-            _ => false,
+        lack = match cause.downcast_ref::<Errno>() {
+            Some(&Errno::PERM | &Errno::ACCESS) => Some(Lack::Right),
+            Some(&Errno::NOSPC | &Errno::USERS) if error.is_about_namespaces() => Some(Lack::Right),
+            Some(&Errno::NOSPC | &Errno::DQUOT) => Some(Lack::Space),
+            _ => lack,
         };
         source = cause.source();
     }
-    Report::Failed { message, denied }
+    Report::Failed { message, lack }
 }

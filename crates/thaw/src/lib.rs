@@ -31,7 +31,7 @@ mod verify;
 
 pub use attach::{Attached, Ending, Passing, Terminal};
 pub use compile::InnerCall;
-pub use error::Error;
+pub use error::{Error, Lack};
 pub use kept::Kept;
 pub use plan::{Namespaces, Options, Plan, PlannedProcess, rules};
 pub use stage::Stage;
