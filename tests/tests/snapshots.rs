@@ -2,6 +2,7 @@
 //!
 //! `FROST_SNAPSHOTS` says how many are made of each program (3).
 
+use frost_tests::journey::Traveller;
 use frost_tests::{LIMIT, Scene, Stdio, Who, is_root, journey, skip, until};
 use std::fs;
 use std::path::Path;
@@ -42,6 +43,22 @@ macro_rules! moving {
 #[test]
 fn a_snapshot_of_what_reads_directly_is_of_one_instant() {
     journey::snapshots_in_the_stop(binary(), "moving_direct", Who::Myself, rounds());
+}
+
+/// Who executes a program waits for its tracer, who must not wait for it.
+#[test]
+fn snapshots_of_who_executes_itself_without_end() {
+    for who in [Who::Myself, Who::Ordinary] {
+        let Some(scene) = Scene::new(who) else { continue };
+        let traveller = Traveller::set_out(&scene, binary(), "thread_executing", Stdio::Null);
+        let pid = traveller.pid.to_string();
+        // The moment that matters is met by one of about ten.
+        for _ in 0..40 {
+            scene.frost(&["freeze", &pid, "--to", "victim", "--leave-running"]).ok();
+        }
+        traveller.arrive("left running");
+        scene.is_empty_soon();
+    }
 }
 
 /// The same of reads from a file system whose server writes to the reader's memory.

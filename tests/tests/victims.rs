@@ -1017,6 +1017,7 @@ carried! {
     tcp_deferred
     tcp_reset
     tcp_out_of_band_read
+    thread_executing
     thread_local_storage
     thread_two_hundred
     thread_parents

@@ -15,9 +15,9 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("binary_memory_open", memory_open),
 ];
 
-const SELF: &str = "/proc/self/exe";
+pub(crate) const SELF: &str = "/proc/self/exe";
 
-/// Says that we are executed from the copy.
+/// Says that we were executed once more.
 const COPIED: &str = "FROST_VICTIM_COPIED";
 
 fn text(why: impl std::fmt::Display) -> String {
@@ -25,7 +25,7 @@ fn text(why: impl std::fmt::Display) -> String {
 }
 
 /// Executes the victim that we are once more, from the file behind a path.
-fn execute(path: &str) -> Verdict {
+pub(crate) fn execute(path: &str) -> Verdict {
     let words: Vec<CString> = std::env::args().map(|word| c(&word)).collect();
     let mut words: Vec<_> = words.iter().map(|word| word.as_ptr()).collect();
     words.push(std::ptr::null());
@@ -34,7 +34,7 @@ fn execute(path: &str) -> Verdict {
     sys!(execve(c(path).as_ptr(), words.as_ptr(), variables.as_ptr())).map(drop)
 }
 
-fn was_copied() -> bool {
+pub(crate) fn was_copied() -> bool {
     std::env::var_os(COPIED).is_some()
 }
 

@@ -32,6 +32,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("thread_own_directory", own_directory),
     ("thread_own_descriptors", own_descriptors),
     ("thread_own_network", own_network),
+    ("thread_executing", executing),
 ];
 
 /// Executes this program again from a thread that is not the leader, until `go`.
@@ -608,4 +609,24 @@ fn storm(stage: &Stage) -> Verdict {
         over.store(true, SeqCst);
         storms
     })
+}
+
+/// A thread that is not the first executes the program again and again, which ends all others each time.
+fn executing(stage: &Stage) -> Verdict {
+    if !crate::binary::was_copied() {
+        stage.ready();
+    }
+    for _ in 0..6 {
+        std::thread::spawn(|| {
+            loop {
+                crate::call::nap(Duration::from_micros(300));
+            }
+        });
+    }
+    let go = stage.path("go");
+    let ended = std::thread::spawn(move || {
+        crate::call::nap(Duration::from_millis(2));
+        if go.exists() { Ok(()) } else { crate::binary::execute(crate::binary::SELF) }
+    });
+    ended.join().map_err(|_| "it panicked".to_owned())?
 }

@@ -15,6 +15,7 @@ pub mod fcntl;
 pub mod fdinfo;
 pub mod guise;
 pub mod hugetlb;
+pub mod impatience;
 pub mod inotify;
 pub mod jobs;
 pub mod kcmp;

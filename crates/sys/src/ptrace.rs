@@ -264,6 +264,19 @@ pub fn wait(tid: i32, block: bool) -> Result<Option<Stop>> {
     }
 }
 
+/// Collects `tid` if it has ended; of its stops nothing is taken. Returns whether it is collected now.
+///
+/// Source: `waitid(2)`, WEXITED.
+pub fn collect(tid: i32) -> bool {
+    // SAFETY: all zeros are a valid `siginfo_t`.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::__WALL | libc::WEXITED | libc::WNOHANG;
+    // SAFETY: `info` is live.
+    let waited = check(unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, &raw mut info, flags) });
+    // SAFETY: waitid filled it in, or left zeros, which say that there was nothing.
+    waited.is_ok() && unsafe { info.si_pid() } != 0
+}
+
 /// Waits for any tracee or child of the calling *thread* to stop or end; `None` with `block` false if none has.
 ///
 /// # Errors

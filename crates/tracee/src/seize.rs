@@ -5,6 +5,7 @@
 
 use crate::denial::Denial;
 use crate::{elapsed, restart};
+use frost_sys::impatience::Impatience;
 use frost_sys::proc::{self, Asleep, Families};
 use frost_sys::ptrace::{self, Options, REGISTER_WORDS, Stop};
 use frost_sys::{kcmp, pidfd, signals};
@@ -241,6 +242,8 @@ impl Adopter {
 
 /// The stop of a thread is told by SIGCHLD, if that is blocked; this often is looked in any case.
 const LOOK: Duration = Duration::from_millis(1);
+/// After so many looks for threads that are to stop is looked whether others, that stood still, have ended.
+const PATIENT_LOOKS: u32 = 8;
 /// How often is looked for the stop of a thread that is to stop before the next is interrupted.
 const DELICATE_LOOKS: u32 = 5;
 
@@ -436,7 +439,8 @@ impl Seizing {
             if order.len() > MOST_PROCESSES {
                 return Err(Error::Growing { pid: self.root, processes: order.len() });
             }
-            if !found && !postponed && self.waiting == 0 && !self.replaced_leaders() {
+            let are_asked = self.waiting == 0 && self.fresh.is_empty();
+            if !found && !postponed && are_asked && !self.replaced_leaders() {
                 if !self.overlooks(&order) {
                     break;
                 }
@@ -484,6 +488,8 @@ impl Seizing {
     fn seize_process(&mut self, pid: i32) -> Result<(bool, Vec<i32>), Error> {
         let mut found = false;
         let mut parents = Vec::new();
+        // Without it who executes a program may be waited for for ever.
+        let _impatience = Impatience::begin(LOOK);
         for tid in proc::threads(pid).unwrap_or_default() {
             let known = self.threads.contains_key(&tid);
             if known || tid == pid {
@@ -495,9 +501,10 @@ impl Seizing {
             if !found && Denial::is_closed(tid) {
                 return Err(self.refusal(pid, tid, Errno::ACCESS));
             }
-            match seize(tid) {
+            match self.seize(pid, tid) {
                 Ok(()) => {}
                 Err(Errno::SRCH) => continue,
+                Err(Errno::INTR) => return Err(self.timed_out_at(pid, tid)),
                 Err(source) => return Err(self.refusal(pid, tid, source)),
             }
             found = true;
@@ -517,6 +524,31 @@ impl Seizing {
             }
         }
         Ok((found, parents))
+    }
+
+    /// Seizes a thread of `pid`. As long as another executes a program, those that it has ended are collected.
+    ///
+    /// # Errors
+    /// INTR if that takes too long.
+    fn seize(&mut self, pid: i32, tid: i32) -> Result<(), Errno> {
+        loop {
+            match seize(tid) {
+                Err(Errno::INTR) if Instant::now() <= self.deadline => {}
+                other => return other,
+            }
+            self.collect_ended(&BTreeSet::from([pid]));
+        }
+    }
+
+    /// Collects those threads of some processes that have ended though they stood still: who executes a program ends all others,
+    /// and waits until they are collected.
+    fn collect_ended(&mut self, pids: &BTreeSet<i32>) {
+        for (tid, (_, state)) in self.threads.iter_mut().filter(|(_, (pid, _))| pids.contains(pid)) {
+            // It is waited for once more, which finds that it is gone.
+            if ptrace::collect(*tid) && state.take().is_some() {
+                self.fresh.push(*tid);
+            }
+        }
     }
 
     /// Interrupts all threads that were seized.
@@ -593,6 +625,7 @@ impl Seizing {
     fn wait_for_stops(&mut self) -> Result<(), Error> {
         let unstopped = self.threads.iter().filter(|(_, (_, context))| context.is_none());
         let mut late: Vec<i32> = unstopped.map(|(tid, _)| *tid).collect();
+        let mut looks = 0;
         loop {
             let mut later = Vec::new();
             for tid in late {
@@ -606,6 +639,11 @@ impl Seizing {
             }
             if Instant::now() > self.deadline {
                 return Err(self.timed_out());
+            }
+            looks += 1;
+            if looks % PATIENT_LOOKS == 0 {
+                let pids = late.iter().filter_map(|tid| self.threads.get(tid)).map(|(pid, _)| *pid).collect();
+                self.collect_ended(&pids);
             }
             // Our processor is theirs meanwhile. With sched_yield(2) it would be that of anybody who waits for it, for a
             // whole slice of theirs, while some of the program stands still already.
@@ -668,6 +706,10 @@ impl Seizing {
     fn timed_out(&self) -> Error {
         let late = self.threads.iter().find(|(_, (_, stop))| stop.is_none());
         let (tid, pid) = late.map_or((self.root, self.root), |(tid, (pid, _))| (*tid, *pid));
+        self.timed_out_at(pid, tid)
+    }
+
+    fn timed_out_at(&self, pid: i32, tid: i32) -> Error {
         let syscall = proc::read(tid, "syscall").unwrap_or_default();
         let number = syscall.split(|byte| *byte == b' ').next().unwrap_or_default();
         let why = match (number, proc::stat(tid).map(|stat| stat.state)) {
