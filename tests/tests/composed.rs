@@ -109,6 +109,20 @@ fn trees_are_thawed_twice_by_an_ordinary_user() {
     journeys(Who::Ordinary);
 }
 
+/// Watches are added by a thread, which is seen for a moment behind its end; senders are looked like by who has one thread only.
+#[test]
+fn who_has_sent_is_told_also_where_something_is_watched() {
+    for who in [Who::Myself, Who::Ordinary] {
+        let Some(scene) = Scene::new(who) else { return };
+        let members = ["epoll_in_flight", "peers_that_sent"];
+        let mut traveller = Traveller::set_out_together(&scene, binary(), "cc", &members);
+        traveller.freeze();
+        traveller.thaw(&[]);
+        traveller.arrive("thawed");
+        scene.is_empty_soon();
+    }
+}
+
 #[test]
 fn each_victim_is_a_member_of_some_tree() {
     let names = names();

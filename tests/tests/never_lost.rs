@@ -130,7 +130,8 @@ fn a_tree_ends_as_a_whole_or_goes_on_as_a_whole() {
                     // It is its command that takes this up.
                     assert_eq!(is_alive(traveller.pid), expected == Ending::Excluded, "{how}\n{outcome}");
                     if expected == Ending::Excluded {
-                        assert_eq!(stand_still(), stood_still, "{how}: those that stand still");
+                        // What stood still goes on for a moment when it is let go.
+                        until(&format!("{how}: the same stand still"), || stand_still() == stood_still);
                     }
                 }
                 assert_eq!(safe_and_sound(&scene, traveller, &how), expected, "{how}");

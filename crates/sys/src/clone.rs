@@ -84,11 +84,14 @@ const GONE_WITHIN: Duration = Duration::from_millis(100);
 /// kernel/exit.c).
 pub(crate) fn is_alone() -> Result<bool> {
     let began = Instant::now();
+    let own = rustix::thread::gettid().as_raw_nonzero().get();
+    let goes = |tid: &i32| *tid == own || crate::proc::stat(*tid).map_or(true, |stat| stat.is_ending());
     loop {
-        if crate::proc::threads(std::process::id() as i32)?.len() == 1 {
+        let threads = crate::proc::threads(std::process::id() as i32)?;
+        if threads.len() == 1 {
             return Ok(true);
         }
-        if began.elapsed() > GONE_WITHIN {
+        if !threads.iter().all(goes) || began.elapsed() > GONE_WITHIN {
             return Ok(false);
         }
         std::thread::yield_now();

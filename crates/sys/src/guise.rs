@@ -1,6 +1,6 @@
 //! Calls made under another process' number, user and groups: what the kernel takes down of whoever connects a socket.
 
-use crate::clone::{Clone, exit_now, fork_with};
+use crate::clone::{Clone, exit_now, fork_with, is_alone};
 use crate::raw::check;
 use rustix::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
 use rustix::fs::MemfdFlags;
@@ -18,10 +18,10 @@ pub struct Guise<'a> {
 /// Why work under a guise was not done: how many parts of it had been, and what the next one failed with.
 pub type Failed = (usize, Errno);
 
-/// Whether a guise can be taken: by who has one thread only.
+/// Whether a guise can be taken: by who has one thread only, but for those that are joined and still seen.
 pub fn is_possible() -> bool {
     // Behind setns(2) into a pid namespace /proc may show another one, where we are not found.
-    !crate::proc::threads(std::process::id() as i32).is_ok_and(|threads| threads.len() != 1)
+    is_alone().unwrap_or(true)
 }
 
 /// Does `work` in a process of its own that has the number and the ids of `guise`, and our descriptors: what it opens is
