@@ -5,6 +5,7 @@ use frost_sys::{clone, mqueue};
 use frost_tests::journey::{self, Traveller};
 use frost_tests::{Scene, Stdio, Who, is_root, skip, until};
 use rustix::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 const UNSUPPORTED: i32 = 3;
@@ -177,30 +178,37 @@ fn objects_of_another_user_are_used_again() {
         return;
     }
     let Some(scene) = Scene::new(Who::Ordinary) else { return };
-    scene.with_objects();
-    let make = |kind: Kind, size: u64, mode: u32| {
-        let mut numbers = (400..500).map(|index| 5 << 15 | index);
-        let id = numbers.find(|id| sysv::make(kind, *id, 0, size, None).is_ok()).expect("one is free");
-        sysv::set(kind, id, (0, 0), mode, 16_384).expect("it is ours");
-        (kind, id)
-    };
-    let made =
-        [make(Kind::Segment, 4096, 0o644), make(Kind::Semaphores, 1, 0o666), make(Kind::Queue, 0, 0o666)];
-    let ids = made.map(|(_, id)| id.to_string()).join(" ");
-    std::fs::write(scene.stage("ids"), ids).expect("our own directory");
-    let mut traveller = set_out(&scene, "sysv_of_another");
-    for _ in 0..2 {
+    let user = std::fs::metadata(scene.path("stage")).expect("our own directory").uid();
+    drop(scene);
+    // What is its own, but of a group that it has not, an ordinary user could remove, but not make anew.
+    for owner in [(0, 0), (user, 0)] {
+        let Some(scene) = Scene::new(Who::Ordinary) else { return };
+        scene.with_objects();
+        let make = |kind: Kind, size: u64, mode: u32| {
+            let mut numbers = (400..500).map(|index| 5 << 15 | index);
+            let id = numbers.find(|id| sysv::make(kind, *id, 0, size, None).is_ok()).expect("one is free");
+            sysv::set(kind, id, owner, mode, 16_384).expect("it is ours");
+            (kind, id)
+        };
+        let made =
+            [make(Kind::Segment, 4096, 0o644), make(Kind::Semaphores, 1, 0o666), make(Kind::Queue, 0, 0o666)];
+        let ids = made.map(|(_, id)| id.to_string()).join(" ");
+        std::fs::write(scene.stage("ids"), ids).expect("our own directory");
+        let mut traveller = set_out(&scene, "sysv_of_another");
+        for _ in 0..2 {
+            traveller.freeze();
+            traveller.thaw(&[]);
+        }
         traveller.freeze();
+        let what = format!("it belongs to user {}, group 0", owner.0);
+        scene.frost(&["thaw", "victim", "--clone"]).refused(UNSUPPORTED, &what);
         traveller.thaw(&[]);
+        traveller.arrive("thawed");
+        for (kind, id) in made {
+            sysv::remove(kind, id).expect("it was left in place");
+        }
+        scene.is_empty_soon();
     }
-    traveller.freeze();
-    scene.frost(&["thaw", "victim", "--clone"]).refused(UNSUPPORTED, "it belongs to user 0");
-    traveller.thaw(&[]);
-    traveller.arrive("thawed");
-    for (kind, id) in made {
-        sysv::remove(kind, id).expect("it was left in place");
-    }
-    scene.is_empty_soon();
 }
 
 /// A keeper stays in the IPC namespace in which its program was: what that had there is in the image, and nowhere else.

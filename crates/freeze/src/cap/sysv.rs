@@ -99,6 +99,12 @@ pub(crate) fn remove(own: &[Own]) {
     }
 }
 
+/// Whether who freezes an object could make it anew: who cannot, as one of another group, leaves it in place.
+fn can_be_made(object: &Status) -> bool {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    user.is_root() || (object.uid, object.gid) == (user.as_raw(), group.as_raw())
+}
+
 /// Returns whether a program lives in the IPC namespace of its keeper. One that was thawed lives in another.
 pub(crate) fn is_housed(pid: i32, keeper: i32) -> bool {
     let link = |pid: i32| rustix::fs::readlink(proc::path(pid, "ns/ipc"), Vec::new()).ok();
@@ -613,7 +619,9 @@ fn capture_by(
         if tree.shared && windows.is_empty() && !made_here {
             continue;
         }
-        found.own.push(Own { kind: Kind::Segment, id });
+        if can_be_made(&status) {
+            found.own.push(Own { kind: Kind::Segment, id });
+        }
         let mut segment = Segment {
             ipc: ipc(id, &status, &[status.first_pid, status.last_pid]),
             len_bytes: status.size,
@@ -669,7 +677,7 @@ fn capture_by(
         if tree.shared && !operated && !waited && undo.is_empty() {
             continue;
         }
-        if !values.awaited && !tree.is_used(Kind::Semaphores, id) {
+        if can_be_made(&status) && !values.awaited && !tree.is_used(Kind::Semaphores, id) {
             found.own.push(Own { kind: Kind::Semaphores, id });
         }
         let ipc = ipc(id, &status, &values.pids);
@@ -683,7 +691,7 @@ fn capture_by(
         }
         let messages = asked.messages(id, &status)?;
         let messages = messages.map_err(|source| Error::Object { kind: Kind::Queue, id, source })?;
-        if !tree.is_used(Kind::Queue, id) {
+        if can_be_made(&status) && !tree.is_used(Kind::Queue, id) {
             found.own.push(Own { kind: Kind::Queue, id });
         }
         found.queues.push(MessageQueue {

@@ -358,7 +358,7 @@ pub fn plan(
                 if let Some(queue) = checkpoint.objects.mqueues.get(end.queue.index()) {
                     match mqueue::standing(queue, context.own_ipc) {
                         mqueue::Standing::Same => route = Route::Reopen,
-                        mqueue::Standing::Missing => {}
+                        mqueue::Standing::Missing => effect = mqueue::other_owner(queue),
                         mqueue::Standing::Different(problem) => add(problem),
                     }
                 }

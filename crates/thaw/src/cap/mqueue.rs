@@ -62,6 +62,19 @@ pub(super) fn standing(queue: &Mqueue, own: bool) -> Standing {
     }
 }
 
+/// Says whose a queue will be that is made anew, if that is somebody else than before: an ordinary user cannot give it away.
+pub(super) fn other_owner(queue: &Mqueue) -> Option<String> {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    let own = (user.as_raw(), group.as_raw());
+    (!user.is_root() && own != (queue.uid, queue.gid)).then(|| {
+        let (uid, gid) = own;
+        format!(
+            "it is made anew, and belongs to {uid}:{gid} then, and no longer to {}:{}",
+            queue.uid, queue.gid
+        )
+    })
+}
+
 /// Queues that are open; the names of those that were made are taken away again when we go, or drop this, before the
 /// program has them.
 #[derive(Debug, Default)]
@@ -140,7 +153,7 @@ impl Made {
         }
         let stat = rustix::fs::fstat(&fd)?;
         if (stat.st_uid, stat.st_gid) != (queue.uid, queue.gid) {
-            // An ordinary user cannot give it away.
+            // The plan says so where it cannot be given away.
             let _ = rustix::fs::fchown(&fd, Some(Uid::from_raw(queue.uid)), Some(Gid::from_raw(queue.gid)));
         }
         rustix::fs::fchmod(&fd, Mode::from_raw_mode(queue.mode & 0o7777))?;

@@ -329,7 +329,7 @@ pub(crate) fn plan(checkpoint: &Checkpoint, copy: bool, ordinary: bool) -> Plann
             planned.obstacles.push(obstacle(
                 *object,
                 reason,
-                "thaw it as root, or as the user it belongs to",
+                "thaw it as root, or as the user and the group it belongs to (sg(1))",
             ));
         }
     }
