@@ -144,8 +144,6 @@ fn settle() {
     let _ = rustix::process::setsid();
     // It is waited for when threads are to stop.
     let _ = frost_sys::signals::block(libc::SIGCHLD);
-    // It is for whoever is impatient (`frost_sys::impatience`).
-    let _ = frost_sys::signals::block(libc::SIGALRM);
     // Whoever has to be killed for want of memory, it should not be us, who have a program in our hands. An ordinary user may
     // not ask for that.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");

@@ -10,52 +10,71 @@ use crate::signals;
 use rustix::io::Result;
 use std::time::Duration;
 
+/// The signal, of which nobody else has use: the last one.
+const SIGNAL: i32 = *signals::REAL_TIME.end();
+
 /// While it lives, ptrace requests of the calling thread that wait return [`INTR`](rustix::io::Errno::INTR) after a time; now
 /// and then one does that would not have waited, without having been made.
-///
-/// No other thread of ours takes SIGALRM.
-#[derive(Debug)]
 pub struct Impatience {
+    action: libc::sigaction,
     mask: u64,
-    timer: Timer,
+    timer: i32,
 }
-
-/// `struct itimerval`: the interval and the time that is left, in seconds and microseconds.
-type Timer = [i64; 4];
 
 impl Impatience {
     /// Begins.
     ///
     /// # Errors
-    /// Those of sigaction(2), sigprocmask(2) and setitimer(2), of which none is to be expected.
+    /// EAGAIN if there may be no more timers (RLIMIT_SIGPENDING).
     pub fn begin(patience: Duration) -> Result<Self> {
+        /// Of `struct sigevent` (include/uapi/asm-generic/siginfo.h): this thread alone gets the signal.
+        const SIGEV_THREAD_ID: u64 = 4;
+        // SAFETY: the call takes nothing.
+        let tid = unsafe { libc::gettid() };
+        let mut event = [0u64; 8];
+        (event[1], event[2]) = (SIGNAL as u64 | SIGEV_THREAD_ID << 32, tid as u64);
+        let mut timer = 0i32;
+        let clock = libc::CLOCK_MONOTONIC;
+        // SAFETY: the event has the size of `struct sigevent`, and the kernel stores a number of 32 bits.
+        check(unsafe { libc::syscall(libc::SYS_timer_create, clock, event.as_ptr(), &raw mut timer) })?;
         // SAFETY: all zeros are a valid `struct sigaction`.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = leave_out as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
-        // SAFETY: `action` is live, and its handler does nothing but look at and change the interrupted registers.
-        check(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) })?;
-        let mask = signals::set_mask(u64::MAX)?;
-        signals::set_mask(mask & !(1 << (libc::SIGALRM - 1)))?;
-        let [sec, usec] = [patience.as_secs() as i64, i64::from(patience.subsec_micros())];
-        let timer = set(&[sec, usec, sec, usec])?;
-        Ok(Self { mask, timer })
+        let (mut new, mut action): (libc::sigaction, libc::sigaction) = unsafe { std::mem::zeroed() };
+        new.sa_sigaction = leave_out as *const () as usize;
+        new.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+        // SAFETY: both are live, and the handler does nothing but look at and change the interrupted registers.
+        let set = check(unsafe { libc::sigaction(SIGNAL, &raw const new, &raw mut action) });
+        let begun = set.and_then(|_| {
+            let mask = signals::set_mask(u64::MAX)?;
+            let this = Self { action, mask, timer };
+            signals::set_mask(mask & !(1 << (SIGNAL - 1)))?;
+            Ok(this)
+        });
+        if begun.is_err() {
+            delete(timer);
+        }
+        let begun = begun?;
+        let part = [patience.as_secs() as i64, patience.subsec_nanos().into()];
+        let times = [part, part];
+        let none = std::ptr::null_mut::<u8>();
+        // SAFETY: the array has the size of `struct itimerspec`, and nothing is asked for.
+        check(unsafe { libc::syscall(libc::SYS_timer_settime, timer, 0, times.as_ptr(), none) })?;
+        Ok(begun)
     }
 }
 
 impl Drop for Impatience {
     fn drop(&mut self) {
-        // What somebody has set before they executed us goes on.
-        let _ = set(&self.timer);
+        delete(self.timer);
+        // One that was on its way has come by now, since we do not block it.
+        // SAFETY: it is what the kernel gave.
+        unsafe { libc::sigaction(SIGNAL, &raw const self.action, std::ptr::null_mut()) };
         let _ = signals::set_mask(self.mask);
     }
 }
 
-fn set(new: &Timer) -> Result<Timer> {
-    let mut old = [0; 4];
-    // SAFETY: both are live arrays of the size of `struct itimerval`.
-    check(unsafe { libc::syscall(libc::SYS_setitimer, libc::ITIMER_REAL, new.as_ptr(), old.as_mut_ptr()) })?;
-    Ok(old)
+fn delete(timer: i32) {
+    // SAFETY: the call takes a number.
+    unsafe { libc::syscall(libc::SYS_timer_delete, timer) };
 }
 
 /// Leaves a ptrace call out that is about to be made, or made again, and puts EINTR in its place.
