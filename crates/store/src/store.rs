@@ -6,11 +6,13 @@ use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::root::{DRAFTS, IMAGES, Root, TARGET, dir_of};
 use frost_image::{ImageId, Name};
+use frost_sys::proc;
 use rustix::fs::{self, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What there may be in the directory of a store before it holds images: of other parts of frost, and of a file system.
 const OURS: &[&str] =
@@ -237,10 +239,30 @@ pub(crate) fn each_dead_draft(root: &Arc<Root>, mut each: impl FnMut(&str, &Path
     for draft in drafts {
         let relative = Path::new(DRAFTS).join(&draft);
         let Ok(dir) = root.open_dir(&relative) else { continue };
-        if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        let began = Instant::now();
+        let is_dead = loop {
+            if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                break true;
+            }
+            if !is_held_a_moment_longer(&draft) || began.elapsed() > LET_GO_WITHIN {
+                break false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        if is_dead {
             each(&draft, &relative);
         }
     }
+}
+
+/// How long a draft may be locked behind the end of its process.
+const LET_GO_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whether a draft is locked by one that is about to end, or by a child of one that has: worth waiting for where a program may
+/// stand still for it.
+fn is_held_a_moment_longer(draft: &str) -> bool {
+    let pid = draft.strip_prefix("end.").and_then(|rest| rest.split('.').next()?.parse().ok());
+    pid.is_some_and(|pid: i32| proc::stat(pid).map_or(true, |stat| stat.is_ending()))
 }
 
 /// Removes the drafts whose process has died, and ends what such a one was ending. What cannot be removed, or not now, stays
