@@ -268,13 +268,19 @@ pub fn wait(tid: i32, block: bool) -> Result<Option<Stop>> {
 ///
 /// Source: `waitid(2)`, WEXITED.
 pub fn collect(tid: i32) -> bool {
-    // SAFETY: all zeros are a valid `siginfo_t`.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let flags = libc::__WALL | libc::WEXITED | libc::WNOHANG;
-    // SAFETY: `info` is live.
-    let waited = check(unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, &raw mut info, flags) });
-    // SAFETY: waitid filled it in, or left zeros, which say that there was nothing.
-    waited.is_ok() && unsafe { info.si_pid() } != 0
+    let ended = |flags| {
+        // SAFETY: all zeros are a valid `siginfo_t`.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let flags = libc::__WALL | libc::WEXITED | libc::WNOHANG | flags;
+        // SAFETY: `info` is live.
+        let waited = check(unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, &raw mut info, flags) });
+        // SAFETY: waitid filled it in, or left zeros, which say that there was nothing.
+        let is_told = waited.is_ok() && unsafe { info.si_pid() } != 0;
+        is_told && matches!(info.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED)
+    };
+    // Whoever is traced tells of its stops though nobody asks for them, and that only once (`wait_task_stopped`, kernel/exit.c): so
+    // is looked first without taking anything.
+    ended(libc::WNOWAIT) && ended(0)
 }
 
 /// Waits for any tracee or child of the calling *thread* to stop or end; `None` with `block` false if none has.
@@ -325,5 +331,32 @@ fn decode(status: i32) -> Stop {
         libc::PTRACE_EVENT_STOP if signal == libc::SIGTRAP => Stop::Interrupt,
         libc::PTRACE_EVENT_STOP => Stop::Group(signal),
         event => Stop::Event(event),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_collected_has_ended_and_a_stop_is_left_to_be_waited_for() {
+        #[allow(clippy::zombie_processes, reason = "it is collected as one that is traced")]
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id() as i32;
+        seize(pid, Options::EXITKILL).unwrap();
+        assert!(!collect(pid));
+        interrupt(pid).unwrap();
+        while crate::proc::stat(pid).unwrap().state != b't' {
+            std::thread::yield_now();
+        }
+        assert!(!collect(pid));
+        assert_eq!(wait(pid, false), Ok(Some(Stop::Interrupt)));
+        child.kill().unwrap();
+        while !crate::proc::stat(pid).unwrap().is_zombie() {
+            std::thread::yield_now();
+        }
+        assert!(collect(pid));
+        assert_eq!(wait(pid, false), Err(Errno::CHILD));
     }
 }
