@@ -10,55 +10,27 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::num::NonZeroU32;
 
-/// Reading the options of one takes a hundred calls, 30 us; a thread takes 50 us to begin. While the program stands
-/// still, there is a processor for each of its own.
-const SOCKETS_PER_THREAD: usize = 16;
-
 /// Family, type and protocol, as for socket(2).
 type Kind = (u16, u32, u32);
 
 /// Returns the options of each socket that differ from those of a new one, by the index of its description.
+///
+/// Those of a new one are read once of each kind: it takes a hundred calls, as many as those of a socket do.
 pub(super) fn differing(sockets: &[(usize, &Held)]) -> Result<HashMap<usize, Vec<SocketOption>>, Error> {
     let mut usuals: HashMap<Kind, Usual> = HashMap::new();
-    let mut kinds = Vec::with_capacity(sockets.len());
-    for (_, held) in sockets {
-        let kind = kind(held)?;
-        if let Entry::Vacant(unknown) = usuals.entry(kind) {
-            unknown.insert(usual(kind).map_err(|error| held.error(error))?);
-        }
-        kinds.push(kind);
-    }
-    let read = |sockets: &[(usize, &Held)], kinds: &[Kind]| -> Vec<(usize, Vec<SocketOption>)> {
-        let of = |((index, held), kind): (&(usize, &Held), &Kind)| {
-            let values = usuals.get(kind).map(|usual| usual.differing(&held.fd)).unwrap_or_default();
-            let option = |(level, name, value)| SocketOption { level, name, value };
-            (*index, values.into_iter().map(option).collect())
-        };
-        sockets.iter().zip(kinds).map(of).collect()
-    };
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = (sockets.len() / SOCKETS_PER_THREAD).clamp(1, processors);
-    let each = sockets.len().div_ceil(threads).max(1);
-    let mut parts = sockets.chunks(each).zip(kinds.chunks(each));
-    let Some((own, own_kinds)) = parts.next() else { return Ok(HashMap::new()) };
-    std::thread::scope(|scope| {
-        let read = &read;
-        let mut others = Vec::new();
-        let mut options = Vec::with_capacity(sockets.len());
-        let mut own = vec![(own, own_kinds)];
-        for part in parts {
-            // Where there may be no more threads, we do it ourselves.
-            match std::thread::Builder::new().spawn_scoped(scope, move || read(part.0, part.1)) {
-                Ok(thread) => others.push(thread),
-                Err(_) => own.push(part),
+    let mut options = HashMap::with_capacity(sockets.len());
+    for (index, held) in sockets {
+        let usual = match usuals.entry(kind(held)?) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let usual = usual(*unknown.key()).map_err(|error| held.error(error))?;
+                unknown.insert(usual)
             }
-        }
-        own.into_iter().for_each(|part| options.extend(read(part.0, part.1)));
-        for thread in others {
-            options.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        Ok(options.into_iter().collect())
-    })
+        };
+        let option = |(level, name, value)| SocketOption { level, name, value };
+        options.insert(*index, usual.differing(&held.fd).into_iter().map(option).collect());
+    }
+    Ok(options)
 }
 
 fn kind(held: &Held) -> Result<Kind, Error> {
