@@ -219,9 +219,8 @@ pub fn enter(process: rustix::fd::BorrowedFd<'_>, flags: u64) -> Result<()> {
 pub fn enter_with_user(pid: i32, flag: libc::c_int) -> Result<()> {
     let number = rustix::process::Pid::from_raw(pid).ok_or(Errno::SRCH)?;
     let process = rustix::process::pidfd_open(number, PidfdFlags::empty())?;
-    let users = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/user"), Vec::new()).ok();
     // One's own cannot be entered again (EINVAL).
-    let user = if users(&pid.to_string()) == users("self") { 0 } else { libc::CLONE_NEWUSER };
+    let user = if crate::proc::is_in_our_namespace(pid, "user") { 0 } else { libc::CLONE_NEWUSER };
     enter(process.as_fd(), (user | flag) as u64)
 }
 

@@ -220,9 +220,7 @@ pub fn clear(pid: i32) -> Result<()> {
 
 /// Whether a process is in our IPC namespace. One that is gone is.
 pub fn is_ours(pid: i32) -> bool {
-    let link = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/ipc"), Vec::new()).ok();
-    let theirs = link(&pid.to_string());
-    theirs.is_none() || theirs == link("self")
+    crate::proc::is_in_our_namespace(pid, "ipc")
 }
 
 /// Reads what [`list`] has written.

@@ -94,9 +94,7 @@ pub fn mean(whose: Whose) -> Result<Meant> {
 
 /// Whether a process is in our network namespace. One that is gone is.
 pub fn is_ours(pid: i32) -> bool {
-    let link = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/net"), Vec::new()).ok();
-    let theirs = link(&pid.to_string());
-    theirs.is_none() || theirs == link("self")
+    crate::proc::is_in_our_namespace(pid, "net")
 }
 
 /// Makes a socket in the network that is meant.

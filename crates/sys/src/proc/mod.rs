@@ -99,6 +99,13 @@ fn numbers_in(path: &std::path::Path) -> Result<Vec<i32>> {
     Ok(numbers)
 }
 
+/// Whether a process is in our namespace of a kind, as `/proc/PID/ns` calls it. One that is gone is.
+pub fn is_in_our_namespace(pid: i32, kind: &str) -> bool {
+    let link = |id: &str| rustix::fs::readlink(format!("/proc/{id}/ns/{kind}"), Vec::new()).ok();
+    let theirs = link(&pid.to_string());
+    theirs.is_none() || theirs == link("self")
+}
+
 /// Takes the number off with which a path below `/proc` begins, and returns it and the rest; `None` if it begins with a name.
 pub fn first_number(path: &[u8]) -> Option<(i32, &[u8])> {
     let end = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
