@@ -191,7 +191,7 @@ fn urgent(held: &Held, still: bool) -> std::result::Result<(), Refusal> {
 /// net/ipv4/tcp.c).
 fn behind_mark(held: &Held) -> Result<u64> {
     let (level, inline) = (libc::SOL_SOCKET, libc::SO_OOBINLINE);
-    if int_option(&held.fd, level, inline)? != 0 || !anything_waits(held)? {
+    if int_option(&held.fd, level, inline)? != 0 || !anything_waits(held) {
         return Ok(0);
     }
     let put_back = || set_int_option(&held.fd, level, inline, 0);
@@ -205,12 +205,11 @@ fn behind_mark(held: &Held) -> Result<u64> {
 }
 
 /// Whether anything is in the queue of a socket: what it takes in memory, the first of SO_MEMINFO (Linux 4.12;
-/// sk_get_meminfo, net/core/sock.c), is given back with the last of it.
-fn anything_waits(held: &Held) -> Result<bool> {
+/// sk_get_meminfo, net/core/sock.c), is given back with the last of it. So it is taken for granted where that is not told.
+fn anything_waits(held: &Held) -> bool {
     const SO_MEMINFO: i32 = 55;
     let mut words = [0u8; 36];
-    option(&held.fd, libc::SOL_SOCKET, SO_MEMINFO, &mut words)?;
-    Ok(words[..4] != [0; 4])
+    option(&held.fd, libc::SOL_SOCKET, SO_MEMINFO, &mut words).is_err() || words[..4] != [0; 4]
 }
 
 /// Whether an address is one of this machine: it can be bound, to a port that the kernel chooses.
