@@ -1,7 +1,7 @@
 //! The life of a freeze, in its guardian.
 
 use crate::Keeper;
-use crate::cap::{Beside, Captured, Motion, sysv, tcp};
+use crate::cap::{Beside, Captured, Motion, mqueue, sysv, tcp};
 use crate::copies::Copies;
 use crate::difference::{self, Earlier};
 use crate::failure::{Failure, FailureKind};
@@ -31,7 +31,7 @@ use frost_store::{Draft, Name, Store, Then};
 use frost_sys::lease::Leases;
 use frost_sys::pagemap::Pagemap;
 use frost_sys::proc::{self, Mapping, Timer};
-use frost_sys::{fault, pidfd, ptrace, sight};
+use frost_sys::{fault, ipc, pidfd, ptrace, sight};
 use frost_tracee::seize::{self, StoppedProcess, StoppedTree};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -55,9 +55,17 @@ pub(crate) struct Freeze<'a> {
     pid: i32,
     what: &'a str,
     steps: &'a mut Steps,
+    /// What the program's IPC namespace has, if that is not ours.
+    ipc: Option<ipc::Lists>,
 }
 
 impl Freeze<'_> {
+    /// Returns whether process `pid`, which stands still, has an IPC namespace of its own that has nothing in it. Most
+    /// programs have not, and that is told without anything made in there.
+    fn has_no_ipc(&self, pid: i32) -> bool {
+        self.ipc.as_ref().is_some_and(|lists| lists.are_empty_for(pid).unwrap_or(false))
+    }
+
     /// Ends a step; a fault may be injected behind it.
     pub(crate) fn step(&mut self, name: &str) -> Result<(), Failure> {
         self.steps.end(name);
@@ -142,7 +150,8 @@ pub(crate) fn run(
     steps: &mut Steps,
     mut meter: Meter,
 ) -> Result<Frozen, Failure> {
-    let mut freeze = Freeze { pid, what, steps };
+    // Without them the program is asked.
+    let mut freeze = Freeze { pid, what, steps, ipc: ipc::Lists::of(pid).ok().flatten() };
     survey::see_as(options.keeper);
     proc::number_as(pid);
     let _meant = crate::network::mean(options.keeper).map_err(|error| freeze.failed(&error))?;
@@ -511,11 +520,17 @@ fn capture(
         .filter(|process| nests.keeper_of(process.pid).is_none())
         .map(|process| (*process, known[&process.pid].mappings.as_slice()))
         .collect();
-    let sysv = sysv::capture(&asked, &|process, call| filters.let_call(process, call), memory.draft.pack())
-        .map_err(|error| match error {
-        sysv::Error::Unreadable { obstacles } => freeze.refused(obstacles),
-        _ => freeze.failed(&error),
-    })?;
+    let has_no_ipc = asked.first().is_some_and(|(process, _)| freeze.has_no_ipc(process.through));
+    let sysv = match has_no_ipc {
+        true => sysv::Found::default(),
+        false => {
+            let may = |process: &StoppedProcess, call| filters.let_call(process, call);
+            sysv::capture(&asked, &may, memory.draft.pack()).map_err(|error| match error {
+                sysv::Error::Unreadable { obstacles } => freeze.refused(obstacles),
+                _ => freeze.failed(&error),
+            })?
+        }
+    };
     let own = sysv.own.clone();
     let mut behind = Referents {
         dataspaces: BTreeMap::new(),
@@ -544,6 +559,10 @@ fn capture(
     let mut sink = Beside { pack: memory.draft.pack(), copies: memory.copies };
     let Captured { mut descriptions, mut objects, mut dataspaces } =
         catalog.capture(&mut sink, options.files).map_err(|error| freeze.failed(&error))?;
+    if let Some((process, _)) = asked.first().filter(|_| !has_no_ipc) {
+        let closed = mqueue::capture_closed(process.through, &objects.mqueues);
+        objects.mqueues.extend(closed.map_err(|error| freeze.failed(&error))?);
+    }
     freeze.step("freeze.descriptors")?;
     let may = |process: &StoppedProcess, call| filters.let_call(process, call);
     let with_mappings = |process: &&'_ StoppedProcess| known[&process.pid].mappings.as_slice();

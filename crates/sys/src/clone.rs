@@ -2,8 +2,13 @@
 
 use crate::raw::check;
 use rustix::fd::{AsFd, FromRawFd, OwnedFd};
-use rustix::io::{Errno, Result};
+use rustix::io::{Errno, IoSlice, IoSliceMut, Result};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions};
+use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
 /// `struct clone_args` up to the fields of Linux 5.7 (`include/uapi/linux/sched.h`, CLONE_ARGS_SIZE_VER2).
@@ -264,3 +269,61 @@ pub fn apart(work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         }
     }
 }
+
+/// Runs `work` in a process of its own, as [`apart`] does, and returns the descriptors that it opened there, of which there
+/// may be [`MOST_OPENED`].
+///
+/// # Errors
+/// As there.
+pub fn opened_apart(work: impl FnOnce() -> Result<Vec<OwnedFd>>) -> Result<Vec<OwnedFd>> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_OPENED))];
+    match fork_beside_threads()? {
+        Clone::Child => {
+            use rustix::fd::AsRawFd;
+            crate::own::close_all_but(Some(theirs.as_raw_fd()));
+            let opened = work();
+            let errno = opened.as_ref().err().map_or(0, |errno| errno.raw_os_error());
+            let opened = opened.unwrap_or_default();
+            let descriptors: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(&descriptors));
+            let _ =
+                sendmsg(&theirs, &[IoSlice::new(&errno.to_ne_bytes())], &mut control, SendFlags::NOSIGNAL);
+            exit_now(0)
+        }
+        Clone::Parent { pidfd, .. } => {
+            drop(theirs);
+            let mut errno = [0; 4];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let received = loop {
+                match recvmsg(
+                    &ours,
+                    &mut [IoSliceMut::new(&mut errno)],
+                    &mut control,
+                    RecvFlags::CMSG_CLOEXEC,
+                ) {
+                    Err(Errno::INTR) => {}
+                    other => break other,
+                }
+            };
+            let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+            if received?.bytes != errno.len() {
+                return Err(Errno::CHILD);
+            }
+            let mut opened = Vec::new();
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                    opened.extend(descriptors);
+                }
+            }
+            match i32::from_ne_bytes(errno) {
+                0 => Ok(opened),
+                errno => Err(Errno::from_raw_os_error(errno)),
+            }
+        }
+    }
+}
+
+/// How many descriptors [`opened_apart`] brings at most.
+pub const MOST_OPENED: usize = 4;

@@ -17,6 +17,7 @@ pub mod guise;
 pub mod hugetlb;
 pub mod impatience;
 pub mod inotify;
+pub mod ipc;
 pub mod jobs;
 pub mod kcmp;
 pub mod lease;

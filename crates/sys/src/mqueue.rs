@@ -83,26 +83,37 @@ pub fn unlink(name: &[u8]) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_mq_unlink, name.as_ptr()) }).map(drop)
 }
 
-/// Lists the names of all queues of our IPC namespace, by a file system that nobody else sees; from then on we are in a mount
-/// namespace of our own.
+/// Opens the directory of all queues of our IPC namespace, by a file system that nobody else sees; from then on we are in a
+/// mount namespace of our own. `None` for a kernel without such queues.
 ///
 /// # Errors
 /// EPERM without rights over our namespaces.
-pub fn names() -> Result<Vec<Vec<u8>>> {
+pub fn directory() -> Result<Option<OwnedFd>> {
     use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
     // SAFETY: the mounts of this process change, and no memory.
     check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
     let context = match fsopen("mqueue", FsOpenFlags::FSOPEN_CLOEXEC) {
-        // A kernel without such queues.
-        Err(Errno::NODEV) => return Ok(Vec::new()),
+        Err(Errno::NODEV) => return Ok(None),
         other => other?,
     };
     fsconfig_create(&context)?;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map(Some)
+}
+
+/// Lists the names of all queues in a [directory] of them.
+pub fn names_in(directory: impl AsFd) -> Result<Vec<Vec<u8>>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = Dir::new(rustix::fs::openat(&mount, ".", flags, Mode::empty())?)?;
-    let names = directory.map(|entry| Ok(entry?.file_name().to_bytes().to_vec()));
+    let entries = Dir::new(rustix::fs::openat(directory, ".", flags, Mode::empty())?)?;
+    let names = entries.map(|entry| Ok(entry?.file_name().to_bytes().to_vec()));
     names.filter(|name| !matches!(name.as_deref(), Ok(b"." | b".."))).collect()
+}
+
+/// Lists the names of all queues of our IPC namespace, as [directory].
+///
+/// # Errors
+/// As there.
+pub fn names() -> Result<Vec<Vec<u8>>> {
+    directory()?.map_or(Ok(Vec::new()), names_in)
 }
 
 /// Returns the process that is to be told of the next message (mq_notify), if there is one.

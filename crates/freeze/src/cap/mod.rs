@@ -375,9 +375,6 @@ impl Catalog {
         for key in &self.mqueues {
             objects.mqueues.push(mqueue::capture(&self.held[self.first_of(*key, |_| true)])?);
         }
-        if let Some((root, _)) = self.members.0.first() {
-            objects.mqueues.extend(mqueue::capture_closed(root.raw(), &objects.mqueues)?);
-        }
         let mut pipe_ids: BTreeMap<(u64, u64), ObjectId> = BTreeMap::new();
         for (key, ends) in self.pipes.iter().filter(|(_, ends)| !ends.outside) {
             pipe_ids.insert(*key, ObjectId::new(objects.pipes.len() as u32));

@@ -72,7 +72,7 @@ pub(super) fn capture(held: &Held) -> std::result::Result<Mqueue, Error> {
 
 /// Captures the queues that no process has open, in the IPC namespace of process `pid` if that is not ours: it is the program's
 /// then, and they end with it. `known` are those that were captured.
-pub(super) fn capture_closed(pid: i32, known: &[Mqueue]) -> std::result::Result<Vec<Mqueue>, Error> {
+pub(crate) fn capture_closed(pid: i32, known: &[Mqueue]) -> std::result::Result<Vec<Mqueue>, Error> {
     if sysv::is_ours(pid) {
         return Ok(Vec::new());
     }
