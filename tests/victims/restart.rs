@@ -880,7 +880,7 @@ fn threads(stage: &Stage, least: Least) -> Verdict {
                     let returned = call();
                     let waited = monotonic().saturating_sub(start);
                     done.store(true, SeqCst);
-                    expect(name, returned, *expected)?;
+                    expect(name, returned, *expected).map_err(|why| format!("{why}, after {waited:?}"))?;
                     not_too_early(name, waited)
                 })
             })

@@ -38,7 +38,7 @@ pub(crate) fn validate(pid: i32, force: bool) -> Result<Stat, Failure> {
             .cause(format!("it is a thread of process {}", status.tgid))
             .hint(format!("`frost freeze {}` freezes the whole process", status.tgid)));
     }
-    if stat.is_zombie() && living_thread(pid).is_none() {
+    if stat.is_zombie() && proc::lasts(|| living_thread(pid).is_none()) {
         return Err(cannot(FailureKind::NotFound, &stat)
             .cause(format!("it has ended, and its parent {} has not yet asked for its status", stat.ppid))
             .hint("there is nothing left to freeze"));

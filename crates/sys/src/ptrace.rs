@@ -87,6 +87,31 @@ pub fn set_registers(tid: i32, words: &[u64; REGISTER_WORDS]) -> Result<()> {
     request(libc::PTRACE_SETREGSET, tid, NT_PRSTATUS as u64, &raw const iov as u64).map(drop)
 }
 
+/// How many words the general registers of a thread of 32 bits have.
+pub const NARROW_WORDS: usize = 17;
+
+/// Reads the general registers of a thread of 32 bits, in the order of `struct user_regs_struct32`
+/// (arch/x86/include/asm/user32.h).
+///
+/// # Errors
+/// EINVAL if it is an x86-64 one.
+pub fn narrow_registers(tid: i32) -> Result<[u32; NARROW_WORDS]> {
+    // With room for no more the kernel would leave out the rest of those of an x86-64 one.
+    let mut words = [0u32; NARROW_WORDS + 1];
+    let mut iov = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: size_of_val(&words) };
+    request(libc::PTRACE_GETREGSET, tid, NT_PRSTATUS as u64, &raw mut iov as u64)?;
+    if iov.iov_len != NARROW_WORDS * size_of::<u32>() {
+        return Err(Errno::INVAL);
+    }
+    words.first_chunk().copied().ok_or(Errno::INVAL)
+}
+
+/// Sets the general registers of a thread of 32 bits.
+pub fn set_narrow_registers(tid: i32, words: &[u32; NARROW_WORDS]) -> Result<()> {
+    let iov = libc::iovec { iov_base: words.as_ptr().cast_mut().cast(), iov_len: size_of_val(words) };
+    request(libc::PTRACE_SETREGSET, tid, NT_PRSTATUS as u64, &raw const iov as u64).map(drop)
+}
+
 /// Reads the xsave area in its non-compacted form.
 pub fn xstate(tid: i32) -> Result<Vec<u8>> {
     // 2432 bytes with AVX-512, 11,008 with AMX; the kernel says how much it filled.

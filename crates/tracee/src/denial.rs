@@ -58,9 +58,11 @@ impl Denial {
     /// machine.
     pub fn is_closed(tid: i32) -> bool {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(proc::path(tid, "fd"), flags, Mode::empty()).err() == Some(Errno::ACCESS)
-            // Those of one that ends and has no memory any more are root's, too.
-            && proc::read(tid, "statm").is_ok_and(|pages| !pages.starts_with(b"0 "))
+        proc::lasts(|| {
+            rustix::fs::open(proc::path(tid, "fd"), flags, Mode::empty()).err() == Some(Errno::ACCESS)
+                // Those of one that ends and has no memory any more are root's, too.
+                && proc::read(tid, "statm").is_ok_and(|pages| !pages.starts_with(b"0 "))
+        })
     }
 
     /// Returns what to do about it.

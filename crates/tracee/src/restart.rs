@@ -5,7 +5,7 @@
 //! and library functions by stop signals"). The thread is made to issue them again.
 
 use frost_sys::proc::Call;
-use frost_sys::ptrace::REGISTER_WORDS;
+use frost_sys::ptrace::{self, REGISTER_WORDS};
 
 /// Index of `r10` in the registers.
 pub(crate) const R10: usize = 7;
@@ -104,6 +104,21 @@ pub fn again(registers: &[u64; REGISTER_WORDS]) -> [u64; REGISTER_WORDS] {
     let mut registers = *registers;
     registers[RAX] = UNLESS_HANDLED as u64;
     registers
+}
+
+/// Has the call of a thread of 32 bits issued again, as [`again`] does, if it was interrupted.
+///
+/// It has other numbers for its calls; but what shows EINTR where no signal comes is what our stop has interrupted.
+pub fn again_narrow(tid: i32) -> rustix::io::Result<()> {
+    // Indices of `struct user_regs_struct32`.
+    const EAX: usize = 6;
+    const ORIG_EAX: usize = 11;
+    let mut registers = ptrace::narrow_registers(tid)?;
+    if registers[EAX] as i32 == -libc::EINTR && registers[ORIG_EAX] as i32 >= 0 {
+        registers[EAX] = UNLESS_HANDLED as u32;
+        ptrace::set_narrow_registers(tid, &registers)?;
+    }
+    Ok(())
 }
 
 /// Returns whether a thread with these registers goes on with a call, unless a handler runs before that.

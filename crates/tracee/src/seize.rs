@@ -686,8 +686,8 @@ impl Seizing {
         match stop {
             Stop::Interrupt | Stop::Group(_) => {
                 if state.is_none() {
+                    self.waiting = self.waiting.saturating_sub(1);
                     *state = examine(tid, stop, given)?;
-                    self.waiting -= 1;
                 }
             }
             // A signal on its way is delivered, and the stop we asked for comes after it.
@@ -790,26 +790,39 @@ impl Seizing {
         }))
     }
 
+    /// Lets all threads go on that were seized, and with what they did.
     fn release(&mut self) {
-        // A thread that has not stopped yet can only be let go once it has: the interrupt is on its way.
-        for tid in self.threads.keys() {
-            if ptrace::detach(*tid, 0).is_ok() {
-                continue;
+        /// Who does not stop in this time is let go by our own end: the kernel lets a tracee go with its tracer.
+        const PATIENCE: Duration = Duration::from_millis(100);
+        // Only one that stands still can be let go, and what has interrupted its call it shows until it was examined.
+        for tid in std::mem::take(&mut self.fresh).into_iter().chain(std::mem::take(&mut self.delicate)) {
+            self.waiting += 1;
+            let _ = ptrace::interrupt(tid);
+        }
+        let unstopped = self.threads.iter().filter(|(_, (_, context))| context.is_none());
+        let mut late: Vec<i32> = unstopped.map(|(tid, _)| *tid).collect();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            late.retain(|tid| {
+                // One that could not be examined stands still, though nothing more is told of it.
+                let stands = ptrace::signal_mask(*tid).is_ok();
+                !self.has_stopped(*tid).unwrap_or(true) && !stands
+            });
+            if late.is_empty() || Instant::now() > deadline {
+                break;
             }
-            for _ in 0..1000 {
-                match ptrace::wait(*tid, false) {
-                    Ok(Some(Stop::Signal(signal))) => {
-                        let _ = ptrace::detach(*tid, signal);
-                        break;
-                    }
-                    Ok(Some(_)) => {
-                        let _ = ptrace::detach(*tid, 0);
-                        break;
-                    }
-                    // Our own end detaches the rest: the kernel lets a tracee go with its tracer.
-                    Ok(None) => std::thread::yield_now(),
-                    Err(_) => break,
-                }
+            signals::wait_for(libc::SIGCHLD, LOOK);
+        }
+        let mut owned: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+        for (tid, (pid, _)) in &self.threads {
+            owned.entry(*pid).or_default().push(*tid);
+        }
+        for (pid, tids) in owned {
+            if let Ok(Some(process)) = self.describe(pid, tids.clone()) {
+                process.shorten_timeouts(&BTreeSet::new());
+            }
+            for tid in tids {
+                let _ = ptrace::detach(tid, 0);
             }
         }
     }
@@ -848,26 +861,17 @@ fn leaders_first(processes: Vec<StoppedProcess>) -> Vec<StoppedProcess> {
 /// program, its leader has ended for a moment, and then it is the leader (`de_thread`, fs/exec.c): who looks twice sees the
 /// end of the one and the life of the other.
 fn seize(tid: i32) -> Result<(), Errno> {
-    const TRIES: u32 = 100;
-    let mut tries = 0;
-    loop {
-        match ptrace::seize(tid, Options::SYSGOOD) {
-            Err(Errno::PERM) => {}
-            other => return other,
-        }
-        if is_over(tid) {
-            return Err(Errno::SRCH);
-        }
-        // It is ours already, by the number that it had before.
-        if ptrace::interrupt(tid).is_ok() {
-            return Ok(());
-        }
-        tries += 1;
-        if tries == TRIES {
-            return Err(Errno::PERM);
-        }
-        std::thread::yield_now();
-    }
+    let mut outcome = Err(Errno::PERM);
+    proc::lasts(|| {
+        outcome = match ptrace::seize(tid, Options::SYSGOOD) {
+            Err(Errno::PERM) if is_over(tid) => Err(Errno::SRCH),
+            // It is ours already, by the number that it had before.
+            Err(Errno::PERM) if ptrace::interrupt(tid).is_ok() => Ok(()),
+            other => other,
+        };
+        outcome == Err(Errno::PERM)
+    });
+    outcome
 }
 
 /// Whether a thread has ended.
@@ -894,7 +898,11 @@ fn examine(tid: i32, stop: Stop, given: u32) -> Result<Option<Context>, Error> {
         Ok(registers) => registers,
         Err(Errno::SRCH) => return Ok(None),
         // The register set of such a thread is shorter than the one we ask for.
-        Err(Errno::INVAL) => return Err(Error::Narrow { pid: tid, command: proc::command(tid) }),
+        Err(Errno::INVAL) => {
+            // It is let go at once, if it still lives.
+            let _ = restart::again_narrow(tid);
+            return Err(Error::Narrow { pid: tid, command: proc::command(tid) });
+        }
         Err(source) => return Err(Error::Kernel { call: "PTRACE_GETREGSET", tid, source }),
     };
     let mask = ptrace::signal_mask(tid).map_err(|source| Error::Kernel {

@@ -23,10 +23,26 @@ use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Returns the path of `name` for process or thread `id`.
 pub fn path(id: i32, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{id}/{name}"))
+}
+
+/// Returns whether something is so for longer than moments: at each of several looks, 20 ms long.
+///
+/// Amid execve(2), and on its way to its end, a process shows parts of what it was beside parts of what it will be
+/// (`begin_new_exec` and `de_thread`, fs/exec.c; `do_exit`, kernel/exit.c). What is said of it had better be so of the rest.
+pub fn lasts(mut is_so: impl FnMut() -> bool) -> bool {
+    const LOOKS: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(1);
+    (0..LOOKS).all(|look| {
+        if look > 0 {
+            std::thread::sleep(PAUSE);
+        }
+        is_so()
+    })
 }
 
 /// Reads a whole file of `/proc/ID`.
