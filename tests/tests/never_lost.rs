@@ -367,8 +367,15 @@ fn broken_snapshot(name: &str, how: &str, snapshot: impl FnOnce(&Scene, &[&str])
 /// The guardian dies, or a write fails, where pages are protected and copied.
 #[test]
 fn a_snapshot_breaks_amid_its_copying() {
-    let steps =
-        ["precopy.enter", "precopy.flags", "precopy.copy", "precopy.last", "freeze.memory", "precopy.settle"];
+    let steps = [
+        "precopy.enter",
+        "precopy.flags",
+        "precopy.copy",
+        "precopy.last",
+        "precopy.rest",
+        "freeze.memory",
+        "precopy.settle",
+    ];
     for (index, step) in steps.into_iter().enumerate() {
         for kind in ["kill", "ENOSPC"] {
             let fault = format!("{step}:{kind}");

@@ -63,7 +63,7 @@ use std::time::Duration;
 ///
 /// Those of `precopy` only where memory is copied while the program runs; `freeze.hold` only where there are several
 /// processes to end; that, `freeze.announced` before it, and `freeze.ending`, behind each of them, are part of `freeze.end`.
-pub const STEPS: [&str; 23] = [
+pub const STEPS: [&str; 24] = [
     "freeze.begin",
     "precopy.survey",
     "precopy.stop",
@@ -76,6 +76,7 @@ pub const STEPS: [&str; 23] = [
     "freeze.survey",
     "freeze.sync-files",
     "freeze.inner",
+    "precopy.rest",
     "freeze.descriptors",
     "freeze.sessions",
     "freeze.memory",

@@ -209,7 +209,6 @@ pub(crate) fn run(
             extents: &mut Vec::new(),
             placed: &mut HashMap::new(),
             precopy,
-            at: 0,
             urgent: &urgent,
         };
         let mut captures = match capture(freeze, &tree, (clocks, &features), memory, options, exact) {
@@ -496,6 +495,19 @@ fn capture(
         });
     }
     freeze.step("freeze.inner")?;
+    // From here on the program does nothing for us, and needs no processor. What is read now is read by two of us: options of
+    // sockets, and memory, unless its places in the pack have to lie behind those of all else.
+    catalog.read_ahead(|work| memory.urgent.have_done(work));
+    let mut placed = HashMap::new();
+    if memory.precopy.is_some() {
+        for (at, process) in tree.processes().iter().enumerate() {
+            if let Some(known) = known.get(&process.pid) {
+                let found = memory.place_all((at, process), &known.mappings, &mut files);
+                placed.insert(process.pid, found.map_err(|error| freeze.failed(&error))?);
+            }
+        }
+        freeze.step("precopy.rest")?;
+    }
 
     // Shared memory without a descriptor gets its number behind that which has one.
     let mut unnamed = ram::SharedMemories::new();
@@ -595,8 +607,13 @@ fn capture(
     for process in tree.processes() {
         processes.push(match known.remove(&process.pid) {
             Some(known) => {
-                memory.at = processes.len();
-                capture_process(tree, process, known, &statuses, (&behind, &filters), &mut files, &mut memory)
+                let placed = match placed.remove(&process.pid) {
+                    Some(placed) => placed,
+                    None => memory
+                        .place_all((processes.len(), process), &known.mappings, &mut files)
+                        .map_err(|error| freeze.failed(&error))?,
+                };
+                capture_process(tree, process, known, placed, &statuses, (&behind, &filters), &mut files)
                     .map_err(|error| freeze.failed(&*error))?
             }
             None => Process {
@@ -973,12 +990,43 @@ struct Memory<'a> {
     placed: &'a mut HashMap<i32, Rc<ram::Placed>>,
     /// Memory that was copied before the stop: its pages are told when the program runs again.
     precopy: &'a mut Option<Precopy>,
-    /// Which process it is of those that were captured.
-    at: usize,
     urgent: &'a Urgent,
 }
 
+/// Where the pages of a mapping are that belong to it alone, and its guards.
+type Placed = (Pages, Vec<PageRange>);
+
 impl Memory<'_> {
+    /// Gives the pages of all mappings of a process, which has a number among those of the tree, their places, in this order.
+    fn place_all(
+        &mut self,
+        (at, process): (usize, &StoppedProcess),
+        mappings: &[Mapping],
+        files: &mut FileCache,
+    ) -> Result<Vec<Placed>, ram::Error> {
+        let pid = process.through;
+        let open = |pid| Pagemap::open(pid).map_err(|source| ram::Error::Pagemap { pid, source });
+        let pagemap = open(pid)?;
+        let kin = match self.placed.get(&process.parent).cloned() {
+            Some(placed) => Some(ram::Kin { pid: process.parent, pagemap: open(process.parent)?, placed }),
+            None => None,
+        };
+        let mut own_placed = ram::Placed::new();
+        let mut found = Vec::with_capacity(mappings.len());
+        for mapping in mappings {
+            let backing = rm::backing(mapping, pid, files).unwrap_or(Backing::Anonymous);
+            let region = (at, found.len());
+            let placed = self.place(process, &pagemap, mapping, &backing, kin.as_ref(), region)?;
+            let runs = placed.0.runs.iter();
+            own_placed.extend(runs.map(|run| (mapping.start + run.offset, run.len_bytes, run.pack_offset)));
+            found.push(placed);
+        }
+        if !process.lacks_leader() {
+            self.placed.insert(process.pid, Rc::new(own_placed));
+        }
+        Ok(found)
+    }
+
     fn place(
         &mut self,
         process: &StoppedProcess,
@@ -986,12 +1034,11 @@ impl Memory<'_> {
         mapping: &Mapping,
         backing: &Backing,
         kin: Option<&ram::Kin>,
-        region: usize,
-    ) -> Result<(Pages, Vec<PageRange>), ram::Error> {
+        region: (usize, usize),
+    ) -> Result<Placed, ram::Error> {
         let (pid, pack) = (process.through, self.draft.pack());
         if let Some(precopy) = self.precopy {
-            let guards =
-                precopy.look(process, (pagemap, mapping, backing), (self.at, region), pack, self.urgent)?;
+            let guards = precopy.look(process, (pagemap, mapping, backing), region, pack, self.urgent)?;
             return Ok((Pages::default(), guards));
         }
         match self.earlier {
@@ -1008,10 +1055,10 @@ fn capture_process(
     tree: &StoppedTree,
     process: &StoppedProcess,
     known: Known,
+    placed: Vec<Placed>,
     statuses: &Statuses,
     (behind, filters): (&dyn Behind, &Filters),
     files: &mut FileCache,
-    memory: &mut Memory<'_>,
 ) -> Result<Process, Box<dyn Error>> {
     let pid = process.through;
     let link = |name: &str| file::behind_link(&proc::path(pid, name));
@@ -1021,21 +1068,9 @@ fn capture_process(
     let is_keeper = process.status.depth() > 0 && survey::is_keeper(pid);
     let exe = if is_keeper { None } else { rm::binary(pid, &known.mappings, files)? };
     let places = pd::Places { exe, cwd: link("cwd")?, root };
-    let pagemap = Pagemap::open(pid)?;
-    let kin = match memory.placed.get(&process.parent).cloned() {
-        Some(placed) => {
-            Some(ram::Kin { pid: process.parent, pagemap: Pagemap::open(process.parent)?, placed })
-        }
-        None => None,
-    };
-    let mut own_placed = ram::Placed::new();
     let mut regions = Vec::with_capacity(known.mappings.len());
-    for mapping in &known.mappings {
+    for (mapping, (private, guards)) in known.mappings.iter().zip(placed) {
         let backing = rm::backing(mapping, pid, files).unwrap_or(Backing::Anonymous);
-        let kin = kin.as_ref();
-        let (private, guards) = memory.place(process, &pagemap, mapping, &backing, kin, regions.len())?;
-        let runs = private.runs.iter();
-        own_placed.extend(runs.map(|run| (mapping.start + run.offset, run.len_bytes, run.pack_offset)));
         let attachment = match backing {
             Backing::Aio => Some(Attachment::Aio { events: crate::aio::events(pid, mapping)? }),
             backing => rm::attachment(mapping, backing, behind),
@@ -1053,9 +1088,6 @@ fn capture_process(
             policy: known.facts.policies.get(&mapping.start).cloned(),
             huge_shift: rm::huge_shift(mapping),
         });
-    }
-    if !process.lacks_leader() {
-        memory.placed.insert(process.pid, Rc::new(own_placed));
     }
     let stat = if process.lacks_leader() { &proc::stat(pid)? } else { &process.stat };
     let bounds = rm::bounds(pid, stat, known.facts.brk);

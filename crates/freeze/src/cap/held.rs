@@ -12,6 +12,7 @@ use frost_sys::undo::Undo;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::{Errno, Result};
+use std::sync::Arc;
 
 /// Where a description was found first.
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Held {
     /// Our duplicate.
-    pub(super) fd: OwnedFd,
+    pub(super) fd: Arc<OwnedFd>,
     /// What fstat(2) says.
     pub(super) stat: Stat,
     /// F_GETFL.
@@ -54,7 +55,7 @@ impl Held {
                 Err(error) => return Err(error),
             },
         };
-        Ok(Self { fd, stat, flags, link, place, locks: Vec::new() })
+        Ok(Self { fd: Arc::new(fd), stat, flags, link, place, locks: Vec::new() })
     }
 
     /// The name the kernel gives it, for messages.

@@ -68,6 +68,7 @@ use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 use unix::Relation;
 
 /// A process to be looked at.
@@ -213,6 +214,8 @@ pub struct Catalog {
     /// Files in memory that are mapped so that they can be written, by their path.
     volatile: BTreeMap<Vec<u8>, Held>,
     memfd_device: Option<u64>,
+    /// Options of sockets that are being read.
+    ahead: Option<Arc<options::Ahead>>,
 }
 
 /// The capabilities of a checkpoint.
@@ -265,6 +268,7 @@ impl Catalog {
             mqueues: Vec::new(),
             volatile: BTreeMap::new(),
             memfd_device: memfd::device(),
+            ahead: None,
         };
         let mut obstacles = Vec::new();
         for process in processes {
@@ -288,6 +292,24 @@ impl Catalog {
             obstacles.push(obstacle(place, refusal));
         }
         Ok((catalog, obstacles))
+    }
+
+    /// Has what takes long and changes no more read by another thread, behind a survey of a tree that stands still. `have_done`
+    /// gives it work, and tells whether there is one.
+    pub fn read_ahead(&mut self, have_done: impl FnOnce(Box<dyn FnOnce() + Send>) -> bool) {
+        let sockets = self.sockets().map(|(index, held)| (index, Arc::clone(&held.fd))).collect();
+        self.ahead = options::Ahead::of(sockets, have_done);
+    }
+
+    /// Lists the sockets, with their indices.
+    fn sockets(&self) -> impl Iterator<Item = (usize, &Held)> {
+        let is_socket = |found: &Option<Found>| {
+            matches!(
+                found,
+                Some(Found::Unix | Found::Tcp | Found::Udp | Found::Netlink | Found::Raw | Found::Packet)
+            )
+        };
+        self.held.iter().enumerate().filter(move |(index, _)| is_socket(&self.found[*index]))
     }
 
     /// Returns the descriptor table of a process, by its inner pid.
@@ -401,15 +423,8 @@ impl Catalog {
             .filter_map(|ends| self.held[*ends.descriptions.first()?].link.clone())
             .collect();
         let holders = outside::find_holders(&outside, &self.members);
-        let is_socket = |found: &Option<Found>| {
-            matches!(
-                found,
-                Some(Found::Unix | Found::Tcp | Found::Udp | Found::Netlink | Found::Raw | Found::Packet)
-            )
-        };
-        let all = self.held.iter().enumerate();
-        let sockets: Vec<_> = all.filter(|(index, _)| is_socket(&self.found[*index])).collect();
-        let mut options = options::differing(&sockets)?;
+        let sockets: Vec<_> = self.sockets().collect();
+        let mut options = options::differing(&sockets, self.ahead.as_deref())?;
         let mut descriptions = Vec::with_capacity(self.held.len());
         for (index, held) in self.held.iter().enumerate() {
             let found =
