@@ -108,3 +108,44 @@ fn a_tree_is_shown_as_one() {
     let log = array(root, "descriptors").iter().find(|entry| entry["fd"] == 3).expect("the log");
     assert_eq!((log["kind"].as_str(), log["state"].as_str()), (Some("regular"), Some("at 5")), "{outcome}");
 }
+
+/// What processes share by number or name has no descriptor, so that it is told beside them.
+#[test]
+fn objects_of_system_v_and_message_queues_are_told() {
+    let Some(scene) = Scene::new(Who::Ordinary).or_else(|| Scene::new(Who::Myself)) else { return };
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&paths).any(|path| path.join("ipcmk").exists()) {
+        skip("ipcmk is not installed");
+        return;
+    }
+    let program = "ipcmk -S 3 -p 0640 >&2 && ipcmk -Q >&2 && echo > ready
+        while ! [ -e more ]; do sleep 0.02; done
+        ipcrm --all=msg && ipcmk -M 8192 >&2 && echo > changed
+        exec sleep 1000";
+    scene.frost(&["run", "-d", "--name", "sharing", "--", "sh", "-c", program]).ok();
+    for (file, next) in [("ready", "more"), ("changed", "end")] {
+        scene.await_file(file);
+        scene.frost(&["freeze", "sharing", "--leave-running"]).ok();
+        fs::write(scene.stage(next), "").expect("our own directory");
+    }
+    let record = scene.frost(&["inspect", "sharing@1", "--json"]).ok().record();
+    let [set, queue] = array(&record, "ipc") else { panic!("a set and a queue\n{record}") };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    assert!(text(&set["object"]).starts_with("System V semaphores "), "{record}");
+    assert!(text(&set["state"]).ends_with("mode 640, values 0 0 0"), "{record}");
+    assert!(text(&queue["state"]).ends_with("unread 0 bytes in 0 messages"), "{record}");
+    let shown = scene.frost(&["inspect", "sharing@2"]).ok();
+    assert!(shown.stdout.contains("System V segment ") && shown.stdout.contains("bytes 8192"), "{shown}");
+
+    let outcome = scene.frost(&["diff", "sharing@1", "sharing@2", "--json"]).ok();
+    let record = outcome.record();
+    let [gone, come] = array(&record, "ipc") else { panic!("the queue went, a segment came\n{outcome}") };
+    assert_eq!((&gone["what"], &gone["after"]), (&queue["object"], &Value::from("")), "{outcome}");
+    assert!(text(&come["what"]).starts_with("System V segment "), "{outcome}");
+    assert_eq!(come["before"], "", "{outcome}");
+    let shown = scene.frost(&["diff", "sharing@1", "sharing@2"]).ok();
+    let gone = format!("-  {}", text(&queue["object"]));
+    assert!(shown.stdout.contains(&gone) && shown.stdout.contains("+  System V segment "), "{shown}");
+    scene.frost(&["kill", "-s", "KILL", "sharing"]).ok();
+    scene.is_empty_soon();
+}

@@ -26,6 +26,8 @@ pub struct Difference {
     pub same: usize,
     /// Shared memory and deleted files, which belong to no process alone.
     pub objects: Vec<ObjectDifference>,
+    /// Objects of System V and POSIX message queues, with their states; empty where an image does not have one.
+    pub ipc: Vec<Setting>,
 }
 
 /// A process, or a thread, and what it is called.
@@ -154,7 +156,11 @@ impl ProcessDifference {
 impl Difference {
     /// Returns whether nothing differs.
     pub fn is_empty(&self) -> bool {
-        self.gone.is_empty() && self.come.is_empty() && self.changed.is_empty() && self.objects.is_empty()
+        self.gone.is_empty()
+            && self.come.is_empty()
+            && self.changed.is_empty()
+            && self.objects.is_empty()
+            && self.ipc.is_empty()
     }
 }
 
@@ -182,6 +188,7 @@ pub fn difference(before: &Image, after: &Image, progress: &mut dyn FnMut(u64)) 
     let come = two.processes.iter().filter(|process| find(one, process.pd.relation.pid).is_none());
     difference.come = come.map(named).collect();
     difference.objects = memory::objects(one, two, &mut contents)?;
+    difference.ipc = crate::ipc::differences(one, two);
     Ok(difference)
 }
 

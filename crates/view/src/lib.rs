@@ -10,6 +10,7 @@
 
 pub mod difference;
 pub mod elf;
+pub mod ipc;
 pub mod memory;
 pub mod object;
 

@@ -173,7 +173,8 @@ fn pipe(checkpoint: &Checkpoint, index: usize, add: &mut dyn FnMut(&'static str,
     add("unread", format!("{unread} bytes"));
 }
 
-fn messages(count: usize) -> String {
+/// How many messages there are, in words.
+pub(crate) fn messages(count: usize) -> String {
     if count == 1 { "1 message".to_owned() } else { format!("{count} messages") }
 }
 

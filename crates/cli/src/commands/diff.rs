@@ -10,7 +10,7 @@ use frost_model::PAGE_SIZE;
 use frost_store::{Image, ImageId, Store};
 use frost_view::difference::{
     DescriptorChange, Mapping, MappingChange, Named, ObjectDifference, PageCount, Presence,
-    ProcessDifference, RegionPages,
+    ProcessDifference, RegionPages, Setting,
 };
 use frost_view::{Difference, Error};
 use serde::Serialize;
@@ -46,6 +46,7 @@ struct Record {
     same: usize,
     changed: Vec<ProcessRecord>,
     objects: Vec<ObjectRecord>,
+    ipc: Vec<SettingRecord>,
 }
 
 #[derive(Serialize)]
@@ -198,7 +199,12 @@ fn record(before: &ImageId, after: &ImageId, difference: &Difference) -> Record 
                 count: count_record(object.count),
             })
             .collect(),
+        ipc: difference.ipc.iter().map(setting_record).collect(),
     }
+}
+
+fn setting_record(setting: &Setting) -> SettingRecord {
+    SettingRecord { what: setting.what.clone(), before: setting.before.clone(), after: setting.after.clone() }
 }
 
 fn named_records(all: &[Named]) -> Vec<NamedRecord> {
@@ -278,15 +284,7 @@ fn process_record(process: &ProcessDifference) -> ProcessRecord {
                 after: descriptor.after.as_ref().map(ToString::to_string),
             })
             .collect(),
-        settings: process
-            .settings
-            .iter()
-            .map(|setting| SettingRecord {
-                what: setting.what.clone(),
-                before: setting.before.clone(),
-                after: setting.after.clone(),
-            })
-            .collect(),
+        settings: process.settings.iter().map(setting_record).collect(),
     }
 }
 
@@ -310,14 +308,7 @@ fn render(before: &ImageId, after: &ImageId, difference: &Difference, paint: Pai
         section(&mut text, "pages", process.pages.iter().map(|pages| pages_row(pages, paint)));
         let descriptors = process.descriptors.iter().map(|descriptor| descriptor_row(descriptor, paint));
         section(&mut text, "descriptors", descriptors);
-        let settings = process.settings.iter().map(|setting| {
-            vec![
-                change(paint, true, true),
-                output::printable(&setting.what),
-                output::printable(&format!("{} -> {}", setting.before, setting.after)),
-            ]
-        });
-        section(&mut text, "settings", settings);
+        section(&mut text, "settings", process.settings.iter().map(|setting| setting_row(setting, paint)));
     }
     for (processes, was, is) in [(&difference.come, false, true), (&difference.gone, true, false)] {
         for process in processes {
@@ -327,6 +318,11 @@ fn render(before: &ImageId, after: &ImageId, difference: &Difference, paint: Pai
     if !difference.objects.is_empty() {
         text.push('\n');
         section(&mut text, "shared", difference.objects.iter().map(|object| object_row(object, paint)));
+    }
+    if !difference.ipc.is_empty() {
+        text.push('\n');
+        let rows = difference.ipc.iter().map(|object| ipc_row(object, paint));
+        section(&mut text, "shared by number or name", rows);
     }
     text
 }
@@ -419,6 +415,23 @@ fn descriptor_row(descriptor: &DescriptorChange, paint: Paint) -> Vec<String> {
         (before, after) => after.as_ref().or(before.as_ref()).map(ToString::to_string).unwrap_or_default(),
     };
     vec![sign, format!("fd {}", descriptor.fd), output::printable(&text)]
+}
+
+fn setting_row(setting: &Setting, paint: Paint) -> Vec<String> {
+    vec![
+        change(paint, true, true),
+        output::printable(&setting.what),
+        output::printable(&format!("{} -> {}", setting.before, setting.after)),
+    ]
+}
+
+fn ipc_row(object: &Setting, paint: Paint) -> Vec<String> {
+    let (was, is) = (!object.before.is_empty(), !object.after.is_empty());
+    let state = match (was, is) {
+        (true, true) => format!("{} -> {}", object.before, object.after),
+        _ => format!("{}{}", object.before, object.after),
+    };
+    vec![change(paint, was, is), output::printable(&object.what), state]
 }
 
 fn object_row(object: &ObjectDifference, paint: Paint) -> Vec<String> {

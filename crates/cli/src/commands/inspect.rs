@@ -53,9 +53,18 @@ struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     bundle: Option<BundleRecord>,
     processes: Vec<ProcessRecord>,
+    /// Objects of System V and POSIX message queues.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ipc: Vec<IpcRecord>,
     /// In place of processes.
     #[serde(skip_serializing_if = "Option::is_none")]
     machine: Option<MachineRecord>,
+}
+
+#[derive(Serialize)]
+struct IpcRecord {
+    object: String,
+    state: String,
 }
 
 #[derive(Serialize)]
@@ -237,6 +246,10 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         layers: checkpoint.layers.iter().map(layer_record).collect(),
         bundle: bundle_record(checkpoint),
         processes: checkpoint.processes.iter().map(|process| process_record(checkpoint, process)).collect(),
+        ipc: frost_view::ipc::objects(checkpoint)
+            .into_iter()
+            .map(|object| IpcRecord { object: object.name, state: object.state })
+            .collect(),
         machine: checkpoint.machine.as_ref().map(machine_record),
     };
     if invocation.global.json {
@@ -463,6 +476,11 @@ fn render(record: &Record<'_>, header: &Header, state: &State, verbose: bool, pa
     for process in record.processes.iter().filter(|process| process.life != "zombie") {
         text.push('\n');
         text.push_str(&one(process, verbose, paint));
+    }
+    if !record.ipc.is_empty() {
+        text.push('\n');
+        let row = |object: &IpcRecord| vec![output::printable(&object.object), object.state.clone()];
+        section(&mut text, "shared by number or name", record.ipc.iter().map(row));
     }
     text
 }
