@@ -13,6 +13,7 @@
 mod aio;
 mod bundle;
 pub mod cap;
+mod capture;
 mod copies;
 mod cpu;
 mod deposit;
@@ -41,6 +42,7 @@ mod ram;
 mod reach;
 mod rm;
 mod routes;
+mod standing;
 mod stash;
 mod statuses;
 mod survey;
@@ -48,6 +50,7 @@ mod target;
 mod tidy;
 mod unseen;
 mod urgent;
+mod written;
 
 pub use failure::{Failure, FailureKind};
 pub use survey::check;
