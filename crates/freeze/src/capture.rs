@@ -157,12 +157,6 @@ pub(crate) fn capture(
     obstacles.extend(
         living.iter().filter_map(|process| standing::own_segments(process, &known[&process.pid].facts)),
     );
-    let keepers: Vec<_> = living
-        .iter()
-        .filter(|process| nests.keeper_of(process.pid) == Some(process.pid))
-        .map(|process| (*process, known[&process.pid].mappings.as_slice()))
-        .collect();
-    obstacles.extend(nest::survey_ipc(&keepers).map_err(|error| freeze.failed(&error))?);
     obstacles
         .extend(living.iter().filter_map(|process| landlock::refuse(process, &known[&process.pid].facts)));
     if !obstacles.is_empty() {

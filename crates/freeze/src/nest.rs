@@ -2,12 +2,10 @@
 
 use crate::Keeper;
 use crate::survey::{Seen, is_keeper};
-use frost_abi::tape::Entry;
 use frost_model::id::ObjectId;
 use frost_model::nest::{Nest, NestNumber};
 use frost_model::{BytePath, Obstacle, Pid};
-use frost_sys::proc;
-use frost_tracee::inject::{self, Area, Job};
+use frost_sys::{ipc, proc};
 use frost_tracee::seize::{StoppedProcess, StoppedTree};
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -112,6 +110,22 @@ pub(crate) fn survey(seen: &[Seen<'_>], nests: &Nests, keeper: Option<&dyn Keepe
                     "start the inner program without layers, or freeze it by its own name, from in there",
                 );
             }
+            let [objects, queues] = ipc_of(process.through);
+            if objects {
+                refuse(
+                    "System V objects of a `frost run` in it",
+                    "what lies in an IPC namespace of its own is not carried there",
+                    "let the program remove them first, or freeze it by its own name, from in there",
+                );
+            }
+            // One may have a name without being open.
+            if queues {
+                refuse(
+                    "POSIX message queue of a `frost run` in it",
+                    "what lies in an IPC namespace of its own is not carried there",
+                    "let the program close it first, or freeze it by its own name, from in there",
+                );
+            }
             continue;
         }
         // The keeper stands where the root stands; it is its children that have another one.
@@ -153,6 +167,15 @@ pub(crate) fn survey(seen: &[Seen<'_>], nests: &Nests, keeper: Option<&dyn Keepe
         }
     }
     obstacles
+}
+
+/// Whether there are System V objects, and message queues, in the namespace of a keeper; so is what cannot be told.
+fn ipc_of(keeper: i32) -> [bool; 2] {
+    match ipc::Lists::of(keeper) {
+        Ok(Some(lists)) => [lists.have_objects(), lists.have_queues()].map(|have| have.unwrap_or(true)),
+        Ok(None) => [false; 2],
+        Err(_) => [true; 2],
+    }
 }
 
 /// What is mounted somewhere: which file system, which directory of it, and where; as `/proc/PID/mountinfo` shows it.
@@ -214,69 +237,6 @@ fn descriptors(pid: i32, systems: &[u64]) -> (bool, bool) {
         }
     }
     (queue, directory)
-}
-
-/// Looks whether there are System V objects or message queues in the namespaces of the keepers, which only a process in there
-/// can tell.
-pub(crate) fn survey_ipc(
-    keepers: &[(&StoppedProcess, &[proc::Mapping])],
-) -> Result<Vec<Obstacle>, inject::Error> {
-    // Commands of shmctl, semctl and msgctl, where what they fill in tells how many there are: `struct shm_info` begins
-    // with that, it is `semusz` of `struct seminfo` and `msgpool` of `struct msginfo` (ipc/shm.c, ipc/sem.c, ipc/msg.c).
-    const INFO: [(libc::c_long, [u64; 3], usize); 3] = [
-        (libc::SYS_shmctl, [0, 14, 0], 0),
-        (libc::SYS_semctl, [0, 0, 19], 7 * 4),
-        (libc::SYS_msgctl, [0, 12, 0], 0),
-    ];
-    const ROOM: usize = 128;
-    let mut obstacles = Vec::new();
-    for (process, mappings) in keepers {
-        let mut area = Area::map(process, mappings)?;
-        let mut job = Job::new(0);
-        let address = area.data_address(0, 1);
-        for (index, (nr, args, _)) in INFO.iter().enumerate() {
-            let place = address + (index * ROOM) as u64;
-            let args = match *nr {
-                libc::SYS_semctl => [args[0], args[1], args[2], place, 0, 0],
-                _ => [args[0], args[1], place, 0, 0, 0],
-            };
-            job.tape.push(Entry::call(*nr as u64, args));
-        }
-        job.data = vec![0; INFO.len() * ROOM];
-        let mut jobs = [job];
-        let run = area.run(&mut jobs);
-        area.unmap()?;
-        run?;
-        let [job] = jobs;
-        let count = |(index, (_, _, at)): (usize, &(libc::c_long, [u64; 3], usize))| {
-            let at = index * ROOM + at;
-            job.data.get(at..at + 4).is_some_and(|word| word != [0; 4])
-        };
-        if INFO.iter().enumerate().any(count) {
-            obstacles.push(Obstacle {
-                pid: Pid::new(process.inner),
-                command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
-                object: "System V objects of a `frost run` in it".to_owned(),
-                reason: "what lies in an IPC namespace of its own is not carried there".to_owned(),
-                remedy: "let the program remove them first, or freeze it by its own name, from in there"
-                    .to_owned(),
-                passes: false,
-            });
-        }
-        // A queue may have a name without being open.
-        if crate::cap::mqueue::has_any(process.pid).unwrap_or(true) {
-            obstacles.push(Obstacle {
-                pid: Pid::new(process.inner),
-                command: String::from_utf8_lossy(&process.stat.comm).into_owned(),
-                object: "POSIX message queue of a `frost run` in it".to_owned(),
-                reason: "what lies in an IPC namespace of its own is not carried there".to_owned(),
-                remedy: "let the program close it first, or freeze it by its own name, from in there"
-                    .to_owned(),
-                passes: false,
-            });
-        }
-    }
-    Ok(obstacles)
 }
 
 /// Makes the records of all nests. `terminals` tells for each pseudoterminal on which file system its slave lies.

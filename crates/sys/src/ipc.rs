@@ -55,21 +55,26 @@ impl Lists {
     /// # Errors
     /// ESRCH or ENOENT if the process is gone.
     pub fn are_empty_for(&self, pid: i32) -> Result<bool> {
-        if namespace(pid)? != self.namespace {
-            return Ok(false);
-        }
+        Ok(namespace(pid)? == self.namespace && !self.have_objects()? && !self.have_queues()?)
+    }
+
+    /// Returns whether there are objects of System V.
+    pub fn have_objects(&self) -> Result<bool> {
         for list in &self.system_v {
             let mut bytes = [0; 512];
             let count = rustix::io::pread(list, &mut bytes, 0)?;
             // One line says what stands in the others.
             if bytes[..count].iter().filter(|byte| **byte == b'\n').count() != 1 {
-                return Ok(false);
+                return Ok(true);
             }
         }
-        Ok(self
-            .queues
-            .as_ref()
-            .is_none_or(|queues| mqueue::names_in(queues).is_ok_and(|names| names.is_empty())))
+        Ok(false)
+    }
+
+    /// Returns whether there are POSIX message queues that have a name.
+    pub fn have_queues(&self) -> Result<bool> {
+        let names = self.queues.as_ref().map_or(Ok(Vec::new()), mqueue::names_in)?;
+        Ok(!names.is_empty())
     }
 }
 

@@ -91,12 +91,6 @@ pub(crate) fn capture_closed(pid: i32, known: &[Mqueue]) -> std::result::Result<
     captured.map_err(|source| Error::Object { object: "its POSIX message queues".to_owned(), source })
 }
 
-/// Whether process `pid` has queues in an IPC namespace that is not ours.
-pub(crate) fn has_any(pid: i32) -> Result<bool> {
-    let listed = || clone::enter_with_user(pid, libc::CLONE_NEWIPC).and_then(|()| mqueue::names());
-    Ok(!sysv::is_ours(pid) && !aside("freeze.queues", listed)?.is_empty())
-}
-
 /// What takes all messages out of a queue and puts them back.
 type Take<'a> = &'a dyn Fn() -> Result<Vec<MqueueMessage>>;
 
