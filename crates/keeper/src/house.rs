@@ -36,8 +36,12 @@ impl Held {
     /// Makes the socket in an instance's directory; the keeper to be is to say when it can be talked to.
     ///
     /// # Errors
-    /// Those of bind(2).
+    /// Those of bind(2); EFBIG if no file may be as long as the keeper (RLIMIT_FSIZE), which is one in memory.
     pub fn at(name: &str, directory: OwnedFd) -> Result<Self> {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).maximum;
+        if limit.is_some_and(|limit| limit < crate::PROGRAM.len() as u64) {
+            return Err(Errno::FBIG);
+        }
         let listener = connection::bind(rustix::fd::AsFd::as_fd(&directory))?;
         Ok(Self { name: name.to_owned(), place: Some((directory, listener)), ..Self::default() })
     }

@@ -246,6 +246,11 @@ pub fn become_program(
                 }
                 other => other?,
             } as i32;
+            // A file in memory may be no longer than others (`generic_write_check_limits`, mm/filemap.c), and whoever tries gets a
+            // signal that ends it.
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize);
+            let most = rustix::process::Rlimit { current: limit.maximum, ..limit };
+            rustix::process::setrlimit(rustix::process::Resource::Fsize, most)?;
             let mut rest = elf;
             while !rest.is_empty() {
                 let count = check(libc::write(file, rest.as_ptr().cast(), rest.len()) as i64)?;
