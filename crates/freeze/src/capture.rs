@@ -163,8 +163,8 @@ pub(crate) fn capture(
         return Err(freeze.refused(obstacles));
     }
     freeze.step("freeze.inner")?;
-    // From here on the program does nothing for us, and needs no processor. What is read now is read by two of us: options of
-    // sockets, and memory, unless its places in the pack have to lie behind those of all else.
+    // From here on the program does nothing for us, as a rule, and needs no processor: before, it would have had to wait for one.
+    // Two of us read now: options of sockets, and memory, unless its places in the pack have to lie behind those of all else.
     catalog.read_ahead(|work| memory.urgent.have_done(work));
     let mut placed = HashMap::new();
     if memory.precopy.is_some() {
