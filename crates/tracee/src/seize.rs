@@ -663,7 +663,7 @@ impl Seizing {
                 Ok(None) if self.is_leader(tid) && is_over(tid) => self.forget(tid),
                 Ok(None) => return Ok(false),
                 // Reaped by a wait of someone else's, as of a thread by exec.
-                Err(Errno::CHILD) => self.forget(tid),
+                Err(Errno::CHILD) => self.forget_executed(tid),
                 Err(source) => return Err(Error::Kernel { call: "waitpid", tid, source }),
             }
         }
@@ -672,6 +672,19 @@ impl Seizing {
 
     fn is_leader(&self, tid: i32) -> bool {
         self.threads.get(&tid).is_some_and(|(pid, _)| *pid == tid)
+    }
+
+    /// Waits no longer for a thread whose number is gone. If it has executed a program, it is the leader since (`de_thread`,
+    /// fs/exec.c): of the interruptions one may have gone to the leader before it, and the other to a number that it had no more.
+    fn forget_executed(&mut self, tid: i32) {
+        let leader = self.threads.get(&tid).map(|(pid, _)| *pid);
+        self.forget(tid);
+        if let Some(leader) = leader
+            && self.threads.get(&leader).is_some_and(|(_, context)| context.is_none())
+        {
+            // One that has been interrupted is not stopped twice by it.
+            let _ = ptrace::interrupt(leader);
+        }
     }
 
     /// Waits no longer for a thread that has ended.
@@ -905,11 +918,12 @@ fn examine(tid: i32, stop: Stop, given: u32) -> Result<Option<Context>, Error> {
         }
         Err(source) => return Err(Error::Kernel { call: "PTRACE_GETREGSET", tid, source }),
     };
-    let mask = ptrace::signal_mask(tid).map_err(|source| Error::Kernel {
-        call: "PTRACE_GETSIGMASK",
-        tid,
-        source,
-    })?;
+    // Whoever executes a program ends it at any moment: of that its end tells.
+    let mask = match ptrace::signal_mask(tid) {
+        Ok(mask) => mask,
+        Err(Errno::SRCH) => return Ok(None),
+        Err(source) => return Err(Error::Kernel { call: "PTRACE_GETSIGMASK", tid, source }),
+    };
     let has_block = restart::has_restart_block(&registers);
     if has_block && let Some(call) = restart::forgotten_call(tid, &registers) {
         registers[restart::ORIG_RAX] = call;
@@ -918,11 +932,11 @@ fn examine(tid: i32, stop: Stop, given: u32) -> Result<Option<Context>, Error> {
     let reissue = restart::stopped_with_eintr(&registers)
         || has_block && registers[restart::ORIG_RAX] != RESTART_SYSCALL && is_filtered();
     if reissue {
-        ptrace::set_registers(tid, &restart::again(&registers)).map_err(|source| Error::Kernel {
-            call: "PTRACE_SETREGSET",
-            tid,
-            source,
-        })?;
+        match ptrace::set_registers(tid, &restart::again(&registers)) {
+            Ok(()) => {}
+            Err(Errno::SRCH) => return Ok(None),
+            Err(source) => return Err(Error::Kernel { call: "PTRACE_SETREGSET", tid, source }),
+        }
     }
     Ok(Some(Context { stop, registers, mask, reissue, stopped }))
 }
