@@ -188,7 +188,7 @@ pub fn difference(before: &Image, after: &Image, progress: &mut dyn FnMut(u64)) 
     let come = two.processes.iter().filter(|process| find(one, process.pd.relation.pid).is_none());
     difference.come = come.map(named).collect();
     difference.objects = memory::objects(one, two, &mut contents)?;
-    difference.ipc = crate::ipc::differences(one, two);
+    difference.ipc = crate::ipc::differences(&one.objects, &two.objects);
     Ok(difference)
 }
 

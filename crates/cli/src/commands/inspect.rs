@@ -246,7 +246,7 @@ pub(crate) fn run(options: &Options, invocation: &mut Invocation) -> Result<Exit
         layers: checkpoint.layers.iter().map(layer_record).collect(),
         bundle: bundle_record(checkpoint),
         processes: checkpoint.processes.iter().map(|process| process_record(checkpoint, process)).collect(),
-        ipc: frost_view::ipc::objects(checkpoint)
+        ipc: frost_view::ipc::objects(&checkpoint.objects)
             .into_iter()
             .map(|object| IpcRecord { object: object.name, state: object.state })
             .collect(),
