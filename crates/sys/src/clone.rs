@@ -1,14 +1,11 @@
 //! Making processes with chosen pids and namespaces.
 
 use crate::raw::check;
+use crate::spawn::{self, hand_over};
 use rustix::fd::{AsFd, FromRawFd, OwnedFd};
-use rustix::io::{Errno, IoSlice, IoSliceMut, Result};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
+use rustix::io::{Errno, Result};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions};
-use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
 /// `struct clone_args` up to the fields of Linux 5.7 (`include/uapi/linux/sched.h`, CLONE_ARGS_SIZE_VER2).
@@ -270,60 +267,41 @@ pub fn apart(work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
     }
 }
 
-/// Runs `work` in a process of its own, as [`apart`] does, and returns the descriptors that it opened there, of which there
-/// may be [`MOST_OPENED`].
+/// Runs `work` in a process of its own, as [`apart`] does, and returns the descriptors that it opened there.
 ///
 /// # Errors
 /// As there.
 pub fn opened_apart(work: impl FnOnce() -> Result<Vec<OwnedFd>>) -> Result<Vec<OwnedFd>> {
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_OPENED))];
+    // Each descriptor with a byte, and then the number of the error.
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     match fork_beside_threads()? {
         Clone::Child => {
             use rustix::fd::AsRawFd;
             crate::own::close_all_but(Some(theirs.as_raw_fd()));
-            let opened = work();
-            let errno = opened.as_ref().err().map_or(0, |errno| errno.raw_os_error());
-            let opened = opened.unwrap_or_default();
-            let descriptors: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            control.push(SendAncillaryMessage::ScmRights(&descriptors));
-            let _ =
-                sendmsg(&theirs, &[IoSlice::new(&errno.to_ne_bytes())], &mut control, SendFlags::NOSIGNAL);
+            let sent = work().and_then(|opened| opened.iter().try_for_each(|fd| hand_over(&theirs, fd)));
+            let errno = sent.err().map_or(0, Errno::raw_os_error);
+            let _ = spawn::send(&theirs, &errno.to_ne_bytes(), None);
             exit_now(0)
         }
         Clone::Parent { pidfd, .. } => {
             drop(theirs);
-            let mut errno = [0; 4];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let received = loop {
-                match recvmsg(
-                    &ours,
-                    &mut [IoSliceMut::new(&mut errno)],
-                    &mut control,
-                    RecvFlags::CMSG_CLOEXEC,
-                ) {
+            let mut opened = Vec::new();
+            let mut bytes = [0; 4];
+            let errno = loop {
+                match spawn::receive(&ours, &mut bytes, RecvFlags::empty()) {
+                    Ok((4, _)) => break Ok(i32::from_ne_bytes(bytes)),
+                    // Without one there was no room for it in our table.
+                    Ok((1, descriptor)) => opened.push(descriptor.ok_or(Errno::MFILE)),
+                    Ok(_) => break Err(Errno::CHILD),
                     Err(Errno::INTR) => {}
-                    other => break other,
+                    Err(errno) => break Err(errno),
                 }
             };
             let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-            if received?.bytes != errno.len() {
-                return Err(Errno::CHILD);
-            }
-            let mut opened = Vec::new();
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                    opened.extend(descriptors);
-                }
-            }
-            match i32::from_ne_bytes(errno) {
-                0 => Ok(opened),
+            match errno? {
+                0 => opened.into_iter().collect(),
                 errno => Err(Errno::from_raw_os_error(errno)),
             }
         }
     }
 }
-
-/// How many descriptors [`opened_apart`] brings at most.
-pub const MOST_OPENED: usize = 4;

@@ -130,11 +130,12 @@ pub fn start(
 }
 
 /// Sends a descriptor.
-fn hand_over(socket: &OwnedFd, descriptor: &OwnedFd) -> rustix::io::Result<()> {
+pub(crate) fn hand_over(socket: &OwnedFd, descriptor: &OwnedFd) -> rustix::io::Result<()> {
     send(socket, b"l", Some(descriptor))
 }
 
-fn send(socket: &OwnedFd, bytes: &[u8], descriptor: Option<&OwnedFd>) -> rustix::io::Result<()> {
+/// Sends bytes, and a descriptor with them.
+pub(crate) fn send(socket: &OwnedFd, bytes: &[u8], descriptor: Option<&OwnedFd>) -> rustix::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let descriptors = descriptor.map(|descriptor| [descriptor.as_fd()]);
@@ -152,7 +153,8 @@ fn take_over(socket: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
     }
 }
 
-fn receive(
+/// Receives bytes, and the descriptor that came with them.
+pub(crate) fn receive(
     socket: &OwnedFd,
     bytes: &mut [u8],
     flags: RecvFlags,

@@ -682,7 +682,7 @@ impl Seizing {
         if let Some(leader) = leader
             && self.threads.get(&leader).is_some_and(|(_, context)| context.is_none())
         {
-            // One that has been interrupted is not stopped twice by it.
+            // Should it stand still by now, whoever has it make calls passes over one more stop.
             let _ = ptrace::interrupt(leader);
         }
     }
