@@ -351,22 +351,29 @@ impl StoppedTree {
             each();
         }
         // Giving memory back is most of the end of a large program (65 ms for 1 GiB of small pages), and there is another
-        // processor: 40 ms by both. Whoever comes late is not needed.
-        for process in
-            self.processes.iter().rev().filter(|process| process.status.resident_bytes >= LARGE_BYTES)
-        {
+        // processor: 40 ms by both. Whoever comes late is not needed. Where many threads die on all processors each mapping
+        // that is given back interrupts those (`flush_tlb_mm_range`, arch/x86/mm/tlb.c), and it takes longer.
+        let helped = |process: &&StoppedProcess| {
+            process.status.resident_bytes >= LARGE_BYTES && process.threads.len() < MANY_THREADS
+        };
+        for process in self.processes.iter().rev().filter(helped) {
             let _ = frost_sys::pidfd::release_memory(process.pidfd.as_fd());
         }
         // As their tracer we are told of each thread's end first; only then is its parent. Of a leader's end we are told
-        // behind all others'. Each is asked for by its number: a wait for any of them looks at all of them each time.
+        // behind all others'.
         for process in self.processes.iter().rev() {
-            for thread in process.threads.iter().rev() {
-                while let Ok(Some(stop)) = ptrace::wait(thread.tid, true) {
-                    if matches!(stop, Stop::Exited(_) | Stop::Killed(_)) {
-                        break;
-                    }
+            let (leading, others) = process.threads.split_at(process.threads.len().min(1));
+            std::thread::scope(|scope| {
+                // Whom any thread of ours traces all may wait for (`do_wait_pid`, kernel/exit.c). To collect one takes 10 us.
+                let many = others.len() >= MANY_THREADS;
+                let (first, last) = others.split_at(if many { others.len() / 2 } else { 0 });
+                let helper = many.then(|| std::thread::Builder::new().spawn_scoped(scope, || collect(first)));
+                collect(last);
+                if !matches!(helper, Some(Ok(_))) {
+                    collect(first);
                 }
-            }
+            });
+            collect(leading);
         }
     }
 
@@ -387,6 +394,19 @@ impl StoppedTree {
 impl Drop for StoppedTree {
     fn drop(&mut self) {
         self.release();
+    }
+}
+
+/// Waits until some threads that were killed have ended, the last first.
+///
+/// Each is asked for by its number: a wait for any of them looks at all of them each time.
+fn collect(threads: &[StoppedThread]) {
+    for thread in threads.iter().rev() {
+        while let Ok(Some(stop)) = ptrace::wait(thread.tid, true) {
+            if matches!(stop, Stop::Exited(_) | Stop::Killed(_)) {
+                break;
+            }
+        }
     }
 }
 
