@@ -1,7 +1,7 @@
 //! A tree that stands still, captured: all that a checkpoint tells of it.
 
 use crate::Keeper;
-use crate::cap::{Beside, Captured, Motion, mqueue, sysv};
+use crate::cap::{Beside, Captured, mqueue, sysv};
 use crate::copies::Copies;
 use crate::difference::{self, Earlier};
 use crate::failure::Failure;
@@ -111,7 +111,7 @@ pub(crate) fn capture(
     }
 
     let seen: Vec<Seen<'_>> = living.iter().zip(&maps).map(|(process, maps)| seen(process, maps)).collect();
-    let (mut catalog, mut obstacles) = survey::look(&seen, &mut files, Motion::Stopped, options.keeper)
+    let (mut catalog, mut obstacles) = survey::look(&seen, &mut files, Some(memory.urgent), options.keeper)
         .map_err(|error| freeze.failed(&error))?;
     obstacles.extend(leased);
     let nests = Nests::among(seen.iter().map(|process| process.pid));

@@ -8,6 +8,7 @@ use crate::nest::{self, Nests};
 use crate::patience::Patience;
 use crate::rm::{self, Behind, FileCache};
 use crate::statuses::Statuses;
+use crate::urgent::Urgent;
 use crate::{file, reach, target};
 use frost_model::id::{DataspaceId, DescriptionId, ObjectId};
 use frost_model::{Obstacle, PAGE_SIZE, Pid};
@@ -60,13 +61,14 @@ impl Behind for Catalog {
     }
 }
 
-/// Looks at living processes and lists every obstacle in them.
+/// Looks at living processes and lists every obstacle in them. They stand still if we are `urgent`.
 pub(crate) fn look(
     seen: &[Seen<'_>],
     files: &mut FileCache,
-    motion: Motion,
+    urgent: Option<&Urgent>,
     keeper: Option<&dyn Keeper>,
 ) -> Result<(Catalog, Vec<Obstacle>), crate::cap::Error> {
+    let motion = if urgent.is_some() { Motion::Stopped } else { Motion::Running };
     let observed: Vec<Observed<'_>> = seen
         .iter()
         .map(|process| Observed {
@@ -137,7 +139,7 @@ pub(crate) fn look(
     let pids: Vec<_> = outer.map(|process| (process.through, process.inner)).collect();
     obstacles.extend(target::survey_namespaces(&pids));
     obstacles.extend(seen.iter().flat_map(|process| {
-        target::survey_threads(process.pid, process.through, process.inner, process.status, motion)
+        target::survey_threads(process.pid, process.through, process.inner, process.status, urgent)
     }));
     let all: Vec<_> = seen.iter().map(|process| (process.through, process.inner)).collect();
     obstacles.extend(target::survey_shared(if refused { &pids } else { &all }));
@@ -405,7 +407,7 @@ fn look_at(running: &[Running], keeper: Option<&dyn Keeper>) -> Result<Vec<Obsta
             mappings,
         })
         .collect();
-    let (_, mut obstacles) = look(&seen, &mut files, Motion::Running, keeper)?;
+    let (_, mut obstacles) = look(&seen, &mut files, None, keeper)?;
     obstacles.extend(filter::survey(&members(&seen, None), keeper));
     let root = seen.first().map(|root| (root.inner, root.command.as_str()));
     obstacles.extend(crate::network::look(keeper, root)?.1);
