@@ -205,7 +205,10 @@ fn field_rule(field: &syn::Field, place: &str, used: &mut BTreeMap<String, Strin
     format!(
         "{sign}{}{name}: {},",
         if sign.is_empty() { "" } else { " " },
-        type_rule(&field.ty, bytes(field), place, used)
+        match has(&field.attrs, "sparse") {
+            true => "bstr / [uint, * (uint, bstr)]".to_owned(),
+            false => type_rule(&field.ty, bytes(field), place, used),
+        }
     )
 }
 

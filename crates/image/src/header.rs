@@ -37,7 +37,7 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::manifest::MANIFEST_LIMIT_BYTES;
 use crate::name::{ImageId, Name};
-use crate::{FEATURE_MACHINE, FEATURE_MACHINE_CHANGED, FORMAT, KNOWN_FEATURES};
+use crate::{FEATURE_MACHINE, FEATURE_MACHINE_CHANGED, FEATURE_SPARSE_AREAS, FORMAT, KNOWN_FEATURES};
 use frost_model::clock::Timespec;
 use frost_model::machine::Machine;
 use frost_model::{BytePath, Checkpoint};
@@ -366,8 +366,14 @@ pub(crate) fn features(checkpoint: &Checkpoint) -> u64 {
     match &checkpoint.machine {
         Some(machine) if !machine.memory.changed.is_empty() => FEATURE_MACHINE | FEATURE_MACHINE_CHANGED,
         Some(_) => FEATURE_MACHINE,
+        None if has_areas(checkpoint) => FEATURE_SPARSE_AREAS,
         None => 0,
     }
+}
+
+fn has_areas(checkpoint: &Checkpoint) -> bool {
+    let mut threads = checkpoint.processes.iter().flat_map(|process| &process.cpu.threads);
+    threads.any(|thread| !thread.xstate.is_empty())
 }
 
 fn command_of(checkpoint: &Checkpoint) -> String {

@@ -44,5 +44,9 @@ pub const FEATURE_MACHINE: u64 = 1 << 1;
 /// A feature: a virtual machine's memory is not all at the beginning of the pack; some of it has changed since.
 pub const FEATURE_MACHINE_CHANGED: u64 = 1 << 2;
 
+/// A feature: xsave areas are without what is zero in them.
+pub const FEATURE_SPARSE_AREAS: u64 = 1 << 3;
+
 /// The features that this version knows.
-pub const KNOWN_FEATURES: u64 = PARTIAL_PACK | FEATURE_MACHINE | FEATURE_MACHINE_CHANGED;
+pub const KNOWN_FEATURES: u64 =
+    PARTIAL_PACK | FEATURE_MACHINE | FEATURE_MACHINE_CHANGED | FEATURE_SPARSE_AREAS;

@@ -104,7 +104,7 @@ pub fn decode(header: &Header, bytes: &[u8]) -> Result<Manifest, Error> {
         return Err(Error::damaged(WHAT, "it has a parent, and the header needs no feature for that"));
     }
     let of_content = FEATURE_MACHINE | FEATURE_MACHINE_CHANGED;
-    if features(&manifest.checkpoint) != header.features_needed & of_content {
+    if features(&manifest.checkpoint) & of_content != header.features_needed & of_content {
         return Err(Error::damaged(
             WHAT,
             "it is of a virtual machine, and the header does not say so, or the reverse",

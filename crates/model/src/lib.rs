@@ -32,6 +32,7 @@ pub mod process;
 pub mod ram;
 pub mod rm;
 pub mod route;
+mod sparse;
 pub mod steps;
 
 pub use check::Malformed;

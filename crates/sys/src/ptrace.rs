@@ -115,12 +115,10 @@ pub fn set_narrow_registers(tid: i32, words: &[u32; NARROW_WORDS]) -> Result<()>
 /// Reads the xsave area in its non-compacted form.
 pub fn xstate(tid: i32) -> Result<Vec<u8>> {
     // 2432 bytes with AVX-512, 11,008 with AMX; the kernel says how much it filled.
-    let mut area = vec![0u8; 16384];
+    let mut area = [0u8; 16384];
     let mut iov = libc::iovec { iov_base: area.as_mut_ptr().cast(), iov_len: area.len() };
     request(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE as u64, &raw mut iov as u64)?;
-    area.truncate(iov.iov_len);
-    area.shrink_to_fit();
-    Ok(area)
+    Ok(area.get(..iov.iov_len).unwrap_or(&area).to_vec())
 }
 
 /// Sets the xsave area.

@@ -25,7 +25,7 @@ pub struct Thread {
     /// How it goes on with the system call it was in.
     pub restart: Restart,
     /// The area of NT_X86_XSTATE: the xsave area in its non-compacted form.
-    #[serde(with = "serde_bytes")]
+    #[serde(with = "crate::sparse")]
     pub xstate: Vec<u8>,
     /// Blocked signals, bit 0 for signal 1.
     pub blocked: u64,
