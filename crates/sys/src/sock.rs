@@ -402,9 +402,25 @@ const SOL_UDP: i32 = libc::IPPROTO_UDP;
 const UDP_SEGMENT: i32 = 103;
 const UDP_GRO: i32 = 104;
 
+/// Given with a datagram, which moments of its way are to be told (`__sock_cmsg_send`, net/core/sock.c).
+const SO_TIMESTAMPING: i32 = 37;
+
 /// Room for control messages, aligned as these are.
 #[repr(C, align(8))]
 struct Control([u8; 1024]);
+
+impl Control {
+    /// Appends a message, of some bytes, behind those that are `used`: `struct cmsghdr`, data, padded to 8.
+    fn add(&mut self, used: &mut usize, (level, kind): (i32, i32), data: &[u8]) {
+        let len = 16 + data.len();
+        let Some(room) = self.0.get_mut(*used..*used + len.next_multiple_of(8)) else { return };
+        room[..8].copy_from_slice(&len.to_ne_bytes());
+        room[8..12].copy_from_slice(&level.to_ne_bytes());
+        room[12..16].copy_from_slice(&kind.to_ne_bytes());
+        room[16..len].copy_from_slice(data);
+        *used += len.next_multiple_of(8);
+    }
+}
 
 /// Looks at the next datagram of an internet socket without taking or waiting; `None` if there is none.
 ///
@@ -530,18 +546,16 @@ fn socket_address(to: &SocketAddr) -> (libc::sockaddr_in6, libc::socklen_t) {
 }
 
 /// Sends a datagram without waiting, or as many as it makes in segments of that length, if that is not 0.
+///
+/// When it is sent is told to nobody, though the program that has the socket may have asked for that (SO_TIMESTAMPING).
 pub fn send_datagram(fd: impl AsFd, data: &[u8], to: &SocketAddr, segment: u16) -> Result<()> {
-    let fd = fd.as_fd();
-    if segment == 0 || data.len() <= usize::from(segment) {
-        return rustix::net::sendto(fd, data, rustix::net::SendFlags::DONTWAIT, to).map(drop);
-    }
-    // Not by the option of the socket, which may be a program's.
     let mut control = Control([0; 1024]);
-    let len = 16 + size_of::<u16>();
-    control.0[..8].copy_from_slice(&len.to_ne_bytes());
-    control.0[8..12].copy_from_slice(&SOL_UDP.to_ne_bytes());
-    control.0[12..16].copy_from_slice(&UDP_SEGMENT.to_ne_bytes());
-    control.0[16..18].copy_from_slice(&segment.to_ne_bytes());
+    let mut used = 0;
+    // Not by the options of the socket, which may be a program's.
+    control.add(&mut used, (libc::SOL_SOCKET, SO_TIMESTAMPING), &0u32.to_ne_bytes());
+    if segment != 0 && data.len() > usize::from(segment) {
+        control.add(&mut used, (SOL_UDP, UDP_SEGMENT), &segment.to_ne_bytes());
+    }
     let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     let (address, address_len) = socket_address(to);
     // SAFETY: a struct of integers and pointers, for which zero is valid.
@@ -551,10 +565,11 @@ pub fn send_datagram(fd: impl AsFd, data: &[u8], to: &SocketAddr, segment: u16) 
     header.msg_iov = &raw mut iov;
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
-    header.msg_controllen = len.next_multiple_of(8);
+    header.msg_controllen = used;
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: `header` describes live buffers of the stated lengths, which the call only reads.
-    check(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) } as libc::c_long).map(drop)
+    check(unsafe { libc::sendmsg(fd.as_fd().as_raw_fd(), &raw const header, flags) } as libc::c_long)
+        .map(drop)
 }
 
 #[cfg(test)]
