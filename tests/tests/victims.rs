@@ -127,6 +127,8 @@ const SPECIAL: &[&str] = &[
     "thread_executes",
     "thread_own_network",
     // Of root only.
+    "raw_router",
+    "tcp_out_of_band_passed",
     "sysv_segment_unreadable",
     "sysv_semaphores_unreadable",
     "sysv_of_another",
@@ -611,6 +613,26 @@ fn filters_of_the_privileged_come_back_if_they_still_are() {
     journey::unfrozen(binary(), "filter_rights_given_up");
 }
 
+/// Whether anything waits behind that byte is looked at in a program that stands still, so `check` does not know of it.
+#[test]
+fn what_waits_behind_a_byte_out_of_band_is_refused_by_name() {
+    journey::unfrozen(binary(), "tcp_out_of_band_passed");
+    journey::refused_at_the_stop(
+        binary(),
+        "tcp_out_of_band_passed",
+        "out of band amid what was not read yet",
+    );
+}
+
+/// Who may not make raw sockets routes nothing.
+#[test]
+fn multicast_routers_are_refused_by_name() {
+    journey::unfrozen(binary(), "raw_router");
+    if frost_tests::is_root() {
+        journey::refused(binary(), "raw_router", "multicast router");
+    }
+}
+
 #[test]
 fn filters_with_a_listener_are_refused_by_name() {
     journey::unfrozen(binary(), "filter_listener");
@@ -626,7 +648,13 @@ refused! {
     unix_peer_reset_left "error that was not read yet"
     unix_pending_data "not accepted"
     tcp_pending_data "not accepted"
-    tcp_out_of_band "out of band"
+    tcp_out_of_band "out of band that was not read yet"
+    tcp_sends_told "what it sent that was not read yet"
+    tcp_sends_under_way "MSG_ZEROCOPY"
+    tcp_keys "TCP_MD5SIG"
+    udp_errors_told "what it sent that was not read yet"
+    udp_times_told "what it sent that was not read yet"
+    udp_label_leased "label of flows"
     unix_pending_closed "closed before it was accepted"
     unix_pending_closed_data "closed before it was accepted"
     netlink_unread "unread messages"
@@ -1017,6 +1045,7 @@ carried! {
     tcp_deferred
     tcp_reset
     tcp_out_of_band_read
+    tcp_filtered
     thread_executing
     thread_local_storage
     thread_two_hundred
@@ -1081,6 +1110,7 @@ carried! {
     udp_queued_orphan
     udp_queued_segments
     udp_queued_v6
+    udp_times_not_told
     options_netlink
     options_raw
     options_tcp

@@ -196,6 +196,30 @@ fn word(index: u64, seed: u64) -> u64 {
     (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) ^ seed.wrapping_mul(0xff51_afd7_ed55_8ccd)
 }
 
+/// Reads from the queue of errors of a socket, if anything waits there, and tells where it comes from (`ee_origin`) and its number
+/// (`ee_data`).
+pub(crate) fn read_error(fd: i32) -> Result<Option<(u8, u32)>, String> {
+    let mut control = [0u64; 64];
+    let mut header: libc::msghdr = zeroed();
+    (header.msg_control, header.msg_controllen) = (control.as_mut_ptr().cast(), 512);
+    let got = sys!(recvmsg(fd, &mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT));
+    if got.is_err() && errno() == libc::EAGAIN {
+        return Ok(None);
+    }
+    got?;
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(&header) };
+    while !message.is_null() {
+        let kind = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
+        if matches!(kind, (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)) {
+            let data = unsafe { libc::CMSG_DATA(message) }.cast::<libc::sock_extended_err>();
+            let told = unsafe { data.read_unaligned() };
+            return Ok(Some((told.ee_origin, told.ee_data)));
+        }
+        message = unsafe { libc::CMSG_NXTHDR(&header, message) };
+    }
+    Err("a message without its origin".to_owned())
+}
+
 /// An integer option of a socket.
 pub(crate) fn sys_socket_option(fd: i32, level: i32, name: i32) -> Result<i32, String> {
     let (mut value, mut len) = (0i32, 4u32);

@@ -4,8 +4,13 @@ use crate::Victim;
 use crate::call::zeroed;
 use crate::stage::{Stage, Verdict};
 
-pub(crate) const VICTIMS: &[Victim] =
-    &[("raw_icmp", raw), ("raw_connected", connected), ("raw_v6", v6), ("raw_ping", ping)];
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("raw_icmp", raw),
+    ("raw_connected", connected),
+    ("raw_v6", v6),
+    ("raw_ping", ping),
+    ("raw_router", router),
+];
 
 const LEN: u32 = size_of::<libc::sockaddr_in>() as u32;
 
@@ -116,4 +121,16 @@ fn ping(stage: &Stage) -> Verdict {
         same!(name()?, before, "its identifier");
     }
     echo(fd, 0, 2)
+}
+
+/// That of a multicast router, of which there is one in a network.
+fn router(stage: &Stage) -> Verdict {
+    let Some(fd) = socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_IGMP) else {
+        return stage.freeze_here();
+    };
+    // MRT_INIT.
+    crate::call::until("there is no other", || set(fd, libc::IPPROTO_IP, 200, 1).is_ok())?;
+    stage.freeze_here()?;
+    // MRT_DONE, which only the router can.
+    set(fd, libc::IPPROTO_IP, 201, 0)
 }

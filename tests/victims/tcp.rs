@@ -32,7 +32,12 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("tcp_reset", reset),
     ("tcp_out_of_band_read", out_of_band_read),
     ("tcp_out_of_band", out_of_band),
+    ("tcp_out_of_band_passed", out_of_band_passed),
     ("tcp_pending_data", pending_data),
+    ("tcp_sends_told", sends_told),
+    ("tcp_sends_under_way", sends_under_way),
+    ("tcp_keys", keys),
+    ("tcp_filtered", filtered),
 ];
 
 fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
@@ -551,6 +556,107 @@ fn out_of_band(stage: &Stage) -> Verdict {
     same!(crate::call::read_some(server.as_raw_fd(), 100)?, b"before", "what comes before it");
     same!(crate::call::read_all(server.as_raw_fd(), 5)?, b"after", "what comes after it");
     Ok(())
+}
+
+/// The byte was read, and what lies ahead of it and behind it was not.
+fn out_of_band_passed(stage: &Stage) -> Verdict {
+    let (_listener, client, server) = pair()?;
+    send_urgent(&client, &server, b"after")?;
+    take_urgent(&server)?;
+    stage.freeze_here()?;
+    same!(crate::call::read_some(server.as_raw_fd(), 100)?, b"before", "what comes before it");
+    same!(crate::call::read_all(server.as_raw_fd(), 5)?, b"after", "what comes after it");
+    Ok(())
+}
+
+/// Lets a socket send by MSG_ZEROCOPY, and does so.
+fn send_without_copy(socket: &TcpStream, bytes: &'static [u8]) -> Result<usize, String> {
+    let (fd, on) = (socket.as_raw_fd(), 1i32);
+    // SO_ZEROCOPY.
+    sys!(setsockopt(fd, libc::SOL_SOCKET, 60, (&raw const on).cast(), 4))?;
+    let flags = libc::MSG_ZEROCOPY | libc::MSG_DONTWAIT;
+    let sent = sys!(send(fd, bytes.as_ptr().cast(), bytes.len(), flags))?;
+    Ok(sent as usize)
+}
+
+/// The kernel has told that a send by MSG_ZEROCOPY is done, and nobody has read that.
+fn sends_told(stage: &Stage) -> Verdict {
+    let (_listener, client, mut server) = pair()?;
+    let sent = send_without_copy(&client, &[7; 10_000])?;
+    text(server.read_exact(&mut vec![0; sent]))?;
+    let mut poll = [libc::pollfd { fd: client.as_raw_fd(), events: 0, revents: 0 }];
+    same!(sys!(poll(poll.as_mut_ptr(), 1, 60_000))?, 1, "what shows the message");
+    stage.freeze_here()?;
+    same!(
+        crate::call::read_error(client.as_raw_fd())?,
+        Some((5, 0)),
+        "SO_EE_ORIGIN_ZEROCOPY, of the first send"
+    );
+    passes(&client, &server)
+}
+
+/// Nobody has received all of what was sent by MSG_ZEROCOPY, so the kernel still has to tell that it is done.
+fn sends_under_way(stage: &Stage) -> Verdict {
+    let (_listener, client, mut server) = pair()?;
+    let bytes: &'static [u8] = vec![7; 64 << 20].leak();
+    let sent = send_without_copy(&client, bytes)?;
+    check!(sent < bytes.len(), "all of it found room");
+    stage.freeze_here()?;
+    text(server.read_exact(&mut vec![0; sent]))?;
+    let mut told = None;
+    crate::call::until("it is told", || {
+        told = crate::call::read_error(client.as_raw_fd()).ok().flatten();
+        told.is_some()
+    })?;
+    same!(told.map(|(origin, _)| origin), Some(5), "SO_EE_ORIGIN_ZEROCOPY");
+    Ok(())
+}
+
+/// Segments of one client are signed (TCP_MD5SIG).
+fn keys(stage: &Stage) -> Verdict {
+    let listener = text(TcpListener::bind("127.0.0.1:0"))?;
+    // `struct tcp_md5sig` of include/uapi/linux/tcp.h: an address of 128 bytes, flags, a prefix, a length, an interface, the key.
+    let mut key = [0u8; 216];
+    key[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    key[4..8].copy_from_slice(&[127, 0, 0, 9]);
+    (key[130], key[136]) = (3, b'k');
+    // TCP_MD5SIG.
+    let set = sys!(setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, 14, key.as_ptr().cast(), 216));
+    if set.is_err() {
+        eprintln!("skipped: {}", std::io::Error::last_os_error());
+    }
+    stage.freeze_here()?;
+    // That key is found, and is taken away.
+    key[130] = 0;
+    if set.is_ok() {
+        sys!(setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, 14, key.as_ptr().cast(), 216))?;
+    }
+    serve(&listener)
+}
+
+/// What takes memory as keys do, but is given back: a filter that lets all through.
+fn filtered(stage: &Stage) -> Verdict {
+    let (listener, client, server) = pair()?;
+    let mut code = [libc::sock_filter { code: 6, jt: 0, jf: 0, k: u32::MAX }];
+    let filter = libc::sock_fprog { len: 1, filter: code.as_mut_ptr() };
+    for fd in [listener.as_raw_fd(), client.as_raw_fd()] {
+        let len = size_of::<libc::sock_fprog>() as u32;
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+        if sys!(setsockopt(fd, level, name, (&raw const filter).cast(), len)).is_err() {
+            // Some kernels let root only filter what comes by TCP.
+            same!(crate::call::errno(), libc::EPERM, "why no filter is taken");
+            eprintln!("skipped: filters of TCP are root's here");
+            return stage.freeze_here();
+        }
+    }
+    stage.freeze_here()?;
+    for fd in [listener.as_raw_fd(), client.as_raw_fd()] {
+        let nothing = 0i32;
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_DETACH_FILTER);
+        sys!(setsockopt(fd, level, name, (&raw const nothing).cast(), 4))?;
+    }
+    passes(&client, &server)?;
+    serve(&listener)
 }
 
 /// Nobody has accepted it, and it has said something already.

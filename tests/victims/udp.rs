@@ -1,7 +1,7 @@
 //! UDP sockets.
 
 use crate::Victim;
-use crate::call::nap;
+use crate::call::{nap, read_error, sys_socket_option};
 use crate::stage::{Stage, Verdict};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -24,6 +24,10 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("udp_shut_down", shut_down),
     ("udp_shut_for_writing", shut_for_writing),
     ("udp_begun", begun),
+    ("udp_errors_told", errors_told),
+    ("udp_times_told", times_told),
+    ("udp_times_not_told", times_not_told),
+    ("udp_label_leased", label_leased),
 ];
 
 fn text<T>(result: std::io::Result<T>) -> Result<T, String> {
@@ -371,5 +375,77 @@ fn begun(stage: &Stage) -> Verdict {
     let mut bytes = [0; 64];
     let len = text(two.recv(&mut bytes))?;
     same!(String::from_utf8_lossy(&bytes[..len]), "the first and the rest", "the datagram");
+    Ok(())
+}
+
+/// Whom it sent to was not there, which waits in its queue of errors (IP_RECVERR); the error beside that was read.
+fn errors_told(stage: &Stage) -> Verdict {
+    let (one, gone) = (text(UdpSocket::bind("127.0.0.1:0"))?, text(UdpSocket::bind("127.0.0.1:0"))?);
+    let (fd, on) = (one.as_raw_fd(), 1i32);
+    sys!(setsockopt(fd, libc::SOL_IP, libc::IP_RECVERR, (&raw const on).cast(), 4))?;
+    text(one.connect(text(gone.local_addr())?))?;
+    drop(gone);
+    text(one.send(b"lost"))?;
+    let told = sys_socket_option(fd, libc::SOL_SOCKET, libc::SO_ERROR)?;
+    same!(told, libc::ECONNREFUSED, "the error");
+    stage.freeze_here()?;
+    same!(read_error(fd)?.map(|(origin, _)| origin), Some(2), "SO_EE_ORIGIN_ICMP");
+    Ok(())
+}
+
+/// Asks for the time at which each datagram is sent, with its number: SOF_TIMESTAMPING_TX_SOFTWARE, SOFTWARE, OPT_ID, OPT_TSONLY.
+fn ask_for_times(socket: &UdpSocket) -> Verdict {
+    let flags = 1i32 << 1 | 1 << 4 | 1 << 7 | 1 << 11;
+    // SO_TIMESTAMPING.
+    sys!(setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, 37, (&raw const flags).cast(), 4))?;
+    Ok(())
+}
+
+/// When something was sent is told, and nobody has read that.
+fn times_told(stage: &Stage) -> Verdict {
+    let (one, two) = (text(UdpSocket::bind("127.0.0.1:0"))?, text(UdpSocket::bind("127.0.0.1:0"))?);
+    ask_for_times(&one)?;
+    text(one.send_to(b"hello", text(two.local_addr())?))?;
+    let mut poll = [libc::pollfd { fd: one.as_raw_fd(), events: 0, revents: 0 }];
+    same!(sys!(poll(poll.as_mut_ptr(), 1, 60_000))?, 1, "what shows the message");
+    text(two.recv(&mut [0; 8]))?;
+    stage.freeze_here()?;
+    same!(read_error(one.as_raw_fd())?, Some((4, 0)), "SO_EE_ORIGIN_TIMESTAMPING, of the first");
+    Ok(())
+}
+
+/// What waits was sent once: that it is sent again is told to nobody.
+fn times_not_told(stage: &Stage) -> Verdict {
+    let (one, two) = (text(UdpSocket::bind("127.0.0.1:0"))?, text(UdpSocket::bind("127.0.0.1:0"))?);
+    let (from, to) = (text(one.local_addr())?, text(two.local_addr())?);
+    text(one.send_to(b"before", to))?;
+    ask_for_times(&one)?;
+    stage.freeze_here()?;
+    expect(&two, from, b"before")?;
+    same!(read_error(one.as_raw_fd())?, None, "what is told of it");
+    text(one.send_to(b"after", to))?;
+    let mut poll = [libc::pollfd { fd: one.as_raw_fd(), events: 0, revents: 0 }];
+    same!(sys!(poll(poll.as_mut_ptr(), 1, 60_000))?, 1, "what shows the message");
+    same!(read_error(one.as_raw_fd())?, Some((4, 0)), "SO_EE_ORIGIN_TIMESTAMPING, of the first");
+    Ok(())
+}
+
+/// A label of flows that is this socket's, beside one that has none.
+fn label_leased(stage: &Stage) -> Verdict {
+    let (Ok(one), Ok(_other)) = (UdpSocket::bind("[::1]:0"), UdpSocket::bind("[::1]:0")) else {
+        eprintln!("skipped: there is no IPv6 here");
+        return stage.freeze_here();
+    };
+    // `struct in6_flowlabel_req` of include/uapi/linux/in6.h: to ::1, any label, IPV6_FL_A_GET, IPV6_FL_S_EXCL, IPV6_FL_F_CREATE.
+    let mut request = [0u8; 32];
+    (request[15], request[20], request[21], request[22]) = (1, 0, 1, 1);
+    let request = &mut request;
+    // IPV6_FLOWLABEL_MGR.
+    sys!(setsockopt(one.as_raw_fd(), libc::SOL_IPV6, 32, request.as_ptr().cast(), 32))?;
+    check!(request[16..20] != [0; 4], "no label was chosen");
+    stage.freeze_here()?;
+    // IPV6_FL_A_PUT.
+    request[20] = 1;
+    sys!(setsockopt(one.as_raw_fd(), libc::SOL_IPV6, 32, request.as_ptr().cast(), 32))?;
     Ok(())
 }

@@ -42,6 +42,7 @@ mod tcp_pair;
 mod timerfd;
 mod udp;
 mod unix;
+mod untold;
 mod volatile;
 
 pub(crate) use content::Beside;
@@ -285,6 +286,7 @@ impl Catalog {
         catalog.look_at_watches(motion, &mut refusals)?;
         catalog.look_at_inotify(&mut refusals)?;
         catalog.look_at_tcp(motion, &mut refusals);
+        refusals.extend(untold::find(catalog.sockets()));
         catalog.look_at_queues(&mut refusals);
         catalog.look_at_holders(&mut refusals)?;
         for (index, refusal) in refusals {

@@ -103,7 +103,16 @@ fn kind(socket: &OwnedFd) -> rustix::io::Result<Kind> {
     Ok((family, fact(libc::SO_TYPE)?, protocol))
 }
 
-fn usual((family, kind, protocol): Kind) -> rustix::io::Result<Usual> {
+fn usual(kind: Kind) -> rustix::io::Result<Usual> {
+    new(kind).map(Usual::of)
+}
+
+fn new((family, kind, protocol): Kind) -> rustix::io::Result<OwnedFd> {
     let protocol = NonZeroU32::new(protocol).map(Protocol::from_raw);
-    network::socket(AddressFamily::from_raw(family), SocketType::from_raw(kind), protocol).map(Usual::of)
+    network::socket(AddressFamily::from_raw(family), SocketType::from_raw(kind), protocol)
+}
+
+/// Makes a new socket of the same kind.
+pub(super) fn new_of_kind(socket: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    new(kind(socket)?)
 }

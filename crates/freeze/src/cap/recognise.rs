@@ -1,7 +1,7 @@
 //! What a description is, and whether that can be carried.
 
 use super::held::without_deleted;
-use super::{Error, Held, Members, device, eventfd, memfd, netlink, packet, raw, regular, udp};
+use super::{Error, Held, Members, device, eventfd, memfd, netlink, packet, raw, regular, udp, untold};
 use frost_model::{BytePath, Pid};
 use frost_sys::sock::int_option;
 use rustix::fs::{FileType, OFlags, major, minor};
@@ -301,6 +301,9 @@ fn socket(held: &Held) -> Result<Found, Refusal> {
         ));
     }
     let (domain, kind, protocol) = (fact(libc::SO_DOMAIN), fact(libc::SO_TYPE), fact(libc::SO_PROTOCOL));
+    if matches!(domain, libc::AF_INET | libc::AF_INET6 | libc::AF_PACKET) {
+        untold::nothing_told(held)?;
+    }
     let what = match (domain, kind, protocol) {
         (libc::AF_UNIX, ..) => return Ok(Found::Unix),
         // 262 is IPPROTO_MPTCP.

@@ -175,13 +175,19 @@ fn closed(held: &Held, still: bool) -> std::result::Result<Option<TcpInside>, Re
 
 /// Refuses a socket with something behind an urgent byte, at which every look ends (tcp_recvmsg_locked, net/ipv4/tcp.c).
 fn urgent(held: &Held, still: bool) -> std::result::Result<(), Refusal> {
-    let waits = pipe::events(&held.fd).contains(PollFlags::PRI);
-    // The byte itself may have been read; then it is only passed over.
-    if waits || still && behind_mark(held).is_ok_and(|bytes| bytes > 1) {
+    if pipe::events(&held.fd).contains(PollFlags::PRI) {
         return Err(Refusal::passing(
             "TCP connection within the program with a byte out of band that was not read yet",
             "what was sent from there on cannot be looked at",
             "try again in a moment, when the program has read it",
+        ));
+    }
+    // The byte itself may have been read; then it is only passed over.
+    if still && behind_mark(held).is_ok_and(|bytes| bytes > 1) {
+        return Err(Refusal::passing(
+            "TCP connection within the program with a byte out of band amid what was not read yet",
+            "that byte was read, but what was sent behind it cannot be looked at before what was sent ahead of it is read",
+            "try again in a moment, when the program has read up to there",
         ));
     }
     Ok(())

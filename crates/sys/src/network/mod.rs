@@ -136,6 +136,26 @@ pub fn is_local(ip: std::net::IpAddr) -> bool {
     probe.is_ok_and(|probe| rustix::net::bind(&probe, &std::net::SocketAddr::new(ip, 0)).is_ok())
 }
 
+/// Whether somebody routes multicast packets of a family in the network that is meant (MRT_INIT, MRT6_INIT).
+///
+/// # Errors
+/// Those of netlink; EOPNOTSUPP where the kernel has none of that family.
+///
+/// Source: the count of `conf/all/mc_forwarding`, raised by MRT_INIT alone (ip_mroute_setsockopt, net/ipv4/ipmr.c;
+/// ip6mr_sk_init, net/ipv6/ip6mr.c).
+pub fn forwards_multicast(family: AddressFamily) -> Result<bool> {
+    const RTM_GETNETCONF: u16 = 82;
+    const NETCONFA_IFINDEX: u16 = 1;
+    const NETCONFA_IFINDEX_ALL: i32 = -1;
+    const NETCONFA_MC_FORWARDING: u16 = 4;
+    // `struct netconfmsg` (include/uapi/linux/netconf.h), padded.
+    let mut body = vec![family.as_raw() as u8, 0, 0, 0];
+    route::append(&mut body, NETCONFA_IFINDEX, &NETCONFA_IFINDEX_ALL.to_ne_bytes());
+    let socket = socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
+    let told = route::one(&socket, RTM_GETNETCONF, &body, 4)?;
+    Ok(told.word(NETCONFA_MC_FORWARDING).is_some_and(|count| count != 0))
+}
+
 fn ask(channel: &OwnedFd, words: [u32; 3]) -> Result<OwnedFd> {
     let request = words.map(u32::to_ne_bytes).concat();
     sendmsg(channel, &[IoSlice::new(&request)], &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?;

@@ -104,6 +104,19 @@ pub(super) fn list(protocol: u32, kind: u16, body: &[u8], fixed: usize) -> Resul
     }
 }
 
+/// Asks a socket for one thing; its answer has `fixed` bytes before its attributes.
+pub(super) fn one(socket: &OwnedFd, kind: u16, body: &[u8], fixed: usize) -> Result<Told> {
+    send(socket, &message(kind, REQUEST, body), SendFlags::empty())?;
+    let mut buffer = [0u8; 4096];
+    let (len, _) = recv(socket, &mut buffer[..], RecvFlags::empty())?;
+    let answer = buffer.get(..len).unwrap_or_default();
+    match (half(answer, 4), answer.get(16..).and_then(|body| body.split_at_checked(fixed))) {
+        (NLMSG_ERROR, _) => Err(Errno::from_raw_os_error((word(answer, 16) as i32).wrapping_neg())),
+        (_, Some((fixed, rest))) => Ok(Told { fixed: fixed.to_vec(), attributes: attributes(rest) }),
+        (_, None) => Err(Errno::BADMSG),
+    }
+}
+
 /// Asks the kernel to do something.
 pub(super) fn order(protocol: u32, kind: u16, flags: u16, body: &[u8]) -> Result<()> {
     let socket = netlink(protocol)?;
