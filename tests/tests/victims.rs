@@ -128,6 +128,8 @@ const SPECIAL: &[&str] = &[
     "thread_own_network",
     // Of root only.
     "raw_router",
+    "raw_waiting",
+    "packet_waiting",
     "tcp_out_of_band_passed",
     "sysv_segment_unreadable",
     "sysv_semaphores_unreadable",
@@ -622,6 +624,17 @@ fn what_waits_behind_a_byte_out_of_band_is_refused_by_name() {
         "tcp_out_of_band_passed",
         "out of band amid what was not read yet",
     );
+}
+
+/// Who may not make such sockets loses nothing.
+#[test]
+fn packets_that_wait_in_raw_and_packet_sockets_are_told_of() {
+    for name in ["raw_waiting", "packet_waiting"] {
+        journey::unfrozen(binary(), name);
+        if frost_tests::is_root() {
+            journey::warned(binary(), name, "packets wait in a", Who::Myself);
+        }
+    }
 }
 
 /// Who may not make raw sockets routes nothing.

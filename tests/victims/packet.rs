@@ -5,8 +5,12 @@ use crate::call::zeroed;
 use crate::stage::{Stage, Verdict};
 use std::net::UdpSocket;
 
-pub(crate) const VICTIMS: &[Victim] =
-    &[("packet_bound", bound), ("packet_unbound", unbound), ("packet_memberships", memberships)];
+pub(crate) const VICTIMS: &[Victim] = &[
+    ("packet_bound", bound),
+    ("packet_unbound", unbound),
+    ("packet_memberships", memberships),
+    ("packet_waiting", waiting),
+];
 
 const SOL_PACKET: i32 = 263;
 /// ETH_P_IP.
@@ -106,4 +110,18 @@ fn memberships(stage: &Stage) -> Verdict {
     leave()?;
     check!(!is_member(), "it had asked more than twice");
     Ok(())
+}
+
+/// One in which a packet waits.
+fn waiting(stage: &Stage) -> Verdict {
+    let Some(fd) = socket(libc::SOCK_DGRAM) else { return stage.freeze_here() };
+    let address = address()?;
+    let len = size_of::<libc::sockaddr_ll>() as u32;
+    sys!(bind(fd, std::ptr::from_ref(&address).cast(), len))?;
+    let udp = UdpSocket::bind("127.0.0.1:0").map_err(|why| why.to_string())?;
+    let to = udp.local_addr().map_err(|why| why.to_string())?;
+    udp.send_to(b"to be seen", to).map_err(|why| why.to_string())?;
+    let mut poll = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
+    same!(sys!(poll(poll.as_mut_ptr(), 1, 60_000))?, 1, "what waits");
+    stage.freeze_here()
 }

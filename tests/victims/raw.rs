@@ -10,6 +10,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("raw_v6", v6),
     ("raw_ping", ping),
     ("raw_router", router),
+    ("raw_waiting", waiting),
 ];
 
 const LEN: u32 = size_of::<libc::sockaddr_in>() as u32;
@@ -133,4 +134,17 @@ fn router(stage: &Stage) -> Verdict {
     stage.freeze_here()?;
     // MRT_DONE, which only the router can.
     set(fd, libc::IPPROTO_IP, 201, 0)
+}
+
+/// One in which a packet waits.
+fn waiting(stage: &Stage) -> Verdict {
+    let Some(fd) = socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP) else {
+        return stage.freeze_here();
+    };
+    let to = loopback();
+    // It hears itself, whatever that is worth to others.
+    sys!(sendto(fd, [13u8; 8].as_ptr().cast(), 8, 0, std::ptr::from_ref(&to).cast(), LEN))?;
+    let mut poll = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
+    same!(sys!(poll(poll.as_mut_ptr(), 1, 60_000))?, 1, "what waits");
+    stage.freeze_here()
 }

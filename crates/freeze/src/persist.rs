@@ -352,7 +352,17 @@ fn resident_bytes(pid: i32) -> u64 {
 
 /// Says what will not be as the user may expect.
 fn warnings(checkpoint: &Checkpoint, options: Options<'_>) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<String> = checkpoint
+        .descriptions
+        .iter()
+        .map(|description| &description.capability)
+        .filter(|capability| match capability {
+            Capability::Raw(socket) => socket.waited,
+            Capability::Packet(socket) => socket.waited,
+            _ => false,
+        })
+        .map(|capability| format!("packets wait in a {capability}, which the image does not hold"))
+        .collect();
     if options.leave_running && !options.files {
         for description in &checkpoint.descriptions {
             if let Capability::Regular(regular) = &description.capability

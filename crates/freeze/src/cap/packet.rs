@@ -50,5 +50,6 @@ pub(super) fn capture(held: &Held, options: Vec<SocketOption>) -> Result<Capabil
         interface: (interface != 0).then(|| name(interface)).transpose().map_err(fail)?,
         memberships: memberships.collect::<Result<_, _>>().map_err(fail)?,
         options,
+        waited: raw::anything_waits(held),
     }))
 }

@@ -1,10 +1,11 @@
 //! Raw and ping sockets.
 
 use super::recognise::Refusal;
-use super::{Error, Held, tcp, udp};
+use super::{Error, Held, pipe, tcp, udp};
 use frost_model::cap::{Capability, RawSocket, SocketOption};
 use frost_sys::network;
 use frost_sys::sock::int_option;
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketType};
 use std::net::SocketAddr;
@@ -26,6 +27,11 @@ pub(super) fn recognise(held: &Held, what: &str) -> Result<(), Refusal> {
     }
 }
 
+/// Whether packets wait to be read.
+pub(super) fn anything_waits(held: &Held) -> bool {
+    pipe::events(&held.fd).contains(PollFlags::IN)
+}
+
 /// Captures a raw or ping socket. What waits in it is lost, as the network may lose it.
 pub(super) fn capture(held: &Held, options: Vec<SocketOption>) -> Result<Capability, Error> {
     let fact = |name| int_option(&held.fd, libc::SOL_SOCKET, name).map_err(|error| held.error(error));
@@ -41,5 +47,5 @@ pub(super) fn capture(held: &Held, options: Vec<SocketOption>) -> Result<Capabil
     // connected one is said to be.
     let peer = tcp::in_table(held, table).filter(|(state, _)| *state == 1);
     let peer = peer.map(|(_, peer)| SocketAddr::new(peer.ip(), 0));
-    Ok(Capability::Raw(RawSocket { inet, raw, peer }))
+    Ok(Capability::Raw(RawSocket { inet, raw, peer, waited: anything_waits(held) }))
 }

@@ -16,6 +16,9 @@ pub struct PacketSocket {
     pub memberships: Vec<PacketMembership>,
     /// Options that differ from those of a new socket.
     pub options: Vec<SocketOption>,
+    /// Whether packets waited in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waited: bool,
 }
 
 /// What a packet socket asked an interface to receive.

@@ -13,4 +13,7 @@ pub struct RawSocket {
     pub raw: bool,
     /// The address it is connected to, without a port.
     pub peer: Option<SocketAddr>,
+    /// Whether packets waited in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waited: bool,
 }
