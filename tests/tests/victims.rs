@@ -1059,6 +1059,8 @@ carried! {
     tcp_reset
     tcp_out_of_band_read
     tcp_filtered
+    tcp_own_peer
+    tcp_own_peer_v6
     thread_executing
     thread_local_storage
     thread_two_hundred

@@ -34,6 +34,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("tcp_out_of_band", out_of_band),
     ("tcp_out_of_band_passed", out_of_band_passed),
     ("tcp_pending_data", pending_data),
+    ("tcp_own_peer", own_peer),
+    ("tcp_own_peer_v6", own_peer_v6),
     ("tcp_sends_told", sends_told),
     ("tcp_sends_under_way", sends_under_way),
     ("tcp_keys", keys),
@@ -567,6 +569,50 @@ fn out_of_band_passed(stage: &Stage) -> Verdict {
     same!(crate::call::read_some(server.as_raw_fd(), 100)?, b"before", "what comes before it");
     same!(crate::call::read_all(server.as_raw_fd(), 5)?, b"after", "what comes after it");
     Ok(())
+}
+
+/// A socket that is connected to itself: what it sends it receives.
+fn own_peer(stage: &Stage) -> Verdict {
+    let fd = sys!(socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?;
+    let mut address: libc::sockaddr_in = zeroed();
+    address.sin_family = libc::AF_INET as u16;
+    address.sin_addr.s_addr = u32::from_ne_bytes([127, 0, 0, 1]);
+    let (pointer, mut len) =
+        ((&raw mut address).cast::<libc::sockaddr>(), size_of::<libc::sockaddr_in>() as u32);
+    sys!(bind(fd, pointer, len))?;
+    sys!(getsockname(fd, pointer, &mut len))?;
+    sys!(connect(fd, pointer, len))?;
+    judge_own_peer(stage, unsafe { TcpStream::from_raw_fd(fd) }, b"to itself")
+}
+
+/// The same, with nothing that waits: what such a one leaves lingers when it is ended.
+fn own_peer_v6(stage: &Stage) -> Verdict {
+    let fd = sys!(socket(libc::AF_INET6, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?;
+    let mut address: libc::sockaddr_in6 = zeroed();
+    address.sin6_family = libc::AF_INET6 as u16;
+    address.sin6_addr.s6_addr[15] = 1;
+    let (pointer, mut len) =
+        ((&raw mut address).cast::<libc::sockaddr>(), size_of::<libc::sockaddr_in6>() as u32);
+    if sys!(bind(fd, pointer, len)).is_err() {
+        eprintln!("skipped: there is no IPv6 here");
+        return stage.freeze_here();
+    }
+    sys!(getsockname(fd, pointer, &mut len))?;
+    sys!(connect(fd, pointer, len))?;
+    judge_own_peer(stage, unsafe { TcpStream::from_raw_fd(fd) }, b"")
+}
+
+fn judge_own_peer(stage: &Stage, mut socket: TcpStream, waiting: &[u8]) -> Verdict {
+    let before = text(socket.local_addr())?;
+    text(socket.set_nodelay(true))?;
+    text(socket.write_all(waiting))?;
+    stage.freeze_here()?;
+    let now = text(socket.local_addr())?;
+    same!(text(socket.peer_addr())?, now, "its peer");
+    check!(now == before || stage.was_copied(), "it is {now}, and was {before}");
+    same!(text(socket.nodelay())?, true, "its option");
+    same!(crate::call::read_all(socket.as_raw_fd(), waiting.len())?, waiting, "what it sent");
+    passes(&socket, &socket)
 }
 
 /// Lets a socket send by MSG_ZEROCOPY, and does so.

@@ -541,7 +541,8 @@ impl Checker<'_> {
                             _ => None,
                         };
                         let own = TcpPeer::Description(DescriptionId::new(index as u32));
-                        if id.index() == index || back != Some(own) {
+                        // One that is connected to itself is its own peer.
+                        if back != Some(own) {
                             return Err(malformed(place, "its peer is not connected to it"));
                         }
                     }

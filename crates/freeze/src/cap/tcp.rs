@@ -2,7 +2,8 @@
 
 use super::{Error, Held};
 use frost_model::Checkpoint;
-use frost_model::cap::{Capability, Inet, SocketOption, TcpInside, TcpListener, TcpStream};
+use frost_model::cap::{Capability, Inet, SocketOption, TcpInside, TcpListener, TcpPeer, TcpStream};
+use frost_model::id::DescriptionId;
 use frost_sys::pidfd::pidfd_getfd;
 use frost_sys::proc;
 use frost_sys::sock::{int_option, option, set_int_option};
@@ -15,7 +16,8 @@ const CONNECTING: u8 = 2;
 const CLOSED: u8 = 7;
 const LISTENING: u8 = 10;
 
-/// Lets the ports of listening sockets without SO_REUSEADDR be bound again when a tree has been ended.
+/// Lets the ports of listening sockets, and of those that are connected to themselves, without SO_REUSEADDR be bound again when a
+/// tree has been ended.
 ///
 /// Its connections then end too, and the kernel keeps their port for a minute (TIME_WAIT) from whoever has not set that
 /// option, or if they had not (`inet_bind_conflict`, net/ipv4/inet_connection_sock.c). It changes nothing for a socket
@@ -25,8 +27,14 @@ pub(crate) fn give_ports_free(tree: &StoppedTree, checkpoint: &Checkpoint) {
     let ports: Vec<u16> = checkpoint
         .descriptions
         .iter()
-        .filter_map(|description| match &description.capability {
+        .enumerate()
+        .filter_map(|(index, description)| match &description.capability {
             Capability::TcpListener(listener) => Some(&listener.inet),
+            Capability::TcpStream(stream) => {
+                let peer = stream.inside.as_ref().map(|inside| inside.peer);
+                let own = TcpPeer::Description(DescriptionId::new(index as u32));
+                (peer == Some(own)).then_some(&stream.inet)
+            }
             _ => None,
         })
         .filter(|inet| inet.options.iter().all(|option| (option.level, option.name) != reuse))

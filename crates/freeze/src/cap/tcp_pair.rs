@@ -96,7 +96,10 @@ pub(super) fn find(
     let (mut found, mut refusals) = (HashMap::new(), Vec::new());
     for (&(local, peer), &index) in &ends {
         let socket = held[&index];
-        if let Some(&other) = ends.get(&(peer, local)).filter(|other| **other != index) {
+        // One may be connected to itself (a simultaneous open); what it has begun to end is over at once.
+        let is_pair =
+            |other: &&usize| **other != index || Passed::of(socket).is_some_and(|passed| passed.state == 1);
+        if let Some(&other) = ends.get(&(peer, local)).filter(is_pair) {
             match direction(held[&other], socket, still) {
                 Ok((queue, shut_read, shut_write)) => {
                     let peer = TcpPeer::Description(DescriptionId::new(other as u32));

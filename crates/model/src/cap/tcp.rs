@@ -76,7 +76,7 @@ pub struct TcpInside {
 /// The other end of a connection that is carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TcpPeer {
-    /// A socket of the tree.
+    /// A socket of the tree; itself, if it is connected to itself.
     Description(DescriptionId),
     /// It waits to be accepted by this listening socket, and has sent nothing.
     Listener(DescriptionId),

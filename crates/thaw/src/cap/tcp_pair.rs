@@ -49,6 +49,12 @@ pub(super) fn make(checkpoint: &Checkpoint) -> Result<BTreeMap<usize, OwnedFd>, 
             }
             Some(TcpPeer::Listener(_)) | None => continue,
         };
+        if peer.index() == index {
+            let fd = with_itself(&first.inet).about("connect", what())?;
+            fill(&fd, &fd, first).about("fill the queue of", what())?;
+            made.insert(index, fd);
+            continue;
+        }
         let Some(second) = stream(peer.index()) else { continue };
         let (client, server): (End<'_>, End<'_>) = match listening.contains(&port(&first.inet)) {
             true => ((peer.index(), second), (index, first)),
@@ -201,6 +207,22 @@ fn open_door(door: &mut Option<OwnedFd>, v6: bool) -> rustix::io::Result<&OwnedF
 /// How long the addresses of a connection are waited for that was closed a moment ago: the kernel lends them again a
 /// second after its last segment (tcp_twsk_unique, net/ipv4/tcp_ipv4.c).
 const LINGERING: Duration = Duration::from_millis(2500);
+
+/// Connects a socket to itself, at its address or, where that is another's or not of this machine, at any that does not leave the
+/// machine.
+fn with_itself(inet: &Inet) -> rustix::io::Result<OwnedFd> {
+    let connected = |local: SocketAddr| {
+        let fd = client_socket(inet, Some(of_family(local, inet.v6)))?;
+        let own = SocketAddr::try_from(getsockname(&fd)?)?;
+        begin_to_connect(&fd, own)?;
+        Ok(fd)
+    };
+    let at_its_own = inet.local.ok_or(Errno::ADDRNOTAVAIL).and_then(connected);
+    let fd = at_its_own.or_else(|_| connected(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)))?;
+    // It has answered itself when it can be written to.
+    poll(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(&Timespec { tv_sec: 1, tv_nsec: 0 }))?;
+    Ok(fd)
+}
 
 /// Connects two sockets of ours at the recorded addresses, or where these are another's or not of this machine, as for a
 /// copy, at any address that does not leave the machine.
