@@ -1122,6 +1122,8 @@ carried! {
     udp_queued
     udp_queued_connected
     udp_queued_full
+    udp_queued_aimed
+    udp_queued_aimed_v6
     udp_queued_orphan
     udp_queued_segments
     udp_queued_v6

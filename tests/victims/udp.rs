@@ -17,6 +17,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("udp_queued_connected", queued_connected),
     ("udp_queued_v6", queued_v6),
     ("udp_queued_full", queued_full),
+    ("udp_queued_aimed", queued_aimed),
+    ("udp_queued_aimed_v6", queued_aimed_v6),
     ("udp_queued_segments", queued_segments),
     ("udp_blocked", blocked),
     ("udp_lite", lite),
@@ -229,6 +231,127 @@ fn queued_full(stage: &Stage) -> Verdict {
         expect(&reader, text(sender.local_addr())?, &n.to_ne_bytes().repeat(200))?;
     }
     expect_no_more(&reader)
+}
+
+/// Sets options of a socket, each a level, a number and a value.
+fn set_all(socket: &UdpSocket, options: &[(i32, i32, i32)]) -> Verdict {
+    for (level, name, value) in options {
+        sys!(setsockopt(socket.as_raw_fd(), *level, *name, std::ptr::from_ref(value).cast(), 4))?;
+    }
+    Ok(())
+}
+
+/// Reads what must wait, and how it came: to which address, with how many hops left, in which class.
+fn expect_aimed(socket: &UdpSocket, data: &[u8], to: &str, hops: i32, class: i32) -> Verdict {
+    let (mut bytes, mut control) = ([0u8; 64], [0u64; 64]);
+    let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let mut header: libc::msghdr = crate::call::zeroed();
+    (header.msg_iov, header.msg_iovlen) = (&mut iov, 1);
+    (header.msg_control, header.msg_controllen) = (control.as_mut_ptr().cast(), 512);
+    let got = sys!(recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_DONTWAIT))? as usize;
+    same!(&bytes[..got], data, "a datagram that waited");
+    let (mut address, mut numbers) = (None, [-1i32; 2]);
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(&header) };
+    while !message.is_null() {
+        let (kind, body) =
+            unsafe { (((*message).cmsg_level, (*message).cmsg_type), libc::CMSG_DATA(message)) };
+        match kind {
+            (libc::SOL_IP, libc::IP_PKTINFO) => {
+                let told = unsafe { body.cast::<libc::in_pktinfo>().read_unaligned() };
+                address = Some(std::net::IpAddr::from(told.ipi_addr.s_addr.to_ne_bytes()));
+            }
+            (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
+                let told = unsafe { body.cast::<libc::in6_pktinfo>().read_unaligned() };
+                address = Some(std::net::IpAddr::from(told.ipi6_addr.s6_addr));
+            }
+            (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => {
+                numbers[0] = unsafe { body.cast::<i32>().read_unaligned() };
+            }
+            (libc::SOL_IP, libc::IP_TOS) => numbers[1] = unsafe { body.read() }.into(),
+            (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
+                numbers[1] = unsafe { body.cast::<i32>().read_unaligned() };
+            }
+            _ => {}
+        }
+        message = unsafe { libc::CMSG_NXTHDR(&header, message) };
+    }
+    same!(
+        address.map(|address| address.to_canonical().to_string()),
+        Some(to.to_owned()),
+        "whom it was sent to"
+    );
+    same!(numbers, [hops, class], "its hops and its class");
+    Ok(())
+}
+
+/// IP_PKTINFO, IP_RECVTTL, IP_RECVTOS.
+const TELLING: [(i32, i32, i32); 3] = [(0, 8, 1), (0, 12, 1), (0, 13, 1)];
+/// IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS.
+const TELLING_V6: [(i32, i32, i32); 3] = [(41, 49, 1), (41, 51, 1), (41, 66, 1)];
+
+/// Two that hear at all addresses got something at one of them; the first asks how before it waits, the other behind it.
+fn queued_aimed(stage: &Stage) -> Verdict {
+    let bind = || text(UdpSocket::bind("0.0.0.0:0"));
+    let (one, two, sender) = (bind()?, bind()?, bind()?);
+    set_all(&one, &TELLING)?;
+    // IP_TTL, IP_TOS, which are others by the time it is sent again.
+    set_all(&sender, &[(0, 2, 7), (0, 1, 0x4a)])?;
+    for reader in [&one, &two] {
+        text(sender.send_to(b"aimed", ("127.0.0.5", text(reader.local_addr())?.port())))?;
+    }
+    set_all(&sender, &[(0, 2, 9), (0, 1, 0)])?;
+    stage.freeze_here()?;
+    for (level, name, _) in TELLING {
+        same!(sys_socket_option(two.as_raw_fd(), level, name)?, 0, "whether it asks by option {name}");
+    }
+    set_all(&two, &TELLING)?;
+    for reader in [&one, &two] {
+        expect_aimed(reader, b"aimed", "127.0.0.5", 7, 0x4a)?;
+        expect_no_more(reader)?;
+    }
+    // IP_TTL, IP_TOS.
+    let now = [2, 1].map(|name| sys_socket_option(sender.as_raw_fd(), 0, name));
+    same!(now, [Ok(9), Ok(0)], "how the sender sends");
+    Ok(())
+}
+
+/// The same by IPv6, and by IPv4 to a socket of both.
+fn queued_aimed_v6(stage: &Stage) -> Verdict {
+    let (Ok(one), Ok(two), Ok(sender)) =
+        (UdpSocket::bind("[::]:0"), UdpSocket::bind("[::]:0"), UdpSocket::bind("[::1]:0"))
+    else {
+        eprintln!("skipped: there is no IPv6 here");
+        return stage.freeze_here();
+    };
+    let sender_v4 = text(UdpSocket::bind("127.0.0.1:0"))?;
+    set_all(&one, &TELLING_V6)?;
+    set_all(&one, &TELLING)?;
+    // IPV6_UNICAST_HOPS, IPV6_TCLASS; IP_TTL, IP_TOS.
+    set_all(&sender, &[(41, 16, 7), (41, 67, 0x4a)])?;
+    set_all(&sender_v4, &[(0, 2, 8), (0, 1, 0x49)])?;
+    for reader in [&one, &two] {
+        let port = text(reader.local_addr())?.port();
+        text(sender.send_to(b"by six", ("::1", port)))?;
+        text(sender_v4.send_to(b"by four", ("127.0.0.6", port)))?;
+    }
+    set_all(&sender, &[(41, 16, -1), (41, 67, 0)])?;
+    set_all(&sender_v4, &[(0, 2, 64), (0, 1, 0)])?;
+    stage.freeze_here()?;
+    for (level, name, _) in TELLING_V6.into_iter().chain(TELLING) {
+        same!(
+            sys_socket_option(two.as_raw_fd(), level, name)?,
+            0,
+            "whether it asks by option {level} {name}"
+        );
+    }
+    set_all(&two, &TELLING_V6)?;
+    set_all(&two, &TELLING)?;
+    for reader in [&one, &two] {
+        expect_aimed(reader, b"by six", "::1", 7, 0x4a)?;
+        expect_aimed(reader, b"by four", "127.0.0.6", 8, 0x49)?;
+        expect_no_more(reader)?;
+    }
+    Ok(())
 }
 
 /// Datagrams that were put together on their way (UDP_SEGMENT, UDP_GRO) come as those that they were.

@@ -3,7 +3,7 @@
 use crate::raw::check;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::{Errno, Result};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// Longest `sun_path` (`struct sockaddr_un`).
 pub const UNIX_NAME_MAX: usize = 108;
@@ -394,7 +394,43 @@ pub struct PeekedDatagram {
     pub data: Vec<u8>,
     /// The length of the datagrams of which it was put together (UDP_GRO), 0 for one.
     pub segment: u16,
+    /// The address it was sent to, if the socket tells that (IP_PKTINFO, IPV6_RECVPKTINFO).
+    pub to: Option<IpAddr>,
+    /// How many hops it had left, if the socket tells that (IP_RECVTTL, IPV6_RECVHOPLIMIT).
+    pub hops: Option<u8>,
+    /// Its type of service or traffic class, if the socket tells that (IP_RECVTOS, IPV6_RECVTCLASS).
+    pub class: Option<u8>,
 }
+
+/// How a datagram is sent; what is left out is as the options of the socket say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// In segments of this length, if it is not 0 and the datagram is longer.
+    pub segment: u16,
+    /// How many hops it may make, at least 1.
+    pub hops: Option<u8>,
+    /// Its type of service or traffic class.
+    pub class: Option<u8>,
+}
+
+/// The options of a socket of IPv4, and those that one of IPv6 has beside them, by which it tells of each datagram where it was
+/// sent to, its hops and its class: level and number, of include/uapi/linux/in.h and in6.h.
+pub const TELLING: [(i32, i32); 6] = [
+    (libc::IPPROTO_IP, 8),
+    (libc::IPPROTO_IP, 12),
+    (libc::IPPROTO_IP, 13),
+    (libc::IPPROTO_IPV6, 49),
+    (libc::IPPROTO_IPV6, 51),
+    (libc::IPPROTO_IPV6, 66),
+];
+
+/// The control messages of the same: what they tell when one receives, and take when one sends.
+const IP_PKTINFO: (i32, i32) = (libc::IPPROTO_IP, 8);
+const IP_TTL: (i32, i32) = (libc::IPPROTO_IP, 2);
+const IP_TOS: (i32, i32) = (libc::IPPROTO_IP, 1);
+const IPV6_PKTINFO: (i32, i32) = (libc::IPPROTO_IPV6, 50);
+const IPV6_HOPLIMIT: (i32, i32) = (libc::IPPROTO_IPV6, 52);
+const IPV6_TCLASS: (i32, i32) = (libc::IPPROTO_IPV6, 67);
 
 /// The level and the number of a control message that tells, or gives, the length of segments: UDP_GRO when one
 /// receives, UDP_SEGMENT when one sends (include/uapi/linux/udp.h).
@@ -448,15 +484,28 @@ pub fn peek_datagram(fd: impl AsFd) -> Result<Option<PeekedDatagram>> {
         Err(Errno::AGAIN) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut segment = 0;
+    let (mut segment, mut to, mut hops, mut class) = (0, None, None, None);
     let used = header.msg_controllen.min(control.0.len());
     let mut at = 0;
     // A walk over `struct cmsghdr`: length (8 bytes), level, type, data, padded to 8.
     while let Some(head) = control.0[..used].get(at..at + 20) {
         let word =
             |range: std::ops::Range<usize>| head[range].try_into().map(i32::from_ne_bytes).unwrap_or(0);
-        if (word(8..12), word(12..16)) == (SOL_UDP, UDP_GRO) {
-            segment = word(16..20) as u16;
+        let bytes = |from: usize, len: usize| control.0[..used].get(at + from..at + from + len);
+        // They tell of the datagram as it lies there, whenever the option was set (ip_cmsg_recv_offset, net/ipv4/ip_sockglue.c;
+        // ip6_datagram_recv_common_ctl, net/ipv6/datagram.c), so that of IPv4 comes to a socket of IPv6, too.
+        match (word(8..12), word(12..16)) {
+            (SOL_UDP, UDP_GRO) => segment = word(16..20) as u16,
+            // `struct in_pktinfo`: the address of the header is its third word.
+            IP_PKTINFO => to = bytes(24, 4).and_then(|ip| Some(IpAddr::from(<[u8; 4]>::try_from(ip).ok()?))),
+            IPV6_PKTINFO => {
+                let ip = bytes(16, 16).and_then(|ip| Some(IpAddr::from(<[u8; 16]>::try_from(ip).ok()?)));
+                to = ip.map(|ip| ip.to_canonical());
+            }
+            IP_TTL | IPV6_HOPLIMIT => hops = u8::try_from(word(16..20)).ok(),
+            IP_TOS => class = bytes(16, 1).map(|byte| byte[0]),
+            IPV6_TCLASS => class = u8::try_from(word(16..20)).ok(),
+            _ => {}
         }
         let len = head[..8].try_into().map(usize::from_ne_bytes).unwrap_or(0);
         at += len.max(16).next_multiple_of(8);
@@ -475,7 +524,7 @@ pub fn peek_datagram(fd: impl AsFd) -> Result<Option<PeekedDatagram>> {
         }
         _ => return Err(Errno::AFNOSUPPORT),
     };
-    Ok(Some(PeekedDatagram { from, data, segment }))
+    Ok(Some(PeekedDatagram { from, data, segment, to, hops, class }))
 }
 
 /// Returns how many bytes of a socket's room for what it sends are in use (SIOCOUTQ).
@@ -545,16 +594,23 @@ fn socket_address(to: &SocketAddr) -> (libc::sockaddr_in6, libc::socklen_t) {
     (address, len as libc::socklen_t)
 }
 
-/// Sends a datagram without waiting, or as many as it makes in segments of that length, if that is not 0.
+/// Sends a datagram without waiting, or as many as it makes in segments.
 ///
 /// When it is sent is told to nobody, though the program that has the socket may have asked for that (SO_TIMESTAMPING).
-pub fn send_datagram(fd: impl AsFd, data: &[u8], to: &SocketAddr, segment: u16) -> Result<()> {
+pub fn send_datagram(fd: impl AsFd, data: &[u8], to: &SocketAddr, manner: Manner) -> Result<()> {
     let mut control = Control([0; 1024]);
     let mut used = 0;
     // Not by the options of the socket, which may be a program's.
     control.add(&mut used, (libc::SOL_SOCKET, SO_TIMESTAMPING), &0u32.to_ne_bytes());
-    if segment != 0 && data.len() > usize::from(segment) {
-        control.add(&mut used, (SOL_UDP, UDP_SEGMENT), &segment.to_ne_bytes());
+    if manner.segment != 0 && data.len() > usize::from(manner.segment) {
+        control.add(&mut used, (SOL_UDP, UDP_SEGMENT), &manner.segment.to_ne_bytes());
+    }
+    // Those of the family that it is sent by, which a socket of IPv6 takes for both (udpv6_sendmsg, net/ipv6/udp.c).
+    let (hops, class) = if to.is_ipv4() { (IP_TTL, IP_TOS) } else { (IPV6_HOPLIMIT, IPV6_TCLASS) };
+    for (kind, value) in [(hops, manner.hops.filter(|hops| *hops > 0)), (class, manner.class)] {
+        if let Some(value) = value {
+            control.add(&mut used, kind, &i32::from(value).to_ne_bytes());
+        }
     }
     let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     let (address, address_len) = socket_address(to);

@@ -7,7 +7,7 @@ use super::Error;
 use frost_model::cap::{Lock, Owner};
 use frost_model::{BytePath, Pid};
 use frost_sys::fdinfo::FdInfo;
-use frost_sys::sock::set_int_option;
+use frost_sys::sock::{int_option, set_int_option};
 use frost_sys::undo::Undo;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags, Stat};
@@ -109,17 +109,24 @@ impl Held {
             .or_else(|_| rustix::fs::open(&path, flags, rustix::fs::Mode::empty()))
     }
 
-    /// Does `work`, which looks along the queue of a socket by SO_PEEK_OFF, and puts that back to what it was `before`, even
-    /// if we are killed amid it.
+    /// Does `work`, which looks along the queue of a socket by SO_PEEK_OFF while it tells more by the options `telling` (level
+    /// and number), and puts all that back to what it was `before`, even if we are killed amid it.
     pub(super) fn peeking<T>(
         &self,
         before: i32,
+        telling: &[(i32, i32)],
         work: impl FnOnce() -> std::result::Result<T, Error>,
     ) -> std::result::Result<T, Error> {
-        let put_back = || set_int_option(&self.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, before);
+        let is_off = |(level, name): &(i32, i32)| int_option(&self.fd, *level, *name) == Ok(0);
+        let off: Vec<(i32, i32)> = telling.iter().copied().filter(is_off).collect();
+        let turn = |value: i32| {
+            off.iter().try_for_each(|(level, name)| set_int_option(&self.fd, *level, *name, value))
+        };
+        let put_back = || set_int_option(&self.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, before).and(turn(0));
         let undo = Undo::armed(|| _ = put_back()).map_err(|source| self.error(source))?;
         // A fault, and with it the end of us, comes where it is the worst.
         let moved = set_int_option(&self.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0)
+            .and_then(|()| turn(1))
             .and_then(|()| frost_sys::fault::point("freeze.peek"));
         let done = moved.map_err(|source| self.error(source)).and_then(|()| work());
         put_back().map_err(|source| self.error(source))?;

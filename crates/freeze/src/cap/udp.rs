@@ -2,7 +2,7 @@
 
 use super::recognise::Refusal;
 use super::{Error, Held, pipe, tcp};
-use frost_model::cap::{Capability, Datagram, SocketOption, UdpSocket};
+use frost_model::cap::{Capability, Datagram, Inet, SocketOption, UdpSocket};
 use frost_sys::sock::{self, int_option, set_int_option};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -62,7 +62,7 @@ fn is_shut_for_writing(held: &Held, local: Option<SocketAddr>, peer: Option<Sock
 /// Captures a UDP socket, with what waits in it.
 pub(super) fn capture(held: &Held, options: Vec<SocketOption>) -> Result<Capability, Error> {
     let inet = tcp::inet(held, options)?;
-    let queue = peek_all(held)?;
+    let queue = peek_all(held, &inet)?;
     let peer = tcp::peer(held);
     let shut_read = pipe::events(&held.fd).contains(PollFlags::RDHUP);
     let shut_write = is_shut_for_writing(held, inet.local, peer);
@@ -70,17 +70,21 @@ pub(super) fn capture(held: &Held, options: Vec<SocketOption>) -> Result<Capabil
 }
 
 /// Looks at all that waits without taking it: SO_PEEK_OFF walks along the queue, and is put back to what it was.
-fn peek_all(held: &Held) -> Result<Vec<Datagram>, Error> {
+///
+/// When each of them came (SO_TIMESTAMP) is lost: nobody can say that of a datagram that is sent again.
+fn peek_all(held: &Held, inet: &Inet) -> Result<Vec<Datagram>, Error> {
     let fail = |source| held.error(source);
     let events = pipe::events(&held.fd);
     if !events.contains(PollFlags::IN) || events.contains(PollFlags::ERR) {
         return Ok(Vec::new());
     }
     let before = int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF).map_err(fail)?;
-    held.peeking(before, || walk(held))
+    let telling = if inet.v6 { &sock::TELLING[..] } else { &sock::TELLING[..3] };
+    held.peeking(before, telling, || walk(held, inet.local))
 }
 
-fn walk(held: &Held) -> Result<Vec<Datagram>, Error> {
+fn walk(held: &Held, local: Option<SocketAddr>) -> Result<Vec<Datagram>, Error> {
+    let unspecified = local.filter(|local| local.ip().to_canonical().is_unspecified());
     let fail = |source| held.error(source);
     let (mut queue, mut offset) = (Vec::new(), 0i32);
     loop {
@@ -91,7 +95,9 @@ fn walk(held: &Held) -> Result<Vec<Datagram>, Error> {
         set_int_option(&held.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, offset).map_err(fail)?;
         let Some(seen) = sock::peek_datagram(&held.fd).map_err(fail)? else { break };
         offset = offset.checked_add(seen.data.len() as i32).ok_or(held.error(Errno::MSGSIZE))?;
-        queue.push(Datagram { from: seen.from, data: seen.data, segment: seen.segment });
+        let to = seen.to.zip(unspecified).map(|(ip, local)| SocketAddr::new(ip, local.port()));
+        let (hops, class) = (seen.hops, seen.class);
+        queue.push(Datagram { from: seen.from, data: seen.data, segment: seen.segment, to, hops, class });
     }
     Ok(queue)
 }

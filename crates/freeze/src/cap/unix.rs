@@ -344,7 +344,7 @@ pub(super) fn peek_all(held: &Held) -> Result<Vec<Peeked>, Error> {
             Some(_) => {}
         }
     }
-    held.peeking(before, || walk(held, is_stream))
+    held.peeking(before, &[], || walk(held, is_stream))
 }
 
 fn walk(held: &Held, is_stream: bool) -> Result<Vec<Peeked>, Error> {

@@ -33,6 +33,15 @@ pub struct Datagram {
     /// The length of the datagrams of which it was put together (UDP_GRO), 0 for one.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub segment: u16,
+    /// The address it was sent to, if its receiver is bound to none (IP_PKTINFO).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<SocketAddr>,
+    /// How many hops it had left (IP_RECVTTL, IPV6_RECVHOPLIMIT).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hops: Option<u8>,
+    /// Its type of service or traffic class, with what it tells of congestion (IP_RECVTOS, IPV6_RECVTCLASS).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<u8>,
 }
 
 fn is_zero(number: &u16) -> bool {

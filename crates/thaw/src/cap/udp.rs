@@ -7,9 +7,9 @@
 use super::error::{About, Error};
 use super::{file, tcp};
 use frost_model::Checkpoint;
-use frost_model::cap::{Capability, UdpSocket};
+use frost_model::cap::{Capability, Datagram, UdpSocket};
 use frost_sys::network;
-use frost_sys::sock::{self, set_int_option};
+use frost_sys::sock::{self, Manner, set_int_option};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socket_with};
 use std::collections::BTreeMap;
@@ -85,8 +85,9 @@ pub(super) fn fill(checkpoint: &Checkpoint, made: &[Option<OwnedFd>]) {
                 Some(fd) => Some(fd),
                 None => senders.entry(datagram.from).or_insert_with(own).as_ref(),
             };
-            let (Some(by), Some(target)) = (by, target(socket, datagram.from)) else { continue };
-            let _ = sock::send_datagram(by, &datagram.data, &target, datagram.segment);
+            let (Some(by), Some(target)) = (by, target(socket, datagram)) else { continue };
+            let manner = Manner { segment: datagram.segment, hops: datagram.hops, class: datagram.class };
+            let _ = sock::send_datagram(by, &datagram.data, &target, manner);
         }
     }
     for (index, socket) in sockets(checkpoint) {
@@ -104,9 +105,15 @@ pub(super) fn fill(checkpoint: &Checkpoint, made: &[Option<OwnedFd>]) {
 }
 
 /// Where a datagram is sent so that a socket gets it; `None` if that might reach anybody else.
-fn target(socket: &UdpSocket, from: SocketAddr) -> Option<SocketAddr> {
+fn target(socket: &UdpSocket, datagram: &Datagram) -> Option<SocketAddr> {
     let local = socket.inet.local?;
-    let ip = match (local.ip(), from.ip()) {
+    // Where it was sent to, if that is an address of this machine; else what reaches only this one. A group that it was sent to
+    // may have others in it.
+    let to = datagram.to.map(|to| to.ip().to_canonical()).filter(|_| local.ip().is_unspecified());
+    if let Some(to) = to.filter(|to| !is_of_many(*to) && network::is_local(*to)) {
+        return Some(SocketAddr::new(to, local.port()));
+    }
+    let ip = match (local.ip(), datagram.from.ip()) {
         (ip, IpAddr::V6(from)) if ip.is_unspecified() && from.to_ipv4_mapped().is_none() => {
             Ipv6Addr::LOCALHOST.into()
         }
@@ -114,12 +121,12 @@ fn target(socket: &UdpSocket, from: SocketAddr) -> Option<SocketAddr> {
         (ip, _) => ip.to_canonical(),
     };
     // Only an address of this host can be bound; groups can be too.
-    if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
-        return None;
-    }
-    let probe = network::socket(family(ip), SocketType::DGRAM, None).ok()?;
-    rustix::net::bind(&probe, &SocketAddr::new(ip, 0)).ok()?;
-    Some(SocketAddr::new(ip, local.port()))
+    (!is_of_many(ip) && network::is_local(ip)).then(|| SocketAddr::new(ip, local.port()))
+}
+
+/// Whether what is sent to an address may reach several.
+fn is_of_many(ip: IpAddr) -> bool {
+    ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 fn family(ip: IpAddr) -> AddressFamily {
