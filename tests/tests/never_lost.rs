@@ -225,6 +225,7 @@ fn the_guardian_dies_while_something_is_moved() {
         ("unix_datagram", "freeze.peek", &["kill", "EIO"][..]),
         ("unix_seqpacket", "freeze.peek", &["kill", "EIO"]),
         ("udp_queued", "freeze.peek", &["kill", "EIO"]),
+        ("udp_queued_aimed", "freeze.peek", &["kill", "EIO"]),
         ("sysv_segment_detached", "freeze.segment", &["kill", "EIO"]),
     ];
     for (name, step, faults) in of_all.into_iter().chain(of_root) {
