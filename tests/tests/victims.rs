@@ -911,6 +911,8 @@ carried! {
     pty_typed_full
     pty_two_sessions
     pty_stopped_writer
+    pty_quote
+    pty_column
     registers_of_leader
     registers_of_threads
     registers_segment_base

@@ -39,6 +39,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("pty_typed_full", typed_full),
     ("pty_two_sessions", two_sessions),
     ("pty_stopped_writer", stopped_writer),
+    ("pty_quote", quote),
+    ("pty_column", column),
 ];
 
 const TIOCGPTPEER: u64 = 0x5441;
@@ -197,6 +199,45 @@ fn typed(stage: &Stage) -> Verdict {
     same!(events(slave) & POLLIN, 0, "half a line cannot be read");
     write_all(master, b"\x7ff\n")?;
     same!(read_some(slave, 100)?, b"half\n", "the line that was begun");
+    Ok(())
+}
+
+/// Ctrl-V was typed, and not the key that it quotes.
+fn quote(stage: &Stage) -> Verdict {
+    let (master, slave) = pair()?;
+    write_all(master, b"first\nab\x16")?;
+    // Echoed as a caret and a backspace.
+    until("all is echoed", || waiting(master).is_ok_and(|count| count >= 11))?;
+    read_some(master, 100)?;
+    stage.freeze_here()?;
+    same!(waiting(master)?, 0, "nothing is echoed twice");
+    write_all(master, b"\x15c\n")?;
+    same!(read_some(slave, 100)?, b"first\n", "the line before it");
+    same!(read_some(slave, 100)?, b"ab\x15c\n", "the key is taken literally");
+    Ok(())
+}
+
+/// A tab that the terminal makes spaces, and a carriage return that it leaves out at the begin of a line.
+fn column(stage: &Stage) -> Verdict {
+    let mut pairs = Vec::new();
+    for line in [&b""[..], b"abc", b"1234567890"] {
+        let (master, slave) = pair()?;
+        change(slave, |modes| modes.c_oflag |= libc::XTABS | libc::ONOCR)?;
+        write_all(slave, line)?;
+        until("it is written", || waiting(master).is_ok_and(|count| count == line.len()))?;
+        if !line.is_empty() {
+            read_some(master, 100)?;
+        }
+        pairs.push((master, slave, line.len()));
+    }
+    stage.freeze_here()?;
+    for (master, slave, column) in pairs {
+        same!(waiting(master)?, 0, "nothing is written twice");
+        write_all(slave, b"\t\x08\r\r.")?;
+        let expected = [&b"        "[column % 8..], b"\x08\r."].concat();
+        until("it is written", || waiting(master).is_ok_and(|count| count == expected.len()))?;
+        same!(read_some(master, 100)?, expected, "a tab from column {column}");
+    }
     Ok(())
 }
 

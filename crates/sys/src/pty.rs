@@ -2,7 +2,7 @@
 
 mod queue;
 
-pub use queue::{Flow, Waiting, put, take};
+pub use queue::{Flow, Waiting, advance, put, take};
 
 use crate::raw::check;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

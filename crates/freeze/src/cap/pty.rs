@@ -5,7 +5,7 @@
 //! so that our death in between loses nothing.
 //!
 //! Not seen from outside, so not carried: what was typed before the slave was ever opened, since who opens it is seen by
-//! the master; a quote (Ctrl-V) whose character was not typed yet.
+//! the master; the column of output while it is stopped, or where only the erasing of a tab that is typed depends on it.
 
 use super::aside::{aside, inside};
 use super::{Error, Held, Members};
@@ -122,6 +122,8 @@ impl Pair {
             typed: waiting.typed,
             output: waiting.output,
             status: waiting.status,
+            literal: waiting.literal,
+            column: waiting.column,
         })
     }
 }
@@ -167,13 +169,14 @@ fn waiting(
         }
         Ok(taken)
     };
-    let (lines, typed, output, flow, status) = aside("freeze.terminals", || {
+    let (lines, typed, output, flow, status, literal, column) = aside("freeze.terminals", || {
         let taken = look()?;
         let lines = taken.lines.into_iter().map(ByteBuf::from).collect::<Vec<_>>();
         let (typed, output) = (ByteBuf::from(taken.typed), ByteBuf::from(taken.output));
-        Ok((lines, typed, output, taken.flow as u8, taken.status))
+        Ok((lines, typed, output, taken.flow as u8, taken.status, taken.literal, taken.column))
     })?;
     let lines = lines.into_iter().map(ByteBuf::into_vec).collect();
     let flow = pty::Flow::of(flow);
-    Ok(Waiting { lines, typed: typed.into_vec(), output: output.into_vec(), flow, status })
+    let (typed, output) = (typed.into_vec(), output.into_vec());
+    Ok(Waiting { lines, typed, output, flow, status, literal, column })
 }

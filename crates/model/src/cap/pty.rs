@@ -78,8 +78,18 @@ pub struct Pty {
     /// What a master in packet mode is told next (TIOCPKT_FLUSHREAD and so on), 0 for nothing.
     #[serde(default, skip_serializing_if = "is_nothing")]
     pub status: u8,
+    /// Whether the next key is taken literally (Ctrl-V was typed last).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub literal: bool,
+    /// The column of output, where output depends on it (XTABS, ONOCR) and is not stopped; from 4104 on but for a multiple of 8.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub column: u32,
 }
 
 fn is_nothing(status: &u8) -> bool {
     *status == 0
+}
+
+fn is_first(column: &u32) -> bool {
+    *column == 0
 }

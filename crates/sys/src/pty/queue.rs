@@ -28,6 +28,10 @@ pub struct Waiting {
     pub flow: Flow,
     /// What a master in packet mode is told next: TIOCPKT_ bits, 0 for nothing.
     pub status: u8,
+    /// Whether the next key is taken literally, since Ctrl-V was typed last.
+    pub literal: bool,
+    /// The column of output, as [`advance`] takes it; only where output depends on it and runs, else 0.
+    pub column: u32,
 }
 
 /// Whether output is stopped, and by what.
@@ -60,7 +64,7 @@ impl Waiting {
 
     /// Whether [`take`] has changed anything.
     pub fn is_to_be_put_back(&self) -> bool {
-        !self.is_empty() || self.flow == Flow::StoppedByKey || self.status != 0
+        !self.is_empty() || self.flow == Flow::StoppedByKey || self.status != 0 || self.literal
     }
 }
 
@@ -77,6 +81,9 @@ const CHARACTERS: usize = 17;
 const CHARACTER_COUNT: usize = 19;
 
 const IXON: u32 = 0o2000;
+const OPOST: u32 = 0o1;
+const ONOCR: u32 = 0o20;
+const XTABS: u32 = 0o14000;
 const ICANON: u32 = 0o2;
 const IEXTEN: u32 = 0o100_000;
 const EXTPROC: u32 = 0o200_000;
@@ -100,6 +107,17 @@ impl Modes {
 
     fn is_canonical(&self) -> bool {
         self.flags(LOCAL) & ICANON != 0
+    }
+
+    /// Whether lines are made of what is typed, and keys are worked on: with EXTPROC the master has done both.
+    fn edits_lines(&self) -> bool {
+        self.is_canonical() && self.flags(LOCAL) & EXTPROC == 0
+    }
+
+    /// Whether what is written comes out differently in another column (do_output_char, drivers/tty/n_tty.c).
+    fn tells_column(&self) -> bool {
+        let output = self.flags(OUTPUT);
+        output & OPOST != 0 && (output & XTABS == XTABS || output & ONOCR != 0)
     }
 
     /// The characters beside newline that end a line and belong to it.
@@ -220,13 +238,18 @@ fn take_all(master: BorrowedFd<'_>, slave: Option<BorrowedFd<'_>>, waiting: &mut
     }
     let Some(slave) = slave else { return Ok(()) };
     let modes = Modes(settings(master)?);
-    if modes.is_canonical() && modes.flags(LOCAL) & EXTPROC == 0 {
+    if modes.edits_lines() {
         // In canonical mode a terminal is readable if there is a line; one read takes one line.
         while is_ready(slave, PollFlags::IN)? {
             let mut line = Vec::new();
             read_into(slave, &mut line)?;
             waiting.lines.push(line);
         }
+        // Asked before canonical mode is left, which forgets a quote (`lnext` in n_tty_set_termios).
+        if !is_ready(slave, PollFlags::OUT)? {
+            return take_stopped(master, slave, &modes, waiting);
+        }
+        waiting.literal = is_literal(master, slave, &modes)?;
     }
     let nothing = !modes.is_canonical() && {
         // Asked first, so that all that was typed is counted.
@@ -238,16 +261,72 @@ fn take_all(master: BorrowedFd<'_>, slave: Option<BorrowedFd<'_>>, waiting: &mut
         while read_into(slave, &mut waiting.typed)? != 0 {}
         set_settings(slave, &modes.0)?;
     }
+    if waiting.literal {
+        // The key by which that was found out.
+        waiting.typed.pop();
+    }
     // Whoever has room for output and cannot write is stopped.
     if !is_ready(slave, PollFlags::OUT)? {
         waiting.flow = why_stopped(master, slave, &modes)?;
+    } else if modes.tells_column() {
+        waiting.column = column(master, slave, &modes)?;
     }
     Ok(())
 }
 
-/// Finds out what has stopped output: only the key that lets it go on undoes what a key did, and only the call what a
-/// call did (`start_tty`, drivers/tty/tty_io.c). So that key is typed, and a line behind it, which tells when both were
-/// worked on.
+/// Finds out whether the next key is taken literally, by one that stops output if not; else it lies behind what was typed.
+/// No line waits, and output runs.
+///
+/// While no line waits, poll(2) has all worked on that was typed (tty_buffer_flush_work in n_tty_poll).
+fn is_literal(master: BorrowedFd<'_>, slave: BorrowedFd<'_>, modes: &Modes) -> Result<bool> {
+    let mut special = Special::choose(modes, &[]);
+    special.quote = 0;
+    set_settings(slave, &modes.putting(true, &special).0)?;
+    write_all(master, &[special.stop])?;
+    is_ready(slave, PollFlags::IN)?;
+    let literal = is_ready(slave, PollFlags::OUT)?;
+    if !literal {
+        write_all(master, &[special.start])?;
+        soon(|| is_ready(slave, PollFlags::OUT))?;
+    }
+    set_settings(slave, &modes.0)?;
+    Ok(literal)
+}
+
+/// Takes what was typed while output is stopped, and finds out what has stopped it and whether the next key is taken
+/// literally: lines are typed, which that key makes others. No line waits.
+fn take_stopped(
+    master: BorrowedFd<'_>,
+    slave: BorrowedFd<'_>,
+    modes: &Modes,
+    waiting: &mut Waiting,
+) -> Result<()> {
+    let special = Special::choose(modes, b"12");
+    set_settings(slave, &modes.putting(true, &special).0)?;
+    // Ends the half line, or is one more character of it; in both cases all behind it means what it says. Only the key that
+    // lets output go on undoes what a key did, and only the call what a call did (`start_tty`, drivers/tty/tty_io.c).
+    write_all(master, &[special.end, b'1', special.end, special.start, b'2', special.end])?;
+    let line = || {
+        let mut line = Vec::new();
+        soon(|| is_ready(slave, PollFlags::IN))?;
+        read_into(slave, &mut line)?;
+        Ok(line)
+    };
+    waiting.typed = line()?;
+    if line()? == b"2" {
+        waiting.literal = true;
+        waiting.typed.truncate(waiting.typed.len().saturating_sub(2));
+    } else {
+        line()?;
+    }
+    let runs = is_ready(slave, PollFlags::OUT)?;
+    set_settings(slave, &modes.0)?;
+    waiting.flow = if runs { Flow::StoppedByKey } else { Flow::StoppedByCall };
+    Ok(())
+}
+
+/// Finds out what has stopped output of a terminal that edits no lines, as [`take_stopped`] does: that key is typed, and a
+/// line behind it, which tells when both were worked on.
 fn why_stopped(master: impl AsFd, slave: impl AsFd, modes: &Modes) -> Result<Flow> {
     if modes.flags(LOCAL) & EXTPROC != 0 {
         return Ok(Flow::StoppedByCall);
@@ -260,6 +339,69 @@ fn why_stopped(master: impl AsFd, slave: impl AsFd, modes: &Modes) -> Result<Flo
     let runs = is_ready(&slave, PollFlags::OUT)?;
     set_settings(&slave, &modes.0)?;
     Ok(if runs { Flow::StoppedByKey } else { Flow::StoppedByCall })
+}
+
+/// Columns between two tab stops.
+const TAB: u32 = 8;
+/// Beyond that many tab stops, a column is told but for a multiple of [`TAB`].
+const MOST_STOPS: u32 = 512;
+
+/// Finds out the column of output, and leaves it: a tab that is expanded tells how far the next stop is, and how many of
+/// these are before it, since a backspace does not go beyond the first column (do_output_char, drivers/tty/n_tty.c). What
+/// is written comes out at the master, where nothing waits. Neither key changes from where a tab is erased (`canon_column`).
+fn column(master: BorrowedFd<'_>, slave: BorrowedFd<'_>, modes: &Modes) -> Result<u32> {
+    let mut expanding = *modes;
+    expanding.set_flags(OUTPUT, OPOST | XTABS);
+    set_settings(slave, &expanding.0)?;
+    // How many spaces a tab has behind that many backspaces.
+    let tab = |back: u32| -> Result<u32> {
+        let mut keys = vec![b'\x08'; back as usize];
+        keys.push(b'\t');
+        let seen = written(master, slave, &keys)?;
+        Ok(seen.iter().filter(|byte| **byte == b' ').count() as u32)
+    };
+    let first = tab(0)?;
+    let mut stops = 0;
+    // From a stop that is not the first one this leads to the one before it, by one space.
+    while stops < MOST_STOPS && tab(TAB + 1)? == 1 {
+        stops += 1;
+    }
+    let gone_back = stops * TAB;
+    let keys = match gone_back.checked_sub(first) {
+        Some(missing) => vec![b' '; missing as usize],
+        None => vec![b'\x08'; (first - gone_back) as usize],
+    };
+    written(master, slave, &keys)?;
+    set_settings(slave, &modes.0)?;
+    Ok((gone_back + TAB).saturating_sub(first))
+}
+
+/// Writes to the slave, and takes it from the master; returns what came.
+fn written(master: BorrowedFd<'_>, slave: BorrowedFd<'_>, bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut seen = Vec::new();
+    for piece in bytes.chunks(LAST_BYTES) {
+        write_all(slave, piece)?;
+        while is_ready(master, PollFlags::IN)? {
+            read_into(master, &mut seen)?;
+        }
+    }
+    Ok(seen)
+}
+
+/// Sets the column of output of a new pseudoterminal, in which nothing waits, and which is not in packet mode.
+///
+/// # Errors
+/// ETIMEDOUT if the line discipline does not take it within seconds.
+pub fn advance(master: impl AsFd, slave: impl AsFd, column: u32) -> Result<()> {
+    let most = (MOST_STOPS + 1) * TAB;
+    if column > 0 {
+        // Processed without any change, which moves the column.
+        let mut plain = Modes(settings(&slave)?);
+        plain.set_flags(OUTPUT, OPOST);
+        set_settings(&slave, &plain.0)?;
+        written(master.as_fd(), slave.as_fd(), &vec![b' '; column.min(most) as usize])?;
+    }
+    Ok(())
 }
 
 fn read_into(fd: impl AsFd, into: &mut Vec<u8>) -> Result<usize> {
@@ -302,8 +444,9 @@ pub fn put(
     if waiting.flow == Flow::StoppedByCall {
         set_stopped(slave, false)?;
     }
-    let canonical = modes.is_canonical() && modes.flags(LOCAL) & EXTPROC == 0;
-    if !waiting.lines.is_empty() || (canonical && !waiting.typed.is_empty()) {
+    let canonical = modes.edits_lines();
+    let literal = canonical && waiting.literal;
+    if !waiting.lines.is_empty() || (canonical && (!waiting.typed.is_empty() || literal)) {
         put_lines(master, slave, &modes, waiting)?;
     } else if !waiting.typed.is_empty() {
         let special = Special::choose(&modes, &[]);
@@ -328,9 +471,10 @@ pub fn put(
             let special = Special::choose(&modes, &[]);
             // Canonical mode stays as it is: who changes it makes whole lines of half ones.
             let mut stopping = modes.putting(true, &special);
-            stopping.set_flags(LOCAL, modes.flags(LOCAL) & (ICANON | EXTPROC));
+            stopping.set_flags(LOCAL, modes.flags(LOCAL) & (ICANON | EXTPROC) | IEXTEN);
             set_settings(slave, &stopping.0)?;
-            write_all(master, &[special.stop])?;
+            let keys = [special.stop, special.quote];
+            write_all(master, &keys[..1 + usize::from(literal)])?;
             soon(|| Ok(!is_ready(slave, PollFlags::OUT)?))?;
         }
     }
@@ -400,7 +544,12 @@ fn put_lines(master: impl AsFd, slave: impl AsFd, modes: &Modes, waiting: &Waiti
     // for then nothing can be written.
     write_all(&master, &[special.stop])?;
     soon(|| Ok(!is_ready(&slave, PollFlags::OUT)?))?;
-    write_all(&master, &[special.start])?;
+    // Where a key stops output in the end, the quote follows that one, which it would make a literal one. The settings that
+    // are set next wait until it was worked on, too: what was written at once is worked on at once, under a lock that keeps
+    // settings as they are (termios_rwsem, n_tty_receive_buf_common).
+    let keys = [special.start, special.quote];
+    let literal = waiting.literal && waiting.flow != Flow::StoppedByKey;
+    write_all(&master, &keys[..1 + usize::from(literal)])?;
     soon(|| is_ready(&slave, PollFlags::OUT))
 }
 
@@ -519,6 +668,97 @@ mod tests {
         let mut line = Vec::new();
         read_into(&slave, &mut line).unwrap();
         assert_eq!(line, b"abcd\n");
+    }
+
+    /// What comes of a Ctrl-C that is typed next: whether it lies in the line.
+    fn takes_control_c(master: &OwnedFd, slave: &OwnedFd, line: &[u8]) {
+        write_all(master, b"\x03\n").unwrap();
+        let mut read = Vec::new();
+        soon(|| is_ready(slave, PollFlags::IN)).unwrap();
+        read_into(slave, &mut read).unwrap();
+        assert_eq!(read, [line, b"\x03\n"].concat());
+    }
+
+    #[test]
+    fn a_quote_waits_for_its_key() {
+        for (keys, flow) in [
+            (&b"\x16"[..], Flow::Runs),
+            (b"ab\x16", Flow::Runs),
+            (b"one\ntwo\nab\x16", Flow::Runs),
+            (b"one\ntwo\nab\x16", Flow::StoppedByCall),
+            (b"\x16", Flow::StoppedByCall),
+            (b"one\nab\x13\x16", Flow::StoppedByKey),
+            (b"\x13\x16", Flow::StoppedByKey),
+        ] {
+            let (master, slave) = pair();
+            let now = settings(&slave).unwrap();
+            if flow == Flow::StoppedByCall {
+                set_stopped(&slave, true).unwrap();
+            }
+            write_all(&master, keys).unwrap();
+            // The lines tell that those were worked on; where there is none, this waits for all.
+            is_ready(&slave, PollFlags::IN).unwrap();
+            if flow == Flow::StoppedByKey {
+                soon(|| Ok(!is_ready(&slave, PollFlags::OUT)?)).unwrap();
+            }
+            let taken = take(&master, Some(&slave)).unwrap();
+            assert!(taken.literal && taken.flow == flow, "{} {taken:?}", keys.escape_ascii());
+            let half: &[u8] = if keys.contains(&b'a') { b"ab" } else { b"" };
+            assert_eq!(taken.typed, half, "{}", keys.escape_ascii());
+            let lines = taken.lines.len();
+            put(&master, &slave, &now, &taken).unwrap();
+            let (other_master, other_slave) = pair();
+            put(&other_master, &other_slave, &now, &taken).unwrap();
+            for (master, slave) in [(&master, &slave), (&other_master, &other_slave)] {
+                for _ in 0..lines {
+                    read_into(slave, &mut Vec::new()).unwrap();
+                }
+                takes_control_c(master, slave, half);
+                assert_eq!(is_ready(slave, PollFlags::OUT).unwrap(), flow == Flow::Runs);
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_quote_keys_act() {
+        for line in [&b""[..], b"ab"] {
+            let (master, slave) = pair();
+            let now = settings(&slave).unwrap();
+            write_all(&master, line).unwrap();
+            let taken = take(&master, Some(&slave)).unwrap();
+            assert!(!taken.literal && taken.typed == line);
+            put(&master, &slave, &now, &taken).unwrap();
+            write_all(&master, b"\x15c\n").unwrap();
+            let mut read = Vec::new();
+            soon(|| is_ready(&slave, PollFlags::IN)).unwrap();
+            read_into(&slave, &mut read).unwrap();
+            assert_eq!(read, b"c\n");
+        }
+    }
+
+    #[test]
+    fn the_column_is_told_and_stays() {
+        for column in [0u32, 1, 7, 8, 9, 15, 16, 79, 4000] {
+            let (master, slave) = pair();
+            let mut modes = Modes(settings(&slave).unwrap());
+            modes.set_flags(OUTPUT, OPOST | XTABS | ONOCR);
+            set_settings(&slave, &modes.0).unwrap();
+            written(master.as_fd(), slave.as_fd(), &vec![b'x'; column as usize]).unwrap();
+            let taken = take(&master, Some(&slave)).unwrap();
+            assert_eq!((taken.column, taken.is_empty()), (column, true));
+            let (other_master, other_slave) = pair();
+            advance(&other_master, &other_slave, taken.column).unwrap();
+            put(&other_master, &other_slave, &modes.0, &taken).unwrap();
+            for (master, slave) in [(&master, &slave), (&other_master, &other_slave)] {
+                let back = vec![b'\x08'; column as usize];
+                let tab = written(master.as_fd(), slave.as_fd(), b"\t").unwrap();
+                assert_eq!(tab.len() as u32, 8 - column % 8, "a tab from column {column}");
+                written(master.as_fd(), slave.as_fd(), &vec![b'\x08'; tab.len()]).unwrap();
+                written(master.as_fd(), slave.as_fd(), &back).unwrap();
+                let none = written(master.as_fd(), slave.as_fd(), b"\r").unwrap();
+                assert_eq!(none, b"", "column {column} is that many from the first");
+            }
+        }
     }
 
     #[test]

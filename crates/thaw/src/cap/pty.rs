@@ -87,11 +87,14 @@ impl Made {
         };
         tcsetwinsize(master, size)?;
         let settings = pty.settings.as_slice().try_into().map_err(|_| Errno::INVAL)?;
-        // Before its status is made, which is forgotten when this begins.
-        pty::set_packet_mode(master, pty.packet_mode)?;
         // A slave that is opened and closed again is one that its master sees closed.
         let slave =
             pty.opened.then(|| pty::open_slave(master, OFlags::RDWR | OFlags::NONBLOCK)).transpose()?;
+        if let Some(slave) = &slave {
+            pty::advance(master, slave, pty.column)?;
+        }
+        // Before its status is made, which is forgotten when this begins.
+        pty::set_packet_mode(master, pty.packet_mode)?;
         match &slave {
             Some(slave) => {
                 let waiting = Waiting {
@@ -99,6 +102,8 @@ impl Made {
                     typed: pty.typed.clone(),
                     output: pty.output.clone(),
                     status: pty.status,
+                    literal: pty.literal,
+                    column: pty.column,
                     flow: match pty.flow {
                         Flow::Runs => pty::Flow::Runs,
                         Flow::StoppedByKey => pty::Flow::StoppedByKey,
