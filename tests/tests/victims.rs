@@ -824,6 +824,7 @@ carried! {
     memfd_sealed
     memfd_seals
     memfd_closed
+    memfd_read_only
     memfd_sparse
     netlink_route
     netlink_groups

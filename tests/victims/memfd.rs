@@ -1,9 +1,10 @@
 //! Memory behind a descriptor.
 
 use crate::Victim;
-use crate::call::{READ_WRITE, check_fill, check_zero, fill, read_all, write_all, zeroed};
+use crate::call::{READ_WRITE, c, check_fill, check_zero, fill, open, read_all, write_all, zeroed};
 use crate::stage::{Stage, Verdict};
 use libc::{MAP_PRIVATE, MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ};
+use std::path::Path;
 
 pub(crate) const VICTIMS: &[Victim] = &[
     ("memfd_secret", secret),
@@ -14,6 +15,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("memfd_seals", seals),
     ("memfd_closed", closed),
     ("memfd_sparse", sparse),
+    ("memfd_read_only", read_only),
 ];
 
 const PAGE: usize = 4096;
@@ -168,6 +170,35 @@ fn closed(stage: &Stage) -> Verdict {
     })?;
     stage.reap(child)?;
     check_fill("what the child wrote", memory, LEN, 7)
+}
+
+/// Shared mappings of what was opened for reading never become writable: beside ones that are, with and without
+/// descriptors, of a memfd and of a deleted file.
+fn read_only(stage: &Stage) -> Verdict {
+    let path = stage.path("deleted");
+    let file = open(&path, libc::O_RDWR | libc::O_CREAT)?;
+    sys!(ftruncate(file, LEN as i64))?;
+    let mut maps = Vec::new();
+    for (fd, closed) in [(memfd(0, LEN)?, false), (memfd(0, LEN)?, true), (file, true)] {
+        let reader = open(Path::new(&format!("/proc/self/fd/{fd}")), libc::O_RDONLY)?;
+        let (writable, readable) =
+            (mapped(fd, READ_WRITE, MAP_SHARED)?, mapped(reader, PROT_READ, MAP_SHARED)?);
+        sys!(close(reader))?;
+        if closed {
+            sys!(close(fd))?;
+        }
+        maps.push((writable, readable));
+    }
+    sys!(unlink(c(&path.to_string_lossy()).as_ptr()))?;
+    stage.freeze_here()?;
+    for (index, (writable, readable)) in maps.into_iter().enumerate() {
+        unsafe { writable.write(7) };
+        same!(unsafe { readable.read() }, 7, "what mapping {index} shows");
+        let made = sys!(mprotect(readable.cast(), PAGE, READ_WRITE));
+        check!(made.is_err(), "mapping {index} became writable");
+        sys!(mprotect(writable.cast(), PAGE, READ_WRITE))?;
+    }
+    Ok(())
 }
 
 fn sparse(stage: &Stage) -> Verdict {

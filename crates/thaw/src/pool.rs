@@ -230,8 +230,18 @@ pub(crate) fn open_all(
     }
     for index in 0..checkpoint.dataspaces.len() {
         let fd = dataspace(checkpoint, index, &pack, &descriptions).at(stage, || format!("memfd {index}"))?;
+        let to_read = fd.as_ref().filter(|_| is_shown(checkpoint, Shown::Dataspace(index)));
+        if let Some(fd) = to_read.and_then(open_to_read) {
+            numbers.dataspaces_to_read.insert(index, pool.adopt(fd).at(stage, number)?);
+        }
         let fd = fd.map(|fd| pool.adopt(fd)).transpose().at(stage, number)?;
         numbers.dataspaces.push(fd);
+    }
+    for (index, fd) in descriptions.iter().enumerate() {
+        let to_read = fd.as_ref().filter(|_| is_shown(checkpoint, Shown::Description(index)));
+        if let Some(fd) = to_read.and_then(open_to_read) {
+            numbers.descriptions_to_read.insert(index, pool.adopt(fd).at(stage, number)?);
+        }
     }
     numbers.descriptions = pool.settle(descriptions, &homes).at(stage, number)?;
     for (id, fd, own) in instead {
@@ -267,6 +277,37 @@ fn dataspace(
         }
     }
     memfd::make(dataspace, pack.as_fd())
+}
+
+/// What a mapping shows, by its index.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Dataspace(usize),
+    Description(usize),
+}
+
+/// Whether a shared mapping that may not become writable shows this.
+fn is_shown(checkpoint: &Checkpoint, this: Shown) -> bool {
+    let regions = checkpoint.processes.iter().flat_map(|process| &process.rm.regions);
+    regions.map(|region| &region.attachment).any(|attachment| {
+        this == match attachment {
+            Attachment::Dataspace { dataspace, shared: true, may_write: false, .. } => {
+                Shown::Dataspace(dataspace.index())
+            }
+            Attachment::Description { description, shared: true, may_write: false, .. } => {
+                Shown::Description(description.index())
+            }
+            _ => return false,
+        }
+    })
+}
+
+/// Opens a file anew for reading: a shared mapping of that cannot become writable (VM_MAYWRITE in `do_mmap`, mm/mmap.c).
+///
+/// `None` if its rights forbid that; what has it open then serves, as the program's own did.
+fn open_to_read(fd: &OwnedFd) -> Option<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 /// Whether a mapping of a dataspace may be written through to it.

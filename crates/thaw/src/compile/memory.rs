@@ -243,7 +243,7 @@ impl Compiler<'_> {
                 let mode = if *shared && *may_write { FileMode::Write } else { FileMode::Read };
                 (self.numbers.files.get(&FileUse::new(file, mode)).copied(), *offset, *shared)
             }
-            Attachment::Dataspace { dataspace, offset, shared, .. } => {
+            Attachment::Dataspace { dataspace, offset, shared, may_write } => {
                 if let Some(parked) = self.parked.get(dataspace.index()).copied().flatten() {
                     self.about(script, index, Stage::Map, Subject::Region(number as u32));
                     // A move of length zero makes a second mapping of shared memory (mremap(2)).
@@ -252,7 +252,10 @@ impl Compiler<'_> {
                     script.call(libc::SYS_mremap, &args);
                     return;
                 }
-                (self.numbers.dataspaces.get(dataspace.index()).copied().flatten(), *offset, *shared)
+                let to_read = self.numbers.dataspaces_to_read.get(&dataspace.index()).copied();
+                let to_read = to_read.filter(|_| *shared && !*may_write);
+                let any = || self.numbers.dataspaces.get(dataspace.index()).copied().flatten();
+                (to_read.or_else(any), *offset, *shared)
             }
             Attachment::Segment { segment, offset, may_write } => {
                 let parked = self.parked_segment(*segment, *may_write);
@@ -276,8 +279,11 @@ impl Compiler<'_> {
                 script.call(libc::SYS_mremap, &[from, 0, range.len_bytes(), how, range.start()]);
                 return;
             }
-            Attachment::Description { description, offset, shared, .. } => {
-                (self.numbers.descriptions.get(description.index()).copied().flatten(), *offset, *shared)
+            Attachment::Description { description, offset, shared, may_write } => {
+                let to_read = self.numbers.descriptions_to_read.get(&description.index()).copied();
+                let to_read = to_read.filter(|_| *shared && !*may_write);
+                let any = || self.numbers.descriptions.get(description.index()).copied().flatten();
+                (to_read.or_else(any), *offset, *shared)
             }
         };
         self.about(script, index, Stage::Map, Subject::Region(number as u32));

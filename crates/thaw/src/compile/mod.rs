@@ -55,6 +55,10 @@ pub(crate) struct Numbers {
     pub(crate) terminals: HashMap<usize, i32>,
     /// Memfds of dataspaces, by their index.
     pub(crate) dataspaces: Vec<Option<i32>>,
+    /// Such memfds opened for reading, by the index of the dataspace, where a shared mapping may not become writable.
+    pub(crate) dataspaces_to_read: HashMap<usize, i32>,
+    /// Likewise for descriptions that are mapped.
+    pub(crate) descriptions_to_read: HashMap<usize, i32>,
     /// Files that are mapped, executed, or are a directory of a process.
     pub(crate) files: HashMap<FileUse, i32>,
 }
