@@ -924,6 +924,7 @@ carried! {
     regular_shared_offset
     regular_shared_offset_fork
     regular_deleted
+    regular_odd_names
     regular_deleted_large
     regular_deleted_mapped_sparse
     regular_deleted_marks

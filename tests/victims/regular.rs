@@ -34,6 +34,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_lease_lowered", lease_lowered),
     ("regular_lease_lowered_writer", lease_lowered_writer),
     ("regular_owner", owner),
+    ("regular_odd_names", odd_names),
     ("regular_deleted_mapped_and_written", deleted_mapped_and_written),
     ("regular_proc", proc),
     ("regular_proc_of_others", proc_of_others),
@@ -750,6 +751,27 @@ fn link_itself(stage: &Stage) -> Verdict {
     let mut target = [0u8; 64];
     let len = sys!(readlinkat(fd, c"".as_ptr(), target.as_mut_ptr().cast(), 64))?;
     same!(&target[..len as usize], b"nowhere at all", "where it leads");
+    Ok(())
+}
+
+/// Mapped files with names that the kernel shows as others, or as those of deleted ones.
+fn odd_names(stage: &Stage) -> Verdict {
+    let mut files = Vec::new();
+    for name in ["a (deleted)", "b\\012c", "d\ne", "f\n\\012\\134g (deleted)"] {
+        let path = text(stage, name, &"x".repeat(4096))?;
+        let fd = open(&path, O_RDONLY)?;
+        let address = sys!(mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, fd, 0))?;
+        sys!(close(fd))?;
+        files.push((path, address.cast::<u8>()));
+    }
+    stage.freeze_here()?;
+    for (path, address) in files {
+        let shown = unsafe { std::slice::from_raw_parts(address, 4096) };
+        check!(shown.iter().all(|byte| *byte == b'x'), "what the mapping of {} shows", path.display());
+        let maps = std::fs::read_to_string("/proc/self/maps").map_err(|why| why.to_string())?;
+        let name = path.to_string_lossy().replace('\n', "\\012");
+        check!(maps.contains(&name), "{} is mapped no more", path.display());
+    }
     Ok(())
 }
 

@@ -54,16 +54,56 @@ pub(crate) struct FileCache {
     renamed: HashMap<(u64, u64), Option<Vec<u8>>>,
 }
 
-/// Gives mapped files whose names were deleted the other names that they have, as far as these can be found.
+/// Whether a path leads to the file that is mapped.
+fn leads_to(name: &[u8], mapping: &Mapping) -> bool {
+    let path = frost_sys::sight::of(proc::as_path(name));
+    rustix::fs::stat(path).is_ok_and(|found| found.st_ino == mapping.inode)
+}
+
+/// Bounds how many newlines of a name are looked at: each doubles what it may be called.
+const MOST_NEWLINES: usize = 6;
+
+/// Returns the name of a mapped file that was not shown as what it is: one with `\012` in it, which is how the kernel shows a
+/// newline.
+fn misread(mapping: &Mapping) -> Option<Vec<u8>> {
+    let parts: Vec<&[u8]> = mapping.name.split(|byte| *byte == b'\n').collect();
+    let newlines = parts.len() - 1;
+    if newlines == 0 || newlines > MOST_NEWLINES || !mapping.name.starts_with(b"/") {
+        return None;
+    }
+    let spelled = |literal: u32| {
+        let mut name = parts[0].to_vec();
+        for (at, part) in parts[1..].iter().enumerate() {
+            name.extend_from_slice(if literal >> at & 1 == 1 { proc::NEWLINE } else { b"\n" });
+            name.extend_from_slice(part);
+        }
+        name
+    };
+    let literal = (0..1 << newlines).find(|literal| leads_to(&spelled(*literal), mapping))?;
+    (literal != 0).then(|| spelled(literal))
+}
+
+/// Whether the file that is mapped was deleted: its name says so, and is not that of a file which is called like that.
+fn is_deleted(mapping: &Mapping) -> bool {
+    mapping.name.ends_with(file::DELETED) && !leads_to(&mapping.name, mapping)
+}
+
+/// Gives mapped files whose names were deleted the other names that they have, as far as these can be found, and others the
+/// names that they have if they are shown as others.
 pub(crate) fn named<'a>(mappings: &'a [Mapping], pid: i32, files: &mut FileCache) -> Cow<'a, [Mapping]> {
     let mut named = Cow::Borrowed(mappings);
     for (index, mapping) in mappings.iter().enumerate() {
+        if let Some(name) = misread(mapping) {
+            named.to_mut()[index].name = name;
+            continue;
+        }
         let name = mapping.name.as_slice();
         if !name.ends_with(file::DELETED)
             || name == b"/dev/zero (deleted)"
             || name.starts_with(b"/memfd:")
             || name == HUGE
             || segment_id(mapping).is_some()
+            || !is_deleted(mapping)
         {
             continue;
         }
@@ -186,7 +226,7 @@ pub(crate) fn backing(
     if !name.starts_with(b"/") || name.starts_with(b"/dev/") && !is_data {
         return refuse("it maps an object that is not a file", "end what uses it before freezing");
     }
-    if name.ends_with(file::DELETED) {
+    if is_deleted(mapping) {
         return Ok(Backing::Deleted { device, inode });
     }
     match files.named.entry(name.to_vec()).or_insert_with(|| look(name, mapping, pid)) {

@@ -23,7 +23,8 @@ pub struct Mapping {
     pub device: u64,
     /// Inode of the file, 0 for none.
     pub inode: u64,
-    /// The path, or a name in brackets; empty for plain anonymous memory. ` (deleted)` is still behind it.
+    /// The path, or a name in brackets; empty for plain anonymous memory. ` (deleted)` is still behind it. A newline may be
+    /// one, or the four characters `\012`, which the kernel shows alike.
     pub name: Vec<u8>,
     /// `VmFlags`.
     pub flags: VmFlags,
@@ -120,16 +121,35 @@ fn parse_head(line: &[u8]) -> Option<Mapping> {
         offset: hex(offset)?,
         device: rustix::fs::makedev(hex(major)? as u32, hex(minor)? as u32),
         inode: inode.parse().ok()?,
-        // Only newlines are escaped here (show_map_vma uses "\n" as the set to escape), so backslashes stay.
-        name: fields.next().map(|name| super::unescape(name.trim_ascii_start())).unwrap_or_default(),
+        name: fields.next().map(|name| decoded(name.trim_ascii_start())).unwrap_or_default(),
         flags: VmFlags::default(),
         protection_key: 0,
         page_bytes: 4096,
     })
 }
 
+/// How a newline in a name is shown. Nothing else is escaped, not even a backslash (`get_vma_name`, fs/proc/task_mmu.c, gives
+/// "\n" as the set to escape).
+pub const NEWLINE: &[u8] = b"\\012";
+
+fn decoded(name: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let [first, tail @ ..] = rest {
+        let newline = rest.strip_prefix(NEWLINE);
+        decoded.push(newline.map_or(*first, |_| b'\n'));
+        rest = newline.unwrap_or(tail);
+    }
+    decoded
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn nothing_but_a_newline_is_decoded() {
+        assert_eq!(super::decoded(b"/a\\012b\\134\\040\\01"), b"/a\nb\\134\\040\\01");
+    }
+
     use super::*;
 
     #[test]

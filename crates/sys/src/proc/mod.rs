@@ -12,7 +12,7 @@ mod timers;
 
 pub use children::{Families, children, children_of};
 pub use limits::limits;
-pub use maps::{Mapping, VmFlags, bare_mappings, mappings};
+pub use maps::{Mapping, NEWLINE, VmFlags, bare_mappings, mappings};
 pub use sleep::{Asleep, Call, blocked_in};
 pub use stat::{Stat, stat, thread_stat};
 pub use status::{Status, number_as, status, thread_status};
