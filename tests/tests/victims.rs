@@ -98,6 +98,7 @@ const SPECIAL: &[&str] = &[
     "prctl_shut",
     "prctl_segments",
     "pty_locked_settings",
+    "pty_discipline",
     "prctl_landlock",
     "prctl_landlock_of_thread",
     "prctl_keyring_of_process",
@@ -212,6 +213,12 @@ fn segments_are_refused() {
     }
     journey::unfrozen(binary(), "prctl_segments");
     journey::refused_at_the_stop(binary(), "prctl_segments", "segments (modify_ldt)");
+}
+
+#[test]
+fn another_line_discipline_is_refused() {
+    journey::unfrozen(binary(), "pty_discipline");
+    journey::refused(binary(), "pty_discipline", "another line discipline");
 }
 
 /// Only root may lock settings of a terminal.

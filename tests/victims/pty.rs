@@ -41,6 +41,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("pty_stopped_writer", stopped_writer),
     ("pty_quote", quote),
     ("pty_column", column),
+    ("pty_discipline", discipline),
 ];
 
 const TIOCGPTPEER: u64 = 0x5441;
@@ -363,6 +364,15 @@ fn locked_settings(stage: &Stage) -> Verdict {
     let mut locks: libc::termios = zeroed();
     locks.c_lflag = libc::ICANON;
     sys!(ioctl(slave, TIOCSLCKTRMIOS, &locks))?;
+    stage.freeze_here()
+}
+
+/// Its slave has a line discipline that throws all away.
+fn discipline(stage: &Stage) -> Verdict {
+    const TIOCSETD: u64 = 0x5423;
+    const N_NULL: i32 = 27;
+    let (_master, slave) = pair()?;
+    sys!(ioctl(slave, TIOCSETD, &N_NULL))?;
     stage.freeze_here()
 }
 

@@ -56,6 +56,16 @@ pub fn has_locked_settings(fd: impl AsFd) -> bool {
     told == 0 && locked != [0; TERMIOS2_BYTES]
 }
 
+/// Returns whether a side of a pseudoterminal has another line discipline than N_TTY (TIOCSETD). Each side has its own, and a
+/// master tells that of its own only (`tiocgetd` in `tty_ioctl`, drivers/tty/tty_io.c).
+pub fn has_other_discipline(fd: impl AsFd) -> bool {
+    const TIOCGETD: libc::Ioctl = 0x5424;
+    let mut number: libc::c_int = 0;
+    // SAFETY: the ioctl stores an int.
+    let told = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), TIOCGETD, &raw mut number) };
+    told == 0 && number != 0
+}
+
 /// Opens a new pseudoterminal's master side, unlocked.
 pub fn open_master() -> Result<OwnedFd> {
     open_master_at(rustix::fs::CWD, "/dev/ptmx")

@@ -279,6 +279,11 @@ fn character_device(held: &Held) -> Result<Found, Refusal> {
             "what was typed there cannot be looked at without changing them for a moment",
             "let the program unlock them first",
         )),
+        (5, 2) | (136..=143, _) if frost_sys::pty::has_other_discipline(&held.fd) => Err(Refusal::new(
+            "pseudoterminal with another line discipline than N_TTY (TIOCSETD)",
+            "what waits in it is not given back by the kernel",
+            "let the program set N_TTY first",
+        )),
         (5, 2) if frost_sys::pty::number(&held.fd).is_some() => Ok(Found::Pty),
         (4 | 5 | 136..=143, _) => Ok(Found::Terminal(path())),
         // Other serial lines and consoles answer as a terminal does.
