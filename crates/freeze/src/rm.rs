@@ -66,9 +66,12 @@ const MOST_NEWLINES: usize = 6;
 /// Returns the name of a mapped file that was not shown as what it is: one with `\012` in it, which is how the kernel shows a
 /// newline.
 fn misread(mapping: &Mapping) -> Option<Vec<u8>> {
+    if !mapping.name.starts_with(b"/") || !mapping.name.contains(&b'\n') {
+        return None;
+    }
     let parts: Vec<&[u8]> = mapping.name.split(|byte| *byte == b'\n').collect();
     let newlines = parts.len() - 1;
-    if newlines == 0 || newlines > MOST_NEWLINES || !mapping.name.starts_with(b"/") {
+    if newlines > MOST_NEWLINES {
         return None;
     }
     let spelled = |literal: u32| {

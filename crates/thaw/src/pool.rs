@@ -228,9 +228,10 @@ pub(crate) fn open_all(
         let fd = pool.adopt(fd).at(stage, number)?;
         numbers.files.insert(file_use, fd);
     }
+    let shown = shown_to_read(checkpoint);
     for index in 0..checkpoint.dataspaces.len() {
         let fd = dataspace(checkpoint, index, &pack, &descriptions).at(stage, || format!("memfd {index}"))?;
-        let to_read = fd.as_ref().filter(|_| is_shown(checkpoint, Shown::Dataspace(index)));
+        let to_read = fd.as_ref().filter(|_| shown.contains(&Shown::Dataspace(index)));
         if let Some(fd) = to_read.and_then(open_to_read) {
             numbers.dataspaces_to_read.insert(index, pool.adopt(fd).at(stage, number)?);
         }
@@ -238,7 +239,7 @@ pub(crate) fn open_all(
         numbers.dataspaces.push(fd);
     }
     for (index, fd) in descriptions.iter().enumerate() {
-        let to_read = fd.as_ref().filter(|_| is_shown(checkpoint, Shown::Description(index)));
+        let to_read = fd.as_ref().filter(|_| shown.contains(&Shown::Description(index)));
         if let Some(fd) = to_read.and_then(open_to_read) {
             numbers.descriptions_to_read.insert(index, pool.adopt(fd).at(stage, number)?);
         }
@@ -280,26 +281,25 @@ fn dataspace(
 }
 
 /// What a mapping shows, by its index.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Shown {
     Dataspace(usize),
     Description(usize),
 }
 
-/// Whether a shared mapping that may not become writable shows this.
-fn is_shown(checkpoint: &Checkpoint, this: Shown) -> bool {
+/// Finds what shared mappings show that may not become writable.
+fn shown_to_read(checkpoint: &Checkpoint) -> HashSet<Shown> {
     let regions = checkpoint.processes.iter().flat_map(|process| &process.rm.regions);
-    regions.map(|region| &region.attachment).any(|attachment| {
-        this == match attachment {
-            Attachment::Dataspace { dataspace, shared: true, may_write: false, .. } => {
-                Shown::Dataspace(dataspace.index())
-            }
-            Attachment::Description { description, shared: true, may_write: false, .. } => {
-                Shown::Description(description.index())
-            }
-            _ => return false,
+    let shown = regions.filter_map(|region| match &region.attachment {
+        Attachment::Dataspace { dataspace, shared: true, may_write: false, .. } => {
+            Some(Shown::Dataspace(dataspace.index()))
         }
-    })
+        Attachment::Description { description, shared: true, may_write: false, .. } => {
+            Some(Shown::Description(description.index()))
+        }
+        _ => None,
+    });
+    shown.collect()
 }
 
 /// Opens a file anew for reading: a shared mapping of that cannot become writable (VM_MAYWRITE in `do_mmap`, mm/mmap.c).
