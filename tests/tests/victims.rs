@@ -99,6 +99,7 @@ const SPECIAL: &[&str] = &[
     "prctl_segments",
     "pty_locked_settings",
     "pty_discipline",
+    "regular_pressure",
     "prctl_landlock",
     "prctl_landlock_of_thread",
     "prctl_keyring_of_process",
@@ -213,6 +214,17 @@ fn segments_are_refused() {
     }
     journey::unfrozen(binary(), "prctl_segments");
     journey::refused_at_the_stop(binary(), "prctl_segments", "segments (modify_ldt)");
+}
+
+/// The kernel may have no pressure, or may not tell of it.
+#[test]
+fn triggers_of_pressure_are_refused() {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open("/proc/pressure/memory");
+    if let Err(error) = file {
+        return frost_tests::skip(&format!("pressure of memory cannot be waited for: {error}"));
+    }
+    journey::unfrozen(binary(), "regular_pressure");
+    journey::refused(binary(), "regular_pressure", "with a trigger");
 }
 
 #[test]
@@ -871,6 +883,7 @@ carried! {
     pipe_spliced
     pipe_both_ends
     pipe_blocked_several
+    pipe_permissions
     binary_deleted
     binary_replaced
     binary_linked

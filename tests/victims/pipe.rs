@@ -1,7 +1,7 @@
 //! Pipes.
 
 use crate::Victim;
-use crate::call::{pipe, read_all, read_some, shared_words, until, write_all};
+use crate::call::{pipe, read_all, read_some, shared_words, until, write_all, zeroed};
 use crate::stage::{Stage, Verdict};
 use libc::{F_GETPIPE_SZ, F_SETPIPE_SZ, O_CLOEXEC, O_DIRECT, O_NONBLOCK};
 use std::sync::atomic::Ordering::SeqCst;
@@ -23,6 +23,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("pipe_spliced", spliced),
     ("pipe_both_ends", both_ends),
     ("pipe_blocked_several", blocked_several),
+    ("pipe_permissions", permissions),
 ];
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -326,4 +327,23 @@ fn blocked_several(stage: &Stage) -> Verdict {
     readers.into_iter().try_for_each(|pid| stage.reap(pid))?;
     sys!(close(writer))?;
     stage.reap(watcher)
+}
+
+/// Others may open it through /proc, as programs open /dev/stdout.
+fn permissions(stage: &Stage) -> Verdict {
+    let node = |fd: i32| {
+        let mut stat: libc::stat = zeroed();
+        sys!(fstat(fd, &mut stat))?;
+        Ok::<_, String>((stat.st_mode, stat.st_uid, stat.st_gid))
+    };
+    let (reader, writer) = pipe(0)?;
+    let (other, _other_writer) = pipe(0)?;
+    sys!(fchmod(writer, 0o622))?;
+    // Only root may give it away.
+    let own = [unsafe { libc::geteuid() }, 4711][usize::from(unsafe { libc::geteuid() } == 0)];
+    let given = sys!(fchown(writer, own, u32::MAX));
+    let before = (node(reader)?, node(other)?);
+    stage.freeze_here()?;
+    same!((node(reader)?, node(other)?), before, "mode, owner and group");
+    given.map(drop)
 }

@@ -48,6 +48,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_flags", flags),
     ("regular_names", names),
     ("regular_against_mode", against_mode),
+    ("regular_pressure", pressure),
 ];
 
 fn text(stage: &Stage, name: &str, content: &str) -> Result<std::path::PathBuf, String> {
@@ -877,4 +878,12 @@ fn against_mode(stage: &Stage) -> Verdict {
         same!(stat.st_mode & 0o7777, mode, "its mode");
     }
     Ok(())
+}
+
+/// It waits for pressure of memory, as programs do that give some back before the kernel takes it.
+fn pressure(stage: &Stage) -> Verdict {
+    let file = open(std::path::Path::new("/proc/pressure/memory"), libc::O_RDWR | libc::O_NONBLOCK)?;
+    // Everybody may ask for multiples of two seconds; the last byte is taken for the end of it (psi_write).
+    write_all(file, b"some 500000 4000000\n")?;
+    stage.freeze_here()
 }

@@ -26,5 +26,5 @@ pub(super) fn capture(ends: &Ends, held: &Held, reader: Option<&Held>) -> Result
         }
         None => (Vec::new(), true),
     };
-    Ok(Pipe { capacity_bytes, content, readers: ends.reader, writers })
+    Ok(Pipe { capacity_bytes, content, readers: ends.reader, writers, node: None })
 }

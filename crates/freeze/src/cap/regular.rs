@@ -1,7 +1,7 @@
 //! Regular files, with and without a name.
 
 use super::held::own_path;
-use super::recognise::{Found, Refusal};
+use super::recognise::{CLOSE_FIRST, Found, Refusal};
 use super::{Error, Held, Sink, content};
 use crate::file::{DELETED, identity, marks, other_name};
 use frost_model::BytePath;
@@ -14,6 +14,13 @@ use std::ffi::CString;
 
 /// Decides what a file of the file system is: it has a name, none, or one that leads elsewhere.
 pub(super) fn recognise(held: &Held) -> Result<Found, Refusal> {
+    if has_trigger(held) {
+        return Err(Refusal::new(
+            format!("pressure file {} with a trigger", held.name()),
+            "the kernel does not tell what it waits for",
+            CLOSE_FIRST,
+        ));
+    }
     if held.stat.st_nlink > 0 {
         let named = named_path(held);
         // While the program runs it may be deleted before its name is looked up, as one that another replaces.
@@ -100,8 +107,27 @@ fn path_of_link(held: &Held, link: Option<&[u8]>) -> Result<BytePath, Refusal> {
     }
 }
 
-// PROC_SUPER_MAGIC of include/uapi/linux/magic.h.
+// PROC_SUPER_MAGIC and CGROUP2_SUPER_MAGIC of include/uapi/linux/magic.h.
 const PROC: u32 = 0x9fa0;
+const CGROUP2: u32 = 0x6367_7270;
+
+/// Whether a description of a file that tells of pressure (PSI), of the machine or of a cgroup, has a trigger that was written.
+///
+/// A description has one at most, and whether it has is asked before what is written is looked at (`psi_write`,
+/// kernel/sched/psi.c; `pressure_write`, kernel/cgroup/cgroup.c). To poll it would take an event from the program.
+fn has_trigger(held: &Held) -> bool {
+    const NO_TRIGGER: &[u8] = b"x";
+    if !held.is_writable() {
+        return false;
+    }
+    let link = held.link.as_deref().unwrap_or_default();
+    let is_on = |magic| rustix::fs::fstatfs(&held.fd).is_ok_and(|stat| stat.f_type as u32 == magic);
+    let tells_of_pressure = match link.ends_with(b".pressure") {
+        true => is_on(CGROUP2),
+        false => is_on(PROC) && below_proc(link).is_some_and(|path| path.starts_with(b"pressure/")),
+    };
+    tells_of_pressure && rustix::io::write(&held.fd, NO_TRIGGER) == Err(Errno::BUSY)
+}
 
 /// Returns whether a description is of a file of procfs.
 pub(super) fn is_proc(held: &Held) -> bool {

@@ -233,6 +233,7 @@ pub fn checkpoint() -> Checkpoint {
                 content: vec![serde_bytes::ByteBuf::from(b"queued".to_vec())],
                 readers: true,
                 writers: true,
+                node: None,
             }],
             ptys: Vec::new(),
             unnamed: vec![Unnamed {

@@ -41,7 +41,7 @@ pub use netlink::NetlinkSocket;
 pub use outside::{Outside, OutsideKind};
 pub use packet::{PacketMembership, PacketSocket};
 pub use pidfd::PidFd;
-pub use pipe::{Pipe, PipeEnd};
+pub use pipe::{Pipe, PipeEnd, PipeNode};
 pub use pty::{Flow, Pty, PtyEnd, PtySide};
 pub use raw::RawSocket;
 pub use regular::{Content, RegularFile, Unnamed};

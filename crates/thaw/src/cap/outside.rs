@@ -36,6 +36,7 @@ pub(super) fn make_closed(
                 content: vec![serde_bytes::ByteBuf::from(content.as_slice())],
                 readers: false,
                 writers: false,
+                node: None,
             };
             let mut made = pipe::make(&recorded).about("make", what())?;
             made.description(flags).about("make", what())

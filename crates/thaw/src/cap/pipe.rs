@@ -1,9 +1,9 @@
 //! Pipes.
 
 use super::file;
-use frost_model::cap::Pipe;
+use frost_model::cap::{Pipe, PipeNode};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::OFlags;
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod};
 use rustix::io::{Errno, Result};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
@@ -23,6 +23,9 @@ pub(super) fn make(pipe: &Pipe) -> Result<Made> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     set_capacity(&writer, pipe.capacity_bytes)?;
     fill(&writer, pipe)?;
+    if let Some(node) = pipe.node {
+        set_node(&writer, node)?;
+    }
     Ok(Made { reader, writer, reader_used: false, writer_used: false, descriptions: 0 })
 }
 
@@ -32,6 +35,20 @@ pub(super) fn set_capacity(fd: impl AsFd, bytes: u32) -> Result<()> {
         return Ok(());
     }
     fcntl_setpipe_size(&fd, bytes as usize).map(drop)
+}
+
+/// Sets owner and permissions. Who may not give a pipe away has made one that is theirs, as the program has.
+fn set_node(fd: impl AsFd, node: PipeNode) -> Result<()> {
+    let now = rustix::fs::fstat(&fd)?;
+    if (now.st_uid, now.st_gid) != (node.uid, node.gid) {
+        let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
+        match rustix::fs::fchown(&fd, Some(uid), Some(gid)) {
+            Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    // Behind the owner, whose change takes set-id bits away (chown_common, fs/open.c).
+    if now.st_mode & 0o7777 != node.mode { fchmod(&fd, Mode::from_raw_mode(node.mode)) } else { Ok(()) }
 }
 
 /// Writes content without ever waiting; what marks packets is O_DIRECT.
