@@ -121,12 +121,13 @@ fn has_trigger(held: &Held) -> bool {
         return false;
     }
     let link = held.link.as_deref().unwrap_or_default();
-    let is_on = |magic| rustix::fs::fstatfs(&held.fd).is_ok_and(|stat| stat.f_type as u32 == magic);
-    let tells_of_pressure = match link.ends_with(b".pressure") {
-        true => is_on(CGROUP2),
-        false => is_on(PROC) && below_proc(link).is_some_and(|path| path.starts_with(b"pressure/")),
+    let file_system = match link.rsplit(|byte| *byte == b'/').nth(1) {
+        _ if link.ends_with(b".pressure") => CGROUP2,
+        Some(b"pressure") => PROC,
+        _ => return false,
     };
-    tells_of_pressure && rustix::io::write(&held.fd, NO_TRIGGER) == Err(Errno::BUSY)
+    let is_there = rustix::fs::fstatfs(&held.fd).is_ok_and(|stat| stat.f_type as u32 == file_system);
+    is_there && rustix::io::write(&held.fd, NO_TRIGGER) == Err(Errno::BUSY)
 }
 
 /// Returns whether a description is of a file of procfs.
