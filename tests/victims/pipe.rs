@@ -340,10 +340,11 @@ fn permissions(stage: &Stage) -> Verdict {
     let (other, _other_writer) = pipe(0)?;
     sys!(fchmod(writer, 0o622))?;
     // Only root may give it away.
-    let own = [unsafe { libc::geteuid() }, 4711][usize::from(unsafe { libc::geteuid() } == 0)];
-    let given = sys!(fchown(writer, own, u32::MAX));
+    if unsafe { libc::geteuid() } == 0 {
+        sys!(fchown(writer, 4711, u32::MAX))?;
+    }
     let before = (node(reader)?, node(other)?);
     stage.freeze_here()?;
     same!((node(reader)?, node(other)?), before, "mode, owner and group");
-    given.map(drop)
+    Ok(())
 }

@@ -13,7 +13,7 @@ use std::ops::Range;
 /// More than any processor's area of state; a length that is only announced must not take memory without end.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// A run ends where so many bytes are zero, a multiple of eight: another takes up to nine bytes for its offset and length.
+/// A run ends where so many bytes are zero, a multiple of eight: to begin another takes some bytes for its offset and length.
 const GAP_BYTES: usize = 16;
 
 /// Writes bytes as an array of their length and the runs of them that are not zero, each by its offset; none as none.

@@ -40,6 +40,10 @@ pub(super) fn set_capacity(fd: impl AsFd, bytes: u32) -> Result<()> {
 /// Sets owner and permissions. Who may not give a pipe away has made one that is theirs, as the program has.
 fn set_node(fd: impl AsFd, node: PipeNode) -> Result<()> {
     let now = rustix::fs::fstat(&fd)?;
+    // While it is ours: of another's only who has CAP_FOWNER may set them (setattr_prepare, fs/attr.c).
+    if now.st_mode & 0o7777 != node.mode {
+        fchmod(&fd, Mode::from_raw_mode(node.mode))?;
+    }
     if (now.st_uid, now.st_gid) != (node.uid, node.gid) {
         let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
         match rustix::fs::fchown(&fd, Some(uid), Some(gid)) {
@@ -47,8 +51,7 @@ fn set_node(fd: impl AsFd, node: PipeNode) -> Result<()> {
             Err(errno) => return Err(errno),
         }
     }
-    // Behind the owner, whose change takes set-id bits away (chown_common, fs/open.c).
-    if now.st_mode & 0o7777 != node.mode { fchmod(&fd, Mode::from_raw_mode(node.mode)) } else { Ok(()) }
+    Ok(())
 }
 
 /// Writes content without ever waiting; what marks packets is O_DIRECT.
