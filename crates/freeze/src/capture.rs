@@ -46,6 +46,8 @@ struct Known {
 /// What a capture gives.
 pub(crate) struct Captures {
     pub(crate) checkpoint: Checkpoint,
+    /// The processes of the tree that live, the first being its root.
+    pub(crate) living: Vec<i32>,
     /// Files that are open for writing.
     pub(crate) written: Vec<OwnedFd>,
     /// System V objects that go with the program.
@@ -336,7 +338,8 @@ pub(crate) fn capture(
         runtime.routes = rules;
     }
     let unhindered = filters.unhindered(tree);
-    Ok(Captures { checkpoint, written, own, unhindered, unseen })
+    let living = living.iter().map(|process| process.pid).collect();
+    Ok(Captures { checkpoint, living, written, own, unhindered, unseen })
 }
 
 /// Opens a file that is the binary of a process, which its user may whatever became of its name.

@@ -189,9 +189,9 @@ pub(crate) fn reads_directly(pid: i32) -> bool {
     let by_itself = |mount: &Mount| !matches!(mount.kind.as_slice(), b"nfs" | b"nfs4");
     let served: Vec<u32> =
         reach::served(pid).iter().filter(|mount| by_itself(mount)).map(|mount| mount.id).collect();
-    let direct = |fd: &i32| {
+    let direct = |(fd, link): &(i32, Vec<u8>)| {
         // Of a pipe, O_DIRECT says that it keeps packets apart.
-        proc::link(pid, &format!("fd/{fd}")).is_ok_and(|link| link.starts_with(b"/"))
+        link.starts_with(b"/")
             && proc::read(pid, &format!("fdinfo/{fd}")).is_ok_and(|text| {
                 let text = String::from_utf8_lossy(&text);
                 let field = |name| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -201,7 +201,7 @@ pub(crate) fn reads_directly(pid: i32) -> bool {
                     || mount.is_some_and(|id| served.contains(&id))
             })
     };
-    proc::numbers(pid, "fd").unwrap_or_default().iter().any(direct)
+    proc::open_files(pid).unwrap_or_default().iter().any(direct)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The life of a freeze, in its guardian.
 
 use crate::Keeper;
-use crate::cap::{sysv, tcp};
+use crate::cap::{name_peers, sysv, tcp};
 use crate::capture::{Captures, Memory, capture};
 use crate::copies::Copies;
 use crate::difference::Earlier;
@@ -252,7 +252,8 @@ pub(crate) fn run(
             lifting = lift.and_then(|lift| named().spawn(lift).ok());
         }
     }
-    let Captures { mut checkpoint, written, own, unseen, .. } = captures;
+    let Captures { mut checkpoint, living, written, own, unseen, .. } = captures;
+    name_peers(&mut checkpoint.descriptions, &living);
     if options.bundle {
         let known = earlier.as_ref().map_or(&[][..], |earlier| earlier.bundle.as_slice());
         checkpoint.bundle = crate::bundle::gather(

@@ -497,7 +497,7 @@ impl Precopy {
             changed.clone_from(&populated);
         }
         let mut pieces = Vec::with_capacity(populated.len());
-        let (mut own, mut own_written) = (Vec::new(), Vec::new());
+        let (mut own, mut exclusive) = (Vec::new(), Vec::new());
         match self.kin(process) {
             Some(kin) => {
                 for (start, end) in &populated {
@@ -505,23 +505,24 @@ impl Precopy {
                         pieces.push((start, end, parents.is_some()));
                         if parents.is_none() {
                             own.extend(both(&changed, start, end));
-                            own_written.extend(both(&written, start, end));
+                            exclusive.extend(both(&written, start, end));
                         }
                     }
                 }
             }
             None => {
                 pieces.extend(populated.iter().map(|(start, end)| (*start, *end, false)));
-                (own, own_written) = (changed, written);
+                (own, exclusive) = (changed, written);
             }
         }
+        exclusive.extend(ram::take_exclusive((pid, pagemap), &mut own)?);
         let source = match self.source.take() {
             Some((of, source)) if of == through => source,
             _ => ram::Source::new(through),
         };
-        for (ranges, written) in [(own, false), (own_written, true)] {
+        for (ranges, exclusive) in [(own, false), (exclusive, true)] {
             self.copy(&source, pid, &ranges, pack, urgent, |parts| {
-                ram::read_parts((through, written), parts, |at, out| source.read(at, out))
+                ram::read_parts((through, exclusive), parts, |at, out| source.read(at, out))
             })?;
         }
         self.source = Some((through, source));

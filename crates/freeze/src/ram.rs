@@ -173,6 +173,39 @@ impl Kin {
     }
 }
 
+/// So few pages are read sooner than it is told whose they are.
+const FEW_PAGES_BYTES: u64 = 4 * PAGE_SIZE;
+
+/// Takes those of `ranges` out that no other process has in its page tables, as far as it is worth its time to know: they are not
+/// copied for process_vm_readv(2) either, as [`open_mem`] tells of others.
+///
+/// # Errors
+/// As for any read of the page map.
+pub(crate) fn take_exclusive(
+    (pid, pagemap): (i32, &Pagemap),
+    ranges: &mut Vec<(u64, u64)>,
+) -> Result<Vec<(u64, u64)>, Error> {
+    let mut exclusive = Vec::new();
+    let mut others = Vec::new();
+    for (start, end) in ranges.drain(..) {
+        if end - start < FEW_PAGES_BYTES {
+            others.push((start, end));
+            continue;
+        }
+        let entries = pagemap.entries(start, end).map_err(|source| Error::Pagemap { pid, source })?;
+        let is_own = |entry: &u64| entry & (PRESENT | EXCLUSIVE) == PRESENT | EXCLUSIVE;
+        let mut at = start;
+        for same in entries.chunk_by(|a, b| is_own(a) == is_own(b)) {
+            let until = at + same.len() as u64 * PAGE_SIZE;
+            let list = if is_own(&same[0]) { &mut exclusive } else { &mut others };
+            list.push((at, until));
+            at = until;
+        }
+    }
+    *ranges = others;
+    Ok(exclusive)
+}
+
 /// Returns whether a mapping has pages of its own that an image keeps.
 ///
 /// MAP_DROPPABLE memory may vanish at any time, so it comes back empty. Shared memory is not this mapping's own.
@@ -292,18 +325,18 @@ pub(crate) fn read_exactly_at(file: &impl AsFd, out: &mut [u8], offset: u64) -> 
     Ok(())
 }
 
-/// Reads parts of the memory of process `pid`, by `read` unless it has just written all of them: a page that it has written is its
-/// own, and not copied for process_vm_readv(2), as [`open_mem`] tells of others. One call of that reads a thousand parts, in
+/// Reads parts of the memory of process `pid`, by `read` unless all of them are its `own`, as a page is that it has just written: it
+/// is not copied for process_vm_readv(2), as [`open_mem`] tells of others. One call of that reads a thousand parts, in
 /// half to two thirds of the time of as many reads of the file; what it cannot read `read` is asked for.
 ///
 /// # Errors
 /// That of `read`.
 pub(crate) fn read_parts<E>(
-    (pid, written): (i32, bool),
+    (pid, own): (i32, bool),
     parts: &mut [Part<'_>],
     mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
 ) -> Result<(), E> {
-    let (mut at, mut may) = (0, written);
+    let (mut at, mut may) = (0, own);
     while at < parts.len() {
         let end = parts.len().min(at + memory::MOST_PARTS);
         let got = if may { memory::read_parts(pid, &mut parts[at..end]) } else { Err(Errno::FAULT) };

@@ -108,10 +108,9 @@ pub(crate) fn silent(users: &[User]) -> Vec<Obstacle> {
 /// Lists the paths of all that a process has open or mapped, by what the kernel knows of them without asking anybody.
 fn paths(pid: i32) -> BTreeSet<Vec<u8>> {
     let links = ["cwd", "root", "exe"].into_iter().map(|name| proc::link(pid, name));
-    let numbers = proc::numbers(pid, "fd").unwrap_or_default();
-    let open = numbers.into_iter().map(|fd| proc::link(pid, &format!("fd/{fd}")));
+    let open = proc::open_files(pid).unwrap_or_default().into_iter().map(|(_, link)| link);
     let mapped = proc::bare_mappings(pid).unwrap_or_default().into_iter().map(|mapping| mapping.name);
-    let all = links.chain(open).filter_map(Result::ok).chain(mapped);
+    let all = links.filter_map(Result::ok).chain(open).chain(mapped);
     all.filter(|path| path.starts_with(b"/")).collect()
 }
 

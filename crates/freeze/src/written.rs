@@ -32,8 +32,7 @@ pub(crate) fn files(
         Ok(())
     };
     for process in living {
-        for fd in proc::numbers(process.through, "fd")? {
-            let link = proc::link(process.through, &format!("fd/{fd}")).unwrap_or_default();
+        for (fd, link) in proc::open_files(process.through)? {
             if is_file(&link)
                 && let Ok(ours) = pidfd::pidfd_getfd(process.table(), fd)
                 && let flags = rustix::fs::fcntl_getfl(&ours)?

@@ -48,6 +48,7 @@ mod volatile;
 pub(crate) use content::Beside;
 pub use content::{Sink, StoreError};
 pub use error::Error;
+pub(crate) use outside::name_peers;
 pub(crate) use recognise::FALL_BACK;
 
 use frost_model::cap::{
@@ -418,13 +419,6 @@ impl Catalog {
                 .ok_or_else(|| Error::Refused { object: held.describe() })?;
             dataspaces.push(memfd::capture_memory(held, name, sink)?);
         }
-        let outside: Vec<Vec<u8>> = self
-            .pipes
-            .values()
-            .filter(|ends| ends.outside)
-            .filter_map(|ends| self.held[*ends.descriptions.first()?].link.clone())
-            .collect();
-        let holders = outside::find_holders(&outside, &self.members);
         let sockets: Vec<_> = self.sockets().collect();
         let mut options = options::differing(&sockets, self.ahead.as_deref())?;
         let mut descriptions = Vec::with_capacity(self.held.len());
@@ -440,7 +434,7 @@ impl Catalog {
                 Found::Device(path) => device::capture(held, path.clone())?,
                 Found::Pipe => match (self.pipes.get(&held.key()), pipe_ids.get(&held.key())) {
                     (_, Some(pipe)) => Capability::Pipe(frost_model::cap::PipeEnd { pipe: *pipe }),
-                    (Some(ends), None) => outside::capture_pipe(ends, held, &holders)?,
+                    (Some(ends), None) => outside::capture_pipe(ends, held)?,
                     (None, None) => return Err(Error::Refused { object: held.describe() }),
                 },
                 Found::Fifo(path) => {

@@ -3,37 +3,33 @@
 use super::pipe::{self, Ends};
 use super::pty;
 use super::{Error, Held, Members};
-use frost_model::cap::{Capability, FileRef, Outside, OutsideKind};
+use frost_model::cap::{Capability, Description, FileRef, Outside, OutsideKind};
 use frost_model::{BytePath, Pid};
 use rustix::fd::AsFd;
 use rustix::fs::{major, makedev, minor};
 use rustix::termios::tcgetwinsize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Processes that are not in the tree and hold one of the sought objects, by the name the kernel gives it.
-pub(super) type Holders = BTreeMap<Vec<u8>, (Pid, String)>;
-
-/// Looks for the names in `sought` among the descriptors of those who most likely hold them: the ancestors of the tree and
-/// their children. It only serves messages, and is done while the program stands still, so not all of /proc is read.
+/// Names the other ends of pipes that lead out of a tree, as far as one is found among those who most likely hold it: the
+/// ancestors of the tree and their children. It only serves messages, so not all of /proc is read.
 ///
 /// An ordinary user sees only processes of their own; what is not found stays unknown.
-pub(super) fn find_holders(sought: &[Vec<u8>], members: &Members) -> Holders {
-    let mut holders = Holders::new();
-    if sought.is_empty() {
-        return holders;
-    }
+pub(crate) fn name_peers(descriptions: &mut [Description], tree: &[i32]) {
+    let inode = |capability: &Capability| match capability {
+        Capability::Outside(Outside { kind: OutsideKind::Pipe { inode, .. }, .. }) => Some(*inode),
+        _ => None,
+    };
+    let name = |inode: u64| format!("pipe:[{inode}]").into_bytes();
+    let sought: BTreeSet<_> = descriptions.iter().filter_map(|it| inode(&it.capability).map(name)).collect();
+    let mut holders = BTreeMap::new();
     let own = std::process::id() as i32;
     let parent = |pid: i32| frost_sys::proc::stat(pid).map_or(0, |stat| stat.ppid);
-    let mut ancestor = members.outer().next().map_or(0, |root| parent(root.raw()));
+    let mut ancestor = tree.first().map_or(0, |root| parent(*root));
     while ancestor > 1 && holders.len() < sought.len() {
         let mut candidates = vec![ancestor];
         candidates.extend(frost_sys::proc::children(ancestor).unwrap_or_default());
-        for pid in candidates {
-            if members.inner(Pid::new(pid)).is_some() || pid == own {
-                continue;
-            }
-            for number in frost_sys::proc::numbers(pid, "fd").unwrap_or_default() {
-                let Ok(link) = frost_sys::proc::link(pid, &format!("fd/{number}")) else { continue };
+        for pid in candidates.into_iter().filter(|pid| *pid != own && !tree.contains(pid)) {
+            for (_, link) in frost_sys::proc::open_files(pid).unwrap_or_default() {
                 if sought.contains(&link) {
                     holders.entry(link).or_insert_with(|| (Pid::new(pid), frost_sys::proc::command(pid)));
                 }
@@ -41,7 +37,12 @@ pub(super) fn find_holders(sought: &[Vec<u8>], members: &Members) -> Holders {
         }
         ancestor = parent(ancestor);
     }
-    holders
+    for description in descriptions {
+        let holder = inode(&description.capability).and_then(|inode| holders.get(&name(inode)));
+        if let (Capability::Outside(outside), Some(holder)) = (&mut description.capability, holder) {
+            outside.peer = Some(holder.clone());
+        }
+    }
 }
 
 /// Looks among all processes that we may see, but those of the tree, for one that has one of these message queues open.
@@ -51,14 +52,14 @@ pub(super) fn find_users(queues: &[&Held], members: &Members) -> BTreeMap<(u64, 
     let pids = frost_sys::proc::pids().unwrap_or_default();
     let own = std::process::id() as i32;
     for pid in pids.into_iter().filter(|pid| *pid != own && members.inner(Pid::new(*pid)).is_none()) {
-        for number in frost_sys::proc::numbers(pid, "fd").unwrap_or_default() {
-            let name = format!("fd/{number}");
-            // The link is read without looking at the file, which may lie where nobody answers.
-            if !frost_sys::proc::link(pid, &name).is_ok_and(|link| names.contains(&link.as_slice())) {
+        // The links are read without looking at the files, which may lie where nobody answers.
+        for (number, link) in frost_sys::proc::open_files(pid).unwrap_or_default() {
+            if !names.contains(&link.as_slice()) {
                 continue;
             }
             // Each IPC namespace has queues of its own, and another file system may have a file of that name.
-            let Ok(stat) = rustix::fs::stat(frost_sys::proc::path(pid, &name)) else { continue };
+            let file = frost_sys::proc::path(pid, &format!("fd/{number}"));
+            let Ok(stat) = rustix::fs::stat(file) else { continue };
             let key = (stat.st_dev, stat.st_ino);
             if queues.iter().any(|held| held.key() == key) {
                 users.entry(key).or_insert_with(|| (Pid::new(pid), frost_sys::proc::command(pid)));
@@ -69,15 +70,15 @@ pub(super) fn find_users(queues: &[&Held], members: &Members) -> BTreeMap<(u64, 
 }
 
 /// Captures a pipe to another program: what waits in it, if the tree reads it.
-pub(super) fn capture_pipe(ends: &Ends, held: &Held, holders: &Holders) -> Result<Capability, Error> {
+pub(super) fn capture_pipe(ends: &Ends, held: &Held) -> Result<Capability, Error> {
     let capacity_bytes = pipe::capacity(held)?;
     let content = match ends.reader {
         true => pipe::content(held, held.fd.as_fd(), capacity_bytes)?.into_iter().flatten().collect(),
         false => Vec::new(),
     };
-    let peer = held.link.as_ref().and_then(|link| holders.get(link)).cloned();
     let kind = OutsideKind::Pipe { inode: held.stat.st_ino, capacity_bytes, content };
-    Ok(Capability::Outside(Outside { kind, peer }))
+    // Who has the other end is looked for when the program runs again, see `name_peers`.
+    Ok(Capability::Outside(Outside { kind, peer: None }))
 }
 
 /// Captures a terminal: what it was, and its settings.

@@ -44,8 +44,8 @@ pub(crate) fn give_ports_free(tree: &StoppedTree, checkpoint: &Checkpoint) {
         return;
     }
     for process in tree.processes().iter().filter(|process| !process.zombie) {
-        for number in proc::numbers(process.pid, "fd").unwrap_or_default() {
-            if proc::link(process.pid, &format!("fd/{number}")).is_ok_and(|link| link.starts_with(b"socket:"))
+        for (number, link) in proc::open_files(process.pid).unwrap_or_default() {
+            if link.starts_with(b"socket:")
                 && let Ok(socket) = pidfd_getfd(process.pidfd.as_fd(), number)
                 && let Ok(local) = rustix::net::getsockname(&socket)
                 && let Ok(local) = SocketAddr::try_from(local)

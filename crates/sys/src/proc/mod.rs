@@ -18,6 +18,7 @@ pub use stat::{Stat, stat, thread_stat};
 pub use status::{Status, number_as, status, thread_status};
 pub use timers::{Target, Timer, timers};
 
+use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
@@ -101,11 +102,29 @@ pub fn pids() -> Result<Vec<i32>> {
     numbers_in(std::path::Path::new("/proc"))
 }
 
+/// Lists the descriptors of a process in ascending order, each with what the kernel calls it: a path, or a name as `pipe:[77]`. One
+/// whose path is longer than a page, or that was closed meanwhile, is left out.
+pub fn open_files(id: i32) -> Result<Vec<(i32, Vec<u8>)>> {
+    let directory = directory(&path(id, "fd"))?;
+    let link = |number: i32| {
+        // By way of the directory: the path to it is as long as the link itself to look up.
+        let link = rustix::fs::readlinkat(&directory, number.to_string(), Vec::new()).ok()?;
+        Some((number, link.into_bytes()))
+    };
+    Ok(numbers_of(&directory)?.into_iter().filter_map(link).collect())
+}
+
+fn directory(path: &std::path::Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
 fn numbers_in(path: &std::path::Path) -> Result<Vec<i32>> {
-    let directory =
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    numbers_of(&directory(path)?)
+}
+
+fn numbers_of(directory: &OwnedFd) -> Result<Vec<i32>> {
     let mut numbers = Vec::new();
-    for entry in rustix::fs::Dir::new(directory)? {
+    for entry in rustix::fs::Dir::read_from(directory)? {
         let entry = entry?;
         if let Some(number) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) {
             numbers.push(number);
