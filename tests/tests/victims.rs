@@ -1110,6 +1110,7 @@ carried! {
     timerfd_due
     timerfd_blocked_reader
     timerfd_cancelled
+    timerfd_never_early
     timers_interval_real
     timers_interval_cpu
     timers_interval_far

@@ -1,7 +1,7 @@
 //! Timerfds.
 
 use crate::Victim;
-use crate::call::{monotonic, now, read_some, timespec, zeroed};
+use crate::call::{monotonic, now, read_some, timespec, timeval, zeroed};
 use crate::stage::{Stage, Verdict};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("timerfd_due", due),
     ("timerfd_blocked_reader", blocked_reader),
     ("timerfd_cancelled", cancelled),
+    ("timerfd_never_early", never_early),
 ];
 
 const FAR: Duration = Duration::from_secs(5000);
@@ -155,5 +156,46 @@ fn cancelled(stage: &Stage) -> Verdict {
     same!(settings()?, before, "how it was set");
     check!(ticks(fd).is_err(), "it is due");
     check!(left(fd)?.0 > FAR - Duration::from_secs(1000), "what it has left");
+    Ok(())
+}
+
+/// What clock `clock` shows.
+fn shown(clock: i32) -> Result<Duration, String> {
+    let mut time: libc::timespec = zeroed();
+    sys!(clock_gettime(clock, &mut time))?;
+    Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}
+
+/// Timers come at their dates or behind them, not before, even if it takes a freeze some time to read all that there is. What is
+/// left is told first, so a date is never taken for an earlier one than it is.
+fn never_early(stage: &Stage) -> Verdict {
+    let real = libc::CLOCK_REALTIME;
+    let date = shown(real)? + FAR;
+    let at_date = timerfd(real, libc::TFD_TIMER_ABSTIME, date, Duration::ZERO)?;
+    let due = monotonic() + FAR;
+    let timer = timerfd(libc::CLOCK_MONOTONIC, 0, FAR, Duration::ZERO)?;
+    let alarm = libc::itimerval { it_interval: timeval(Duration::ZERO), it_value: timeval(FAR) };
+    sys!(setitimer(libc::ITIMER_REAL, &alarm, std::ptr::null_mut()))?;
+    let mut posix: libc::timer_t = std::ptr::null_mut();
+    sys!(timer_create(libc::CLOCK_MONOTONIC, std::ptr::null_mut(), &mut posix))?;
+    let spec = libc::itimerspec { it_interval: timespec(Duration::ZERO), it_value: timespec(FAR) };
+    sys!(timer_settime(posix, 0, &spec, std::ptr::null_mut()))?;
+    stage.freeze_here()?;
+    let (value, _) = left(at_date)?;
+    let found = shown(real)? + value;
+    check!(found >= date, "the date has come {:?} early", date - found);
+    let (value, _) = left(timer)?;
+    let found = monotonic() + value;
+    check!(found >= due, "a timerfd is {:?} early", due - found);
+    let mut alarm: libc::itimerval = zeroed();
+    sys!(getitimer(libc::ITIMER_REAL, &mut alarm))?;
+    // It is told in whole microseconds.
+    let value = Duration::new(alarm.it_value.tv_sec as u64, alarm.it_value.tv_usec as u32 * 1000 + 1000);
+    let found = monotonic() + value;
+    check!(found >= due, "an alarm is {:?} early", due - found);
+    let mut spec: libc::itimerspec = zeroed();
+    sys!(timer_gettime(posix, &mut spec))?;
+    let found = monotonic() + Duration::new(spec.it_value.tv_sec as u64, spec.it_value.tv_nsec as u32);
+    check!(found >= due, "a timer is {:?} early", due - found);
     Ok(())
 }

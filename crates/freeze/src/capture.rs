@@ -34,6 +34,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
 use std::rc::Rc;
+use std::time::Instant;
 
 /// What a living process is known by while it is captured.
 struct Known {
@@ -65,7 +66,7 @@ pub(crate) struct Captures {
 pub(crate) fn capture(
     freeze: &mut Freeze<'_>,
     tree: &StoppedTree,
-    (clocks, features): (Clocks, &[String]),
+    (stopped, clocks, features): (Instant, Clocks, &[String]),
     mut memory: Memory<'_>,
     options: Options<'_>,
     exact: bool,
@@ -142,8 +143,8 @@ pub(crate) fn capture(
             processor: filters.let_call(process, libc::SYS_arch_prctl),
             other: filters.let_call(process, libc::SYS_kcmp).then(|| landlock::witness(process)).flatten(),
         };
-        let facts =
-            inner::read(process, &mappings, &timers, questions).map_err(|error| freeze.failed(&error))?;
+        let facts = inner::read(process, &mappings, &timers, questions, stopped)
+            .map_err(|error| freeze.failed(&error))?;
         let descriptors = catalog.descriptors(Pid::new(process.inner));
         known.insert(process.pid, Known { mappings, timers, facts, descriptors });
     }
@@ -240,7 +241,7 @@ pub(crate) fn capture(
     }
     let mut sink = Beside { pack: memory.draft.pack(), copies: memory.copies };
     let Captured { mut descriptions, mut objects, mut dataspaces } =
-        catalog.capture(&mut sink, options.files).map_err(|error| freeze.failed(&error))?;
+        catalog.capture(&mut sink, options.files, stopped).map_err(|error| freeze.failed(&error))?;
     if let Some((process, _)) = asked.first().filter(|_| !has_no_ipc) {
         let closed = mqueue::capture_closed(process.through, &objects.mqueues);
         objects.mqueues.extend(closed.map_err(|error| freeze.failed(&error))?);

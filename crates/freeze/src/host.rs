@@ -4,6 +4,7 @@ use crate::Keeper;
 use frost_model::clock::{Clocks, Timespec};
 use frost_model::host::Host;
 use rustix::time::ClockId;
+use std::time::Instant;
 
 fn text(path: &str) -> String {
     String::from_utf8_lossy(&frost_sys::proc::file(path.as_ref()).unwrap_or_default()).into_owned()
@@ -62,6 +63,15 @@ pub(crate) fn clocks(pid: i32) -> Clocks {
         monotonic: add(read(ClockId::Monotonic), monotonic, own_monotonic),
         boottime: add(read(ClockId::Boottime), boottime, own_boottime),
         realtime: read(ClockId::Realtime),
+    }
+}
+
+/// Returns what was left of a timer when its tree had been stopped at `stopped`, which is what the clocks of the image show, of one of
+/// which `left` is left now. With what is left later it would expire too early.
+pub(crate) fn left_at(stopped: Instant, left: Timespec) -> Timespec {
+    match left.is_zero() {
+        true => left,
+        false => Timespec::from_nanos(left.as_nanos() + stopped.elapsed().as_nanos() as i128),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The few facts that only a process itself can read, read by tapes.
 
+use crate::host::left_at;
 use frost_abi::tape::Entry;
 use frost_model::PAGE_SIZE;
 use frost_model::clock::{TimerSpec, Timespec};
@@ -11,6 +12,7 @@ use frost_sys::proc::{self, Mapping, Timer};
 use frost_tracee::inject::{self, Area, Job};
 use frost_tracee::seize::StoppedProcess;
 use std::collections::HashMap;
+use std::time::Instant;
 
 /// Facts of a process.
 #[derive(Clone, Debug, Default)]
@@ -165,6 +167,7 @@ pub(crate) fn read(
     mappings: &[Mapping],
     timers: &[Timer],
     questions: Questions,
+    stopped: Instant,
 ) -> Result<ProcessFacts, inject::Error> {
     let locked = || proc::status(process.through).map_or(0, |status| status.locked_bytes);
     // An area that was left there may have gone since that was read.
@@ -182,6 +185,9 @@ pub(crate) fn read(
     chain.add(|data| ask_modes(data, first));
     let answers = area.run_chain(chain)?;
     let mut facts = process_facts(&answers[0], some.len(), questions);
+    let real = &mut facts.interval_timers.real.value;
+    *real = left_at(stopped, *real);
+    set_back(&mut facts.timers, some, stopped);
     facts.threads.push(thread_facts(&answers[1], questions));
     let mut found = with_policy(&answers[2], first);
     if locked() > before {
@@ -189,7 +195,9 @@ pub(crate) fn read(
     }
     for batch in more.chunks(TIMERS_AT_ONCE) {
         let job = run_one(&mut area, |data| ask_timers(data, batch))?;
-        facts.timers.extend(timer_facts(&job.data, &job.tape));
+        let mut found = timer_facts(&job.data, &job.tape);
+        set_back(&mut found, batch, stopped);
+        facts.timers.extend(found);
     }
     for batch in batches {
         found.extend(with_policy(&run_one(&mut area, |data| ask_modes(data, batch))?, batch));
@@ -317,6 +325,18 @@ fn timer_facts(data: &[u8], calls: &[Entry]) -> Vec<(TimerSpec, i32)> {
     let overrun = |call: &Entry| u64::try_from(call.result).unwrap_or(0) as i32;
     let each = calls.chunks_exact(2).enumerate();
     each.map(|(index, calls)| (spec(data, index * SPEC_BYTES, 1), overrun(&calls[1]))).collect()
+}
+
+/// Sets what is left of timers to what was left when the process had been `stopped`; those of processor time have stood still since.
+fn set_back(facts: &mut [(TimerSpec, i32)], timers: &[Timer], stopped: Instant) {
+    for ((spec, _), timer) in facts.iter_mut().zip(timers) {
+        // Clocks of other processes and threads have negative numbers (`make_process_cpuclock`).
+        if timer.clock >= 0
+            && !matches!(timer.clock, libc::CLOCK_PROCESS_CPUTIME_ID | libc::CLOCK_THREAD_CPUTIME_ID)
+        {
+            spec.value = left_at(stopped, spec.value);
+        }
+    }
 }
 
 /// Reads what a timer was set to, in units of `unit` nanoseconds.

@@ -174,6 +174,7 @@ pub(crate) fn run(
         let tree = StoppedTree::stop(pid, keeper, options.stop_timeout)
             .map_err(|error| freeze.stop_failed(&error))?;
         tracing::info!(processes = tree.processes().len(), "process {pid} and its descendants stand still");
+        let stopped = Instant::now();
         let clocks = host::clocks(pid);
         freeze.step("freeze.stop")?;
         let memory = Memory {
@@ -185,7 +186,8 @@ pub(crate) fn run(
             precopy,
             urgent: &urgent,
         };
-        let mut captures = match capture(freeze, &tree, (clocks, &features), memory, options, exact) {
+        let mut captures = match capture(freeze, &tree, (stopped, clocks, &features), memory, options, exact)
+        {
             Ok(captures) => captures,
             Err(failure) => {
                 drop(tree);

@@ -68,7 +68,7 @@ impl Victim {
         assert_eq!(obstacles, []);
         let table = catalog.descriptors(self.pid());
         let mut pack = Vec::new();
-        let captured = catalog.capture(&mut pack, false).unwrap();
+        let captured = catalog.capture(&mut pack, false, std::time::Instant::now()).unwrap();
         let number = fd.as_fd().as_raw_fd();
         let id = table.iter().find(|entry| entry.fd.raw() == number).unwrap().description;
         (captured.descriptions[id.index()].capability.clone(), captured, pack)

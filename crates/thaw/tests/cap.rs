@@ -98,7 +98,7 @@ fn freeze_with(fds: Vec<OwnedFd>, files: bool) -> Frozen {
         assert_eq!(obstacles, []);
         let table = catalog.descriptors(pid);
         let mut pack = Vec::new();
-        let captured = catalog.capture(&mut pack, files).unwrap();
+        let captured = catalog.capture(&mut pack, files, std::time::Instant::now()).unwrap();
         let find =
             |number: &i32| table.iter().find(|entry| entry.fd.raw() == *number).unwrap().description.index();
         (captured, numbers.iter().map(find).collect::<Vec<_>>(), pack)

@@ -71,6 +71,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 use unix::Relation;
 
 /// A process to be looked at.
@@ -385,13 +386,14 @@ impl Catalog {
         }
     }
 
-    /// Reads states and contents. With `files` also the content of named files that are open for writing.
+    /// Reads states and contents. With `files` also the content of named files that are open for writing. What is left of timers is
+    /// what was left when the tree had been `stopped`.
     ///
     /// Files that are open for writing must have been synced, so that the identity recorded here stays.
     ///
     /// # Errors
     /// The first thing that could not be read or stored. The program is as it was.
-    pub fn capture(self, sink: &mut dyn Sink, files: bool) -> Result<Captured, Error> {
+    pub fn capture(self, sink: &mut dyn Sink, files: bool, stopped: Instant) -> Result<Captured, Error> {
         let mut objects = Objects::default();
         // First, while we have no thread that hashes: a helper is forked.
         for pair in &self.ptys {
@@ -452,7 +454,7 @@ impl Catalog {
                     let seen = self.inotify.get(&index).cloned();
                     Capability::Inotify(seen.ok_or_else(|| Error::Refused { object: held.describe() })?)
                 }
-                Found::TimerFd => timerfd::capture(held)?,
+                Found::TimerFd => timerfd::capture(held, stopped)?,
                 Found::PidFd => pidfd::capture(held, &self.members)?,
                 Found::Memfd => {
                     let (device, inode) = held.key();

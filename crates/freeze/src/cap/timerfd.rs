@@ -1,11 +1,13 @@
 //! Timers behind a descriptor.
 
 use super::{Error, Held};
+use crate::host::left_at;
 use frost_model::cap::{Capability, TimerFd};
 use frost_model::clock::{TimerSpec, Timespec};
+use std::time::Instant;
 
 /// Captures a timerfd.
-pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
+pub(super) fn capture(held: &Held, stopped: Instant) -> Result<Capability, Error> {
     // A periodic timer that expired stands still until somebody looks (fs/timerfd.c counts one expiry and does not
     // start it again). timerfd_gettime(2) adds the periods that passed and starts it, as a read would, but keeps
     // the count unread.
@@ -18,7 +20,7 @@ pub(super) fn capture(held: &Held) -> Result<Capability, Error> {
             ticks: info.field("ticks")?.parse().ok()?,
             spec: TimerSpec {
                 interval: span(info.field("it_interval")?)?,
-                value: span(info.field("it_value")?)?,
+                value: left_at(stopped, span(info.field("it_value")?)?),
             },
         })
     })();
