@@ -964,6 +964,7 @@ carried! {
     regular_lease_lowered_writer
     regular_owner
     regular_deleted_mapped_and_written
+    regular_deleted_mapped_locked
     regular_proc
     regular_proc_global
     regular_proc_of_others

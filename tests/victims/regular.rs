@@ -3,6 +3,8 @@
 use crate::Victim;
 use crate::call::{c, open, read_all, write_all, zeroed};
 use crate::stage::{Stage, Verdict};
+use std::path::PathBuf;
+use std::ptr::null_mut;
 use std::sync::atomic::Ordering::SeqCst;
 
 use libc::{O_APPEND, O_CREAT, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, SEEK_CUR, SEEK_END, SEEK_SET};
@@ -36,6 +38,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("regular_owner", owner),
     ("regular_odd_names", odd_names),
     ("regular_deleted_mapped_and_written", deleted_mapped_and_written),
+    ("regular_deleted_mapped_locked", deleted_mapped_locked),
     ("regular_proc", proc),
     ("regular_proc_of_others", proc_of_others),
     ("regular_proc_paths", proc_paths),
@@ -833,6 +836,49 @@ fn flags(stage: &Stage) -> Verdict {
     for (fd, before) in held {
         same!(sys!(fcntl(fd, libc::F_GETFL))?, before, "the flags of a file");
     }
+    Ok(())
+}
+
+/// A file without a name, mapped through one descriptor and locked through another: the locks end with that one.
+fn deleted_mapped_locked(stage: &Stage) -> Verdict {
+    let path = text(stage, "file", "content")?;
+    let (mapped, locked) = (open(&path, O_RDWR)?, open(&path, O_RDWR)?);
+    let map = |protection: i32| {
+        let shown = unsafe { libc::mmap(null_mut(), 4096, protection, libc::MAP_SHARED, mapped, 0) };
+        check!(shown != libc::MAP_FAILED, "it cannot be mapped");
+        Ok(shown.cast::<u8>())
+    };
+    let (written, read) = (map(libc::PROT_READ | libc::PROT_WRITE)?, map(libc::PROT_READ)?);
+    sys!(flock(locked, libc::LOCK_EX))?;
+    record(locked, libc::F_OFD_SETLK, libc::F_WRLCK, 2, 3)?;
+    record(mapped, libc::F_SETLK, libc::F_WRLCK, 8, 1)?;
+    std::fs::remove_file(&path).map_err(|why| why.to_string())?;
+    stage.freeze_here()?;
+    unsafe { *written = b'C' };
+    same!(unsafe { *read }, b'C', "what one mapping shows of a write to the other");
+    same!(read_all(mapped, 7)?, b"Content", "the file");
+    let link = PathBuf::from(format!("/proc/self/fd/{mapped}"));
+    let other = open(&link, O_RDWR)?;
+    if !stage.was_copied() {
+        check!(sys!(flock(other, libc::LOCK_EX | libc::LOCK_NB)).is_err(), "the lock is lost");
+        same!(
+            record(other, libc::F_OFD_GETLK, libc::F_RDLCK, 2, 3)?,
+            libc::F_WRLCK,
+            "the lock of a description"
+        );
+        same!(
+            record(other, libc::F_OFD_GETLK, libc::F_RDLCK, 8, 1)?,
+            libc::F_WRLCK,
+            "the lock of the process"
+        );
+    }
+    sys!(close(locked))?;
+    sys!(flock(other, libc::LOCK_EX | libc::LOCK_NB))?;
+    same!(
+        record(other, libc::F_OFD_GETLK, libc::F_RDLCK, 2, 3)?,
+        libc::F_UNLCK,
+        "a lock whose descriptor is closed"
+    );
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use crate::cap::memfd;
 use crate::compile::{FileMode, FileUse, Numbers};
 use crate::error::{Context, Error};
 use crate::stage::Stage;
-use frost_model::cap::{Capability, FileRef};
+use frost_model::cap::{Capability, FileRef, LockKind};
 use frost_model::ram::DataspaceKind;
 use frost_model::rm::Attachment;
 use frost_model::{Checkpoint, DataspaceId, DescriptionId};
@@ -228,20 +228,24 @@ pub(crate) fn open_all(
         let fd = pool.adopt(fd).at(stage, number)?;
         numbers.files.insert(file_use, fd);
     }
-    let shown = shown_to_read(checkpoint);
+    let shown = shown(checkpoint);
     for index in 0..checkpoint.dataspaces.len() {
         let fd = dataspace(checkpoint, index, &pack, &descriptions).at(stage, || format!("memfd {index}"))?;
-        let to_read = fd.as_ref().filter(|_| shown.contains(&Shown::Dataspace(index)));
-        if let Some(fd) = to_read.and_then(open_to_read) {
+        let to_read = fd.as_ref().filter(|_| shown.contains(&Shown::DataspaceToRead(index)));
+        if let Some(fd) = to_read.and_then(|fd| open_anew(fd, OFlags::RDONLY)) {
             numbers.dataspaces_to_read.insert(index, pool.adopt(fd).at(stage, number)?);
         }
         let fd = fd.map(|fd| pool.adopt(fd)).transpose().at(stage, number)?;
         numbers.dataspaces.push(fd);
     }
     for (index, fd) in descriptions.iter().enumerate() {
-        let to_read = fd.as_ref().filter(|_| shown.contains(&Shown::Description(index)));
-        if let Some(fd) = to_read.and_then(open_to_read) {
-            numbers.descriptions_to_read.insert(index, pool.adopt(fd).at(stage, number)?);
+        for (to_write, mode) in [(false, OFlags::RDONLY), (true, OFlags::RDWR)] {
+            // Nobody else may have a file open of which somebody has a lease, so that is what the mapping was made from.
+            let leased = checkpoint.descriptions[index].locks.iter().any(|lock| lock.kind == LockKind::Lease);
+            let is_shown = !leased && shown.contains(&Shown::Description(index, to_write));
+            if let Some(fd) = fd.as_ref().filter(|_| is_shown).and_then(|fd| open_anew(fd, mode)) {
+                numbers.descriptions_shown.insert((index, to_write), pool.adopt(fd).at(stage, number)?);
+            }
         }
     }
     numbers.descriptions = pool.settle(descriptions, &homes).at(stage, number)?;
@@ -283,31 +287,34 @@ fn dataspace(
 /// What a mapping shows, by its index.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Shown {
-    Dataspace(usize),
-    Description(usize),
+    /// Only of shared mappings that may not become writable: all else shows what was opened for its dataspace.
+    DataspaceToRead(usize),
+    /// And whether it may be written through the mapping.
+    Description(usize, bool),
 }
 
-/// Finds what shared mappings show that may not become writable.
-fn shown_to_read(checkpoint: &Checkpoint) -> HashSet<Shown> {
+/// Finds what mappings show that needs a description of its own.
+fn shown(checkpoint: &Checkpoint) -> HashSet<Shown> {
     let regions = checkpoint.processes.iter().flat_map(|process| &process.rm.regions);
     let shown = regions.filter_map(|region| match &region.attachment {
         Attachment::Dataspace { dataspace, shared: true, may_write: false, .. } => {
-            Some(Shown::Dataspace(dataspace.index()))
+            Some(Shown::DataspaceToRead(dataspace.index()))
         }
-        Attachment::Description { description, shared: true, may_write: false, .. } => {
-            Some(Shown::Description(description.index()))
+        Attachment::Description { description, shared, may_write, .. } => {
+            Some(Shown::Description(description.index(), *shared && *may_write))
         }
         _ => None,
     });
     shown.collect()
 }
 
-/// Opens a file anew for reading: a shared mapping of that cannot become writable (VM_MAYWRITE in `do_mmap`, mm/mmap.c).
+/// Opens a file anew. A shared mapping of one that is opened for reading cannot become writable (VM_MAYWRITE in `do_mmap`,
+/// mm/mmap.c); and what a mapping shows stays open, with the locks that are held by it.
 ///
 /// `None` if its rights forbid that; what has it open then serves, as the program's own did.
-fn open_to_read(fd: &OwnedFd) -> Option<OwnedFd> {
+fn open_anew(fd: &OwnedFd, mode: OFlags) -> Option<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+    rustix::fs::open(path, mode | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 /// Whether a mapping of a dataspace may be written through to it.

@@ -32,7 +32,7 @@ impl Compiler<'_> {
         keep.extend(self.numbers.files.values());
         keep.extend(self.numbers.dataspaces.iter().flatten());
         keep.extend(self.numbers.dataspaces_to_read.values());
-        keep.extend(self.numbers.descriptions_to_read.values());
+        keep.extend(self.numbers.descriptions_shown.values());
         keep.extend(self.mapped_descriptions(process));
         close_all_but(script, keep);
         self.inner_calls(script, index, When::Placed);

@@ -280,10 +280,10 @@ impl Compiler<'_> {
                 return;
             }
             Attachment::Description { description, offset, shared, may_write } => {
-                let to_read = self.numbers.descriptions_to_read.get(&description.index()).copied();
-                let to_read = to_read.filter(|_| *shared && !*may_write);
+                let shown = (description.index(), *shared && *may_write);
+                let own = self.numbers.descriptions_shown.get(&shown).copied();
                 let any = || self.numbers.descriptions.get(description.index()).copied().flatten();
-                (to_read.or_else(any), *offset, *shared)
+                (own.or_else(any), *offset, *shared)
             }
         };
         self.about(script, index, Stage::Map, Subject::Region(number as u32));

@@ -57,8 +57,8 @@ pub(crate) struct Numbers {
     pub(crate) dataspaces: Vec<Option<i32>>,
     /// Such memfds opened for reading, by the index of the dataspace, where a shared mapping may not become writable.
     pub(crate) dataspaces_to_read: HashMap<usize, i32>,
-    /// Likewise for descriptions that are mapped.
-    pub(crate) descriptions_to_read: HashMap<usize, i32>,
+    /// Files without a name that mappings show, opened anew for that: by description, and whether it is for writing, too.
+    pub(crate) descriptions_shown: HashMap<(usize, bool), i32>,
     /// Files that are mapped, executed, or are a directory of a process.
     pub(crate) files: HashMap<FileUse, i32>,
 }
