@@ -900,6 +900,7 @@ carried! {
     prctl_not_dumpable
     prctl_membarrier
     prctl_of_threads
+    prctl_memory_denied
     prctl_memory_merge
     prctl_personalities
     prctl_huge_pages_advised

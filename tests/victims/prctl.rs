@@ -1,6 +1,7 @@
 //! Settings of prctl(2) and its like.
 
 use crate::Victim;
+use crate::call::{READ_WRITE, map};
 use crate::stage::{Stage, Verdict};
 
 pub(crate) const VICTIMS: &[Victim] = &[
@@ -14,11 +15,34 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("prctl_personalities", personalities),
     ("prctl_huge_pages_advised", huge_pages_advised),
     ("prctl_segments", segments),
+    ("prctl_memory_denied", memory_denied),
     ("prctl_landlock", landlock),
     ("prctl_landlock_of_thread", landlock_of_thread),
     ("prctl_keyring_of_process", keyring_of_process),
     ("prctl_keyring_of_thread", keyring_of_thread),
 ];
+
+/// No memory that can be written becomes executable; children are free to.
+fn memory_denied(stage: &Stage) -> Verdict {
+    const PR_SET_MDWE: libc::c_int = 65;
+    const PR_GET_MDWE: libc::c_int = 66;
+    /// PR_MDWE_REFUSE_EXEC_GAIN and PR_MDWE_NO_INHERIT.
+    const BITS: libc::c_ulong = 3;
+    let none: libc::c_ulong = 0;
+    if let Err(why) = sys!(prctl(PR_SET_MDWE, BITS, none, none, none)) {
+        eprintln!("skipped: PR_SET_MDWE: {why}");
+        return stage.freeze_here();
+    }
+    stage.freeze_here()?;
+    same!(sys!(prctl(PR_GET_MDWE, none, none, none, none))? as libc::c_ulong, BITS, "MDWE");
+    let page = map(4096, READ_WRITE, libc::MAP_PRIVATE)?;
+    check!(
+        sys!(mprotect(page.cast(), 4096, libc::PROT_READ | libc::PROT_EXEC)).is_err(),
+        "it became executable"
+    );
+    sys!(munmap(page.cast(), 4096))?;
+    Ok(())
+}
 
 fn settings(stage: &Stage) -> Verdict {
     sys!(prctl(libc::PR_SET_NAME, c"odd) name (\x01".as_ptr()))?;

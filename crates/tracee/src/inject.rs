@@ -1,7 +1,7 @@
 //! Tapes run by the threads of a process that is not ours.
 //!
 //! An [`Area`] of anonymous memory is mapped into the stopped process; it holds the interpreter, tapes and what their
-//! calls point to. A thread is set to run a tape there, stops at its end, and gets its own registers back.
+//! calls point to. Where no memory may be both written and executed the interpreter has a page for itself. A thread is set to run a tape there, stops at its end, and gets its own registers back.
 //!
 //! **If we die** at any instant, a thread in the middle of a tape finishes it and leaves it by rt_sigreturn from a
 //! frame with its true registers (see [`frame`]). The two calls that are made outside of the area, to
@@ -23,6 +23,7 @@ use frost_abi::tape::Entry;
 use frost_sys::memory;
 use frost_sys::proc::Mapping;
 use frost_sys::ptrace::{self, Stop};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::ops::Range;
 
@@ -81,12 +82,17 @@ pub const AREA_BYTES: u64 = 1 << 20;
 const CODE: u64 = 16;
 /// Where tapes and data may start.
 const FREE: u64 = 512;
+/// The same where the interpreter has a page for itself.
+const FREE_BEHIND_PAGE: u64 = PAGE_BYTES;
+const PAGE_BYTES: u64 = 4096;
 
 /// Memory of ours in a stopped process.
 #[derive(Debug)]
 pub struct Area<'a> {
     process: &'a StoppedProcess,
     address: u64,
+    /// Where tapes and data may start in it.
+    free: u64,
     gateway: Gateway,
     signal: i32,
     mapped: bool,
@@ -153,20 +159,60 @@ impl<'a> Area<'a> {
             pid: process.pid,
             why: "every address for it is in use".to_owned(),
         })?;
-        let mut area = Self { process, address, gateway, signal: stop_signal(process), mapped: false };
-        let rights = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
-        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
-        let args = [address, AREA_BYTES, rights, flags, u64::MAX, 0];
-        let result = area.call_outside(libc::SYS_mmap, args)?;
-        if result < 0 {
-            let why = Errno::from_raw_os_error(-result as i32).to_string();
-            return Err(Error::NoArea { pid: process.pid, why });
-        }
-        area.mapped = true;
+        let mut area =
+            Self { process, address, free: FREE, gateway, signal: stop_signal(process), mapped: false };
         let mut head = MAGIC.to_vec();
         head.extend(interpreter::code());
-        area.write(address, &head)?;
+        let (read, write, execute) = (libc::PROT_READ, libc::PROT_WRITE, libc::PROT_EXEC);
+        match area.map_part(address, AREA_BYTES, read | write | execute, libc::MAP_FIXED_NOREPLACE)? {
+            Ok(()) => {
+                area.mapped = true;
+                area.write(address, &head)?;
+            }
+            // PR_SET_MDWE, or what a security module has against it (execmem): code that was never writable is let through.
+            Err(Errno::ACCESS | Errno::PERM) => {
+                let refused = |why: Errno| Error::NoArea { pid: process.pid, why: why.to_string() };
+                // All of it first, so that it is found again if we die in between.
+                area.map_part(address, AREA_BYTES, read | execute, libc::MAP_FIXED_NOREPLACE)?
+                    .map_err(refused)?;
+                area.mapped = true;
+                area.free = FREE_BEHIND_PAGE;
+                let behind = address + PAGE_BYTES;
+                area.map_part(behind, AREA_BYTES - PAGE_BYTES, read | write, libc::MAP_FIXED)?
+                    .map_err(refused)?;
+                area.write_code(&head)?;
+            }
+            Err(why) => return Err(Error::NoArea { pid: process.pid, why: why.to_string() }),
+        }
         Ok(area)
+    }
+
+    /// Maps anonymous memory; the inner error is that of the call.
+    fn map_part(
+        &mut self,
+        address: u64,
+        len_bytes: u64,
+        rights: i32,
+        how: i32,
+    ) -> Result<Result<(), Errno>, Error> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | how;
+        let args = [address, len_bytes, rights as u64, flags as u64, u64::MAX, 0];
+        let result = self.call_outside(libc::SYS_mmap, args)?;
+        Ok(if result < 0 { Err(Errno::from_raw_os_error(-result as i32)) } else { Ok(()) })
+    }
+
+    /// Writes the head of an area that the process itself may not write to: who traces it may, to private memory (FOLL_FORCE,
+    /// `check_vma_flags`, mm/gup.c).
+    fn write_code(&self, head: &[u8]) -> Result<(), Error> {
+        let path = frost_sys::proc::path(self.process.through, "mem");
+        let written = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|mem| rustix::io::pwrite(&mem, head, self.address));
+        let thread = &self.process.threads[self.gateway.thread()];
+        match written {
+            Ok(count) if count == head.len() => Ok(()),
+            Ok(_) => Err(self.fault("pwrite to its memory", thread, Errno::FAULT)),
+            Err(source) => Err(self.fault("pwrite to its memory", thread, source)),
+        }
     }
 
     /// Returns the number by which the process knows itself.
@@ -176,12 +222,12 @@ impl<'a> Area<'a> {
 
     /// Returns how many bytes a job may take, its tape and data, if `jobs` of them run at a time.
     pub fn room(&self, jobs: usize) -> usize {
-        (AREA_BYTES - FREE) as usize / jobs.max(1) / 64 * 64
+        (AREA_BYTES - self.free) as usize / jobs.max(1) / 64 * 64
     }
 
     /// Returns how many jobs of `bytes` bytes (tape and data) can run at a time.
     pub fn capacity(&self, bytes: usize) -> usize {
-        ((AREA_BYTES - FREE) as usize / (bytes + self.overhead()).next_multiple_of(64)).max(1)
+        ((AREA_BYTES - self.free) as usize / (bytes + self.overhead()).next_multiple_of(64)).max(1)
     }
 
     /// What a job takes beside its own tape and data: the end of its tape and a frame.
@@ -192,7 +238,7 @@ impl<'a> Area<'a> {
     /// Returns the address at which the data of job `index` will lie when `jobs` run at a time, so that its calls
     /// can point to it.
     pub fn data_address(&self, index: usize, jobs: usize) -> u64 {
-        self.address + FREE + (index * self.room(jobs)) as u64
+        self.address + self.free + (index * self.room(jobs)) as u64
     }
 
     /// Runs jobs, at most one for each thread, all at the same time.
@@ -463,8 +509,8 @@ pub fn sweep(process: &StoppedProcess, mappings: &[Mapping]) -> Result<bool, Err
             continue;
         }
         let gateway = Gateway::find(process.through, &process.threads, mappings)?;
-        let area =
-            Area { process, address: mapping.start, gateway, signal: stop_signal(process), mapped: true };
+        let (address, signal) = (mapping.start, stop_signal(process));
+        let area = Area { process, address, free: FREE, gateway, signal, mapped: true };
         area.unmap()?;
         return Ok(true);
     }
@@ -474,10 +520,11 @@ pub fn sweep(process: &StoppedProcess, mappings: &[Mapping]) -> Result<bool, Err
 /// Returns whether a mapping is an area of ours that was left behind.
 pub fn is_leftover(pid: i32, mapping: &Mapping) -> bool {
     let mut head = [0; MAGIC.len()];
+    let len_bytes = mapping.end - mapping.start;
     ADDRESSES.contains(&mapping.start)
-        && mapping.end - mapping.start == AREA_BYTES
+        // The page of the interpreter, where that has one for itself.
+        && (len_bytes == AREA_BYTES || len_bytes == PAGE_BYTES && !mapping.write)
         && mapping.execute
-        && mapping.write
         && mapping.inode == 0
         && memory::read(pid, mapping.start, &mut head).is_ok()
         // Died between the call that maps it and the write of the magic word: all zero.
