@@ -129,6 +129,8 @@ const SPECIAL: &[&str] = &[
     "thread_executes",
     "thread_own_network",
     // Of root only.
+    "fanotify_unlimited_queued",
+    "fanotify_permission",
     "raw_router",
     "raw_waiting",
     "packet_waiting",
@@ -225,6 +227,20 @@ fn triggers_of_pressure_are_refused() {
     }
     journey::unfrozen(binary(), "regular_pressure");
     journey::refused(binary(), "regular_pressure", "with a trigger");
+}
+
+/// Only root makes groups that decide who may open files, or of which the queue has no limit.
+#[test]
+fn fanotify_groups_that_cannot_be_carried_are_refused() {
+    if !frost_tests::is_root() {
+        return frost_tests::skip("only root makes such groups");
+    }
+    for (name, object) in
+        [("fanotify_permission", "decides who may open"), ("fanotify_unlimited_queued", "unread events")]
+    {
+        journey::unfrozen(binary(), name);
+        journey::refused(binary(), name, object);
+    }
 }
 
 #[test]
@@ -769,6 +785,18 @@ carried! {
     eventfd_full
     eventfd_blocked_reader
     eventfd_blocked_writer
+    fanotify_marks
+    fanotify_ignored
+    fanotify_queued
+    fanotify_queued_directories
+    fanotify_changed
+    fanotify_deleted
+    fanotify_epoll
+    fanotify_blocked_reader
+    fanotify_shared
+    fanotify_mounts
+    fanotify_files
+    fanotify_unlimited
     fifo_deleted
     fifo_open
     fifo_one_end

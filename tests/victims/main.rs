@@ -19,6 +19,7 @@ mod device;
 mod directory;
 mod epoll;
 mod eventfd;
+mod fanotify;
 mod fifo;
 mod file;
 mod filter;
@@ -75,6 +76,7 @@ fn all() -> impl Iterator<Item = &'static Victim> {
         directory::VICTIMS,
         epoll::VICTIMS,
         eventfd::VICTIMS,
+        fanotify::VICTIMS,
         fifo::VICTIMS,
         file::VICTIMS,
         filter::VICTIMS,

@@ -5,8 +5,8 @@
 
 use crate::PAGE_SIZE;
 use crate::cap::{
-    Capability, Content, INOTIFY_MOST, InotifyTarget, Ipc, MOST_VALUE, MqueueMessage, Objects, OutsideKind,
-    Segment, TcpPeer, UnixState,
+    Capability, Content, FanotifyTarget, INOTIFY_MOST, Ipc, MOST_VALUE, MqueueMessage, Objects, OutsideKind,
+    Segment, TcpPeer, UnixState, WatchTarget,
 };
 use crate::id::{DataspaceId, DescriptionId, ObjectId, Pid};
 use crate::layer::{Node, Written};
@@ -519,7 +519,14 @@ impl Checker<'_> {
                             ));
                         }
                         last = watch.wd;
-                        if let InotifyTarget::Description(id) = watch.target {
+                        if let WatchTarget::Description(id) = watch.target {
+                            self.description(&place, id)?;
+                        }
+                    }
+                }
+                Capability::Fanotify(group) => {
+                    for mark in &group.marks {
+                        if let FanotifyTarget::File(WatchTarget::Description(id)) = mark.target {
                             self.description(&place, id)?;
                         }
                     }

@@ -223,7 +223,8 @@ pub fn kind(capability: &Capability) -> &'static str {
         | Capability::Netlink(_)
         | Capability::Mqueue(_)
         | Capability::Raw(_)
-        | Capability::Packet(_) => "other",
+        | Capability::Packet(_)
+        | Capability::Fanotify(_) => "other",
         Capability::Outside(outside) => match outside.kind {
             OutsideKind::Terminal { .. } => "terminal",
             OutsideKind::Pipe { .. } => "pipe",

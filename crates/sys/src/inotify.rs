@@ -42,25 +42,31 @@ pub fn watches(info: &FdInfo) -> Option<Vec<Shown>> {
 }
 
 fn parse(line: &str) -> Option<Shown> {
-    let field = |name: &str| {
-        let mut words = line.split_whitespace();
-        words.find_map(|word| word.strip_prefix(name)?.strip_prefix(':'))
-    };
-    let number = |name: &str| u64::from_str_radix(field(name)?, 16).ok();
+    // The number of a watch is shown in hexadecimal too.
+    let (wd, mask) = (number(line, "wd")? as i32, number(line, "mask")? as u32);
+    Some(Shown { wd, mask, ..file(line)? })
+}
+
+/// Reads of which file such a line is.
+pub(crate) fn file(line: &str) -> Option<Shown> {
     let handle = (|| {
-        let kind = number("fhandle-type")? as i32;
-        let text = field("f_handle")?;
+        let kind = number(line, "fhandle-type")? as i32;
+        let text = field(line, "f_handle")?;
         let bytes = (0..text.len() / 2).map(|at| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok());
         Some((kind, bytes.collect::<Option<Vec<_>>>()?))
     })();
-    Some(Shown {
-        // The number of a watch is shown in hexadecimal too.
-        wd: number("wd")? as i32,
-        mask: number("mask")? as u32,
-        inode: number("ino")?,
-        device: number("sdev")? as u32,
-        handle,
-    })
+    let (inode, device) = (number(line, "ino")?, number(line, "sdev")? as u32);
+    Some(Shown { wd: 0, mask: 0, inode, device, handle })
+}
+
+fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let mut words = line.split_whitespace();
+    words.find_map(|word| word.strip_prefix(name)?.strip_prefix(':'))
+}
+
+/// Reads a field in hexadecimal.
+pub(crate) fn number(line: &str, name: &str) -> Option<u64> {
+    u64::from_str_radix(field(line, name)?, 16).ok()
 }
 
 /// Opens the file behind a handle by O_PATH; `mount` is any file of its file system.

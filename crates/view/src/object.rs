@@ -30,6 +30,7 @@ pub fn kind(capability: &Capability) -> &'static str {
         Capability::Mqueue(_) => "mqueue",
         Capability::Raw(_) => "raw",
         Capability::Packet(_) => "packet",
+        Capability::Fanotify(_) => "fanotify",
     }
 }
 
@@ -141,6 +142,7 @@ pub fn details(checkpoint: &Checkpoint, description: &Description) -> Vec<(&'sta
             }
         }
         Capability::Inotify(inotify) => add("watches", inotify.watches.len().to_string()),
+        Capability::Fanotify(group) => add("marks", group.marks.len().to_string()),
         Capability::Directory(_)
         | Capability::Device(_)
         | Capability::PidFd(_)

@@ -4,7 +4,7 @@ use super::recognise::Refusal;
 use super::{Error, Held, Members};
 use crate::file::identity;
 use frost_model::BytePath;
-use frost_model::cap::{FileRef, INOTIFY_MOST, Inotify, InotifyTarget, InotifyWatch};
+use frost_model::cap::{FileRef, INOTIFY_MOST, Inotify, InotifyWatch, WatchTarget};
 use frost_model::id::DescriptionId;
 use frost_sys::fdinfo::FdInfo;
 use frost_sys::inotify::{self, Shown};
@@ -63,12 +63,7 @@ impl Finder {
                 "restart the program, then freeze it",
             )));
         }
-        let mut targets: Vec<Option<InotifyTarget>> =
-            shown.iter().map(|shown| self.find(shown, held)).collect();
-        let lacking: Vec<usize> = (0..targets.len()).filter(|index| targets[*index].is_none()).collect();
-        if !lacking.is_empty() {
-            self.search(&shown, &lacking, &mut targets);
-        }
+        let targets = self.targets(&shown, held);
         let mut watches = Vec::with_capacity(shown.len());
         for (shown, target) in shown.iter().zip(targets) {
             let Some(target) = target else {
@@ -88,15 +83,26 @@ impl Finder {
         Ok(Ok(Inotify { watches, queued }))
     }
 
+    /// Finds watched files, each if it can.
+    pub(super) fn targets(&mut self, shown: &[Shown], held: &[Held]) -> Vec<Option<WatchTarget>> {
+        let mut targets: Vec<Option<WatchTarget>> =
+            shown.iter().map(|shown| self.find(shown, held)).collect();
+        let lacking: Vec<usize> = (0..targets.len()).filter(|index| targets[*index].is_none()).collect();
+        if !lacking.is_empty() {
+            self.search(shown, &lacking, &mut targets);
+        }
+        targets
+    }
+
     /// Finds a file among those the program has open, by its handle, or among the guesses.
-    fn find(&mut self, wanted: &Shown, held: &[Held]) -> Option<InotifyTarget> {
+    fn find(&mut self, wanted: &Shown, held: &[Held]) -> Option<WatchTarget> {
         for (index, candidate) in held.iter().enumerate() {
             let path = super::held::own_path(candidate.fd.as_fd());
             if candidate.stat.st_ino == wanted.inode
                 && candidate.stat.st_nlink == 0
                 && self.probe(Path::new(&path), true).is_some_and(|shown| shown.same_file(wanted))
             {
-                return Some(InotifyTarget::Description(DescriptionId::new(index as u32)));
+                return Some(WatchTarget::Description(DescriptionId::new(index as u32)));
             }
         }
         if let Some(path) = self.by_handle(wanted) {
@@ -143,7 +149,7 @@ impl Finder {
     }
 
     /// Walks through directories, the nearest first, until all are found or enough was looked at.
-    fn search(&mut self, shown: &[Shown], lacking: &[usize], targets: &mut [Option<InotifyTarget>]) {
+    fn search(&mut self, shown: &[Shown], lacking: &[usize], targets: &mut [Option<WatchTarget>]) {
         let mut lacking = lacking.to_vec();
         // The deepest guess lies nearest to what the program does.
         let mut todo: VecDeque<PathBuf> = self.guesses.iter().cloned().collect();
@@ -184,10 +190,10 @@ impl Finder {
 }
 
 /// Makes the record of a watched file.
-fn target(path: &Path) -> Option<InotifyTarget> {
+fn target(path: &Path) -> Option<WatchTarget> {
     let stat = rustix::fs::lstat(path).ok()?;
     let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    Some(InotifyTarget::Path {
+    Some(WatchTarget::Path {
         file: FileRef { path: BytePath::from(path), identity: identity(&stat) },
         entries: if is_directory { inotify::entries_digest(path) } else { None },
     })
@@ -195,45 +201,6 @@ fn target(path: &Path) -> Option<InotifyTarget> {
 
 /// Lists mount points with the device of their file system, as fdinfo shows it.
 fn mounts() -> Vec<(u32, PathBuf)> {
-    let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let parse = |line: &[u8]| {
-        // "36 35 98:0 /mnt1 /mnt2 rw,noatime ...", proc_pid_mountinfo(5)
-        let mut fields = line.split(|byte| *byte == b' ').skip(2);
-        let device = std::str::from_utf8(fields.next()?).ok()?;
-        let (major, minor) = device.split_once(':')?;
-        let device = major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?;
-        Some((device, PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.nth(1)?)))))
-    };
-    text.split(|byte| *byte == b'\n').filter_map(parse).collect()
-}
-
-/// Spaces, tabs, newlines and backslashes are written as a backslash and three octal digits.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        let octal = text.get(at + 1..at + 4).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.filter(|_| text[at] == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                at += 4;
-            }
-            None => {
-                plain.push(text[at]);
-                at += 1;
-            }
-        }
-    }
-    plain
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mount_point_with_a_space_is_read() {
-        assert_eq!(unescape(br"/a\040b\134c"), br"/a b\c");
-        assert!(mounts().iter().any(|(_, path)| path == Path::new("/proc")));
-    }
+    let own = frost_sys::mounts::of("self").into_iter();
+    own.map(|mount| (mount.device, PathBuf::from(std::ffi::OsString::from_vec(mount.path)))).collect()
 }

@@ -19,6 +19,7 @@ mod directory;
 mod epoll;
 mod error;
 mod eventfd;
+mod fanotify;
 mod fifo;
 mod held;
 mod inotify;
@@ -209,6 +210,7 @@ pub struct Catalog {
     /// What epoll instances watch.
     watches: BTreeMap<usize, Vec<epoll::Seen>>,
     inotify: BTreeMap<usize, frost_model::cap::Inotify>,
+    fanotify: BTreeMap<usize, frost_model::cap::Fanotify>,
     tcp: HashMap<usize, frost_model::cap::TcpInside>,
     /// Files without a name and memfds, in the order of their identifiers.
     unnamed: Vec<(u64, u64)>,
@@ -265,6 +267,7 @@ impl Catalog {
             peers: BTreeMap::new(),
             watches: BTreeMap::new(),
             inotify: BTreeMap::new(),
+            fanotify: BTreeMap::new(),
             tcp: HashMap::new(),
             unnamed: Vec::new(),
             memfds: Vec::new(),
@@ -453,6 +456,10 @@ impl Catalog {
                 Found::Inotify => {
                     let seen = self.inotify.get(&index).cloned();
                     Capability::Inotify(seen.ok_or_else(|| Error::Refused { object: held.describe() })?)
+                }
+                Found::Fanotify => {
+                    let seen = self.fanotify.get(&index).cloned();
+                    Capability::Fanotify(seen.ok_or_else(|| Error::Refused { object: held.describe() })?)
                 }
                 Found::TimerFd => timerfd::capture(held, stopped)?,
                 Found::PidFd => pidfd::capture(held, &self.members)?,
@@ -736,21 +743,33 @@ impl Catalog {
         }
     }
 
-    /// Finds what inotify instances watch.
+    /// Finds what inotify instances and fanotify groups watch.
     fn look_at_inotify(&mut self, refusals: &mut Vec<(usize, Refusal)>) -> Result<(), Error> {
-        let is_inotify = |found: &Option<Found>| matches!(found, Some(Found::Inotify));
-        if !self.found.iter().any(is_inotify) {
+        let watches = |found: &Option<Found>| matches!(found, Some(Found::Inotify | Found::Fanotify));
+        if !self.found.iter().any(watches) {
             return Ok(());
         }
         let mut finder = inotify::Finder::new(&self.members, &self.held);
         for (index, held) in self.held.iter().enumerate() {
-            if is_inotify(&self.found[index]) {
-                match finder.look(held, &self.held)? {
+            match self.found[index] {
+                Some(Found::Inotify) => match finder.look(held, &self.held)? {
                     Ok(inotify) => {
                         self.inotify.insert(index, inotify);
                     }
                     Err(refusal) => refusals.push((index, refusal)),
+                },
+                Some(Found::Fanotify) => {
+                    let holders = self.holders(index).into_iter();
+                    let holders: Vec<Pid> =
+                        holders.filter_map(|inner| self.members.outer_of(inner)).collect();
+                    match fanotify::look(held, &self.held, &holders, &mut finder)? {
+                        Ok(fanotify) => {
+                            self.fanotify.insert(index, fanotify);
+                        }
+                        Err(refusal) => refusals.push((index, refusal)),
+                    }
                 }
+                _ => {}
             }
         }
         Ok(())

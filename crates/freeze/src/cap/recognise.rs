@@ -22,6 +22,7 @@ pub(super) enum Found {
     SignalFd,
     TimerFd,
     Inotify,
+    Fanotify,
     PidFd,
     Memfd,
     Unix,
@@ -154,7 +155,7 @@ fn anonymous(held: &Held, name: &[u8]) -> Result<Result<Found, Refusal>, Error> 
             refuse("io_uring ring", "its state is one that the kernel does not give back", FALL_BACK)
         }
         b"inotify" | b"[inotify]" => Ok(Ok(Found::Inotify)),
-        b"[fanotify]" => refuse("fanotify group", "events would be missed while it is away", CLOSE_FIRST),
+        b"[fanotify]" => Ok(Ok(Found::Fanotify)),
         b"[userfaultfd]" => {
             refuse("userfaultfd", "who registered which memory with it is not told by the kernel", FALL_BACK)
         }

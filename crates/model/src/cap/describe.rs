@@ -56,6 +56,7 @@ impl fmt::Display for Capability {
                 PtySide::Controlling => write!(f, "terminal /dev/pts/{}, as /dev/tty", end.number),
             },
             Self::Inotify(inotify) => write!(f, "inotify instance that watches {}", inotify.watches.len()),
+            Self::Fanotify(group) => write!(f, "fanotify group with {} marks", group.marks.len()),
             Self::Mqueue(end) => write!(f, "POSIX message queue {}", end.queue),
             Self::Raw(socket) => {
                 f.write_str(if socket.raw { "raw socket" } else { "ping socket" })?;

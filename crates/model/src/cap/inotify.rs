@@ -25,12 +25,12 @@ pub struct InotifyWatch {
     /// Events and flags (IN_ONESHOT, IN_EXCL_UNLINK).
     pub mask: u32,
     /// What it watches.
-    pub target: InotifyTarget,
+    pub target: WatchTarget,
 }
 
 /// What is watched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum InotifyTarget {
+pub enum WatchTarget {
     /// A file with a name.
     Path {
         /// The file.

@@ -5,6 +5,7 @@ mod device;
 mod directory;
 mod epoll;
 mod eventfd;
+mod fanotify;
 mod fifo;
 mod file;
 mod inotify;
@@ -31,9 +32,10 @@ pub use device::Device;
 pub use directory::Directory;
 pub use epoll::{BusyPoll, Epoll, Watch};
 pub use eventfd::EventFd;
+pub use fanotify::{Fanotify, FanotifyMark, FanotifyTarget, MountPoint};
 pub use fifo::Fifo;
 pub use file::{FileIdentity, FileMarks, FileRef};
-pub use inotify::{INOTIFY_MOST, Inotify, InotifyTarget, InotifyWatch};
+pub use inotify::{INOTIFY_MOST, Inotify, InotifyWatch, WatchTarget};
 pub use lock::{Lock, LockKind};
 pub use memfd::Memfd;
 pub use mqueue::{Mqueue, MqueueEnd, MqueueMessage};
@@ -126,6 +128,8 @@ pub enum Capability {
     Raw(RawSocket),
     /// A packet socket.
     Packet(PacketSocket),
+    /// A fanotify group.
+    Fanotify(Fanotify),
 }
 
 /// Objects that several descriptions share or that lie beside them, each table indexed by [`ObjectId`](crate::ObjectId).

@@ -6,7 +6,7 @@
 
 use super::error::{About, Error};
 use super::file::{self, Problem};
-use frost_model::cap::{FileIdentity, FileRef, Inotify, InotifyTarget};
+use frost_model::cap::{FileIdentity, FileRef, Inotify, WatchTarget};
 use frost_sys::inotify::entries_digest;
 use rustix::fd::OwnedFd;
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init, remove_watch};
@@ -15,14 +15,14 @@ use rustix::io::Errno;
 
 /// What became of a watched file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Same,
     Changed,
     Gone,
 }
 
 /// Compares a watched file with what it was.
-fn fate(file: &FileRef, entries: Option<u64>) -> Fate {
+pub(super) fn fate(file: &FileRef, entries: Option<u64>) -> Fate {
     let path = file.path.as_path();
     let Ok(stat) = rustix::fs::lstat(frost_sys::sight::of(path)) else { return Fate::Gone };
     let was = &file.identity;
@@ -59,7 +59,7 @@ pub(super) fn look(inotify: &Inotify) -> Result<Option<String>, Problem> {
     let mut lost = inotify.queued;
     let probe = init(CreateFlags::CLOEXEC);
     for watch in &inotify.watches {
-        let InotifyTarget::Path { file, entries } = &watch.target else { continue };
+        let WatchTarget::Path { file, entries } = &watch.target else { continue };
         match fate(file, *entries) {
             Fate::Gone => {
                 gone.push(file.path.to_string());
@@ -125,8 +125,8 @@ impl Late {
         let mut watches = Vec::with_capacity(inotify.watches.len());
         for watch in &inotify.watches {
             let target = match &watch.target {
-                InotifyTarget::Path { file, entries } => Target::Path(file.clone(), *entries),
-                InotifyTarget::Description(id) => {
+                WatchTarget::Path { file, entries } => Target::Path(file.clone(), *entries),
+                WatchTarget::Description(id) => {
                     let fd = made.get(id.index()).and_then(Option::as_ref).ok_or(Errno::BADF);
                     let fd = fd.and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 0));
                     Target::Open(fd.about("watch", "a file without a name")?)

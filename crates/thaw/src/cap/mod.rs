@@ -12,6 +12,7 @@ pub(crate) mod directory;
 mod epoll;
 mod error;
 mod eventfd;
+mod fanotify;
 mod fifo;
 mod file;
 mod inotify;
@@ -148,6 +149,7 @@ pub struct Late {
     timers: Vec<(OwnedFd, frost_model::cap::TimerFd)>,
     seals: Vec<(OwnedFd, SealFlags)>,
     inotify: Vec<inotify::Late>,
+    fanotify: Vec<fanotify::Late>,
     /// Whom descriptions signal, where that is not the first process that has them.
     owners: Vec<(OwnedFd, Owner)>,
     /// The flags of descriptions with O_ASYNC that no process has, as they lie in messages only.
@@ -344,6 +346,10 @@ pub fn plan(
                 };
             }
             Capability::Inotify(inotify) => match inotify::look(inotify) {
+                Ok(told) => effect = told,
+                Err(problem) => add(problem),
+            },
+            Capability::Fanotify(group) => match fanotify::look(group, context.own_pids) {
                 Ok(told) => effect = told,
                 Err(problem) => add(problem),
             },
@@ -771,6 +777,7 @@ fn make(
         Capability::SignalFd(signals) => signalfd::make(*signals, flags).about("make", what())?,
         Capability::TimerFd(timer) => timerfd::make(timer, flags).about("make", what())?,
         Capability::Inotify(_) => inotify::make(flags).about("make", what())?,
+        Capability::Fanotify(group) => fanotify::make(group, flags).about("make", what())?,
         Capability::PidFd(pidfd) => pidfd::make(*pidfd, flags).about("make", what())?,
         Capability::Memfd(memfd) => {
             let index = memfd.dataspace.index();
@@ -820,6 +827,7 @@ impl Late {
             timers: Vec::new(),
             seals: Vec::new(),
             inotify: Vec::new(),
+            fanotify: Vec::new(),
             owners: Vec::new(),
             asynchronous: Vec::new(),
             leases: Vec::new(),
@@ -857,6 +865,7 @@ impl Late {
             match &description.capability {
                 Capability::TimerFd(timer) => late.timers.push((copy()?, *timer)),
                 Capability::Inotify(inotify) => late.inotify.push(inotify::Late::of(copy()?, inotify, made)?),
+                Capability::Fanotify(group) => late.fanotify.push(fanotify::Late::of(copy()?, group, made)?),
                 Capability::Memfd(memfd) => {
                     let seals = checkpoint.dataspaces.get(memfd.dataspace.index());
                     let seals = seals.map_or(SealFlags::empty(), memfd::late_seals);
@@ -902,7 +911,9 @@ impl Late {
         self.replaced.take_place()?;
         self.cut.apply()?;
         // Last of all, so that they tell of nothing that the thaw itself did.
-        self.inotify.iter().try_for_each(inotify::Late::apply)
+        self.fanotify.iter_mut().try_for_each(fanotify::Late::prepare)?;
+        self.inotify.iter().try_for_each(inotify::Late::apply)?;
+        self.fanotify.iter().try_for_each(fanotify::Late::apply)
     }
 
     /// Lets what was made under names of its own stay: the program goes on.
