@@ -153,6 +153,9 @@ pub(crate) fn run(
         let is_of_use = copies_before && earlier.as_ref().is_some_and(fits);
         held = is_of_use.then_some(found);
     }
+    if let Some(obstacle) = crate::cap::fanotify::deciding(pid) {
+        return Err(freeze.refused(vec![obstacle]));
+    }
     let mut copies = Copies::default();
     let mut precopy = if copies_before {
         let pack = draft.pack();

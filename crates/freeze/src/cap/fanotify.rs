@@ -1,11 +1,13 @@
 //! Fanotify groups: what they watch, and whether that can be watched again.
 
+use super::held::Place;
 use super::inotify::Finder;
 use super::recognise::{CLOSE_FIRST, Refusal};
 use super::{Error, Held};
 use frost_model::cap::{Fanotify, FanotifyMark, FanotifyTarget, MountPoint};
-use frost_model::{BytePath, Pid};
+use frost_model::{BytePath, Obstacle, Pid};
 use frost_sys::fanotify::{self, Marked, PERMISSIONS};
+use frost_sys::fdinfo::FdInfos;
 use frost_sys::mounts::{self, Mount};
 use rustix::fd::AsFd;
 
@@ -29,12 +31,7 @@ pub(super) fn look(
     let queued = fanotify::waiting(group.fd.as_fd()).map_err(|e| group.error(e))? != 0;
     let shown = fanotify::group(&group.info()?).ok_or_else(|| Error::Refused { object: group.describe() })?;
     if shown.marks.iter().any(|mark| mark.mask & PERMISSIONS != 0) {
-        return Ok(Err(Refusal::new(
-            "fanotify group that decides who may open files (FAN_OPEN_PERM and others)",
-            "whoever opens such a file waits for its answer, a freeze or thaw as well, and what it has not answered \
-             yet the kernel tells nobody",
-            "let the program remove these marks first",
-        )));
+        return Ok(Err(decides()));
     }
     if shown.marks.iter().any(|mark| mark.of == Marked::Other) {
         return Ok(Err(Refusal::new(
@@ -98,6 +95,39 @@ pub(super) fn look(
     let privileged = asks_for_rights || holders.iter().any(|pid| is_admin(pid.raw()));
     let (flags, event_flags) = (shown.flags, shown.event_flags);
     Ok(Ok(Fanotify { flags, event_flags, privileged, marks, queued }))
+}
+
+fn decides() -> Refusal {
+    Refusal::new(
+        "fanotify group that decides who may open files (FAN_OPEN_PERM and others)",
+        "whoever opens such a file waits for its answer, a freeze or thaw as well, and what it has not answered yet the \
+         kernel tells nobody",
+        "let the program remove these marks first",
+    )
+}
+
+/// Finds a group of a tree that runs which decides who may open files. Once it stands still it does not answer, and we would
+/// wait for it as soon as we open one.
+pub(crate) fn deciding(root: i32) -> Option<Obstacle> {
+    let mut todo = vec![root];
+    while let Some(pid) = todo.pop() {
+        for number in frost_sys::proc::numbers(pid, "fd").unwrap_or_default() {
+            let link = frost_sys::proc::link(pid, &format!("fd/{number}"));
+            if !link.is_ok_and(|link| link == b"anon_inode:[fanotify]") {
+                continue;
+            }
+            let info = FdInfos::of(pid).and_then(|mut infos| infos.read(number));
+            let group = info.ok().and_then(|info| fanotify::group(&info));
+            if group.is_some_and(|group| group.marks.iter().any(|mark| mark.mask & PERMISSIONS != 0)) {
+                let command = frost_sys::proc::stat(pid).map(|stat| stat.comm).unwrap_or_default();
+                let command = String::from_utf8_lossy(&command).into_owned();
+                let place = Place { pid: Pid::new(pid), command, number: Some(number) };
+                return Some(super::obstacle(&place, decides()));
+            }
+        }
+        todo.extend(frost_sys::proc::children(pid).unwrap_or_default());
+    }
+    None
 }
 
 /// Whether a process has CAP_SYS_ADMIN where we are, not only in a user namespace of its own.

@@ -19,7 +19,7 @@ mod directory;
 mod epoll;
 mod error;
 mod eventfd;
-mod fanotify;
+pub(crate) mod fanotify;
 mod fifo;
 mod held;
 mod inotify;
