@@ -1150,6 +1150,9 @@ carried! {
     timers_posix_none
     timers_posix_ids
     timers_posix_many
+    timers_posix_pending
+    timers_posix_pending_thread
+    timers_posix_overrun
     tree_storm
     tree_deep
     tree_fifty

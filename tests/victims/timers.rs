@@ -18,6 +18,9 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("timers_posix_none", posix_none),
     ("timers_posix_ids", posix_ids),
     ("timers_posix_many", posix_many),
+    ("timers_posix_pending", posix_pending),
+    ("timers_posix_pending_thread", posix_pending_thread),
+    ("timers_posix_overrun", posix_overrun),
 ];
 
 static TICKS: AtomicU64 = AtomicU64::new(0);
@@ -239,5 +242,133 @@ fn posix_many(stage: &Stage) -> Verdict {
     for (index, id) in ids.into_iter().enumerate() {
         same!(left(id)?.1, interval(index), "the interval of timer {index}");
     }
+    Ok(())
+}
+
+fn block(signal: i32) -> Result<libc::sigset_t, String> {
+    let mut set: libc::sigset_t = zeroed();
+    sys!(sigaddset(&mut set, signal))?;
+    sys!(pthread_sigmask(libc::SIG_BLOCK, &set, null_mut()))?;
+    Ok(set)
+}
+
+/// Takes a signal that waits: its value and how many periods it missed.
+fn take(set: &libc::sigset_t) -> Option<(u64, i32)> {
+    let (mut info, none): (libc::siginfo_t, libc::timespec) = (zeroed(), zeroed());
+    sys!(sigtimedwait(set, &mut info, &none)).ok()?;
+    let overrun = unsafe { (&raw const info).cast::<i32>().add(5).read() };
+    Some((unsafe { info.si_value() }.sival_ptr as u64, overrun))
+}
+
+/// Whether the kernel drops the signal of a timer that was set anew, as Linux 6.13 and later do.
+fn drops_stale() -> Result<bool, String> {
+    let set = block(libc::SIGRTMIN() + 7)?;
+    let id = create(libc::CLOCK_MONOTONIC, libc::SIGEV_SIGNAL, libc::SIGRTMIN() + 7, 0, 0)?;
+    set_expired(id)?;
+    self::set(id, 0, FAR, Duration::ZERO)?;
+    let dropped = take(&set).is_none();
+    sys!(syscall(libc::SYS_timer_delete, id))?;
+    Ok(dropped)
+}
+
+fn set_expired(id: i32) -> Verdict {
+    set(id, libc::TIMER_ABSTIME, Duration::from_nanos(1), Duration::ZERO)
+}
+
+/// A signal that waits stays its timer's: it goes where that is set anew or deleted.
+fn posix_pending(stage: &Stage) -> Verdict {
+    let stale = drops_stale()?;
+    let signal = libc::SIGRTMIN() + 6;
+    let set = block(signal)?;
+    let clocks =
+        [libc::CLOCK_MONOTONIC, libc::CLOCK_REALTIME, libc::CLOCK_BOOTTIME, libc::CLOCK_PROCESS_CPUTIME_ID];
+    let mut timers = Vec::new();
+    for (index, clock) in clocks.into_iter().cycle().take(16).enumerate() {
+        let id = create(clock, libc::SIGEV_SIGNAL, signal, index as u64, 0)?;
+        set_expired(id)?;
+        timers.push(id);
+    }
+    // Set anew already, but for its signal.
+    self::set(timers[12], 0, FAR, Duration::ZERO)?;
+    sys!(syscall(libc::SYS_timer_delete, timers[13]))?;
+    stage.freeze_here()?;
+    same!(left(timers[0])?, (Duration::ZERO, Duration::ZERO), "what an expired timer has left");
+    check!(left(timers[12])?.0 > FAR - Duration::from_secs(1000), "what one that was set anew has left");
+    for index in 0..4 {
+        self::set(timers[index], 0, FAR, Duration::ZERO)?;
+        sys!(syscall(libc::SYS_timer_delete, timers[index + 4]))?;
+    }
+    let mut taken = Vec::new();
+    while let Some((value, _)) = take(&set) {
+        taken.push(value);
+    }
+    taken.sort_unstable();
+    let expected: Vec<u64> = if stale { vec![8, 9, 10, 11, 14, 15] } else { (0..16).collect() };
+    same!(taken, expected, "the timers whose signals came");
+    set_expired(timers[0])?;
+    same!(take(&set), Some((0, 0)), "the signal of one that expires again");
+    Ok(())
+}
+
+fn posix_pending_thread(stage: &Stage) -> Verdict {
+    let stale = drops_stale()?;
+    let signal = libc::SIGRTMIN() + 6;
+    let set = block(signal)?;
+    let (tid, done) = (AtomicI32::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            tid.store(gettid(), SeqCst);
+            while !done.load(SeqCst) {
+                nap(Duration::from_millis(5));
+            }
+            [take(&set), take(&set)]
+        });
+        until("the thread stands", || tid.load(SeqCst) != 0)?;
+        for value in [1, 2] {
+            let id = create(libc::CLOCK_MONOTONIC, libc::SIGEV_THREAD_ID, signal, value, tid.load(SeqCst))?;
+            set_expired(id)?;
+            VALUE.store(id as u64, SeqCst);
+        }
+        let seen = stage.freeze_amid_threads();
+        let deleted = sys!(syscall(libc::SYS_timer_delete, VALUE.load(SeqCst)));
+        done.store(true, SeqCst);
+        let taken = thread.join().map_err(|_| "the thread panicked")?;
+        deleted?;
+        let second = if stale { None } else { Some((2, 0)) };
+        same!(taken, [Some((1, 0)), second], "the signals of the thread");
+        seen
+    })
+}
+
+/// Periods that pass while a signal waits are counted, and the next signal comes in step.
+fn posix_overrun(stage: &Stage) -> Verdict {
+    let signal = libc::SIGRTMIN() + 6;
+    let set = block(signal)?;
+    let period = Duration::from_millis(400);
+    let mut timers = Vec::new();
+    for clock in [libc::CLOCK_MONOTONIC, libc::CLOCK_BOOTTIME] {
+        let id = create(clock, libc::SIGEV_SIGNAL, signal, timers.len() as u64, 0)?;
+        let first = crate::call::now(clock) + Duration::from_millis(1);
+        self::set(id, libc::TIMER_ABSTIME, first, period)?;
+        timers.push((clock, id, first));
+    }
+    nap(Duration::from_millis(20));
+    stage.freeze_here()?;
+    nap(Duration::from_millis(1300));
+    for index in 0..timers.len() as u64 {
+        let (value, overrun) = take(&set).ok_or("its signal does not wait")?;
+        same!(value, index, "its value");
+        let most = (crate::call::now(timers[index as usize].0) - timers[index as usize].2).as_millis() / 400;
+        check!((3..=most as i32).contains(&overrun), "{overrun} periods of at most {most} were missed");
+    }
+    for (clock, id, first) in timers {
+        let (value, interval) = left(id)?;
+        same!(interval, period, "its interval");
+        let next = crate::call::now(clock) + value - first;
+        let slip = next.as_nanos() % period.as_nanos();
+        let slip = slip.min(period.as_nanos() - slip);
+        check!(slip < 100_000_000, "it comes {slip} ns out of step");
+    }
+    check!(take(&set).is_none(), "a signal more");
     Ok(())
 }

@@ -3,11 +3,13 @@
 use crate::error::{Context, Error};
 use crate::stage::Stage;
 use frost_model::Checkpoint;
+use frost_model::clock::Timespec;
 use frost_model::pd::{Credentials, Limit};
 use frost_model::ram::MemoryPolicy;
 use frost_sys::proc;
 use frost_sys::sched::{self, SchedAttr};
 use frost_sys::time;
+use rustix::time::ClockId;
 use std::path::Path;
 
 /// The number of resource limits (RLIM_NLIMITS).
@@ -42,6 +44,8 @@ pub(crate) struct Baseline {
     pub(crate) personality: u32,
     /// Whether timers can be made with chosen identifiers at once (PR_TIMER_CREATE_RESTORE_IDS).
     pub(crate) timer_ids: bool,
+    /// CLOCK_REALTIME.
+    pub(crate) realtime: Timespec,
 }
 
 fn text(name: &str) -> rustix::io::Result<String> {
@@ -79,6 +83,7 @@ impl Baseline {
             no_new_privs: field("NoNewPrivs") == "1",
         };
         let affinity = rustix::thread::sched_getaffinity(None).at(stage, || "its affinity".to_owned())?;
+        let realtime = rustix::time::clock_gettime(ClockId::Realtime);
         Ok(Self {
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             limits: (0..LIMITS).map(|number| limit(number as u32)).collect(),
@@ -105,6 +110,7 @@ impl Baseline {
                 .and_then(|text| u32::from_str_radix(&text, 16).ok())
                 .unwrap_or(0),
             timer_ids: time::timer_ids_can_be_chosen(),
+            realtime: Timespec { sec: realtime.tv_sec, nsec: realtime.tv_nsec },
         })
     }
 

@@ -39,6 +39,17 @@ impl SigInfo {
 
     /// Returns the signal's number, or 0 if the record is too short to hold one.
     pub fn signal(&self) -> i32 {
-        self.0.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes))
+        self.word(0).unwrap_or(0)
+    }
+
+    /// Returns the identifier of the timer made by timer_create(2) that sent it, if one did.
+    pub fn timer(&self) -> Option<i32> {
+        // si_code and si_tid of include/uapi/asm-generic/siginfo.h.
+        const SI_TIMER: i32 = -2;
+        if self.word(8) == Some(SI_TIMER) { self.word(16) } else { None }
+    }
+
+    fn word(&self, at: usize) -> Option<i32> {
+        self.0.get(at..)?.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
     }
 }

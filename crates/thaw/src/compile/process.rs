@@ -4,9 +4,10 @@ use super::{Compiler, FileMode, FileUse, credentials_of};
 use crate::script::{Script, Subject};
 use crate::stage::Stage;
 use frost_model::Process;
-use frost_model::clock::TimerSpec;
-use frost_model::pd::{Limit, Notify};
+use frost_model::clock::{TimerSpec, Timespec};
+use frost_model::pd::{Limit, Notify, PosixTimer, SigInfo};
 use frost_model::rm::{Attachment, Bounds};
+use std::collections::{HashMap, HashSet};
 
 /// include/uapi/linux/prctl.h.
 const PR_SET_MM: u64 = 35;
@@ -192,12 +193,18 @@ impl Compiler<'_> {
             script.call(libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 0]);
         }
         // They go on from here: as late as may be.
-        for timer in timers.iter().filter(|timer| !timer.spec.value.is_zero()) {
+        let expired = expired_timers(process);
+        let sent: HashSet<i32> = expired.iter().map(|timer| timer.id).collect();
+        let others = timers.iter().filter(|timer| !sent.contains(&timer.id) && !timer.spec.value.is_zero());
+        let again: Vec<_> = expired.into_iter().map(|timer| (timer, self.last_expiry(timer))).collect();
+        for (timer, (flags, value)) in
+            again.into_iter().chain(others.map(|timer| (timer, (0, timer.spec.value))))
+        {
             self.about(script, index, Stage::Timers, Subject::Timer(timer.id));
-            let TimerSpec { interval, value } = timer.spec;
+            let interval = timer.spec.interval;
             let words = [interval.sec, interval.nsec, value.sec, value.nsec].map(|word| word as u64);
             let spec = self.control.words(&words);
-            script.call(libc::SYS_timer_settime, &[timer.id as u64, 0, spec, 0]);
+            script.call(libc::SYS_timer_settime, &[timer.id as u64, flags as u64, spec, 0]);
         }
         let interval_timers = &process.pd.interval_timers;
         let all = [interval_timers.real, interval_timers.virtual_, interval_timers.prof];
@@ -218,6 +225,38 @@ impl Compiler<'_> {
             let spec = self.control.words(&words.map(|word| word as u64));
             script.call(libc::SYS_setitimer, &[which as u64, spec, 0]);
         }
+    }
+
+    /// Returns flags and moment by which a timer sends at once the signal that waited to be taken.
+    ///
+    /// When that is taken, the kernel counts the periods that have passed since (`common_hrtimer_rearm`,
+    /// kernel/time/posix-timers.c). How many had passed before the freeze it tells to who takes the signal only.
+    fn last_expiry(&self, timer: &PosixTimer) -> (i32, Timespec) {
+        const LEAST: Timespec = Timespec { sec: 0, nsec: 1 };
+        let TimerSpec { interval, value } = timer.spec;
+        let now = match timer.clock {
+            _ if interval.is_zero() => Timespec::default(),
+            libc::CLOCK_MONOTONIC => self.checkpoint.clocks.monotonic,
+            libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => self.checkpoint.clocks.boottime,
+            libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => self.baseline.realtime,
+            libc::CLOCK_TAI => return (0, LEAST),
+            // A clock of processor time has begun anew.
+            _ => Timespec::default(),
+        };
+        let moment = Timespec::from_nanos(now.as_nanos() + value.as_nanos() - interval.as_nanos());
+        (libc::TIMER_ABSTIME, moment.max(LEAST))
+    }
+
+    /// Returns the number that a waiting signal is sent with, unless its timer sends it.
+    ///
+    /// The signal of a timer that was set anew or deleted since is not given to anybody since Linux 6.13
+    /// (`posixtimer_deliver_signal`, kernel/time/posix-timers.c); it waits to be dropped.
+    pub(super) fn to_send(&self, process: &Process, signal: &SigInfo) -> Option<u64> {
+        let dropped = signal.timer().is_some_and(|id| {
+            // Of that kernel or a later one.
+            self.baseline.timer_ids || expired_timers(process).iter().any(|timer| timer.id == id)
+        });
+        (!dropped).then_some(signal.signal() as u64)
     }
 
     /// Resource limits that differ from the builder's.
@@ -244,4 +283,23 @@ impl Compiler<'_> {
         // 2 cannot be set; a change of credentials leaves it as the system's default.
         script.call(libc::SYS_prctl, &[libc::PR_SET_DUMPABLE as u64, u64::from(dumpable == 1)]);
     }
+}
+
+/// Returns the timers made by timer_create(2) whose signal waits to be taken, in the order of those.
+///
+/// One that has more left than a period, or is to fire once and has not, was set anew since it sent that.
+fn expired_timers(process: &Process) -> Vec<&PosixTimer> {
+    let of_threads = process.cpu.threads.iter().flat_map(|thread| &thread.pending);
+    let sent =
+        process.pd.pending.iter().chain(of_threads).filter_map(|info| Some((info.timer()?, info.signal())));
+    let expired =
+        |timer: &&PosixTimer| timer.notify != Notify::Nobody && timer.spec.value <= timer.spec.interval;
+    let by_id: HashMap<_, _> = process
+        .pd
+        .posix_timers
+        .iter()
+        .filter(expired)
+        .map(|timer| ((timer.id, timer.signal), timer))
+        .collect();
+    sent.filter_map(|sent| by_id.get(&sent).copied()).collect()
 }

@@ -129,14 +129,16 @@ impl Compiler<'_> {
         let tid = self.seen_by(index, Pid::new(thread.tid.raw())) as u64;
         self.about(script, index, Stage::Signals, Subject::Id(thread.tid.raw()));
         for signal in &thread.pending {
+            let Some(number) = self.to_send(process, signal) else { continue };
             let info = self.control.blob(signal.as_bytes());
-            let args = [pid, tid, signal.signal() as u64, info];
+            let args = [pid, tid, number, info];
             script.call(libc::SYS_rt_tgsigqueueinfo, &args);
         }
         if number == 0 {
             for signal in &process.pd.pending {
+                let Some(number) = self.to_send(process, signal) else { continue };
                 let info = self.control.blob(signal.as_bytes());
-                script.call(libc::SYS_rt_sigqueueinfo, &[pid, signal.signal() as u64, info]);
+                script.call(libc::SYS_rt_sigqueueinfo, &[pid, number, info]);
             }
         }
         self.about(script, index, Stage::Credentials, Subject::Id(thread.tid.raw()));
