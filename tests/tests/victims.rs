@@ -1127,6 +1127,7 @@ carried! {
     thread_robust_mutex
     thread_robust_mutex_process
     thread_names_and_masks
+    thread_default_slack
     thread_scheduling
     thread_scheduling_ranked
     thread_memory_policies

@@ -23,6 +23,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("thread_robust_mutex", robust_mutex),
     ("thread_robust_mutex_process", robust_mutex_process),
     ("thread_names_and_masks", names_and_masks),
+    ("thread_default_slack", default_slack),
     ("thread_scheduling", scheduling),
     ("thread_scheduling_ranked", scheduling_ranked),
     ("thread_memory_policies", memory_policies),
@@ -431,6 +432,50 @@ fn names_and_masks(stage: &Stage) -> Verdict {
         Ok(())
     }
     crowd(stage, 5, make, judge)
+}
+
+/// The timer slack to which threads and processes go back: that which their maker had.
+fn default_slack(stage: &Stage) -> Verdict {
+    let set = |nanos: libc::c_ulong| sys!(prctl(libc::PR_SET_TIMERSLACK, nanos));
+    let judge = |own, first| {
+        same!(sys!(prctl(libc::PR_GET_TIMERSLACK))?, own, "the timer slack");
+        sys!(prctl(libc::PR_SET_TIMERSLACK, 0u64))?;
+        same!(sys!(prctl(libc::PR_GET_TIMERSLACK))?, first, "the timer slack that is gone back to");
+        Ok(())
+    };
+    let (read, write) = crate::call::pipe(0)?;
+    set(81_000)?;
+    let child = stage.fork(|| {
+        set(82_000)?;
+        let grandchild = stage.fork(|| {
+            crate::call::read_some(read, 1)?;
+            judge(82_000, 82_000)
+        })?;
+        set(83_000)?;
+        crate::call::read_some(read, 1)?;
+        judge(83_000, 81_000)?;
+        stage.reap(grandchild)
+    })?;
+    set(84_000)?;
+    let (stands, go) = (AtomicU32::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            set(85_000)?;
+            stands.store(1, SeqCst);
+            while !go.load(SeqCst) {
+                nap(Duration::from_millis(5));
+            }
+            judge(85_000, 84_000)
+        });
+        until("the thread stands", || stands.load(SeqCst) != 0)?;
+        let seen = stage.freeze_amid_threads();
+        go.store(true, SeqCst);
+        sys!(write(write, c"ab".as_ptr().cast(), 2))?;
+        thread.join().map_err(|_| "the thread panicked")??;
+        judge(84_000, 50_000)?;
+        stage.reap(child)?;
+        seen
+    })
 }
 
 /// Nice values, policies and affinity, of each thread.

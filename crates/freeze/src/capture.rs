@@ -141,6 +141,7 @@ pub(crate) fn capture(
             protection_keys: filters.let_call(process, libc::SYS_pkey_mprotect),
             segments: filters.let_call(process, libc::SYS_modify_ldt),
             processor: filters.let_call(process, libc::SYS_arch_prctl),
+            timer_slack: filters.let_option(process, inner::PR_SET_TIMERSLACK),
             other: filters.let_call(process, libc::SYS_kcmp).then(|| landlock::witness(process)).flatten(),
         };
         let facts = inner::read(process, &mappings, &timers, questions, stopped)

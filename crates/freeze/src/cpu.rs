@@ -172,6 +172,7 @@ fn scheduling(tid: i32, facts: &ThreadFacts) -> Result<Scheduling, Errno> {
             .collect(),
         io_priority: sched::io_priority(tid).unwrap_or(0),
         timer_slack_ns: facts.timer_slack_ns,
+        default_timer_slack_ns: facts.default_timer_slack_ns,
         memory_policy: facts.memory_policy.clone(),
     })
 }

@@ -98,7 +98,16 @@ impl Filters {
 
     /// Returns whether a process may make a call, whatever its arguments are.
     pub(crate) fn let_call(&self, process: &StoppedProcess, nr: libc::c_long) -> bool {
-        let lets = |tid| self.suspended.contains(&tid) || self.allow(tid, nr, &[None; 6]);
+        self.let_call_with(process, nr, &[None; 6])
+    }
+
+    /// Returns whether a process may call prctl(2) with an option, whatever comes with it.
+    pub(crate) fn let_option(&self, process: &StoppedProcess, option: u64) -> bool {
+        self.let_call_with(process, libc::SYS_prctl, &[Some(option), None, None, None, None, None])
+    }
+
+    fn let_call_with(&self, process: &StoppedProcess, nr: libc::c_long, args: &[Option<u64>; 6]) -> bool {
+        let lets = |tid| self.suspended.contains(&tid) || self.allow(tid, nr, args);
         process.threads.iter().all(|thread| lets(thread.tid))
     }
 

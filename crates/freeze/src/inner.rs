@@ -4,7 +4,7 @@ use crate::host::left_at;
 use frost_abi::tape::Entry;
 use frost_model::PAGE_SIZE;
 use frost_model::clock::{TimerSpec, Timespec};
-use frost_model::cpu::{AltStack, ThreadSettings};
+use frost_model::cpu::{AltStack, ThreadSettings, USUAL_TIMER_SLACK_NS};
 use frost_model::pd::{IntervalTimers, SIGNALS, SignalAction};
 use frost_model::ram::{MOST_NODES, MemoryPolicy};
 use frost_model::rm::PROTECTION_KEYS;
@@ -55,6 +55,8 @@ pub(crate) struct Questions {
     pub(crate) segments: bool,
     /// arch_prctl(2).
     pub(crate) processor: bool,
+    /// prctl(2) with PR_SET_TIMERSLACK.
+    pub(crate) timer_slack: bool,
     /// A process that it may compare itself with unless it is in a Landlock domain.
     pub(crate) other: Option<i32>,
 }
@@ -66,6 +68,8 @@ pub(crate) struct ThreadFacts {
     pub(crate) clear_child_tid: u64,
     pub(crate) parent_death_signal: i32,
     pub(crate) timer_slack_ns: u64,
+    /// What it goes back to, if that was asked.
+    pub(crate) default_timer_slack_ns: Option<u64>,
     pub(crate) securebits: u32,
     pub(crate) settings: ThreadSettings,
     /// personality(2), if it was asked.
@@ -82,6 +86,7 @@ const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_DUMPABLE: u64 = 3;
 const PR_GET_TSC: u64 = 25;
 const PR_GET_SECUREBITS: u64 = 27;
+pub(crate) const PR_SET_TIMERSLACK: u64 = 29;
 const PR_GET_TIMERSLACK: u64 = 30;
 const PR_MCE_KILL_GET: u64 = 34;
 const PR_GET_CHILD_SUBREAPER: u64 = 37;
@@ -214,8 +219,36 @@ pub(crate) fn read(
         area.run(&mut jobs)?;
         facts.threads.extend(jobs.iter().map(|job| thread_facts(job, questions)));
     }
+    if questions.timer_slack {
+        ask_default_slacks(&mut area, &mut facts.threads)?;
+    }
     area.unmap()?;
     Ok(facts)
+}
+
+/// Asks for the default timer slack of those threads whose slack is not the usual one: it is told only to a thread that goes
+/// back to it (`default_timer_slack_ns`, kernel/sys.c). The same tape sets what it had.
+fn ask_default_slacks(area: &mut Area<'_>, threads: &mut [ThreadFacts]) -> Result<(), inject::Error> {
+    // That of real-time threads is 0, and stays.
+    let unusual = |slack: u64| slack != 0 && slack != USUAL_TIMER_SLACK_NS;
+    let asked: Vec<usize> =
+        (0..threads.len()).filter(|thread| unusual(threads[*thread].timer_slack_ns)).collect();
+    for batch in asked.chunks(area.capacity(4 * frost_abi::tape::ENTRY_BYTES)) {
+        let ask_one = |thread: &usize| {
+            let mut job = Job::new(*thread);
+            ask(&mut job, libc::SYS_prctl, &[PR_SET_TIMERSLACK, 0]);
+            ask(&mut job, libc::SYS_prctl, &[PR_GET_TIMERSLACK]);
+            ask(&mut job, libc::SYS_prctl, &[PR_SET_TIMERSLACK, threads[*thread].timer_slack_ns]);
+            job
+        };
+        let mut jobs: Vec<Job> = batch.iter().map(ask_one).collect();
+        area.run(&mut jobs)?;
+        for (thread, job) in batch.iter().zip(jobs) {
+            let told = u64::try_from(job.tape[1].result).ok();
+            threads[*thread].default_timer_slack_ns = told.filter(|slack| unusual(*slack));
+        }
+    }
+    Ok(())
 }
 
 /// Runs a job of the first thread, made for the address at which its data will lie.
@@ -438,6 +471,7 @@ fn thread_facts(job: &Job, questions: Questions) -> ThreadFacts {
         clear_child_tid: word(&job.data, 24),
         parent_death_signal: word(&job.data, 32) as i32,
         timer_slack_ns: u64::try_from(result(3)).unwrap_or(0),
+        default_timer_slack_ns: None,
         securebits: u64::try_from(result(4)).unwrap_or(0) as u32,
         settings: ThreadSettings {
             memory_failure: Some(result(6))

@@ -80,6 +80,11 @@ pub(crate) fn begin(stage: Stage) -> Result<(), Error> {
     Ok(())
 }
 
+/// Sets our timer slack, which is the default of our children.
+fn inherit_slack(nanos: u64) {
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(nanos));
+}
+
 /// Raises soft limits as far as they go: the tree's own are set when it is built.
 fn raise_limits() {
     for number in [libc::RLIMIT_NOFILE, libc::RLIMIT_AS, libc::RLIMIT_DATA, libc::RLIMIT_STACK]
@@ -191,8 +196,16 @@ pub(crate) fn build<'a>(
     let name = std::ffi::CString::new(name).unwrap_or_default();
     // Processes of a half-built tree whose parent ended must not become anybody else's children.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-    let (root, pidfd) = frost_sys::stub::spawn(stub.as_fd(), &name, &[pid.raw()], sibling)
-        .at(Stage::Spawn, || format!("process {pid}"))?;
+    let slack = checkpoint.processes[0].cpu.first_timer_slack_ns();
+    if slack != baseline.timer_slack_ns {
+        inherit_slack(slack);
+    }
+    let spawned = frost_sys::stub::spawn(stub.as_fd(), &name, &[pid.raw()], sibling)
+        .at(Stage::Spawn, || format!("process {pid}"));
+    if slack != baseline.timer_slack_ns {
+        inherit_slack(baseline.timer_slack_ns);
+    }
+    let (root, pidfd) = spawned?;
     let mut half = Half {
         checkpoint: Cow::Borrowed(checkpoint),
         program,

@@ -78,6 +78,7 @@ pub(crate) fn process(pid: i32, parent: Option<i32>, file: &Path, slot: u64, thr
             affinity: ours.affinity.clone(),
             io_priority: ours.io_priority,
             timer_slack_ns: ours.timer_slack_ns,
+            default_timer_slack_ns: Some(ours.timer_slack_ns),
             memory_policy: ours.memory_policy.clone(),
         },
         parent_death_signal: 0,

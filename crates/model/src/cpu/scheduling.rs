@@ -3,6 +3,9 @@
 use crate::ram::MemoryPolicy;
 use serde::{Deserialize, Serialize};
 
+/// The usual timer slack, that of the first process of all, in nanoseconds.
+pub const USUAL_TIMER_SLACK_NS: u64 = 50_000;
+
 /// `struct sched_attr`, affinity and I/O priority of a thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scheduling {
@@ -26,7 +29,17 @@ pub struct Scheduling {
     pub io_priority: u32,
     /// PR_GET_TIMERSLACK in nanoseconds.
     pub timer_slack_ns: u64,
+    /// What PR_SET_TIMERSLACK with 0 goes back to, if that is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_timer_slack_ns: Option<u64>,
     /// From which nodes its memory is taken (set_mempolicy), if it has a policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_policy: Option<MemoryPolicy>,
+}
+
+impl Scheduling {
+    /// Returns the timer slack that the thread began with, that of who made it at that time.
+    pub fn first_timer_slack_ns(&self) -> u64 {
+        self.default_timer_slack_ns.unwrap_or(USUAL_TIMER_SLACK_NS)
+    }
 }

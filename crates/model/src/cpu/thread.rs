@@ -1,6 +1,6 @@
 //! One thread.
 
-use super::{Registers, Restart, Scheduling};
+use super::{Registers, Restart, Scheduling, USUAL_TIMER_SLACK_NS};
 use crate::id::{TargetAddr, Tid};
 use crate::path::BytePath;
 use crate::pd::{Credentials, SigInfo};
@@ -11,6 +11,14 @@ use serde::{Deserialize, Serialize};
 pub struct CpuState {
     /// The threads, the leader first, the others by ascending number.
     pub threads: Vec<Thread>,
+}
+
+impl CpuState {
+    /// Returns the timer slack that the process began with.
+    pub fn first_timer_slack_ns(&self) -> u64 {
+        let first = self.threads.first();
+        first.map_or(USUAL_TIMER_SLACK_NS, |thread| thread.scheduling.first_timer_slack_ns())
+    }
 }
 
 /// A thread, stopped.

@@ -60,7 +60,14 @@ impl Compiler<'_> {
         process: &Process,
         tapes: &[u64],
     ) {
+        let own = process.cpu.first_timer_slack_ns();
+        let mut slack = own;
         for (thread, tape) in process.cpu.threads.iter().skip(1).zip(tapes) {
+            let first = thread.scheduling.first_timer_slack_ns();
+            if first != slack {
+                slack = first;
+                self.slack(script, slack);
+            }
             let clear = thread.clear_child_tid.raw();
             let shared = libc::CLONE_VM
                 | libc::CLONE_FS
@@ -83,6 +90,9 @@ impl Compiler<'_> {
             });
             self.about(script, index, Stage::Thread, Subject::Id(thread.tid.raw()));
             script.call(libc::SYS_clone3, &[args, CLONE_ARGS_BYTES]);
+        }
+        if slack != own {
+            self.slack(script, own);
         }
     }
 
@@ -223,9 +233,14 @@ impl Compiler<'_> {
             // EINVAL if none of these nodes exists here: then memory is taken from wherever there is some.
             script.attempt(libc::SYS_set_mempolicy, &[mode, mask, bits]);
         }
-        if want.timer_slack_ns != self.baseline.timer_slack_ns && want.timer_slack_ns != 0 {
-            script.call(libc::SYS_prctl, &[libc::PR_SET_TIMERSLACK as u64, want.timer_slack_ns]);
+        if want.timer_slack_ns != want.first_timer_slack_ns() && want.timer_slack_ns != 0 {
+            self.slack(script, want.timer_slack_ns);
         }
+    }
+
+    /// Sets the timer slack of the calling thread, which is the default of those that it makes (`copy_process`, kernel/fork.c).
+    pub(super) fn slack(&mut self, script: &mut Script, nanos: u64) {
+        script.call(libc::SYS_prctl, &[libc::PR_SET_TIMERSLACK as u64, nanos]);
     }
 
     /// Returns mode, mask and length of a mask, as the calls that set a policy take them.

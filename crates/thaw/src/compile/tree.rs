@@ -691,7 +691,15 @@ impl Compiler<'_> {
         let process = &self.checkpoint.processes[child];
         let relation = &process.pd.relation;
         self.about(script, index, Stage::Clone, Subject::Id(relation.pid.raw()));
+        let first = process.cpu.first_timer_slack_ns();
+        let own = self.checkpoint.processes[index].cpu.first_timer_slack_ns();
+        if first != own {
+            self.slack(script, first);
+        }
         self.fork(script, Some(relation.pid), relation.exit_signal, self.process_tapes[child]);
+        if first != own {
+            self.slack(script, own);
+        }
     }
 
     /// Joins the group of another process.
