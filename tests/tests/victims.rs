@@ -1189,6 +1189,7 @@ carried! {
     udp_times_not_told
     options_netlink
     options_raw
+    options_owner
     options_tcp
     options_udp
     options_unix

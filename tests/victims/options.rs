@@ -1,6 +1,7 @@
 //! All options of all sockets: whatever can be set is set, and what can be read must read the same afterwards.
 
 use crate::Victim;
+use crate::call::zeroed;
 use crate::stage::{Stage, Verdict};
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("options_udp", udp),
     ("options_netlink", netlink),
     ("options_raw", raw),
+    ("options_owner", owner),
 ];
 
 const SOCKET: i32 = libc::SOL_SOCKET;
@@ -132,4 +134,38 @@ fn netlink(stage: &Stage) -> Verdict {
 fn raw(stage: &Stage) -> Verdict {
     let raw = libc::SOCK_RAW;
     judge(stage, &[(2, raw, 1), (10, raw, 58), (10, raw, 253), (17, raw, 0)])
+}
+
+/// Whose a socket is, and its permissions, where they were changed and where not.
+fn owner(stage: &Stage) -> Verdict {
+    let node = |fd: i32| {
+        let mut stat: libc::stat = zeroed();
+        sys!(fstat(fd, &mut stat))?;
+        Ok::<_, String>((stat.st_mode, stat.st_uid, stat.st_gid))
+    };
+    let mut pair = [0; 2];
+    sys!(socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, pair.as_mut_ptr()))?;
+    let mut sockets = pair.to_vec();
+    for (family, kind) in [
+        (libc::AF_UNIX, libc::SOCK_DGRAM),
+        (libc::AF_INET, libc::SOCK_STREAM),
+        (libc::AF_INET, libc::SOCK_DGRAM),
+        (libc::AF_NETLINK, libc::SOCK_RAW),
+    ] {
+        sockets.push(sys!(socket(family, kind, 0))?);
+        sockets.push(sys!(socket(family, kind, 0))?);
+    }
+    sys!(listen(sockets[4], 4))?;
+    for fd in sockets.iter().step_by(2) {
+        sys!(fchmod(*fd, 0o640))?;
+        // Only root may give it away.
+        if unsafe { libc::geteuid() } == 0 {
+            sys!(fchown(*fd, 4711, 4712))?;
+        }
+    }
+    let nodes = || sockets.iter().map(|fd| node(*fd)).collect::<Result<Vec<_>, _>>();
+    let before = nodes()?;
+    stage.freeze_here()?;
+    same!(nodes()?, before, "mode, owner and group");
+    Ok(())
 }

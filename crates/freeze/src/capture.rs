@@ -357,7 +357,7 @@ fn unnamed(objects: &mut Objects, file: Unnamed, flags: OFlags) -> Description {
     let content = Content::Unnamed(ObjectId::new(objects.unnamed.len() as u32));
     objects.unnamed.push(file);
     let capability = Capability::Regular(RegularFile { content, position: 0 });
-    Description { flags: flags.bits(), owner: None, locks: Vec::new(), capability }
+    Description { flags: flags.bits(), owner: None, locks: Vec::new(), node: None, capability }
 }
 
 /// Captures a file without a name through its mappings: as a description that no process has, from which it is mapped.

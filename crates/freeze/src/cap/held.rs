@@ -4,7 +4,7 @@
 //! nothing here may seek, read, or set a flag through it; where content must be read, the file is opened anew.
 
 use super::Error;
-use frost_model::cap::{Lock, Owner};
+use frost_model::cap::{Lock, Node, Owner};
 use frost_model::{BytePath, Pid};
 use frost_sys::fdinfo::FdInfo;
 use frost_sys::sock::{int_option, set_int_option};
@@ -81,6 +81,16 @@ impl Held {
 
     pub(super) fn info(&self) -> std::result::Result<FdInfo, Error> {
         FdInfo::of_ours(&self.fd).map_err(|e| self.error(e))
+    }
+
+    /// Returns whether it is a socket; one opened with O_PATH is a file.
+    pub(super) fn is_socket(&self) -> bool {
+        FileType::from_raw_mode(self.stat.st_mode) == FileType::Socket && !self.flags.contains(OFlags::PATH)
+    }
+
+    /// Owner and permissions.
+    pub(super) fn node(&self) -> Node {
+        Node { uid: self.stat.st_uid, gid: self.stat.st_gid, mode: self.stat.st_mode & 0o7777 }
     }
 
     /// The key of what lies behind it: device and inode.

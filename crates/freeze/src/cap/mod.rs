@@ -493,6 +493,7 @@ impl Catalog {
                 flags: held.flags.bits() & !OFlags::CLOEXEC.bits(),
                 owner: self.owner(held),
                 locks: held.locks.clone(),
+                node: held.is_socket().then(|| held.node()),
                 capability,
             });
         }

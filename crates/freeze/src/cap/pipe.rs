@@ -1,7 +1,7 @@
 //! Pipes: what is in them, and who is at their ends.
 
 use super::{Error, Held};
-use frost_model::cap::{Pipe, PipeNode};
+use frost_model::cap::Pipe;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
@@ -67,8 +67,7 @@ pub(super) fn capture(ends: &Ends, held: &Held, reader: Option<BorrowedFd<'_>>) 
         Some(reader) => content(held, reader, capacity_bytes)?,
         None => Vec::new(),
     };
-    let stat = &held.stat;
-    let node = Some(PipeNode { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 });
+    let node = Some(held.node());
     Ok(Pipe { capacity_bytes, content, readers: ends.reader, writers: ends.writer, node })
 }
 

@@ -106,7 +106,8 @@ pub fn checkpoint() -> Checkpoint {
         cpu,
         rm,
     };
-    let describe = |capability| Description { flags: 2, owner: None, locks: Vec::new(), capability };
+    let describe =
+        |capability| Description { flags: 2, owner: None, locks: Vec::new(), node: None, capability };
     let descriptor = |(fd, description)| Descriptor {
         fd: TargetFd::new(fd),
         close_on_exec: fd == 5,
@@ -179,6 +180,7 @@ pub fn checkpoint() -> Checkpoint {
                 flags: 0,
                 owner: Some(Owner { kind: 1, id: 100, signal: 0 }),
                 locks: Vec::new(),
+                node: None,
                 capability: Capability::Regular(RegularFile {
                     content: Content::Unnamed(ObjectId::new(0)),
                     position: 10,

@@ -43,7 +43,7 @@ pub use netlink::NetlinkSocket;
 pub use outside::{Outside, OutsideKind};
 pub use packet::{PacketMembership, PacketSocket};
 pub use pidfd::PidFd;
-pub use pipe::{Pipe, PipeEnd, PipeNode};
+pub use pipe::{Pipe, PipeEnd};
 pub use pty::{Flow, Pty, PtyEnd, PtySide};
 pub use raw::RawSocket;
 pub use regular::{Content, RegularFile, Unnamed};
@@ -66,8 +66,23 @@ pub struct Description {
     pub owner: Option<Owner>,
     /// Locks that are held through it.
     pub locks: Vec<Lock>,
+    /// Owner and permissions of a socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Node>,
     /// What it is.
     pub capability: Capability,
+}
+
+/// Owner and permissions of a pipe or socket, which matter to who opens that through /proc (as /dev/stdout), and to whose
+/// a socket is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Permission bits, at most 0o7777; of a new one 0o600, and 0o777 of a socket.
+    pub mode: u32,
 }
 
 /// Whom an asynchronous description signals.

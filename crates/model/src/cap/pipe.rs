@@ -1,5 +1,6 @@
 //! Pipes.
 
+use super::Node;
 use crate::id::ObjectId;
 use serde::{Deserialize, Serialize};
 
@@ -23,16 +24,5 @@ pub struct Pipe {
     pub writers: bool,
     /// Who may open it through /proc.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<PipeNode>,
-}
-
-/// Owner and permissions of a pipe, which matter to who opens it through /proc (as /dev/stdout).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PipeNode {
-    /// Its owner.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
-    /// Permission bits, at most 0o7777; 0o600 of a new one.
-    pub mode: u32,
+    pub node: Option<Node>,
 }

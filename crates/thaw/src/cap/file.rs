@@ -1,6 +1,6 @@
 //! Files by path: whether they are what they were, and how they are opened.
 
-use frost_model::cap::{FileIdentity, FileRef};
+use frost_model::cap::{FileIdentity, FileRef, Node};
 use frost_model::clock::Timespec;
 use frost_sys::undo::Undo;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -261,4 +261,26 @@ fn type_name(kind: FileType) -> &'static str {
         FileType::BlockDevice => "a block device",
         FileType::Unknown => "something else",
     }
+}
+
+/// Returns whether a descriptor is that of a socket.
+pub(super) fn is_socket(fd: impl AsFd) -> rustix::io::Result<bool> {
+    Ok(FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) == FileType::Socket)
+}
+
+/// Sets owner and permissions of a pipe or socket. Who may not give one away has made one that is theirs, as the program has.
+pub(super) fn set_node(fd: impl AsFd, node: Node) -> rustix::io::Result<()> {
+    let now = rustix::fs::fstat(&fd)?;
+    // While it is ours: of another's only who has CAP_FOWNER may set them (setattr_prepare, fs/attr.c).
+    if now.st_mode & 0o7777 != node.mode {
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(node.mode))?;
+    }
+    if (now.st_uid, now.st_gid) != (node.uid, node.gid) {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(node.uid), rustix::fs::Gid::from_raw(node.gid));
+        match rustix::fs::fchown(&fd, Some(uid), Some(gid)) {
+            Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }

@@ -554,6 +554,15 @@ pub fn build(
     }
     epoll::add_watches(checkpoint, &made)?;
     let unfilled = unix::fill(checkpoint, planned, &made, sockets)?;
+    for (fd, description) in made.iter().zip(&checkpoint.descriptions) {
+        // When all are bound and connected, for which those of one port must have one owner (`inet_bind_conflict`,
+        // net/ipv4/inet_connection_sock.c); a route may have made something else of it.
+        if let (Some(fd), Some(node)) = (fd, description.node)
+            && file::is_socket(fd).about("look at", &description.capability)?
+        {
+            file::set_node(fd, node).about("set owner and permissions of", &description.capability)?;
+        }
+    }
     for (fd, file) in objects.put_back.values().zip(objects.put_back_as) {
         regular::finish(fd, &file, None).about("set the mode of", "a file that is put back")?;
     }

@@ -1,9 +1,9 @@
 //! Pipes.
 
 use super::file;
-use frost_model::cap::{Pipe, PipeNode};
+use frost_model::cap::Pipe;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
@@ -24,7 +24,7 @@ pub(super) fn make(pipe: &Pipe) -> Result<Made> {
     set_capacity(&writer, pipe.capacity_bytes)?;
     fill(&writer, pipe)?;
     if let Some(node) = pipe.node {
-        set_node(&writer, node)?;
+        file::set_node(&writer, node)?;
     }
     Ok(Made { reader, writer, reader_used: false, writer_used: false, descriptions: 0 })
 }
@@ -35,23 +35,6 @@ pub(super) fn set_capacity(fd: impl AsFd, bytes: u32) -> Result<()> {
         return Ok(());
     }
     fcntl_setpipe_size(&fd, bytes as usize).map(drop)
-}
-
-/// Sets owner and permissions. Who may not give a pipe away has made one that is theirs, as the program has.
-fn set_node(fd: impl AsFd, node: PipeNode) -> Result<()> {
-    let now = rustix::fs::fstat(&fd)?;
-    // While it is ours: of another's only who has CAP_FOWNER may set them (setattr_prepare, fs/attr.c).
-    if now.st_mode & 0o7777 != node.mode {
-        fchmod(&fd, Mode::from_raw_mode(node.mode))?;
-    }
-    if (now.st_uid, now.st_gid) != (node.uid, node.gid) {
-        let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
-        match rustix::fs::fchown(&fd, Some(uid), Some(gid)) {
-            Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }
 
 /// Writes content without ever waiting; what marks packets is O_DIRECT.
