@@ -630,6 +630,9 @@ fn a_thaw_onto_a_full_disk() {
         let Some(_mounted) = mount_small(&scene, "stage", "0755") else { return };
         let mut traveller = set_out(&scene, "regular_deleted");
         traveller.freeze();
+        // The plan tells what it was called.
+        let plan = scene.frost(&["thaw", "victim", "--plan"]).ok();
+        assert!(plan.stdout.contains(&format!("deleted file {}/", scene.path("stage").display())), "{plan}");
         let full = scene.stage("full");
         let error = fs::write(&full, vec![0; 16 << 20]).expect_err("so much does not fit");
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
@@ -970,4 +973,30 @@ fn a_binary_lies_where_it_can_be_executed() {
     traveller.pid = thaw_without(&stage).ok().number("pid") as i32;
     traveller.arrive("thawed");
     scene.is_empty_soon();
+}
+
+/// Where memory may not be executed, nothing can be started from it: the plan tells so.
+#[test]
+fn a_thaw_where_memory_may_not_be_executed() {
+    if !is_root() {
+        return skip("vm.memfd_noexec is root's to set");
+    }
+    let scene = scene();
+    let mut traveller = set_out(&scene, "anonymous_sparse");
+    traveller.freeze();
+    // The setting is that of a pid namespace and of those within.
+    let frost = scene.frost_command(&["thaw", "victim"]);
+    let mut within = scene.command("unshare");
+    within.args(["--pid", "--fork", "--mount-proc", "sh", "-c"]);
+    within.arg("echo 2 >/proc/sys/vm/memfd_noexec || exit 99; \"$@\"; exit $?").arg("sh");
+    within.arg(frost.get_program()).args(frost.get_args());
+    let outcome = scene.run(&mut within, LIMIT);
+    if outcome.status == Some(99) {
+        skip("this kernel has no vm.memfd_noexec");
+    } else {
+        let outcome = outcome.refused(UNSUPPORTED, "memfd_noexec");
+        assert!(outcome.stderr.contains("sysctl vm.memfd_noexec=0"), "{outcome}");
+    }
+    traveller.thaw(&[]);
+    traveller.arrive("thawed");
 }

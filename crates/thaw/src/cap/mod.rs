@@ -393,7 +393,7 @@ pub fn plan(
             effect = Some("its locks stay with the one continuation".to_owned());
         }
         let mut planning =
-            Planned { route, object: description.capability.to_string(), effect, rule: rule.cloned() };
+            Planned { route, object: object(checkpoint, description), effect, rule: rule.cloned() };
         if let Some(rule) = rule {
             let usual = planning.route;
             let more = route::apply(checkpoint, id, description, rule, &mut planning);
@@ -1098,8 +1098,21 @@ pub(super) fn numbers(checkpoint: &Checkpoint, id: DescriptionId) -> Vec<i32> {
     numbers
 }
 
+/// Names what a description refers to, and a deleted file by what it was called.
+fn object(checkpoint: &Checkpoint, description: &Description) -> String {
+    match &description.capability {
+        Capability::Regular(frost_model::cap::RegularFile { content: Content::Unnamed(id), .. }) => {
+            match checkpoint.objects.unnamed.get(id.index()) {
+                Some(unnamed) => format!("deleted file {}", unnamed.path),
+                None => description.capability.to_string(),
+            }
+        }
+        other => other.to_string(),
+    }
+}
+
 fn obstacle(checkpoint: &Checkpoint, id: DescriptionId, problem: file::Problem) -> Obstacle {
-    let what = checkpoint.descriptions.get(id.index()).map(|d| d.capability.to_string()).unwrap_or_default();
+    let what = checkpoint.descriptions.get(id.index()).map(|d| object(checkpoint, d)).unwrap_or_default();
     let mut holders = checkpoint.processes.iter().filter_map(|process| {
         let entry = process.pd.descriptors.iter().find(|entry| entry.description == id)?;
         Some((process, entry.fd.raw()))

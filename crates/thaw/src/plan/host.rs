@@ -8,6 +8,7 @@ use frost_model::ram::{DataspaceKind, Pages, Run};
 use frost_model::rm::Attachment;
 use frost_model::{Checkpoint, Obstacle};
 use frost_sys::{hugetlb, processor};
+use rustix::io::Errno;
 use std::collections::{BTreeMap, HashSet};
 
 /// State components by their bit in XCR0 (Intel SDM volume 1, 13.1).
@@ -157,6 +158,12 @@ pub(super) fn obstacles(
                 found.push(obstacle(process, super::region_text(region), reason, remedy));
             }
         }
+    }
+    if frost_sys::probe::executable_memfd() == Err(Errno::ACCESS)
+        && let Some(root) = checkpoint.processes.first()
+    {
+        let reason = "it is started from memory, which may not be executed here (vm.memfd_noexec is 2)";
+        found.push(obstacle(root, "its start", reason, "as root: sysctl vm.memfd_noexec=0"));
     }
     found.extend(huge_pages(checkpoint, of_segments));
     found
