@@ -1226,6 +1226,8 @@ carried! {
     unix_rights_of_itself
     unix_many_to_one
     unix_bound_over
+    unix_moved
+    unix_moved_datagram
     unix_credentials
     unix_backlog_full
     unix_datagram_full

@@ -6,6 +6,7 @@ use crate::stage::{Stage, Verdict};
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 pub(crate) const VICTIMS: &[Victim] = &[
@@ -31,6 +32,8 @@ pub(crate) const VICTIMS: &[Victim] = &[
     ("unix_passing", passing),
     ("unix_many_to_one", many_to_one),
     ("unix_bound_over", bound_over),
+    ("unix_moved", moved),
+    ("unix_moved_datagram", moved_datagram),
     ("unix_credentials", credentials),
     ("unix_listener_credentials", listener_credentials),
     ("unix_backlog_full", backlog_full),
@@ -459,6 +462,68 @@ fn bound_over(stage: &Stage) -> Verdict {
 }
 
 /// Who is at the other end, and who sent what waits.
+/// Servers whose sockets were bound under a name for the moment: renamed, linked under their own, linked and left under both, in a
+/// directory that was renamed, and bound from a directory that the program has left.
+fn moved(stage: &Stage) -> Verdict {
+    let path = |name: &str| stage.path(name);
+    let listen = |name: &str| text(UnixListener::bind(path(name)));
+    let renamed = listen("renamed.1")?;
+    text(std::fs::rename(path("renamed.1"), path("renamed")))?;
+    let linked = listen("linked.1")?;
+    text(std::fs::hard_link(path("linked.1"), path("linked")))?;
+    text(std::fs::remove_file(path("linked.1")))?;
+    let twice = listen("one")?;
+    text(std::fs::hard_link(path("one"), path("two")))?;
+    text(std::fs::create_dir(path("before")))?;
+    let along = listen("before/socket")?;
+    text(std::fs::rename(path("before"), path("behind")))?;
+    let here = text(std::env::current_dir())?;
+    text(std::env::set_current_dir(stage.path("")))?;
+    let near = text(UnixListener::bind("near.1"))?;
+    text(std::fs::rename("near.1", "near"))?;
+    stage.freeze_here()?;
+    text(std::env::set_current_dir(here))?;
+    let reached = |server: &UnixListener, name: &str| {
+        let mut client = text(UnixStream::connect(path(name))).map_err(|why| format!("{name}: {why}"))?;
+        let (mut accepted, _) = text(server.accept())?;
+        text(client.write_all(b"hello"))?;
+        let mut read = [0; 5];
+        text(accepted.read_exact(&mut read))?;
+        same!(&read, b"hello", "what came by {name}");
+        Ok::<(), String>(())
+    };
+    let all = [(&renamed, "renamed"), (&linked, "linked"), (&twice, "one"), (&twice, "two")];
+    for (server, name) in all.into_iter().chain([(&along, "behind/socket"), (&near, "near")]) {
+        reached(server, name)?;
+    }
+    for name in ["renamed.1", "linked.1", "near.1"] {
+        check!(!path(name).exists(), "{name} is there again");
+    }
+    let inode = |name: &str| text(std::fs::metadata(path(name))).map(|file| file.ino());
+    same!(inode("one")?, inode("two")?, "the node of both names");
+    let name = text(renamed.local_addr())?;
+    let bound = path("renamed.1");
+    same!(name.as_pathname(), Some(bound.as_path()), "the name that it tells");
+    Ok(())
+}
+
+/// A socket that receives datagrams under a name that it was not bound to, and is connected to another.
+fn moved_datagram(stage: &Stage) -> Verdict {
+    let path = |name: &str| stage.path(name);
+    let server = text(UnixDatagram::bind(path("server.1")))?;
+    text(std::fs::rename(path("server.1"), path("server")))?;
+    let client = text(UnixDatagram::bind(path("client.1")))?;
+    text(std::fs::rename(path("client.1"), path("client")))?;
+    text(client.connect(path("server")))?;
+    stage.freeze_here()?;
+    text(client.send(b"there"))?;
+    let mut read = [0; 8];
+    same!(text(server.recv(&mut read))?, 5, "what came to the server");
+    text(server.send_to(b"back", path("client")))?;
+    same!(text(client.recv(&mut read))?, 4, "what came back");
+    Ok(())
+}
+
 fn credentials(stage: &Stage) -> Verdict {
     let [one, two] = pair(SOCK_STREAM)?;
     let on = 1i32;

@@ -14,7 +14,7 @@ use crate::precopy::Precopy;
 use crate::survey;
 use crate::urgent::Urgent;
 use crate::{Frozen, Options, end, host, ram, written};
-use frost_model::cap::Capability;
+use frost_model::cap::{Capability, UnixName, UnixState};
 use frost_model::{Checkpoint, Obstacle, PAGE_SIZE, Steps};
 use frost_store::{Draft, Name, Store, Then};
 use frost_sys::{fault, ipc, proc};
@@ -356,6 +356,15 @@ fn resident_bytes(pid: i32) -> u64 {
         + children.into_iter().map(resident_bytes).sum::<u64>()
 }
 
+/// Tells of a unix socket that listens, but has no file by which it is reached.
+fn unreachable(capability: &Capability) -> Option<String> {
+    let Capability::Unix(socket) = capability else { return None };
+    let lost = matches!(socket.name, Some(UnixName::Path { present: false, .. })) && socket.places.is_empty();
+    (lost && matches!(socket.state, UnixState::Listening { .. })).then(|| {
+        format!("nobody can connect to a {capability} when it is thawed: its file was deleted, or moved to where it was not found")
+    })
+}
+
 /// Says what will not be as the user may expect.
 fn warnings(checkpoint: &Checkpoint, options: Options<'_>) -> Vec<String> {
     let mut warnings: Vec<String> = checkpoint
@@ -369,6 +378,9 @@ fn warnings(checkpoint: &Checkpoint, options: Options<'_>) -> Vec<String> {
         })
         .map(|capability| format!("packets wait in a {capability}, which the image does not hold"))
         .collect();
+    warnings.extend(
+        checkpoint.descriptions.iter().map(|description| &description.capability).filter_map(unreachable),
+    );
     if options.leave_running && !options.files {
         for description in &checkpoint.descriptions {
             if let Capability::Regular(regular) = &description.capability

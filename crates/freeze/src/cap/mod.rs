@@ -27,6 +27,7 @@ mod lock;
 mod memfd;
 pub(crate) mod mqueue;
 mod netlink;
+mod nodes;
 mod options;
 mod outside;
 mod packet;

@@ -1,5 +1,6 @@
 //! Unix sockets: who is connected to whom, and what waits in their queues.
 
+use super::nodes::Nodes;
 use super::recognise::Refusal;
 use super::{Error, Held, Members, aside, pipe};
 use frost_model::BytePath;
@@ -15,6 +16,7 @@ use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 use rustix::fs::FileType;
 use rustix::io::Errno;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ pub(super) struct Table {
     sockets: HashMap<u32, unix_diag::UnixSocket>,
     /// The listening socket at which a client waits to be accepted, by the client's inode.
     pending_at: HashMap<u32, u32>,
+    nodes: RefCell<Nodes>,
 }
 
 /// What a socket of the tree is connected to.
@@ -155,16 +158,24 @@ impl Table {
         let kind = kind(held);
         let listed = self.of(held);
         let shutdown = listed.map_or(0, |socket| socket.shutdown);
+        let mut name = listed.and_then(|socket| name(socket, members));
+        // Nobody looks for any other by its node.
+        let is_sought = matches!(state, UnixState::Listening { .. }) || kind == UnixType::Datagram;
+        let places = match (listed, &mut name) {
+            (Some(socket), Some(name)) if is_sought => self.nodes.borrow_mut().places(socket, name, members),
+            _ => Vec::new(),
+        };
         Ok(Capability::Unix(UnixSocket {
             inode: held.stat.st_ino,
             kind,
-            name: listed.and_then(|socket| name(socket, members)),
+            name,
             state,
             queue,
             shut_read: shutdown & 1 != 0,
             shut_write: shutdown & 2 != 0,
             options,
             credentials,
+            places,
         }))
     }
 
@@ -236,7 +247,7 @@ fn through_descriptor(name: &[u8]) -> Option<&Path> {
 }
 
 /// Lists the directories that a process has open.
-fn open_directories(pid: i32) -> Vec<PathBuf> {
+pub(super) fn open_directories(pid: i32) -> Vec<PathBuf> {
     let numbers = frost_sys::proc::numbers(pid, "fd").unwrap_or_default();
     let directory = |number: &i32| {
         let link = frost_sys::proc::path(pid, &format!("fd/{number}"));

@@ -214,6 +214,7 @@ pub fn checkpoint() -> Checkpoint {
                 shut_write: true,
                 options: Vec::new(),
                 credentials: None,
+                places: Vec::new(),
             })),
             describe(Capability::TcpListener(TcpListener {
                 inet: Inet {

@@ -27,6 +27,9 @@ pub struct UnixSocket {
     /// Who SO_PEERCRED tells is its peer; of one that listens, whom those are told that connect to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<PeerCredentials>,
+    /// Paths at which its node was found that are not its name: it was moved or linked there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<BytePath>,
 }
 
 /// Who made a connection or let a socket listen, as the kernel took it down at that moment.

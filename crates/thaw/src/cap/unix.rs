@@ -15,7 +15,7 @@ use frost_model::cap::{
     Capability, FileRef, Message, PeerCredentials, PidFd, SenderCredentials, SocketOption, UnixName,
     UnixSocket, UnixState, UnixType,
 };
-use frost_model::{Checkpoint, DescriptionId};
+use frost_model::{BytePath, Checkpoint, DescriptionId};
 use frost_sys::guise::{self, Guise};
 use frost_sys::sock::{self, Ucred, bind_unix, connect_unix, in_directory};
 use frost_sys::unix_diag::{ESTABLISHED, UnixSocket as UnixDiag, unix_sockets};
@@ -24,8 +24,10 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, socketpair};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -75,6 +77,7 @@ fn node(name: &UnixName) -> Option<PathBuf> {
 pub(super) fn is_node(checkpoint: &Checkpoint, file: &FileRef) -> bool {
     let is_its = |socket: &UnixSocket| {
         socket.name.as_ref().and_then(node).is_some_and(|node| node == file.path.as_path())
+            || socket.places.contains(&file.path)
     };
     FileType::from_raw_mode(file.identity.mode) == FileType::Socket
         && sockets(checkpoint).iter().any(|(_, socket, _)| is_its(socket))
@@ -88,6 +91,21 @@ fn bind(fd: &OwnedFd, name: &UnixName) -> rustix::io::Result<()> {
         }
         _ => bind_unix(fd, &raw(name)),
     }
+}
+
+/// Returns the name by which a socket is reached: that of a place where its node was found, if it was moved.
+fn address(socket: &UnixSocket) -> Option<Cow<'_, UnixName>> {
+    let name = socket.name.as_ref()?;
+    let Some(place) = socket.places.first() else { return Some(Cow::Borrowed(name)) };
+    let (parent, last) = (place.as_path().parent()?, place.as_path().file_name()?);
+    Some(Cow::Owned(UnixName::Path {
+        path: BytePath::from(Path::new(last)),
+        directory: Some(BytePath::from(parent)),
+        present: true,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+    }))
 }
 
 /// Connects a socket to the one that has `name`.
@@ -107,6 +125,11 @@ pub(crate) fn is_alive(name: &UnixName) -> bool {
         let Ok(fd) = new_socket(UnixType::Stream) else { return false };
         return matches!(name, UnixName::Abstract(_)) && bind(&fd, name) == Err(Errno::ADDRINUSE);
     };
+    is_node_alive(&path)
+}
+
+/// Whether a path leads to the node of another's socket.
+fn is_node_alive(path: &Path) -> bool {
     let Ok(stat) = rustix::fs::lstat(sight::of(path)) else { return false };
     let changed = Duration::new(stat.st_ctime.max(0) as u64, stat.st_ctime_nsec as u32);
     NODES.lock().unwrap_or_else(PoisonError::into_inner).has(stat.st_ino as u32, changed)
@@ -149,10 +172,10 @@ impl Nodes {
 /// How long names are waited for in all, whose sockets may be those of a thaw that was killed a moment ago.
 const ON_ITS_WAY_OUT: Duration = Duration::from_secs(1);
 
-/// Returns whether a name can be taken, maybe a moment later.
-fn is_free_soon(name: &UnixName) -> bool {
+/// Returns whether what is alive now is not any more, maybe a moment later.
+fn is_free_soon(is_alive: impl Fn() -> bool) -> bool {
     static SINCE: OnceLock<Instant> = OnceLock::new();
-    while is_alive(name) {
+    while is_alive() {
         if SINCE.get_or_init(Instant::now).elapsed() > ON_ITS_WAY_OUT {
             return false;
         }
@@ -163,9 +186,6 @@ fn is_free_soon(name: &UnixName) -> bool {
 
 /// Looks whether a socket's name can be taken.
 pub(super) fn look(checkpoint: &Checkpoint, socket: &UnixSocket) -> Result<(), Problem> {
-    let problem = |reason: String, remedy: &str| {
-        Err(Problem { reason, remedy: remedy.to_owned(), errno: None, content: false })
-    };
     if let UnixState::Connected { peer } = socket.state {
         let of_peer = checkpoint.descriptions.get(peer.index()).map(|description| &description.capability);
         if !matches!(of_peer, Some(Capability::Unix(other)) if other.kind == socket.kind) {
@@ -173,22 +193,40 @@ pub(super) fn look(checkpoint: &Checkpoint, socket: &UnixSocket) -> Result<(), P
         }
     }
     let Some(name) = &socket.name else { return Ok(()) };
+    for place in &socket.places {
+        if !is_free_soon(|| is_node_alive(place.as_path())) {
+            return taken(place);
+        }
+        look_at_node(place.as_path())?;
+    }
     if matches!(name, UnixName::Path { present: false, .. }) {
         return Ok(());
     }
-    if !is_free_soon(name) {
-        return problem(
-            format!("{name} is the name of another program's socket now"),
-            "end that program (`ss -xlp` tells which)",
-        );
+    if !is_free_soon(|| is_alive(name)) {
+        return taken(name);
     }
-    let Some(path) = node(name) else { return Ok(()) };
-    match rustix::fs::lstat(sight::of(&path)) {
+    node(name).map_or(Ok(()), |path| look_at_node(&path))
+}
+
+fn taken(name: &dyn std::fmt::Display) -> Result<(), Problem> {
+    problem(
+        format!("{name} is the name of another program's socket now"),
+        "end that program (`ss -xlp` tells which)",
+    )
+}
+
+fn problem(reason: String, remedy: &str) -> Result<(), Problem> {
+    Err(Problem { reason, remedy: remedy.to_owned(), errno: None, content: false })
+}
+
+/// Looks whether the node of a socket can be made.
+fn look_at_node(path: &Path) -> Result<(), Problem> {
+    match rustix::fs::lstat(sight::of(path)) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
             problem(format!("{} is something else now", path.display()), "move it away")
         }
         Ok(_) | Err(Errno::NOENT) => {
-            let directory = path.parent().unwrap_or(&path);
+            let directory = path.parent().unwrap_or(path);
             match rustix::fs::access(sight::of(directory), rustix::fs::Access::WRITE_OK) {
                 Ok(()) => Ok(()),
                 Err(error) => problem(
@@ -212,14 +250,26 @@ pub(super) fn effect(checkpoint: &Checkpoint, socket: &UnixSocket) -> Option<Str
 
 /// Removes the node that the frozen socket left behind.
 fn clear(name: &UnixName) -> rustix::io::Result<()> {
-    let Some(path) = node(name) else { return Ok(()) };
-    match rustix::fs::lstat(sight::of(&path)) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket && !is_alive(name) => {
-            rustix::fs::unlink(&path)
+    node(name).map_or(Ok(()), |path| clear_node(&path))
+}
+
+fn clear_node(path: &Path) -> rustix::io::Result<()> {
+    match rustix::fs::lstat(sight::of(path)) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket && !is_node_alive(path) => {
+            rustix::fs::unlink(path)
         }
         Ok(_) => Err(Errno::ADDRINUSE),
         Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// Gives a socket the name that it had, if any, and its node the places.
+fn be_named(fd: &OwnedFd, socket: &UnixSocket, sockets: &mut Sockets) -> rustix::io::Result<()> {
+    match &socket.name {
+        Some(name) if socket.places.is_empty() => take_name(fd, name, sockets),
+        Some(name) => take_places(fd, name, &socket.places),
+        None => Ok(()),
     }
 }
 
@@ -246,17 +296,79 @@ fn take_name(fd: &OwnedFd, name: &UnixName, sockets: &mut Sockets) -> rustix::io
         sockets.extra_nodes.push(path);
         return Ok(());
     }
-    rustix::fs::chmodat(rustix::fs::CWD, &path, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())?;
+    give(&path, (*mode, *uid, *gid))
+}
+
+/// Gives a node its mode and its owner.
+fn give(path: &Path, (mode, uid, gid): (u32, u32, u32)) -> rustix::io::Result<()> {
+    rustix::fs::chmodat(rustix::fs::CWD, path, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())?;
     // An ordinary user cannot give a node away, and need not: it is theirs already.
     let _ = rustix::fs::chownat(
         rustix::fs::CWD,
-        &path,
-        Some(Uid::from_raw(*uid)),
-        Some(Gid::from_raw(*gid)),
+        path,
+        Some(Uid::from_raw(uid)),
+        Some(Gid::from_raw(gid)),
         AtFlags::SYMLINK_NOFOLLOW,
     );
     Ok(())
 }
+
+/// Gives a socket its name, and its node the places where it was found beside that.
+///
+/// The name is what is given to bind(2), which makes the node there. Where that cannot be, since its directory is gone or another
+/// has taken it, the socket is bound where it was found, and tells that name: that it is reached is more.
+fn take_places(fd: &OwnedFd, name: &UnixName, places: &[BytePath]) -> rustix::io::Result<()> {
+    let UnixName::Path { present, mode, uid, gid, .. } = name else { return bind(fd, name) };
+    let mut places = places.iter().map(BytePath::as_path);
+    for place in places.clone() {
+        clear_node(place)?;
+    }
+    let named = node(name);
+    let first = match (&named, places.next()) {
+        (Some(named), place) if *present => {
+            clear(name)?;
+            bind(fd, name)?;
+            place.map_or(Ok(()), |place| rustix::fs::link(named, place))?;
+            named
+        }
+        (Some(named), Some(place)) if can_move(named, place) && bind(fd, name).is_ok() => {
+            rustix::fs::rename(named, place)?;
+            place
+        }
+        (_, Some(place)) => {
+            bind_at(fd, place)?;
+            place
+        }
+        (_, None) => return bind(fd, name),
+    };
+    for place in places {
+        rustix::fs::link(first, place)?;
+    }
+    give(first, (*mode, *uid, *gid))
+}
+
+/// Whether a node can be made at one path and moved to another.
+fn can_move(from: &Path, to: &Path) -> bool {
+    let device =
+        |path: &Path| path.parent().and_then(|parent| rustix::fs::stat(parent).ok()).map(|at| at.st_dev);
+    matches!(rustix::fs::lstat(from), Err(Errno::NOENT))
+        && device(from).is_some()
+        && device(from) == device(to)
+}
+
+/// Binds a socket at a path, however long that is.
+fn bind_at(fd: &OwnedFd, path: &Path) -> rustix::io::Result<()> {
+    let bytes = path.as_os_str().as_bytes();
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(last)) if bytes.len() > MOST_PATH => {
+            in_directory(parent, || bind_unix(fd, last.as_bytes()))
+        }
+        _ => bind_unix(fd, bytes),
+    }
+}
+
+/// The longest path of an address, whose end is a NUL (`struct sockaddr_un`).
+const MOST_PATH: usize = 107;
 
 fn new_socket(kind: UnixType) -> rustix::io::Result<OwnedFd> {
     network::socket(AddressFamily::UNIX, outside::socket_type(kind), None)
@@ -425,8 +537,8 @@ fn make_pairs(
         for pair in pairs {
             let (Some(one), Some(two)) = (all.next(), all.next()) else { break };
             for (end, fd) in [(&pair[0], &one), (&pair[1], &two)] {
-                if let Some(name) = end.name() {
-                    take_name(fd, name, sockets).about("bind", what(pair))?;
+                if let Some(socket) = end.socket {
+                    be_named(fd, socket, sockets).about("bind", what(pair))?;
                 }
             }
             place([(pair[0], one), (pair[1], two)], made, sockets).about("make", what(pair))?;
@@ -607,7 +719,9 @@ fn make_single(
     made: &mut [Option<OwnedFd>],
     result: &mut Sockets,
 ) -> Result<(), Error> {
-    let is_gone = |socket: &UnixSocket| matches!(socket.name, Some(UnixName::Path { present: false, .. }));
+    let is_gone = |socket: &UnixSocket| {
+        matches!(socket.name, Some(UnixName::Path { present: false, .. })) && socket.places.is_empty()
+    };
     let present = |name: &UnixName| {
         all.iter().any(|(_, other, _)| {
             other.name.as_ref().is_some_and(|other| raw(other) == raw(name)) && !is_gone(other)
@@ -630,8 +744,7 @@ fn make_single(
                 clear(name).and_then(|()| bind(&fd, name)).about("bind", what())?;
                 node(name).map_or(Ok(()), rustix::fs::unlink).about("unlink", what())?;
             }
-            Some(name) => take_name(&fd, name, result).about("bind", what())?,
-            None => {}
+            _ => be_named(&fd, socket, result).about("bind", what())?,
         }
         if let UnixState::Listening { backlog, .. } = socket.state {
             if sock::unix_socket_name(&fd, false).about("find", what())?.is_none() {
@@ -749,8 +862,8 @@ fn connect_datagrams(
         let what = || checkpoint.descriptions[*index].capability.to_string();
         let Some(fd) = &made[*index] else { continue };
         let other = all.iter().find(|(index, ..)| *index == peer.index());
-        if let Some(name) = other.and_then(|(_, other, _)| other.name.as_ref()) {
-            connect(fd, name).about("connect", what())?;
+        if let Some(name) = other.and_then(|(_, other, _)| address(other)) {
+            connect(fd, &name).about("connect", what())?;
         }
     }
     Ok(())
@@ -765,10 +878,11 @@ fn connect_pending(
     for (index, socket, _) in all {
         let UnixState::Listening { pending, .. } = &socket.state else { continue };
         let (Some(name), Some(fd), UnixState::Listening { backlog, .. }) =
-            (&socket.name, &made[*index], &socket.state)
+            (address(socket), &made[*index], &socket.state)
         else {
             continue;
         };
+        let name = name.as_ref();
         let what = || checkpoint.descriptions[*index].capability.to_string();
         let listen = |who| listen_as(checkpoint, who, &[Listener { index: *index, fd, backlog: *backlog }]);
         // A client is told who let the socket listen last when it connected.
