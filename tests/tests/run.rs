@@ -35,6 +35,7 @@ frost_tests::as_each_user! {
     objects_of_system_v_go_with_the_program
     a_program_in_the_foreground_is_frozen_from_elsewhere
     servers_and_interpreters_are_frozen_under_load
+    a_child_that_stops_at_once_does_not_hang_the_program_up
     a_daemon_goes_on_when_what_started_it_has_ended
     what_was_put_into_the_background_keeps_its_terminal
     servers_that_daemonize_are_frozen_by_their_name
@@ -810,6 +811,27 @@ fn servers_and_interpreters_are_frozen_under_load(scene: &Scene) {
     }
     scene.frost(&["kill", "redis"]).ok();
     assert_eq!(scene.frost(&["wait", "redis"]).status, Some(0));
+}
+
+/// The kernel ends a process group by SIGHUP that becomes an orphaned one while a process in it is stopped: it must be one
+/// from the first moment, as the child of nobody in its session.
+fn a_child_that_stops_at_once_does_not_hang_the_program_up(scene: &Scene) {
+    let script = "[ $PPID = 1 ] || exit 9
+sleep 60 & kill -STOP $!
+for look in 1 2 3 4 5 6 7 8; do [ -e /proc/$! ] || exit 8; done
+kill -KILL $!
+exit 7";
+    for round in 0..12 {
+        let name = format!("it{round}");
+        for detached in [true, false] {
+            let options: &[&str] = if detached { &["run", "--detach"] } else { &["run"] };
+            let started = scene.frost(&[options, &["--name", &name, "--", "bash", "-c", script]].concat());
+            let ended = if detached { scene.frost(&["wait", &name]) } else { started };
+            assert_eq!(ended.status, Some(7), "{ended}");
+            scene.frost(&["rm", &name]);
+        }
+    }
+    scene.is_empty_soon();
 }
 
 /// As a service manager would have it: what forks, and ends with status 0, has left its work to its child.

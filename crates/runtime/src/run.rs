@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -350,6 +351,9 @@ fn reap(pid: i32) {
     while let Err(Errno::INTR) = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()) {}
 }
 
+/// The two ends of a connection for [`notices`], if there is one, and which of our descriptors become which of the program's.
+type Ends = (Option<(OwnedFd, OwnedFd)>, Vec<(i32, i32)>);
+
 /// What is executed.
 #[derive(Debug)]
 pub(crate) struct Program<'a> {
@@ -363,6 +367,25 @@ pub(crate) struct Program<'a> {
     groups: Vec<OwnedFd>,
     /// The signals that it has blocked, if those that we have are not what we were given.
     mask: Option<u64>,
+}
+
+impl Program<'_> {
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.name);
+        command.args(self.arguments);
+        command
+    }
+
+    /// Makes the descriptors of [`notices`], if it gets them, with the numbers that they have then.
+    fn ends(&self, command: &mut Command) -> std::io::Result<Ends> {
+        if !self.notices {
+            return Ok((None, Vec::new()));
+        }
+        command.env(notices::VARIABLE, notices::PROGRAMS.to_string());
+        let (programs, ours) = notices::pair()?;
+        let numbered = vec![(programs.as_raw_fd(), notices::PROGRAMS), (ours.as_raw_fd(), notices::OURS)];
+        Ok((Some((programs, ours)), numbered))
+    }
 }
 
 /// What pid 1 of the new namespaces needs.
@@ -398,7 +421,7 @@ impl Birth<'_> {
         held.led = self.program.is_some() && slave.is_some();
         let begun = match (self.program.take(), slave) {
             (Some(program), Some(slave)) => self.spawn_led(program, slave),
-            (Some(program), None) => self.spawn(program, None),
+            (Some(program), None) => self.spawn(program),
             (None, _) => Ok((0, None)),
         };
         let spawned = begun.map(|(root, listener)| {
@@ -465,7 +488,11 @@ impl Birth<'_> {
     ///
     /// The end of a session's leader hangs its terminal up (`disassociate_ctty`, drivers/tty/tty_jobctrl.c): all that a first
     /// process has left behind whose work is done, as that of what starts a daemon, would lose it, or be ended. Who is in a
-    /// session is so by birth; so the program is borne by a child of the leader, which ends, and is then our child.
+    /// session is so by birth; so the leader bears the program, as its own sibling: our child.
+    ///
+    /// No other process of that session may bear it and end: that would orphan the program's group, and if one in there is
+    /// stopped by then, as a child that waits to be let go, the kernel ends all of them by SIGHUP (`kill_orphaned_pgrp`,
+    /// kernel/exit.c). We are in another session, so the group is an orphaned one from the beginning.
     fn spawn_led(&self, program: Program<'_>, slave: OwnedFd) -> std::io::Result<Begun> {
         let (ours, theirs) = spawn::channel()?;
         match clone::fork_numbered(LEADER)? {
@@ -480,15 +507,13 @@ impl Birth<'_> {
 
     /// The life of the leader.
     fn lead(&self, program: Program<'_>, slave: OwnedFd, socket: OwnedFd) -> ! {
-        /// A number that none of the program's first processes gets.
-        const BEARER: i32 = 299;
         let begun = rustix::process::setsid().and_then(|_| rustix::process::ioctl_tiocsctty(&slave));
-        match begun.and_then(|()| clone::fork_numbered(BEARER)) {
+        match begun.and_then(|()| clone::fork_sibling(None)) {
             Ok(Clone::Child) => {
-                let _ = spawn::tell(&socket, &self.spawn(program, Some(slave)));
+                let Err(error) = self.become_program(program, slave, &socket);
+                let _ = spawn::tell(&socket, &Err(error));
             }
-            Ok(Clone::Parent { pid, .. }) => {
-                reap(pid);
+            Ok(Clone::Parent { .. }) => {
                 drop(socket);
                 house::become_leader(&slave);
             }
@@ -499,29 +524,32 @@ impl Birth<'_> {
         clone::exit_now(1)
     }
 
-    fn spawn(&self, program: Program<'_>, slave: Option<OwnedFd>) -> std::io::Result<Begun> {
+    /// Becomes the program, on the terminal `slave`, of which `socket` is told; returns only if that fails.
+    fn become_program(
+        &self,
+        program: Program<'_>,
+        slave: OwnedFd,
+        socket: &OwnedFd,
+    ) -> std::io::Result<Infallible> {
+        let mut command = program.command();
+        command.stdin(Stdio::from(slave.try_clone()?));
+        command.stdout(Stdio::from(slave.try_clone()?)).stderr(Stdio::from(slave));
+        let filter = admission::filter(&self.environment.allowed);
+        let (_ends, numbered) = program.ends(&mut command)?;
+        let groups = program.groups;
+        Err(spawn::become_started(&mut command, Place::Foreground, Some(filter), &numbered, groups, socket))
+    }
+
+    /// Starts the program beside us, in a group of its own.
+    fn spawn(&self, program: Program<'_>) -> std::io::Result<Begun> {
         if let Some(mask) = program.mask {
             // We are pid 1 here, which no signal ends, and become the keeper, which has a mask of its own.
             frost_sys::signals::set_mask(mask)?;
         }
-        let mut command = Command::new(program.name);
-        command.args(program.arguments);
-        let standing = match slave {
-            Some(slave) => {
-                command.stdin(Stdio::from(slave.try_clone()?));
-                command.stdout(Stdio::from(slave.try_clone()?)).stderr(Stdio::from(slave));
-                Place::Foreground
-            }
-            None => Place::Group { terminal: program.lent },
-        };
+        let mut command = program.command();
+        let standing = Place::Group { terminal: program.lent };
         let filter = admission::filter(&self.environment.allowed);
-        let (mut ends, mut numbered) = (None, Vec::new());
-        if program.notices {
-            command.env(notices::VARIABLE, notices::PROGRAMS.to_string());
-            let (programs, ours) = ends.insert(notices::pair()?);
-            numbered.push((programs.as_raw_fd(), notices::PROGRAMS));
-            numbered.push((ours.as_raw_fd(), notices::OURS));
-        }
+        let (ends, numbered) = program.ends(&mut command)?;
         let (child, listener) =
             spawn::start(&mut command, standing, Some(filter), &numbered, program.groups)?;
         drop(ends);

@@ -190,16 +190,16 @@ pub fn fork_numbered(pid: i32) -> Result<Clone> {
     unsafe { fork_with(0, &[pid], libc::SIGCHLD) }
 }
 
-/// Forks as [`fork_numbered`] does, a child of our own parent.
+/// Forks as [`fork_numbered`] does, a child of our own parent; with the next free pid, if none is chosen.
 ///
 /// # Errors
 /// As there.
-pub fn fork_sibling(pid: i32) -> Result<Clone> {
+pub fn fork_sibling(pid: Option<i32>) -> Result<Clone> {
     if !is_alone().unwrap_or(true) {
         return Err(rustix::io::Errno::BUSY);
     }
     // SAFETY: as in `fork_numbered`. clone3(2) refuses a signal beside CLONE_PARENT: it is that of the caller then.
-    unsafe { fork_with(libc::CLONE_PARENT as u64, &[pid], 0) }
+    unsafe { fork_with(libc::CLONE_PARENT as u64, pid.as_slice(), 0) }
 }
 
 /// Enters namespaces of another process: `flags` are of CLONE_NEW..., those for pids concern our children only.

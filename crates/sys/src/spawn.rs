@@ -53,12 +53,47 @@ pub fn start(
     given: &[(i32, i32)],
     groups: Vec<OwnedFd>,
 ) -> io::Result<(Child, Option<OwnedFd>)> {
-    /// Numbers that nobody here has, and nobody is to get.
-    const HIGH: i32 = 200;
-    let given = given.to_vec();
-    // The standard library's own descriptor, by which it hears of a failure, must get none of these numbers.
+    let placeholders = placeholders(given)?;
+    let (ours, theirs) = channel()?;
+    let hand = move |listener: Option<OwnedFd>| match listener {
+        Some(listener) => Ok(hand_over(&theirs, &listener)?),
+        None => Ok(()),
+    };
+    prepare(command, standing, filter, given, groups, hand);
+    let child = command.spawn();
+    drop(placeholders);
+    let child = child?;
+    Ok((child, take_over(&ours)?))
+}
+
+/// Becomes the program that [`start`] would start. Whoever waits in [`hear`] at the other end of `socket` is told of it before
+/// it is executed, and hears that it was when its end is closed by that.
+///
+/// Returns only if it fails, which is to be told as well; the process is then good for nothing but to end.
+pub fn become_started(
+    command: &mut Command,
+    standing: Standing,
+    filter: Option<Filter>,
+    given: &[(i32, i32)],
+    groups: Vec<OwnedFd>,
+    socket: &OwnedFd,
+) -> io::Error {
+    let execute = || -> io::Result<io::Error> {
+        let _placeholders = placeholders(given)?;
+        let theirs = socket.try_clone()?;
+        let own = std::process::id() as i32;
+        let hand = move |listener| Ok(tell(&theirs, &Ok((own, listener)))?);
+        prepare(command, standing, filter, given, groups, hand);
+        Ok(command.exec())
+    };
+    execute().unwrap_or_else(|error| error)
+}
+
+/// Takes the numbers that a program is to get: the standard library's own descriptor, by which it hears of a failure, must
+/// have none of them.
+fn placeholders(given: &[(i32, i32)]) -> io::Result<Vec<OwnedFd>> {
     let mut placeholders = Vec::new();
-    for (fd, number) in &given {
+    for (fd, number) in given {
         // SAFETY: the calls take numbers; what is opened is ours alone, since nobody had the number.
         unsafe {
             if libc::fcntl(*number, libc::F_GETFD) == -1 {
@@ -67,8 +102,21 @@ pub fn start(
             }
         }
     }
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    Ok(placeholders)
+}
+
+/// Lets a program get its place before it is executed. `hand` gets the listener of its filter, if there is one.
+fn prepare(
+    command: &mut Command,
+    standing: Standing,
+    filter: Option<Filter>,
+    given: &[(i32, i32)],
+    groups: Vec<OwnedFd>,
+    hand: impl Fn(Option<OwnedFd>) -> io::Result<()> + Send + Sync + 'static,
+) {
+    /// Numbers that nobody here has, and nobody is to get.
+    const HIGH: i32 = 200;
+    let given = given.to_vec();
     let prepare = move || -> io::Result<()> {
         enter_groups(&groups)?;
         // SAFETY: calls that take numbers, or addresses of locals that live across them; all are async-signal-safe.
@@ -101,11 +149,10 @@ pub fn start(
                 }
             }
         }
-        if let Some(filter) = &filter
-            && let Some(listener) = filter.install()?
-        {
-            hand_over(&theirs, &listener)?;
-        }
+        hand(match &filter {
+            Some(filter) => filter.install()?,
+            None => None,
+        })?;
         // Whatever has one of these numbers here would be closed by the execution, which is all that is left to do.
         for copy in [true, false] {
             for (index, (fd, number)) in (0..).zip(&given) {
@@ -123,10 +170,6 @@ pub fn start(
     };
     // SAFETY: between fork and exec only system calls are made, on memory that was there before; nothing is allocated.
     unsafe { command.pre_exec(prepare) };
-    let child = command.spawn();
-    drop(placeholders);
-    let child = child?;
-    Ok((child, take_over(&ours)?))
 }
 
 /// Sends a descriptor.

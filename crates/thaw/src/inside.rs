@@ -341,7 +341,7 @@ impl Builder<'_> {
         rustix::process::setsid()?;
         rustix::process::ioctl_tiocsctty(terminal)?;
         let (executed, failed) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        match clone::fork_sibling(number)? {
+        match clone::fork_sibling(Some(number))? {
             Clone::Parent { .. } => {
                 drop(executed);
                 house::become_leader(terminal);
