@@ -563,6 +563,14 @@ filtered! {
     filter_traps
 }
 
+/// Whoever looks at its namespaces by its own number finds none.
+#[test]
+fn a_program_of_the_runtime_may_have_no_main_thread() {
+    for who in [Who::Myself, Who::Ordinary] {
+        journey::thawed_in_the_runtime(binary(), "thread_leader_gone_root", who);
+    }
+}
+
 /// Only root may enter one.
 #[test]
 fn a_thread_in_a_network_of_its_own_is_refused_by_name() {

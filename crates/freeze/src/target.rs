@@ -113,6 +113,12 @@ pub(crate) fn living_thread(pid: i32) -> Option<i32> {
     proc::threads(pid).ok()?.into_iter().find(lives)
 }
 
+/// Returns the number by which `/proc` shows what a process has: one whose leader has ended shows neither namespaces nor
+/// places, nor descriptors, by its own (`exit_files`, `exit_fs` and `exit_task_namespaces` in `do_exit`, kernel/exit.c).
+pub(crate) fn shown_by(pid: Pid) -> i32 {
+    living_thread(pid.raw()).unwrap_or(pid.raw())
+}
+
 /// Lists why a process could not be stopped, or not looked at once it is: what a freeze meets before its survey.
 pub(crate) fn survey_stop(pid: i32, status: &Status) -> Option<Obstacle> {
     let add = |object: &str, reason: String, remedy: &str| {

@@ -3,9 +3,10 @@
 use crate::raw::check;
 use crate::spawn::{self, hand_over};
 use rustix::fd::{AsFd, FromRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
-use rustix::process::{PidfdFlags, WaitId, WaitIdOptions};
+use rustix::process::{WaitId, WaitIdOptions};
 use std::time::{Duration, Instant};
 
 /// `struct clone_args` up to the fields of Linux 5.7 (`include/uapi/linux/sched.h`, CLONE_ARGS_SIZE_VER2).
@@ -214,16 +215,25 @@ pub fn enter(process: rustix::fd::BorrowedFd<'_>, flags: u64) -> Result<()> {
     check(unsafe { libc::setns(process.as_raw_fd(), flags as libc::c_int) }).map(drop)
 }
 
-/// Enters a namespace of process `pid`, and first the user namespace that gives rights over it.
+/// Enters a namespace of process or thread `id`, that for IPC or the network, and first the user namespace that gives rights
+/// over it.
+///
+/// By `/proc`, since a pidfd of a process shows no namespaces once its leader has ended (`validate_nsset`, kernel/nsproxy.c),
+/// and there are none of threads before Linux 6.9.
 ///
 /// # Errors
-/// As [`enter`]; ESRCH if the process is gone.
-pub fn enter_with_user(pid: i32, flag: libc::c_int) -> Result<()> {
-    let number = rustix::process::Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-    let process = rustix::process::pidfd_open(number, PidfdFlags::empty())?;
+/// As [`enter`]; ENOENT if the process is gone.
+pub fn enter_with_user(id: i32, flag: libc::c_int) -> Result<()> {
+    let open = |name: &str| {
+        let path = crate::proc::path(id, &format!("ns/{name}"));
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    };
+    let namespace = open(if flag == libc::CLONE_NEWNET { "net" } else { "ipc" })?;
     // One's own cannot be entered again (EINVAL).
-    let user = if crate::proc::is_in_our_namespace(pid, "user") { 0 } else { libc::CLONE_NEWUSER };
-    enter(process.as_fd(), (user | flag) as u64)
+    if !crate::proc::is_in_our_namespace(id, "user") {
+        enter(open("user")?.as_fd(), libc::CLONE_NEWUSER as u64)?;
+    }
+    enter(namespace.as_fd(), flag as u64)
 }
 
 /// Runs `work` in a process of its own, which may enter namespaces for good, and returns the bytes that it made.

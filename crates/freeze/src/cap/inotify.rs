@@ -39,9 +39,9 @@ impl Finder {
                 guesses.extend(path.ancestors().map(Path::to_owned));
             }
         };
-        for pid in members.outer() {
+        for pid in members.outer().map(crate::target::shown_by) {
             for name in ["cwd", "root", "exe"] {
-                if let Ok(link) = frost_sys::proc::link(pid.raw(), name) {
+                if let Ok(link) = frost_sys::proc::link(pid, name) {
                     add(&link);
                 }
             }

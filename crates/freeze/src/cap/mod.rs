@@ -137,11 +137,13 @@ impl Members {
     /// One that is mounted below a keeper within the tree shows the numbers of that.
     fn shown_as(&self, device: u64, number: Pid) -> Option<Pid> {
         let mounted = |pid: &Pid| {
-            let proc = frost_sys::proc::path(pid.raw(), "root/proc");
+            let proc = frost_sys::proc::path(crate::target::shown_by(*pid), "root/proc");
             rustix::fs::stat(proc).is_ok_and(|stat| stat.st_dev == device)
         };
-        let namespace =
-            |pid: Pid| rustix::fs::readlink(frost_sys::proc::path(pid.raw(), "ns/pid"), Vec::new()).ok();
+        let namespace = |pid: Pid| {
+            rustix::fs::readlink(frost_sys::proc::path(crate::target::shown_by(pid), "ns/pid"), Vec::new())
+                .ok()
+        };
         let deeper = |pid: &Pid| frost_sys::proc::status(pid.raw()).is_ok_and(|status| status.depth() > 0);
         let status = |id: &Pid| frost_sys::proc::status(id.raw()).ok();
         let threads =
@@ -173,7 +175,10 @@ impl Members {
     /// Whether the process with this number inside sees a process or thread by a number that it keeps.
     fn sees(&self, holder: Pid, target: i32) -> bool {
         let depth = |id: i32| frost_sys::proc::status(id).map_or(0, |status| status.depth());
-        let namespace = |id: i32| rustix::fs::readlink(frost_sys::proc::path(id, "ns/pid"), Vec::new()).ok();
+        let namespace = |id: i32| {
+            let id = crate::target::shown_by(Pid::new(id));
+            rustix::fs::readlink(frost_sys::proc::path(id, "ns/pid"), Vec::new()).ok()
+        };
         let holder = self.outer_of(holder).map_or(0, Pid::raw);
         depth(holder) == 0 || namespace(holder) == namespace(target)
     }

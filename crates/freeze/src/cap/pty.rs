@@ -40,7 +40,7 @@ impl Pair {
         let instance = if magic == DEVPTS {
             Some(master.stat.st_dev)
         } else {
-            let pts = format!("/proc/{}/root/dev/pts", master.place.pid);
+            let pts = format!("/proc/{}/root/dev/pts", crate::target::shown_by(master.place.pid));
             rustix::fs::stat(pts).ok().map(|stat| stat.st_dev)
         };
         Some(Self { master: index, slaves: Vec::new(), number, instance })

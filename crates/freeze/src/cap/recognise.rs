@@ -195,7 +195,7 @@ fn own_namespace(held: &Held) -> Option<OfProcess> {
     let kind = link.split_once(":[")?.0;
     // What children get may be another one than its own.
     let same = |name: &str| {
-        let path = frost_sys::proc::path(held.place.pid.raw(), &format!("ns/{name}"));
+        let path = frost_sys::proc::path(crate::target::shown_by(held.place.pid), &format!("ns/{name}"));
         rustix::fs::stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == held.key())
     };
     let known = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"].contains(&kind);

@@ -118,7 +118,7 @@ fn was_connected(held: &Held) -> bool {
 
 /// Returns the state and the remote address of a socket as a table of the kernel tells them, one of `/proc/net`.
 pub(super) fn in_table(held: &Held, table: &str) -> Option<(u8, SocketAddr)> {
-    let table = proc::read(held.place.pid.raw(), &format!("net/{table}")).ok()?;
+    let table = proc::read(crate::target::shown_by(held.place.pid), &format!("net/{table}")).ok()?;
     find(&String::from_utf8_lossy(&table), held.stat.st_ino)
 }
 

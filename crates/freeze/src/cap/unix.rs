@@ -272,7 +272,7 @@ fn name(socket: &unix_diag::UnixSocket, members: &Members) -> Option<UnixName> {
     };
     // By way of a descriptor, which is how names are given that are longer than an address. Whose it was is not told.
     if let Some(last) = through_descriptor(raw) {
-        for directory in members.outer().flat_map(|pid| open_directories(pid.raw())) {
+        for directory in members.outer().flat_map(|pid| open_directories(crate::target::shown_by(pid))) {
             let Some(stat) = node(&directory.join(last)) else { continue };
             let full = BytePath::from(directory.join(last).as_path());
             let short = full.as_bytes().len() < MOST_ADDRESS;
@@ -304,11 +304,11 @@ fn name(socket: &unix_diag::UnixSocket, members: &Members) -> Option<UnixName> {
     }
     // A relative name counts from what was the working directory then; most programs have not left it.
     let directories = members.outer().filter_map(|pid| {
-        let link = frost_sys::proc::link(pid.raw(), "cwd").ok()?;
+        let link = frost_sys::proc::link(crate::target::shown_by(pid), "cwd").ok()?;
         Some(PathBuf::from(std::ffi::OsStr::from_bytes(&link)))
     });
     // A thaw gives a long name from the directory itself.
-    let open = members.outer().flat_map(|pid| open_directories(pid.raw()));
+    let open = members.outer().flat_map(|pid| open_directories(crate::target::shown_by(pid)));
     for directory in directories.chain(open) {
         if let Some(stat) = node(&directory.join(path.as_path())) {
             let directory = Some(BytePath::from(directory.as_path()));
