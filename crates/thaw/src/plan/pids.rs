@@ -62,6 +62,10 @@ pub(super) fn obstacles(checkpoint: &Checkpoint, namespaces: Namespaces) -> Vec<
                 ),
                 "end that parent, or thaw a copy in a pid namespace of its own (--clone)".to_owned(),
             ),
+            Ok(stat) if tids.iter().all(|tid| *tid == stat.session && *tid != stat.pgrp) => (
+                format!("taken by process {holder} ({name}), which is in the session of this number"),
+                "end that process, or thaw a copy in a pid namespace of its own (--clone)".to_owned(),
+            ),
             _ => (
                 format!("taken by process {holder} ({name})"),
                 "end that process, or thaw a copy in a pid namespace of its own (--clone)".to_owned(),
@@ -96,8 +100,9 @@ fn is_zombie(pid: i32) -> bool {
 /// thread.
 fn holders_of(tids: &[i32]) -> BTreeMap<i32, Vec<i32>> {
     let mut holders: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    let kin = if tids.is_empty() { BTreeMap::new() } else { kin() };
     for tid in tids {
-        if let Some(holder) = holder(*tid) {
+        if let Some(holder) = holder(*tid, &kin) {
             holders.entry(holder).or_default().push(*tid);
         }
     }
@@ -105,21 +110,50 @@ fn holders_of(tids: &[i32]) -> BTreeMap<i32, Vec<i32>> {
 }
 
 /// Returns the process that has a number, as process or thread, group or session.
-fn holder(tid: i32) -> Option<i32> {
+fn holder(tid: i32, kin: &BTreeMap<i32, i32>) -> Option<i32> {
     let pid = rustix::process::Pid::from_raw(tid)?;
     if rustix::process::test_kill_process(pid) == Err(Errno::SRCH) {
-        // A number stays taken while a group has it, though its process has ended.
+        // A number stays taken while a group or a session has it, though its process has ended (`__change_pid`, kernel/pid.c).
+        let member = kin.get(&tid).copied();
         return match rustix::process::test_kill_process_group(pid) {
-            Err(Errno::SRCH) => None,
-            _ => Some(member_of(tid).unwrap_or(tid)),
+            Err(Errno::SRCH) => member,
+            _ => Some(member.unwrap_or(tid)),
         };
     }
     let leader = proc::status(tid).ok().map(|status| status.tgid);
     Some(leader.unwrap_or(tid))
 }
 
-fn member_of(group: i32) -> Option<i32> {
-    let entries = std::fs::read_dir("/proc").ok()?;
-    let mut pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    pids.find(|pid| proc::stat(*pid).is_ok_and(|stat| stat.pgrp == group))
+/// Returns the first process of each group and session. No call tells by the number of a session whether it has any.
+fn kin() -> BTreeMap<i32, i32> {
+    let mut kin = BTreeMap::new();
+    for pid in proc::pids().unwrap_or_default() {
+        if let Ok(stat) = proc::stat(pid) {
+            kin.entry(stat.pgrp).or_insert(pid);
+            kin.entry(stat.session).or_insert(pid);
+        }
+    }
+    kin
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_number_is_taken_while_a_session_has_it() {
+        // With job control each job is in a group of its own.
+        let script = "set -m; sleep 60 >/dev/null 2>&1 </dev/null & echo $$ $!";
+        let told = Command::new("setsid").args(["-w", "bash", "-c", script]).output().unwrap().stdout;
+        let numbers: Vec<i32> =
+            String::from_utf8(told).unwrap().split_whitespace().map(|word| word.parse().unwrap()).collect();
+        let (leader, member) = (numbers[0], numbers[1]);
+        let found = holders_of(&[leader]);
+        let _ = rustix::process::kill_process(
+            rustix::process::Pid::from_raw(member).unwrap(),
+            rustix::process::Signal::KILL,
+        );
+        assert_eq!(found, BTreeMap::from([(member, vec![leader])]));
+    }
 }
