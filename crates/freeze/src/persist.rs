@@ -20,7 +20,7 @@ use frost_store::{Draft, Name, Store, Then};
 use frost_sys::{fault, ipc, proc};
 use frost_tracee::seize::{self, StoppedTree};
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::time::{Duration, Instant};
 
@@ -314,6 +314,7 @@ pub(crate) fn run(
     frozen.warnings.extend(
         committed.replaced.iter().map(|id| format!("{id} was superseded, and is replaced by this image")),
     );
+    frozen.warnings.extend(strangers(&checkpoint, &living, options));
     // From here on the image is complete: a fault is no failure of the freeze any more, but a death of the guardian
     // leaves the program running and the image superseded.
     freeze.steps.end("freeze.commit");
@@ -398,4 +399,34 @@ fn warnings(checkpoint: &Checkpoint, options: Options<'_>) -> Vec<String> {
         warnings.dedup();
     }
     warnings
+}
+
+/// Names the processes outside of the tree that keep numbers of it taken after its end: those in its sessions and groups.
+///
+/// A thaw by root, of a program without a keeper, is one under the old numbers in the same pid namespace.
+fn strangers(checkpoint: &Checkpoint, tree: &[i32], options: Options<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    let numbers: HashSet<i32> =
+        checkpoint.processes.iter().map(|process| process.pd.relation.pid.raw()).collect();
+    let renumbered = tree.iter().any(|pid| !numbers.contains(pid));
+    if options.keeper.is_some() || renumbered || !rustix::process::geteuid().is_root() {
+        return found;
+    }
+    for pid in proc::pids().unwrap_or_default() {
+        let Some(stat) = proc::stat(pid).ok().filter(|stat| !numbers.contains(&pid) && !stat.is_zombie())
+        else {
+            continue;
+        };
+        let (kind, number) = match (numbers.contains(&stat.pgrp), numbers.contains(&stat.session)) {
+            (true, _) => ("group", stat.pgrp),
+            (_, true) => ("session", stat.session),
+            _ => continue,
+        };
+        found.push(format!(
+            "process {pid} ({}), which is not in the tree, is in its {kind} {number}: before that ends, the number is not free, \
+             and it can only be thawed as a copy (--clone)",
+            proc::command(pid)
+        ));
+    }
+    found
 }
