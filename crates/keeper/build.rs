@@ -11,6 +11,7 @@ fn main() {
             "program/main.rs",
             "program/raw.rs",
             "program/keep.rs",
+            "program/child.rs",
             "program/filters.rs",
             "program/group.rs",
             "src/protocol.rs",

@@ -37,6 +37,7 @@ frost_tests::as_each_user! {
     servers_and_interpreters_are_frozen_under_load
     a_child_that_stops_at_once_does_not_hang_the_program_up
     a_daemon_goes_on_when_what_started_it_has_ended
+    what_was_killed_before_the_end_leaves_no_daemon
     what_was_put_into_the_background_keeps_its_terminal
     servers_that_daemonize_are_frozen_by_their_name
     a_key_that_stops_jobs_stops_nothing_that_nobody_could_continue
@@ -878,6 +879,77 @@ while True:
     let run = ["run", "--name", "failing", "--", "sh", "-c", "sleep 1000 & exit 3"];
     assert_eq!(scene.frost(&run).status, Some(3));
     scene.is_empty_soon();
+}
+
+/// Status 0 is that of the program though it has killed a helper that is not gone yet; with a daemon it is the daemon's.
+///
+/// With that much memory the helper's end takes longer than that of the program, which comes behind it.
+fn what_was_killed_before_the_end_leaves_no_daemon(scene: &Scene) {
+    let begin = "import mmap, os, resource, signal, threading, time
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def wait(done):
+    done()
+    signal.pause()
+def fork(then=wait):
+    ready = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(ready[1])
+        os.read(ready[0], 1)
+        return child
+    os.close(ready[0])
+    room = mmap.mmap(-1, 256 << 20)
+    for at in range(0, 256 << 20, 4096):
+        room[at] = 1
+    then(lambda: os.close(ready[1]))
+def end(child, number):
+    os.kill(child, number)
+    os._exit(0)
+def late(status):
+    time.sleep(0.3)
+    os._exit(status)
+";
+    let caught = "def catch(done):
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    done()
+    late(7)
+";
+    let blocked = "def block(done):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGABRT])
+    done()
+    late(7)
+";
+    let threads = "def more(done):
+    for _ in range(3):
+        threading.Thread(target=time.sleep, args=(1000,)).start()
+    done()
+    signal.pause()
+";
+    let parent = "def parent(done):
+    left = os.fork()
+    done()
+    if left == 0:
+        late(9)
+    signal.pause()
+";
+    let cases = [
+        ("", "end(fork(), signal.SIGTERM)", 0),
+        ("", "end(fork(), signal.SIGKILL)", 0),
+        ("", "end(fork(), signal.SIGABRT)", 0),
+        (threads, "end(fork(more), signal.SIGTERM)", 0),
+        (caught, "end(fork(catch), signal.SIGTERM)", 7),
+        (blocked, "end(fork(block), signal.SIGABRT)", 7),
+        // Who is left goes on, whichever came first.
+        (caught, "first = fork()\nfork(catch)\nend(first, signal.SIGKILL)", 7),
+        (parent, "end(fork(parent), signal.SIGKILL)", 9),
+    ];
+    for (defined, script, status) in cases {
+        let script = format!("{begin}{defined}{script}");
+        scene.frost(&["run", "-d", "--name", "it", "--", "/usr/bin/python3", "-c", &script]).ok();
+        assert_eq!(scene.frost(&["wait", "it"]).status, Some(status), "{script}");
+        scene.frost(&["rm", "it"]).ok();
+        scene.is_empty_soon();
+    }
 }
 
 /// The end of the first process is not that of its terminal, whoever was quicker: it, or what it has left behind.

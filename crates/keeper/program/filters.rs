@@ -102,7 +102,7 @@ impl Notes {
             return None;
         }
         let mut status = [0; 4096];
-        let length = raw::read_file(path_of(tid, &mut [0; 32]), &mut status).unwrap_or(0);
+        let length = raw::read_of(tid, b"/status\0", &mut status);
         let field = |name: &[u8]| number_behind(&status[..length], name);
         let words = [
             NOTE_MAGIC,
@@ -119,26 +119,6 @@ impl Notes {
         }
         Some(end)
     }
-}
-
-/// `/proc/TID/status`.
-fn path_of(tid: i32, buffer: &mut [u8; 32]) -> &core::ffi::CStr {
-    let mut digits = [0; 10];
-    let (mut at, mut rest) = (digits.len(), tid.unsigned_abs());
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    let mut end = 0;
-    for part in [&b"/proc/"[..], &digits[at..], &b"/status\0"[..]] {
-        buffer[end..end + part.len()].copy_from_slice(part);
-        end += part.len();
-    }
-    core::ffi::CStr::from_bytes_until_nul(buffer).unwrap_or(c"")
 }
 
 /// The number in the line that begins with `name`.

@@ -1,5 +1,6 @@
 //! What the keeper does: a loop over what may happen.
 
+use crate::child;
 use crate::filters::Notes;
 use crate::group::{self, GROUPS, Group};
 use crate::protocol::{self as say, DATA_BYTES, HEAD_BYTES, Message};
@@ -108,6 +109,8 @@ struct Keeper {
     /// The client that freezes or thaws.
     worker: Option<usize>,
     frozen: bool,
+    /// The root was dying already when it became that.
+    doomed: bool,
     coming: Option<Coming>,
     /// It has not had a program yet.
     fresh: bool,
@@ -157,6 +160,7 @@ pub(crate) fn keep(environment: &[u8]) -> ! {
         ending: (-1, 0),
         worker: None,
         frozen: setup.root <= 0,
+        doomed: false,
         coming: None,
         fresh: setup.root <= 0,
         deserted: false,
@@ -365,7 +369,7 @@ impl Keeper {
             return;
         }
         (self.setup.root, self.setup.leader) = (root, leader);
-        (self.frozen, self.fresh) = (false, false);
+        (self.frozen, self.fresh, self.doomed) = (false, false, false);
         // Nothing is left to do for who has thawed it; a process of theirs may have the connection for a moment longer.
         self.worker = None;
         // They are the program's again, which may close them.
@@ -401,15 +405,17 @@ impl Keeper {
                 self.renew_slave();
             }
             _ => {
+                self.starved |= status & 0x7f == SIGKILL && self.groups.iter().any(Group::starved);
+                // One that was dying already when it became the root is none that the program has ended with.
+                let status = if self.doomed && !self.starved { 0 } else { status };
                 // It has done its work and left another one behind, as a daemon does.
                 if status == 0
-                    && let Some(heir) = raw::first_child_beside(self.setup.leader)
+                    && let Some((heir, doomed)) = child::heir(self.setup.leader)
                 {
-                    self.setup.root = heir;
+                    (self.setup.root, self.doomed) = (heir, doomed);
                     self.tell(Message::new(say::ENDED, status, heir, 0));
                     return;
                 }
-                self.starved |= status & 0x7f == SIGKILL && self.groups.iter().any(Group::starved);
                 self.drain(buffer);
                 self.end_all();
                 self.note(if self.starved { b"starved " } else { b"ended " }, status);

@@ -13,6 +13,7 @@
 
 #[path = "../freestanding/call.rs"]
 mod call;
+mod child;
 mod filters;
 mod group;
 mod keep;

@@ -121,16 +121,41 @@ pub(crate) fn read_file(path: &core::ffi::CStr, buffer: &mut [u8]) -> Result<usi
     count
 }
 
-/// The child that we have had for longest beside `other`, if there is any.
-pub(crate) fn first_child_beside(other: i32) -> Option<i32> {
-    // Room for two of them.
-    let mut text = [0; 32];
-    let count = read_file(c"/proc/self/task/1/children", &mut text).ok()?;
-    let number = |word: &[u8]| {
-        let digits = word.iter().take_while(|byte| byte.is_ascii_digit());
-        digits.fold(0i32, |value, digit| value.wrapping_mul(10).wrapping_add(i32::from(digit - b'0')))
-    };
-    text[..count].split(|byte| *byte == b' ').map(number).find(|pid| *pid > 0 && *pid != other)
+/// Reads from the start of `/proc/PID` with `name` behind it, which ends in NUL, and returns how much there was.
+pub(crate) fn read_of(pid: i32, name: &[u8], buffer: &mut [u8]) -> usize {
+    let mut digits = [0; 10];
+    let (mut at, mut rest) = (digits.len(), pid.unsigned_abs());
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    let (mut path, mut end) = ([0; 32], 0);
+    for part in [b"/proc/", &digits[at..], name] {
+        path[end..end + part.len()].copy_from_slice(part);
+        end += part.len();
+    }
+    core::ffi::CStr::from_bytes_until_nul(&path).map_or(0, |path| read_file(path, buffer).unwrap_or(0))
+}
+
+/// Calls `each` with the pids of our children, from the one that we have had for longest on, until that returns true.
+pub(crate) fn any_child(mut each: impl FnMut(i32) -> bool) {
+    const CWD: i32 = -100;
+    let Ok(fd) = open(CWD, c"/proc/self/task/1/children", false) else { return };
+    let (mut text, mut pid) = ([0; 256], 0i32);
+    'file: while let Ok(count @ 1..) = read(fd, &mut text) {
+        for byte in &text[..count] {
+            if byte.is_ascii_digit() {
+                pid = pid.wrapping_mul(10).wrapping_add(i32::from(byte - b'0'));
+            } else if pid > 0 && each(core::mem::take(&mut pid)) {
+                break 'file;
+            }
+        }
+    }
+    close(fd);
 }
 
 /// Reads memory of another process; whether all of it was there.
