@@ -1162,6 +1162,7 @@ carried! {
     timers_posix_pending
     timers_posix_pending_thread
     timers_posix_overrun
+    timers_posix_often
     tree_storm
     tree_deep
     tree_fifty

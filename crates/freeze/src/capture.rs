@@ -285,8 +285,16 @@ pub(crate) fn capture(
                         .place_all((processes.len(), process), &known.mappings, &mut files)
                         .map_err(|error| freeze.failed(&error))?,
                 };
-                capture_process(tree, process, known, placed, &statuses, (&behind, &filters), &mut files)
-                    .map_err(|error| freeze.failed(&*error))?
+                capture_process(
+                    tree,
+                    process,
+                    known,
+                    placed,
+                    &statuses,
+                    (&behind, &filters, stopped),
+                    &mut files,
+                )
+                .map_err(|error| freeze.failed(&*error))?
             }
             None => Process {
                 pd: pd::capture_zombie(tree, process),
@@ -551,7 +559,7 @@ fn capture_process(
     known: Known,
     placed: Vec<Placed>,
     statuses: &Statuses,
-    (behind, filters): (&dyn Behind, &Filters),
+    (behind, filters, stopped): (&dyn Behind, &Filters, Instant),
     files: &mut FileCache,
 ) -> Result<Process, Box<dyn Error>> {
     let pid = process.through;
@@ -586,9 +594,11 @@ fn capture_process(
     let stat = if process.lacks_leader() { &proc::stat(pid)? } else { &process.stat };
     let bounds = rm::bounds(pid, stat, known.facts.brk);
     let vdso = rm::vdso(pid, &known.mappings);
-    Ok(Process {
+    let mut captured = Process {
         cpu: cpu::capture(process, &known.facts.threads, statuses, filters)?,
         pd: pd::capture(tree, process, &known.facts, &known.timers, places, known.descriptors)?,
         rm: RmState { keys: rm::keys(&regions, known.facts.protection_keys), regions, bounds, vdso },
-    })
+    };
+    pd::keep_in_period(&mut captured, stopped);
+    Ok(captured)
 }

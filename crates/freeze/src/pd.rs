@@ -1,7 +1,9 @@
 //! Capture of the PD session.
 
 use crate::inner::ProcessFacts;
+use frost_model::Process;
 use frost_model::cap::FileRef;
+use frost_model::clock::Timespec;
 use frost_model::id::{Pid, Tid};
 use frost_model::path::BytePath;
 use frost_model::pd::{
@@ -11,6 +13,8 @@ use frost_sys::proc::{self, Target, Timer};
 use frost_sys::ptrace;
 use frost_tracee::seize::{StoppedProcess, StoppedTree};
 use rustix::io::Errno;
+use std::collections::HashSet;
+use std::time::Instant;
 
 /// Says how a process stands to the others of its tree.
 pub(crate) fn relation(tree: &StoppedTree, process: &StoppedProcess, subreaper: bool) -> Relation {
@@ -154,6 +158,20 @@ fn arguments(pid: i32) -> Vec<BytePath> {
     let line = proc::read(pid, "cmdline").unwrap_or_default();
     let line = line.strip_suffix(b"\0").unwrap_or(&line);
     if line.is_empty() { Vec::new() } else { line.split(|byte| *byte == 0).map(BytePath::new).collect() }
+}
+
+/// Sets what is left of timers whose signal waits, and which have expired again between the stop and the moment in which that was
+/// read: with more left than a period they would look as if they had been set anew, and their signals stale.
+pub(crate) fn keep_in_period(process: &mut Process, stopped: Instant) {
+    let of_threads = process.cpu.threads.iter().flat_map(|thread| &thread.pending);
+    let sent: HashSet<i32> = process.pd.pending.iter().chain(of_threads).filter_map(SigInfo::timer).collect();
+    let since = stopped.elapsed().as_nanos() as i128;
+    for timer in process.pd.posix_timers.iter_mut().filter(|timer| sent.contains(&timer.id)) {
+        let (value, interval) = (timer.spec.value.as_nanos(), timer.spec.interval.as_nanos());
+        if interval > 0 && (interval + 1..=interval + since).contains(&value) {
+            timer.spec.value = Timespec::from_nanos((value - 1) % interval + 1);
+        }
+    }
 }
 
 fn posix_timers(process: &StoppedProcess, facts: &ProcessFacts, timers: &[Timer]) -> Vec<PosixTimer> {

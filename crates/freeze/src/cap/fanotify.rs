@@ -111,11 +111,8 @@ fn decides() -> Refusal {
 pub(crate) fn deciding(root: i32) -> Option<Obstacle> {
     let mut todo = vec![root];
     while let Some(pid) = todo.pop() {
-        for number in frost_sys::proc::numbers(pid, "fd").unwrap_or_default() {
-            let link = frost_sys::proc::link(pid, &format!("fd/{number}"));
-            if !link.is_ok_and(|link| link == b"anon_inode:[fanotify]") {
-                continue;
-            }
+        let open = frost_sys::proc::open_files(pid).unwrap_or_default();
+        for (number, _) in open.into_iter().filter(|(_, link)| link == b"anon_inode:[fanotify]") {
             let info = FdInfos::of(pid).and_then(|mut infos| infos.read(number));
             let group = info.ok().and_then(|info| fanotify::group(&info));
             if group.is_some_and(|group| group.marks.iter().any(|mark| mark.mask & PERMISSIONS != 0)) {

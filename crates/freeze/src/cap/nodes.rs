@@ -56,11 +56,11 @@ impl Nodes {
             Some(above) => self.read(above).into_iter().for_each(|below| _ = self.read(&below)),
             None => {}
         }
-        for pid in members.outer() {
-            if let Ok(cwd) = frost_sys::proc::link(pid.raw(), "cwd") {
+        for pid in members.outer().map(crate::target::shown_by) {
+            if let Ok(cwd) = frost_sys::proc::link(pid, "cwd") {
                 self.read(frost_sys::proc::as_path(&cwd));
             }
-            open_directories(pid.raw()).iter().for_each(|directory| _ = self.read(directory));
+            open_directories(pid).iter().for_each(|directory| _ = self.read(directory));
         }
         let mut places = Vec::new();
         for place in self.found.get(&inode).into_iter().flatten().filter(|place| **place != own) {
