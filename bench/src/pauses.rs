@@ -117,7 +117,7 @@ fn percentiles(all: &[(String, Seen)]) -> String {
 
 /// What share of its pages a program of [`SECOND_MIB`] writes between two versions, in hundredths.
 const SHARES: [f64; 7] = [0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
-const SECOND_MIB: usize = 512;
+const SECOND_MIB: usize = 1024;
 
 /// Measures second versions, each beside the first of the same program: by comparing all of its memory, and, in the
 /// environment of `frost run`, by what was written since.

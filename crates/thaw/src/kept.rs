@@ -136,7 +136,7 @@ impl Found {
                 let Some(recorded) = &unix.name else { return false };
                 self.listens
                     && self.kind == Some(kind)
-                    && self.name.as_deref() == Some(cap::unix_name(recorded).as_slice())
+                    && self.name.as_deref() == Some(cap::bound_name(recorded).as_slice())
                     && cap::is_reached(recorded)
             }
             _ => false,

@@ -37,6 +37,7 @@ mod tcp_pair;
 mod timerfd;
 mod udp;
 mod unix;
+mod unix_name;
 pub(crate) mod volatile;
 
 pub use crate::compile::{InnerCall, When};
@@ -44,7 +45,7 @@ pub use error::Error;
 pub(crate) use file::is_layered;
 pub(crate) use pack::copy;
 pub(crate) use pty::of_session;
-pub(crate) use unix::{is_alive as is_reached, raw as unix_name};
+pub(crate) use unix_name::{is_alive as is_reached, raw as bound_name};
 
 use crate::kept::Kept;
 use error::About;
