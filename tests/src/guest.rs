@@ -17,7 +17,7 @@ pub fn kernel_for(scene: &Scene) -> bool {
     let missing: Vec<&str> = [
         (from.join("kernel/vmlinuz").exists(), "a kernel for guests"),
         (here("/usr/bin/qemu-system-x86_64"), "QEMU"),
-        (here("/bin/busybox"), "busybox"),
+        (is_static("/bin/busybox"), "a static busybox"),
         (here("/usr/sbin/mkfs.ext4"), "e2fsprogs"),
     ]
     .into_iter()
@@ -29,6 +29,13 @@ pub fn kernel_for(scene: &Scene) -> bool {
     }
     copy(scene, &from, &scene.path("home").join("vm"));
     true
+}
+
+/// Whether there is a program that needs no library.
+fn is_static(program: &str) -> bool {
+    // It fails for one that has no loader.
+    Path::new(program).exists()
+        && Command::new("ldd").arg(program).output().is_ok_and(|told| !told.stdout.contains(&b'/'))
 }
 
 /// Copies a directory with all in it; what is copied is the scene's user's.
