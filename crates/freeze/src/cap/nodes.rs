@@ -86,6 +86,9 @@ impl Nodes {
         let Ok(opened) = rustix::fs::open(sight::of(directory), flags, Mode::empty()) else { return below };
         for entry in Dir::read_from(&opened).into_iter().flatten().flatten() {
             self.entries += 1;
+            if self.entries > MOST_ENTRIES {
+                break;
+            }
             let name = entry.file_name().to_bytes();
             let path = directory.join(std::ffi::OsStr::from_bytes(name));
             match entry.file_type() {
