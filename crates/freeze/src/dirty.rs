@@ -8,8 +8,9 @@
 //! shared mappings, and, while a descriptor exists that reads past the page cache, any at all, since a device or a server
 //! may be writing to pages that the kernel has pinned before they were protected ([`reads_directly`]). Whatever is not tracked reads as written.
 
-use crate::reach::{self, Mount};
+use crate::reach;
 use frost_abi::tape::Entry;
+use frost_sys::mounts::Mount;
 use frost_sys::pagemap::{PageRegion, Pagemap, Scan};
 use frost_sys::pidfd;
 use frost_sys::proc::{self, Mapping};
@@ -186,8 +187,8 @@ pub(crate) fn strides(start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> 
 /// fs/netfs/direct_read.c). Which of these files are read so is not told.
 pub(crate) fn reads_directly(pid: i32) -> bool {
     // NFS does so with O_DIRECT only.
-    let by_itself = |mount: &Mount| !matches!(mount.kind.as_slice(), b"nfs" | b"nfs4");
-    let served: Vec<u32> =
+    let by_itself = |mount: &Mount| !matches!(mount.file_system.as_str(), "nfs" | "nfs4");
+    let served: Vec<u64> =
         reach::served(pid).iter().filter(|mount| by_itself(mount)).map(|mount| mount.id).collect();
     let direct = |(fd, link): &(i32, Vec<u8>)| {
         // Of a pipe, O_DIRECT says that it keeps packets apart.

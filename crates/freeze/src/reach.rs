@@ -6,26 +6,15 @@
 
 use frost_model::{Obstacle, Pid};
 use frost_sys::clone::{Clone, close_others, exit_now, fork_beside_threads};
+use frost_sys::mounts::{self, Mount};
 use frost_sys::proc;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::PipeFlags;
 use std::collections::BTreeSet;
 
 /// Types of file systems that are served, beside those of FUSE.
-const SERVED: [&[u8]; 12] = [
-    b"9p",
-    b"afs",
-    b"ceph",
-    b"cifs",
-    b"coda",
-    b"glusterfs",
-    b"lustre",
-    b"nfs",
-    b"nfs4",
-    b"smb3",
-    b"virtiofs",
-    b"vboxsf",
-];
+const SERVED: [&str; 12] =
+    ["9p", "afs", "ceph", "cifs", "coda", "glusterfs", "lustre", "nfs", "nfs4", "smb3", "virtiofs", "vboxsf"];
 /// How long a server may take.
 const ANSWERS_WITHIN: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
@@ -36,36 +25,20 @@ pub(crate) struct User {
     pub(crate) command: String,
 }
 
-/// A place where a served file system is mounted.
-pub(crate) struct Mount {
-    /// As `mnt_id` of `/proc/PID/fdinfo`.
-    pub(crate) id: u32,
-    place: Vec<u8>,
-    /// The type of the file system.
-    pub(crate) kind: Vec<u8>,
+/// Whether a file system of this type is served.
+fn is_served(kind: &str) -> bool {
+    kind.starts_with("fuse") && kind != "fusectl" || SERVED.contains(&kind)
 }
 
-impl Mount {
-    /// Reads a line of proc_pid_mountinfo(5): `36 35 0:42 / /mnt rw shared:1 - fuse.sshfs host: rw`.
-    fn parse(line: &[u8]) -> Option<Self> {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let id = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-        let place = proc::unescape(fields.nth(3)?);
-        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        let served = kind.starts_with(b"fuse") && kind != b"fusectl" || SERVED.contains(&kind);
-        served.then(|| Self { id, place, kind: kind.to_vec() })
-    }
-
-    fn has(&self, path: &[u8]) -> bool {
-        let below = |rest: &[u8]| rest.is_empty() || rest[0] == b'/' || self.place == b"/";
-        path.strip_prefix(self.place.as_slice()).is_some_and(below)
-    }
+/// Whether a path lies where something is mounted, or below.
+fn has(place: &[u8], path: &[u8]) -> bool {
+    let below = |rest: &[u8]| rest.is_empty() || rest[0] == b'/' || place == b"/";
+    path.strip_prefix(place).is_some_and(below)
 }
 
 /// Lists the places where a process sees served file systems.
 pub(crate) fn served(pid: i32) -> Vec<Mount> {
-    let mounts = proc::read(pid, "mountinfo").unwrap_or_default();
-    mounts.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect()
+    mounts::of(&pid.to_string()).into_iter().filter(|mount| is_served(&mount.file_system)).collect()
 }
 
 /// Lists the file systems that processes use and that do not answer. Nothing of theirs is touched by us.
@@ -80,16 +53,17 @@ pub(crate) fn silent(users: &[User]) -> Vec<Obstacle> {
     for user in users {
         for path in paths(user.through) {
             // The innermost one.
-            let mount = mounts.iter().filter(|mount| mount.has(&path)).max_by_key(|mount| mount.place.len());
-            let Some(mount) = mount.filter(|mount| asked.insert(mount.place.clone())) else { continue };
+            let mount =
+                mounts.iter().filter(|mount| has(&mount.path, &path)).max_by_key(|mount| mount.path.len());
+            let Some(mount) = mount.filter(|mount| asked.insert(mount.path.clone())) else { continue };
             // As that process sees it, which may have a mount namespace or a root of its own.
-            let place = [format!("/proc/{}/root", user.through).as_bytes(), &mount.place].concat();
+            let place = [format!("/proc/{}/root", user.through).as_bytes(), &mount.path].concat();
             if !answers(&place) {
-                let place = String::from_utf8_lossy(&mount.place);
+                let place = String::from_utf8_lossy(&mount.path);
                 obstacles.push(Obstacle {
                     pid: user.inner,
                     command: user.command.clone(),
-                    object: format!("file system {place} ({})", String::from_utf8_lossy(&mount.kind)),
+                    object: format!("file system {place} ({})", mount.file_system),
                     reason: format!(
                         "it does not answer, so {} on it cannot be looked at",
                         String::from_utf8_lossy(&path)
@@ -150,14 +124,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn served_file_systems_are_read_from_mountinfo() {
-        let mount = Mount::parse(b"36 35 0:42 / /mnt/a\\040b rw shared:1 - fuse.sshfs host: rw").unwrap();
-        assert_eq!((mount.place.as_slice(), mount.kind.as_slice()), (&b"/mnt/a b"[..], &b"fuse.sshfs"[..]));
-        assert_eq!(mount.id, 36);
-        assert!(mount.has(b"/mnt/a b") && mount.has(b"/mnt/a b/c") && !mount.has(b"/mnt/a bc"));
-        assert!(Mount::parse(b"36 35 8:1 / / rw - ext4 /dev/sda1 rw").is_none());
-        assert!(Mount::parse(b"36 35 0:1 / /sys/fs/fuse/connections rw - fusectl fusectl rw").is_none());
-        assert!(Mount::parse(b"36 35 0:50 / / rw - nfs4 server:/ rw").unwrap().has(b"/any"));
-        assert!(Mount::parse(b"").is_none());
+    fn served_file_systems_are_known_by_their_types() {
+        for kind in ["fuse.sshfs", "fuseblk", "nfs4", "9p"] {
+            assert!(is_served(kind), "{kind}");
+        }
+        for kind in ["ext4", "fusectl", ""] {
+            assert!(!is_served(kind), "{kind}");
+        }
+        assert!(
+            has(b"/mnt/a b", b"/mnt/a b")
+                && has(b"/mnt/a b", b"/mnt/a b/c")
+                && !has(b"/mnt/a b", b"/mnt/a bc")
+        );
+        assert!(has(b"/", b"/any"));
     }
 }

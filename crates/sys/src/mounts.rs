@@ -32,30 +32,10 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let device = text(fields.nth(1)?)?;
     let (major, minor) = device.split_once(':')?;
     let device = major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?;
-    let (root, path) = (unescape(fields.next()?), unescape(fields.next()?));
+    let (root, path) = (proc::unescape(fields.next()?), proc::unescape(fields.next()?));
     let mut rest = fields.skip_while(|word| *word != b"-").skip(1);
-    let (file_system, source) = (text(rest.next()?)?, unescape(rest.next()?));
+    let (file_system, source) = (text(rest.next()?)?, proc::unescape(rest.next()?));
     Some(Mount { id, device, root, path, file_system, source })
-}
-
-/// Spaces, tabs, newlines and backslashes are written as a backslash and three octal digits.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        let octal = text.get(at + 1..at + 4).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.filter(|_| text[at] == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                at += 4;
-            }
-            None => {
-                plain.push(text[at]);
-                at += 1;
-            }
-        }
-    }
-    plain
 }
 
 #[cfg(test)]
@@ -67,6 +47,7 @@ mod tests {
         let mount = parse(br"36 35 0:42 / /a\040b\134c rw shared:1 - fuse.sshfs host:\040 rw")
             .map(|mount| (mount.id, mount.device, mount.path, mount.file_system, mount.source));
         assert_eq!(mount, Some((36, 42, br"/a b\c".to_vec(), "fuse.sshfs".to_owned(), b"host: ".to_vec())));
+        assert!(parse(b"").is_none());
         assert!(of("self").iter().any(|mount| mount.path == b"/proc"));
     }
 }
